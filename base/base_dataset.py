@@ -1,0 +1,49 @@
+"""What a data set is: a list of videos with captions, and how one becomes a sample."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from base.batch import Sample, SampleKey
+
+
+@dataclass(frozen=True)
+class VideoEntry:
+    """One video of an annotation file.
+
+    Attributes:
+        id: how the annotation names the video, unique in the file.
+        video: the file.
+        captions: at least one.
+        ocr: the OCR document, or None where the data set has none for this video.
+    """
+
+    id: str
+    video: Path
+    captions: tuple[str, ...]
+    ocr: Path | None = None
+
+
+class BaseTextVideoDataset(Dataset[Sample], ABC):
+    """Videos with captions, in the annotation file's order.
+
+    Attributes:
+        entries: the videos.
+        annotation_file: where they come from, for messages and reports.
+        shuffled: whether captions and videos are known not to belong together; every metric is
+            chance then.
+    """
+
+    entries: list[VideoEntry]
+    annotation_file: Path
+    shuffled: bool = False
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples of one epoch."""
+
+    @abstractmethod
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """Return a sample; a training sample's random draws are a function of ``key``."""

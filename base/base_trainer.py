@@ -1,0 +1,101 @@
+"""The course of a training run: epochs, validation, the best one, early stop, checkpoints."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class BestValue:
+    """The best value of the monitored quantity so far.
+
+    Attributes:
+        mode: ``min`` or ``max``.
+        name: what is monitored, such as ``val_loss_0``.
+        patience: epochs without improvement after which training stops; None: never.
+        value: the best so far; None before the first.
+        epochs_without: epochs since then.
+    """
+
+    mode: str
+    name: str
+    patience: int | None = None
+    value: float | None = None
+    epochs_without: int = 0
+
+    def update(self, log: dict[str, float]) -> bool:
+        """Take in the log of an epoch; returns whether it is the best so far."""
+        new = log[self.name]
+        if math.isfinite(new) and self._is_better(new):
+            self.value, self.epochs_without = new, 0
+            return True
+        self.epochs_without += 1
+        return False
+
+    def _is_better(self, new: float) -> bool:
+        if self.value is None:
+            return True
+        return new < self.value if self.mode == "min" else new > self.value
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training should stop."""
+        return self.patience is not None and self.epochs_without >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"name": self.name, "value": self.value, "epochs_without": self.epochs_without}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; another monitored quantity starts afresh."""
+        if state["name"] == self.name:
+            self.value, self.epochs_without = state["value"], state["epochs_without"]
+
+
+class BaseTrainer(ABC):
+    """Runs epochs; what one epoch does is the subclass's.
+
+    Args:
+        epochs: the last epoch; they count from 1.
+        save_period: keep a checkpoint every so many epochs, beside the best and the last.
+        best: the monitored quantity; None: there is no best.
+        validate_first: also validate before the first epoch.
+    """
+
+    def __init__(
+        self, epochs: int, save_period: int, best: BestValue | None, validate_first: bool
+    ) -> None:
+        self.epochs = epochs
+        self.save_period = save_period
+        self.best = best
+        self.validate_first = validate_first
+        self.epoch = 0  # the last one finished
+
+    def fit(self) -> None:
+        """Train from the epoch after ``self.epoch`` to the last, or to the early stop."""
+        if self.validate_first and self.epoch == 0:
+            self.record(0, self.validate(0))
+        while self.epoch < self.epochs and not (self.best and self.best.exhausted):
+            epoch = self.epoch + 1
+            log = self.train_epoch(epoch) | self.validate(epoch)
+            self.epoch = epoch
+            improved = self.best is not None and self.best.update(log)
+            self.record(epoch, log)
+            self.save(epoch, improved, keep=epoch % self.save_period == 0)
+
+    @abstractmethod
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train one epoch; returns what to log."""
+
+    @abstractmethod
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Validate every loader; returns what to log."""
+
+    @abstractmethod
+    def record(self, epoch: int, log: dict[str, float]) -> None:
+        """Write the log of an epoch."""
+
+    @abstractmethod
+    def save(self, epoch: int, improved: bool, keep: bool) -> None:
+        """Write the last checkpoint, the best if ``improved``, and a numbered one if ``keep``."""

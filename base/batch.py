@@ -1,0 +1,143 @@
+"""What travels from the data loader to the model: one sample, one batch.
+
+Shapes: B videos, F frames, Q queries, U distinct words, L words of the longest video, T tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """Which sample a loader asks for; the draws of a training sample depend on nothing else."""
+
+    epoch: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A video that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass
+class Sample:
+    """One video with its captions and OCR words.
+
+    Attributes:
+        id: the annotation's ``path``.
+        video_index: position of the video in the annotation file.
+        frames: (F, 3, H, W) uint8, or None where the model sees no frames.
+        num_frames: how many of the F frames are real; the others are padding.
+        color: (K,) the colour augmentation drawn for this clip, or None.
+        captions: the captions that this sample stands for (none for the further windows of a
+            video that is read in several clips).
+        words: the OCR words, best first; empty when nothing was read.
+        tracks: (W, 12) normalised track vectors of the words.
+        unreadable: set when a black clip stands in for the video (``loading: lax``).
+        ocr_missing: the OCR document that should be there and is not.
+        ocr_skipped: records of the OCR document that were left out for want of a track.
+    """
+
+    id: str
+    video_index: int
+    captions: list[str]
+    frames: Tensor | None = None
+    num_frames: int = 0
+    color: np.ndarray | None = None
+    words: list[str] = field(default_factory=list)
+    tracks: np.ndarray | None = None
+    unreadable: Unreadable | None = None
+    ocr_missing: str | None = None
+    ocr_skipped: int = 0
+
+
+class _OnDevice:
+    """Moves a dataclass of tensors, and of such dataclasses."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return a copy with every tensor on ``device``."""
+        return self._map(lambda part: part.to(device))
+
+    def pin_memory(self) -> Self:
+        """Return a copy in page-locked memory (called by ``DataLoader``)."""
+        return self._map(lambda part: part.pin_memory())
+
+    def _map(self, change: Callable[[Any], Any]) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        moved = {n: change(v) for n, v in values.items() if isinstance(v, Tensor | _OnDevice)}
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass
+class Tokens(_OnDevice):
+    """Tokenised texts.
+
+    Attributes:
+        input_ids: (N, T) int64.
+        attention_mask: (N, T) int64, 1 on tokens and 0 on padding.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+@dataclass
+class Words(_OnDevice):
+    """The OCR words of a batch, each distinct word once.
+
+    Attributes:
+        input_ids: (U, T) int64, the distinct words in ascending order of token count.
+        groups: (token count, number of words) of each run of equally long words; sums to U.
+        index: (B, L) int64, which distinct word stands at each position of each video.
+        mask: (B, L) bool, True where there is a word.
+        tracks: (B, L, 12) float32, normalised track vectors.
+    """
+
+    input_ids: Tensor
+    groups: tuple[tuple[int, int], ...]
+    index: Tensor
+    mask: Tensor
+    tracks: Tensor
+
+
+@dataclass
+class Batch(_OnDevice):
+    """A batch of videos and the queries that belong to them.
+
+    Attributes:
+        ids: the annotation paths of the videos.
+        video_index: (B,) int64, positions in the annotation file.
+        query: the queries, tokenised.
+        query_row: (Q,) int64, the row of the batch that each query belongs to.
+        video: (B, F, 3, H, W) uint8 from the loader, float32 once the device transform has run.
+        num_frames: (B,) int64, how many frames are real.
+        color: (B, K) float32 colour draws of the clips, or None.
+        words: the OCR words, or None where the model reads none.
+        unreadable: videos replaced by a black clip (``loading: lax``).
+        ocr_missing: OCR documents that were not found.
+        ocr_skipped: video id -> records of its OCR document that were left out.
+    """
+
+    ids: list[str]
+    video_index: Tensor
+    query: Tokens
+    query_row: Tensor
+    video: Tensor | None = None
+    num_frames: Tensor | None = None
+    color: Tensor | None = None
+    words: Words | None = None
+    unreadable: list[Unreadable] = field(default_factory=list)
+    ocr_missing: list[str] = field(default_factory=list)
+    ocr_skipped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)

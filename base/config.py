@@ -1,0 +1,198 @@
+"""What a configuration is once it has been checked: frozen values with names and types.
+
+``parse_config.py`` makes these from JSON. Code that registers a part describes the part's nested
+arguments with ``ConfigModel`` and marks arguments that only old files set with ``NO_EFFECT``.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from base.registry import Registry
+from utils.errors import UserError
+
+# For Annotated[..., NO_EFFECT]: published files set the key, it is accepted and checked, it does
+# nothing, and the user is told so.
+NO_EFFECT: Any = Field(json_schema_extra={"no_effect": True, "deprecated": True})
+
+
+class ConfigError(UserError):
+    """A configuration that can't be used; ``faults`` holds one line for each thing to mend."""
+
+    def __init__(self, source: str, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        super().__init__("\n  ".join([f"{source}: {count}", *self.faults]))
+
+
+class ConfigModel(BaseModel):
+    """Base of every object of a configuration: frozen, no unknown keys.
+
+    Files are read strictly besides (``base/config_blocks.py``): "10" is no number, true no 1.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),  # the published files have keys such as "model"
+    )
+
+
+class Block(ConfigModel):
+    """A registered part and its arguments: ``{"type": NAME, "args": {...}}``."""
+
+    type: str = Field(description="Registered name of the part.")
+    # A model made from the signature of what ``type`` names, so its class is known only at run
+    # time. While a file is read it is the file's object.
+    args: Any = Field(default_factory=dict, description="Arguments of the part.")
+
+    def kwargs(self) -> dict[str, Any]:
+        """Return every argument, defaults included; nested models stay model objects."""
+        return {name: getattr(self.args, name) for name in type(self.args).model_fields}
+
+    def build(self, registry: Registry, **provided: Any) -> Any:
+        """Call what ``type`` names with the arguments and with what the program provides."""
+        return registry.get(self.type)(**provided, **self.kwargs())
+
+
+def parse_monitor(text: str) -> tuple[str, str] | None:
+    """Split ``"min val_loss_0"`` into mode and name; ``"off"`` gives None.
+
+    The published ``val_loss`` (no loader number) is ``val_loss_0``.
+
+    Raises:
+        UserError: the text is neither ``off`` nor ``min NAME`` or ``max NAME``.
+    """
+    words = text.split()
+    if words == ["off"]:
+        return None
+    if len(words) != 2 or words[0] not in ("min", "max"):
+        raise UserError(
+            'expected "off", "min NAME" or "max NAME" (for example "min val_loss_0"), '
+            f'got "{text}"'
+        )
+    return words[0], "val_loss_0" if words[1] == "val_loss" else words[1]
+
+
+class TrainerConfig(ConfigModel):
+    """How long to train, what to keep, and when to stop."""
+
+    epochs: int = Field(ge=1, description="Number of epochs.")
+    max_samples_per_epoch: int | None = Field(
+        default=None,
+        ge=1,
+        description="Samples after which an epoch ends, counted over all GPUs; null: all of them.",
+    )
+    save_dir: str = Field(
+        default="work_dirs", min_length=1, description="Folder under which run folders are made."
+    )
+    save_period: int = Field(
+        default=1, ge=1, description="A checkpoint is kept every so many epochs."
+    )
+    verbosity: int = Field(
+        default=2, ge=0, le=2, description="Least level logged: 0 warning, 1 info, 2 debug."
+    )
+    monitor: str = Field(
+        default="min val_loss_0",
+        description='Value that says which epoch is best: "min NAME" or "max NAME" with '
+        "val_loss_<i> or val_<i>_<metric>_<key>, i = number of the loader; or "
+        '"off".',
+    )
+    early_stop: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop after so many epochs in which monitor did not improve; null: never.",
+    )
+    init_val: bool = Field(default=False, description="Evaluate once before the first epoch.")
+    clip_grad_norm: float | None = Field(
+        default=None, gt=0, description="Greatest norm of the gradient; null: not clipped."
+    )
+    neptune: Annotated[Any, NO_EFFECT] = Field(
+        default=None, description="No effect: the published code's Neptune logging."
+    )
+
+    @field_validator("monitor")
+    @classmethod
+    def _normalise_monitor(cls, text: str) -> str:
+        parsed = parse_monitor(text)
+        return "off" if parsed is None else " ".join(parsed)
+
+
+# Refused in the names of files by one system or another, or special in a shell's paths.
+_UNSAFE_IN_NAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|^[\s.~-]|[\s.]$')
+
+
+class Config(ConfigModel):
+    """A complete experiment."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=100,
+        description="Name of the experiment; a folder under trainer.save_dir is named after it.",
+    )
+    n_gpu: int = Field(default=1, ge=0, description="Number of GPUs; 0 trains on the CPU.")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="Seed of everything that is drawn at random."
+    )
+    arch: Block = Field(description="The model.")
+    data_loader: tuple[Block, ...] = Field(
+        min_length=1,
+        description="One data loader, or a list of them that take turns, batch by batch.",
+    )
+    optimizer: Block = Field(description="The optimizer.")
+    lr_scheduler: Block | None = Field(
+        default=None, description="Learning-rate schedule; null: the rate stays as it is."
+    )
+    loss: Block = Field(description="The loss.")
+    metrics: tuple[str, ...] = Field(
+        default=("t2v_metrics", "v2t_metrics"),
+        description="Metrics computed at each evaluation.",
+    )
+    trainer: TrainerConfig = Field(description="The training loop.")
+    visualizer: Annotated[Any, NO_EFFECT] = Field(
+        default=None, description="No effect: the published code's pages of example videos."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if _UNSAFE_IN_NAME.search(name):
+            raise UserError(
+                f'"{name}" can\'t name a folder: no / \\ : * ? " < > |, no control characters, '
+                "no . - ~ or blank in front, no . or blank at the end"
+            )
+        return name
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Return the configuration as JSON values, all defaults written out.
+
+    What it returns is itself a valid configuration of the same meaning. Keys without effect are
+    left out.
+    """
+    data = _effective(config, config.model_dump(mode="json"))
+    loaders = data["data_loader"]
+    # One loader is written as published files write it, so that --set data_loader.args.… holds.
+    data["data_loader"] = loaders[0] if len(loaders) == 1 else loaders
+    return data
+
+
+def _effective(value: Any, dumped: Any) -> Any:
+    """Return ``dumped``, which is ``value`` as JSON values, less the NO_EFFECT fields of models."""
+    if isinstance(value, BaseModel):
+        return {
+            name: _effective(getattr(value, name), dumped[name])
+            for name, field in type(value).model_fields.items()
+            if not has_no_effect(field.json_schema_extra)
+        }
+    if isinstance(value, (list, tuple)):
+        return [_effective(*pair) for pair in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def has_no_effect(schema: Any) -> bool:
+    """Say whether a JSON Schema, or a field's addition to it, carries ``NO_EFFECT``."""
+    return isinstance(schema, dict) and schema.get("no_effect") is True

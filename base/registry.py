@@ -1,0 +1,88 @@
+"""Names that a JSON configuration may use, and what each of them builds.
+
+A configuration names a part by ``{"type": NAME, "args": {...}}``. Only names registered here
+resolve, so a configuration file can never call anything else.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from utils.errors import UserError
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ``'; did you mean "x"?'`` for the closest valid name, or the list of valid names."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return "; valid: " + ", ".join(valid) if valid else ""
+
+
+class UnknownNameError(UserError):
+    """A name that is not registered; the message gives the nearest one that is."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a name builds.
+
+    Attributes:
+        target: the class or function that is called with the configuration's arguments.
+        provided: names of the parameters that the program supplies (the model's parameters, the
+            tokenizer …); a configuration can't set them.
+    """
+
+    target: Callable[..., Any]
+    provided: tuple[str, ...] = ()
+
+
+class Registry:
+    """A table from names to classes or functions, for one kind of part."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str, provided: tuple[str, ...] = ()) -> Callable[[T], T]:
+        """Return a decorator that registers a class or function under ``name``.
+
+        Raises:
+            KeyError: the name is taken (a fault of the program, not of a configuration).
+        """
+
+        def add(target: T) -> T:
+            if name in self._entries:
+                raise KeyError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = Entry(target, provided)
+            return target
+
+        return add
+
+    def entry(self, name: str) -> Entry:
+        """Return the entry of ``name``; raises ``UnknownNameError``."""
+        if name not in self._entries:
+            raise UnknownNameError(f'unknown {self.kind} "{name}"' + nearest(name, self._entries))
+        return self._entries[name]
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Return what ``name`` stands for; raises ``UnknownNameError``."""
+        return self.entry(name).target
+
+    def names(self) -> list[str]:
+        """Return the registered names, sorted."""
+        return sorted(self._entries)
+
+
+ARCHITECTURES = Registry("architecture")
+DATA_LOADERS = Registry("data loader")
+DATASETS = Registry("data set")
+VIDEO_READERS = Registry("video reader")
+OPTIMIZERS = Registry("optimizer")
+LR_SCHEDULERS = Registry("learning-rate schedule")
+LOSSES = Registry("loss")
+METRICS = Registry("metric")

@@ -1,0 +1,115 @@
+"""Annotation files in the TextVR form: read, checked, turned into entries."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from base.base_dataset import VideoEntry
+from utils.errors import UserError
+
+MAX_FAULTS_SHOWN = 10
+
+
+class AnnotationError(UserError):
+    """An annotation file that can't be used; the message names the file and what is wrong."""
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """Read a JSON file that holds a list; raises ``AnnotationError``."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path}: no such annotation file") from error
+    except OSError as error:
+        raise AnnotationError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: is not UTF-8 text ({error})") from error
+    except json.JSONDecodeError as error:
+        raise AnnotationError(
+            f"{path}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from error
+    if not isinstance(data, list):
+        raise AnnotationError(
+            f"{path}: must hold a list of entries, holds a JSON {type(data).__name__}"
+        )
+    if not data:
+        raise AnnotationError(f"{path}: holds no entries")
+    return data
+
+
+def inside(folder: Path, relative: str) -> Path | None:
+    """Return ``folder / relative``, or None where that leads out of the folder."""
+    parts = Path(relative).parts
+    if not parts or Path(relative).is_absolute() or ".." in parts or "\0" in relative:
+        return None
+    return folder / relative
+
+
+def textvr_entries(path: Path, video_dir: Path, ocr_dir: Path) -> list[VideoEntry]:
+    """Read an annotation file of the TextVR form.
+
+    Args:
+        path: the file.
+        video_dir: folder of the videos.
+        ocr_dir: folder of the OCR documents, which ``videos_info.Kwai_OCR`` is relative to.
+
+    Raises:
+        AnnotationError: the file can't be read, or entries are faulty; the first ten are named.
+    """
+    entries, faults, seen = [], [], set()
+    for number, item in enumerate(read_json_list(path)):
+        entry = _entry(item, video_dir, ocr_dir)
+        if isinstance(entry, VideoEntry) and entry.id in seen:
+            entry = f"the path {entry.id!r} occurs twice"
+        if isinstance(entry, str):
+            faults.append(f"entry {number}: {entry}")
+        else:
+            seen.add(entry.id)
+            entries.append(entry)
+    _raise(path, faults)
+    return entries
+
+
+def _raise(path: Path, faults: list[str]) -> None:
+    if faults:
+        more = len(faults) - MAX_FAULTS_SHOWN
+        shown = faults[:MAX_FAULTS_SHOWN] + ([f"… and {more} more"] if more > 0 else [])
+        raise AnnotationError(f"{path}: {len(faults)} faulty entries\n  " + "\n  ".join(shown))
+
+
+def _entry(item: Any, video_dir: Path, ocr_dir: Path) -> VideoEntry | str:
+    """An entry, or what is wrong with it."""
+    if not isinstance(item, dict):
+        return f"must be an object, is a JSON {type(item).__name__}"
+    name = item.get("path")
+    if not isinstance(name, str) or not name:
+        return 'has no "path"'
+    video = inside(video_dir, name)
+    if video is None:
+        return f"the path {name!r} leads out of the data folder"
+    captions = _captions(item.get("captions_info"))
+    if not captions:
+        return f'{name}: has no captions ("captions_info": [{{"caption": "…"}}])'
+    info = item.get("videos_info", {})
+    ocr_name = info.get("Kwai_OCR") if isinstance(info, dict) else None
+    if ocr_name is None:
+        return VideoEntry(name, video, captions)
+    ocr = inside(ocr_dir, ocr_name) if isinstance(ocr_name, str) else None
+    if ocr is None:
+        return f"{name}: the Kwai_OCR path {ocr_name!r} leads out of the data folder"
+    return VideoEntry(name, video, captions, ocr)
+
+
+def _captions(infos: Any) -> tuple[str, ...]:
+    """All captions, or none when one of them is missing or blank."""
+    if not isinstance(infos, list):
+        return ()
+    texts = [info.get("caption") if isinstance(info, dict) else None for info in infos]
+    good = all(isinstance(text, str) and text.strip() for text in texts)
+    return tuple(texts) if good else ()
+
+
+def count_captions(entries: Iterable[VideoEntry]) -> int:
+    """Return the number of captions of all entries."""
+    return sum(len(entry.captions) for entry in entries)

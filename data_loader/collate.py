@@ -1,0 +1,132 @@
+"""Samples -> a batch: frames stacked, queries tokenised, each distinct OCR word once."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from base.batch import Batch, Sample, Tokens, Words
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Stands for a video in which nothing was read, with a zero track vector (published behaviour).
+NO_WORDS = " "
+TRACK_SIZE = 12
+
+
+class Collate:
+    """Turns samples into a batch; runs in the loader's workers.
+
+    Args:
+        tokenizer: of the text model.
+        with_words: whether the model reads OCR words.
+        max_tokens: queries are cut to this many tokens; None: the tokenizer's own limit.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        with_words: bool,
+        max_tokens: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.with_words = with_words
+        self.max_tokens = max_tokens
+
+    def __call__(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
+        """Return the batch of the samples in their order, or the first sample that is an error."""
+        errors = [sample for sample in samples if isinstance(sample, UserError)]
+        return errors[0] if errors else self._batch(samples)
+
+    def _batch(self, samples: Sequence[Sample]) -> Batch:
+        queries = [caption.lower() for sample in samples for caption in sample.captions]
+        rows = [row for row, sample in enumerate(samples) for _ in sample.captions]
+        has_video = samples[0].frames is not None
+        has_color = samples[0].color is not None
+        return Batch(
+            ids=[sample.id for sample in samples],
+            video_index=torch.tensor([sample.video_index for sample in samples]),
+            query=self._queries(queries),
+            query_row=torch.tensor(rows, dtype=torch.int64),
+            video=torch.stack([sample.frames for sample in samples]) if has_video else None,
+            num_frames=torch.tensor([sample.num_frames for sample in samples]),
+            color=torch.from_numpy(np.stack([s.color for s in samples])) if has_color else None,
+            words=self._words(samples) if self.with_words else None,
+            unreadable=[s.unreadable for s in samples if s.unreadable is not None],
+            ocr_missing=[s.ocr_missing for s in samples if s.ocr_missing is not None],
+            ocr_skipped={s.id: s.ocr_skipped for s in samples if s.ocr_skipped},
+        )
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Unpadded token ids of each text, cut to the limit."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
+        return encoded["input_ids"]
+
+    def _queries(self, texts: Sequence[str]) -> Tokens:
+        tokens = self._tokens(texts)
+        ids = pad(tokens, self.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
+        mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+        return Tokens(ids, mask.to(torch.int64))
+
+    def _words(self, samples: Sequence[Sample]) -> Words:
+        texts = [sample.words or [NO_WORDS] for sample in samples]
+        distinct = list(dict.fromkeys(word for words in texts for word in words))
+        tokens = self._tokens(distinct)
+        return distinct_words(
+            dict(zip(distinct, tokens, strict=True)),
+            texts,
+            [sample.tracks for sample in samples],
+            self.tokenizer.pad_token_id,
+        )
+
+
+def distinct_words(
+    tokens: dict[str, list[int]],
+    texts: Sequence[Sequence[str]],
+    tracks: Sequence[np.ndarray | None],
+    pad_id: int,
+) -> Words:
+    """Lay out the words of a batch: shortest first, and for each video which ones it shows.
+
+    Args:
+        tokens: token ids of each distinct word.
+        texts: the words of each video, at least one.
+        tracks: (words, 12) of each video; None: zeros.
+        pad_id: the padding token.
+    """
+    order = sorted(tokens, key=lambda word: len(tokens[word]))  # stable: first come, first laid
+    place = {word: position for position, word in enumerate(order)}
+    longest = max(len(words) for words in texts)
+    index = torch.zeros(len(texts), longest, dtype=torch.int64)
+    mask = torch.zeros(len(texts), longest, dtype=torch.bool)
+    track = torch.zeros(len(texts), longest, TRACK_SIZE)
+    for row, words in enumerate(texts):
+        index[row, : len(words)] = torch.tensor([place[word] for word in words])
+        mask[row, : len(words)] = True
+        vectors = tracks[row]
+        if vectors is not None and len(vectors):
+            track[row, : len(words)] = torch.as_tensor(vectors, dtype=torch.float32)
+    groups = groupby(len(tokens[word]) for word in order)
+    return Words(
+        input_ids=pad([tokens[word] for word in order], pad_id),
+        groups=tuple((length, len(list(same))) for length, same in groups),
+        index=index,
+        mask=mask,
+        tracks=track,
+    )
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
+    """Pad rows of token ids to one (N, T) tensor."""
+    width = max((len(row) for row in rows), default=0)
+    padded = torch.full((len(rows), width), pad_id, dtype=torch.int64)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return padded

@@ -1,0 +1,81 @@
+"""Which frames of a video a clip is made of (TextVR, arXiv 2305.03347; Frozen in Time, 2104.00650).
+
+Pure functions of numbers: no file is opened here. Frames are counted from 0 in presentation order.
+"""
+
+import numpy as np
+
+from utils.errors import UserError
+
+
+def frame_indices(
+    num_frames: int,
+    num_available: int,
+    rng: np.random.Generator | None = None,
+    fix_start: int | None = None,
+) -> np.ndarray:
+    """Choose one frame from each of ``num_frames`` equal intervals of a video.
+
+    Args:
+        num_frames: frames asked for, at least 1.
+        num_available: frames the video has, at least 1.
+        rng: training: a random frame of each interval, both of its ends included.
+        fix_start: the frame this many after each interval's start (sliding window). Without
+            ``rng`` and ``fix_start``: the middle frame of each interval, rounded down ("uniform").
+
+    Returns:
+        (min(num_frames, num_available),) int64, ascending, each in [0, num_available).
+
+    Raises:
+        UserError: a count below 1, ``rng`` together with ``fix_start``, or a ``fix_start`` that
+            leads past the end of the video.
+    """
+    if num_frames < 1:
+        raise UserError(f"num_frames is {num_frames}; ask for at least 1 frame")
+    if num_available < 1:
+        raise UserError(
+            f"the video has {num_available} frames, so none can be taken; "
+            "remove it from the annotations or replace the file"
+        )
+    if rng is not None and fix_start is not None:
+        raise UserError("give rng (training) or fix_start (sliding window), not both")
+    num_intervals = min(num_frames, num_available)
+    edges = np.linspace(0, num_available, num_intervals + 1).astype(np.int64)
+    first, last = edges[:-1], edges[1:] - 1  # both ends belong to the interval
+    if rng is not None:
+        return rng.integers(first, last, endpoint=True, dtype=np.int64)
+    if fix_start is None:
+        return (first + last) // 2
+    if fix_start < 0:
+        raise UserError(f"fix_start is {fix_start}; it counts frames from 0")
+    indices = first + fix_start
+    if indices[-1] >= num_available:
+        raise UserError(
+            f"fix_start={fix_start} leads to frame {indices[-1]} of a video of {num_available} "
+            f"frames; use at most {num_available - 1 - first[-1]} for {num_frames} frames"
+        )
+    return indices
+
+
+def sliding_window_starts(num_frames: int, num_available: int, stride: int) -> list[int]:
+    """Return the ``fix_start`` values of a test with a sliding window.
+
+    They are 0, stride, 2·stride … below ``int(num_available / (num_frames + 1))``; a video too
+    short for a second window still has the first, so the list is never empty.
+
+    Args:
+        num_frames: frames of a clip, at least 1.
+        num_available: frames the video has, at least 1.
+        stride: frames between two windows, at least 1.
+
+    Raises:
+        UserError: a value below 1.
+    """
+    for name, value in (
+        ("num_frames", num_frames),
+        ("num_available", num_available),
+        ("stride", stride),
+    ):
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+    return list(range(0, num_available // (num_frames + 1), stride)) or [0]

@@ -1,0 +1,189 @@
+"""The loader of a data set: what a configuration's ``data_loader`` block builds."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from base.base_dataset import BaseTextVideoDataset
+from base.batch import Batch, Sample, SampleKey
+from base.registry import DATA_LOADERS, DATASETS
+from data_loader.collate import Collate
+from data_loader.ocr_words import OcrParams
+from data_loader.params import LoaderTextParams, LoaderVideoParams
+from data_loader.sampler import EpochSampler
+from data_loader.text_video_dataset import DatasetOptions
+from data_loader.tokenizer import load_tokenizer
+from data_loader.transforms import ClipTransform, DeviceTransform, TransformParams
+from utils.errors import UserError
+
+Split = Literal["train", "val", "test"]
+
+
+def described(description: str, **limits: float) -> object:
+    """Return the field of a registered argument: its meaning and its limits."""
+    return Field(description=description, **limits)
+
+
+@DATA_LOADERS.register(
+    "MultiDistTextVideoDataLoader", provided=("tokenizer_name", "modalities", "seed", "training")
+)
+@DATA_LOADERS.register(
+    "TextVideoDataLoader", provided=("tokenizer_name", "modalities", "seed", "training")
+)
+class TextVideoDataLoader:
+    """Batches of videos, queries and OCR words.
+
+    Iterating gives the batches of one epoch on the CPU; ``to_device`` brings one to the model's
+    device and runs the part of the transforms that belongs there. ``set_epoch`` chooses the epoch,
+    of which order and draws are functions; the number of workers changes nothing.
+
+    Args: the keys of ``data_loader.args`` (configs/README.md), and
+        tokenizer_name: Hugging Face name or folder of the text model.
+        modalities: ``vision`` and/or ``ocr``; what is not used is not read.
+        seed: of order and draws.
+        training: whether to shuffle, draw and augment.
+    """
+
+    def __init__(
+        self,
+        dataset_name: Annotated[str, described("Registered name of the data set.")],
+        data_dir: Annotated[str, described("Its folder; environment variables are expanded.")],
+        text_params: Annotated[
+            LoaderTextParams, described("Which caption is the query.")
+        ] = LoaderTextParams(),
+        video_params: Annotated[
+            LoaderVideoParams, described("Which frames are read, at what size.")
+        ] = LoaderVideoParams(),
+        ocr_params: Annotated[OcrParams, described("Which OCR words are kept.")] = OcrParams(),
+        metadata_dir: Annotated[
+            str | None, described("Folder of the annotations; null: data_dir.")
+        ] = None,
+        annotation_file: Annotated[
+            str | None, described("Replaces the annotation file of the split test and val.")
+        ] = None,
+        split: Annotated[Split, described("train; validation and test derive from it.")] = "train",
+        tsfm_params: Annotated[
+            TransformParams | None, described("Resizing and augmentation; null: the data set's.")
+        ] = None,
+        tsfm_split: Annotated[
+            Split | None, described("Training: transforms of another split; null: train.")
+        ] = None,
+        cut: Annotated[str | None, described("Cut of the data set, where it has several.")] = None,
+        subsample: Annotated[
+            float, described("Share of the entries to use, from the first.", gt=0, le=1)
+        ] = 1.0,
+        sliding_window_stride: Annotated[
+            int, described("Test: frames between a video's clips, averaged; -1: one clip.", ge=-1)
+        ] = -1,
+        reader: Annotated[str, described("Video reader: decord, torchcodec, av, cv2.")] = "decord",
+        batch_size: Annotated[int, described("Videos a batch.", ge=1)] = 1,
+        num_workers: Annotated[int, described("Loading processes; 0: none beside.", ge=0)] = 1,
+        shuffle: Annotated[
+            bool, described("Shuffle the training set; validation and test never are.")
+        ] = True,
+        prefetch_factor: Annotated[int, described("Batches ahead a worker.", ge=1)] = 2,
+        *,
+        tokenizer_name: str,
+        modalities: tuple[str, ...],
+        seed: int,
+        training: bool,
+    ) -> None:
+        self.name = f"{dataset_name} {split}"
+        self.num_frames = video_params.num_frames
+        dataset_class = DATASETS.get(dataset_name)
+        recipe = dataset_class.recipe
+        augment = training and tsfm_split in (None, "train")
+        params = (tsfm_params or TransformParams()).resolved(recipe, video_params.input_res)
+        options = DatasetOptions(
+            split=split,
+            training=training,
+            video=video_params,
+            text=text_params,
+            ocr=ocr_params,
+            reader=reader,
+            sees="vision" in modalities,
+            reads="ocr" in modalities,
+            seed=seed,
+            sliding_window_stride=-1 if training else sliding_window_stride,
+        )
+        self.dataset: BaseTextVideoDataset = dataset_class(
+            data_dir=_folder(data_dir),
+            options=options,
+            transform=ClipTransform(params, train=augment),
+            metadata_dir=_folder(metadata_dir) if metadata_dir else None,
+            cut=cut,
+            annotation_file=None if training else annotation_file,
+            subsample=subsample,
+        )
+        self.device_transform = DeviceTransform(params)
+        self.sampler = EpochSampler(len(self.dataset), shuffle and training, seed)
+        tokenizer = load_tokenizer(tokenizer_name)
+        self.batch_size = batch_size
+        self.batches = DataLoader(
+            _Guarded(self.dataset),
+            batch_size=batch_size,
+            sampler=self.sampler,
+            num_workers=num_workers,
+            collate_fn=Collate(tokenizer, options.reads, text_params.max_tokens),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            prefetch_factor=prefetch_factor if num_workers else None,
+            worker_init_fn=_single_thread,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+    def set_epoch(self, epoch: int, num_batches: int) -> None:
+        """Choose the epoch that the next iteration reads, and how many batches of it."""
+        self.sampler.epoch = epoch
+        self.sampler.limit = num_batches * self.batch_size
+
+    def to_device(self, batch: Batch, device: torch.device) -> Batch:
+        """Return the batch on ``device``, its frames augmented, normalised and float32."""
+        batch = batch.to(device)
+        if batch.video is not None:
+            video: Tensor = self.device_transform(batch.video, batch.color, batch.num_frames)
+            batch.video = video
+        return batch
+
+
+class _Guarded(Dataset):
+    """Hands user errors to the main process as values.
+
+    Raised in a worker they would arrive as a wall of text around a traceback.
+    """
+
+    def __init__(self, dataset: BaseTextVideoDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> Sample | UserError:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return UserError(str(error))
+
+
+def _folder(name: str) -> Path:
+    return Path(os.path.expandvars(name)).expanduser()
+
+
+def _single_thread(worker: int) -> None:
+    """Keep a worker to one core: the workers are the parallelism."""
+    torch.set_num_threads(1)

@@ -1,0 +1,222 @@
+"""The words of a video's OCR document and where each was seen (TextVR, arXiv 2305.03347).
+
+A document is one JSON object per video; each member is one tracked line of text::
+
+    "17": {"text": "SALE UP TO 60 OFF", "score": 0.93,
+           "tracks": {"0": [x1, y1, x2, y2, x3, y3, x4, y4, a, b], "5": [...]}}
+
+Track vectors have 12 numbers: first frame, last frame, number of tracked frames, mean x, mean y,
+width, height, ex, ey, growth of the width, growth of the height, score; frames and pixels until
+``normalise_tracks`` makes them shares of the video's length and size.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from base.config import ConfigModel
+from utils.errors import UserError
+
+TRACK_SIZE = 12
+EMPTY_WORD = " "  # what a video without words is given, with a zero track vector
+
+
+class OcrParams(ConfigModel):
+    """Which words of a document are kept; the defaults are those of the published weights."""
+
+    max_words: int = Field(200, ge=1, description="most words of a video, those of highest score")
+    min_length: int = Field(3, ge=1, description="fewest characters of a word")
+    max_char: int | None = Field(
+        123,
+        ge=0,
+        description="largest allowed character code; null allows all (accents, Chinese)",
+    )
+    duplicates: Literal["published", "drop", "keep"] = Field(
+        "published",
+        description="published: a word is dropped when it is already there exactly as written, "
+        "while kept words are lower-cased (so SALE stays twice, sale once); drop: no word twice, "
+        "case ignored; keep: every word",
+    )
+
+
+class OcrWord(NamedTuple):
+    """A lower-cased word and its (12,) float64 track vector, in frames and pixels."""
+
+    text: str
+    track: np.ndarray
+
+
+@dataclass(frozen=True)
+class OcrWords:
+    """The words of one video, best score first.
+
+    Attributes:
+        words: W lower-cased words.
+        tracks: (W, 12) float64 in frames and pixels, see the module's docstring.
+        num_skipped: records left out because their ``tracks`` are empty (no position).
+    """
+
+    words: list[str]
+    tracks: np.ndarray
+    num_skipped: int = 0
+
+
+def load_ocr_document(path: str | Path) -> dict[str, Any] | None:
+    """Read an OCR document; None when the file is missing (the caller counts and reports it).
+
+    Raises:
+        UserError: the file is not a JSON object, or can't be read.
+    """
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON or not UTF-8
+        raise UserError(
+            f"{path}: no readable OCR document ({error}); download it again, or delete it to "
+            "use the video without words"
+        ) from error
+    if not isinstance(document, dict):
+        raise UserError(
+            f"{path}: an OCR document is a JSON object of tracked lines, but this file holds a "
+            f"{type(document).__name__}; write one object per video"
+        )
+    return document
+
+
+def ocr_words(document: dict[str, Any], params: OcrParams, source: str = "") -> OcrWords:
+    """Split a document's lines into words and choose those that the model reads.
+
+    Args:
+        document: as read by ``load_ocr_document``.
+        params: the rules.
+        source: the file's name, for messages.
+
+    Raises:
+        UserError: a malformed record; names the source, the record's key and what was expected.
+            A record whose ``tracks`` are empty is counted instead: spotters write such records.
+    """
+    kept: list[OcrWord] = []
+    seen: set[str] = set()
+    num_skipped = 0
+    for key, record in document.items():
+        where = f"{source or 'OCR document'}: record {key!r}"
+        text, score, frames = _checked_record(record, where)
+        if not frames:
+            num_skipped += 1
+            continue
+        track = _track_vector(frames, score)
+        for piece in text.split(" "):
+            stripped = piece.strip()
+            if _is_allowed(piece, params) and not _is_duplicate(stripped, seen, params):
+                kept.append(OcrWord(stripped.lower(), track))
+                seen.add(stripped.lower())
+    # sorted() is stable: words of equal score stay in document order.
+    kept = sorted(kept, key=lambda word: -word.track[-1])[: params.max_words]
+    tracks = np.array([word.track for word in kept], dtype=np.float64).reshape(-1, TRACK_SIZE)
+    return OcrWords([word.text for word in kept], tracks, num_skipped)
+
+
+def normalise_tracks(
+    tracks: np.ndarray, num_frames: int, width: int, height: int
+) -> np.ndarray:
+    """Turn frames and pixels into shares of the video's length and decoded size.
+
+    Args:
+        tracks: (W, 12) in frames and pixels.
+        num_frames: frames of the video.
+        width: of a decoded frame, pixels.
+        height: of a decoded frame, pixels.
+
+    Returns:
+        (W, 12) float32.
+
+    Raises:
+        UserError: a length or size below 1.
+    """
+    if min(num_frames, width, height) < 1:
+        raise UserError(
+            f"a video of {num_frames} frames and {width} x {height} pixels can't scale OCR "
+            "tracks; replace the file"
+        )
+    scale = [num_frames] * 3 + [width, height] * 3 + [1, 1, 1]
+    return (np.asarray(tracks, dtype=np.float64) / np.array(scale, dtype=np.float64)).astype(
+        np.float32
+    )
+
+
+def _is_allowed(piece: str, params: OcrParams) -> bool:
+    """Whether a piece passes the character and length rules (counted before stripping)."""
+    if len(piece) < params.min_length:
+        return False
+    return params.max_char is None or all(ord(char) <= params.max_char for char in piece)
+
+
+def _is_duplicate(stripped: str, seen: set[str], params: OcrParams) -> bool:
+    """Whether the word is there already; ``seen`` holds the lower-cased words kept so far."""
+    if params.duplicates == "keep":
+        return False
+    # Published weights compare the word as written with the lower-cased ones.
+    return (stripped if params.duplicates == "published" else stripped.lower()) in seen
+
+
+def _track_vector(frames: dict[int, list[float]], score: float) -> np.ndarray:
+    """Summarise one line's quadrangles (frame -> 8 coordinates) as (12,) float64."""
+    numbers = sorted(frames)
+    quads = np.array([frames[number] for number in numbers]).reshape(-1, 4, 2)  # (N, corner, x/y)
+    mean_x, mean_y = quads.mean(axis=(0, 1))
+    width, height = np.ptp(quads.mean(axis=0), axis=0)
+    end_x, end_y = (quads[-1] - quads[-1, 0]).mean(axis=0)
+    grow_x, grow_y = np.ptp(quads[-1], axis=0) / (np.ptp(quads[0], axis=0) + 1e-6)
+    position = [mean_x, mean_y, width, height, end_x, end_y, grow_x, grow_y]
+    return np.array([numbers[0], numbers[-1], len(numbers), *position, score], dtype=np.float64)
+
+
+def _checked_record(record: Any, where: str) -> tuple[str, float, dict[int, list[float]]]:
+    """Return a record's text, score and frames (number -> 8 coordinates), or raise UserError."""
+    if not isinstance(record, dict):
+        raise _malformed(where, "an object with text, score and tracks", record)
+    text, tracks = record.get("text"), record.get("tracks")
+    if not isinstance(text, str):
+        raise _malformed(where, 'a string "text"', text)
+    score = _number(record.get("score"))
+    if score is None:
+        raise _malformed(where, 'a finite number "score" (or a string of one)', record.get("score"))
+    if not isinstance(tracks, dict):
+        raise _malformed(where, 'an object "tracks" of frame numbers', tracks)
+    frames = {}
+    for name, values in tracks.items():
+        if not name.isdecimal():
+            raise _malformed(where, 'frame numbers from 0 as the keys of "tracks"', name)
+        # Corners only, or corners and the two numbers that are not used.
+        if not isinstance(values, list) or len(values) not in (8, 10):
+            raise _malformed(where, f"four corners and two numbers for frame {name}", values)
+        corners = [_number(value) for value in values[:8]]
+        if None in corners:
+            raise _malformed(where, f"finite coordinates for frame {name}", values)
+        frames[int(name)] = corners
+    return text, score, frames
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite float for a JSON number or a string of one, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _malformed(where: str, expected: str, found: Any) -> UserError:
+    return UserError(
+        f"{where}: expected {expected}, found {repr(found)[:80]}; correct the file, or delete it "
+        "to use the video without words"
+    )

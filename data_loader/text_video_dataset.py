@@ -1,0 +1,201 @@
+"""The work that every data set shares: an entry becomes a sample of frames, words and captions."""
+
+import logging
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from base.base_dataset import BaseTextVideoDataset, VideoEntry
+from base.batch import Sample, SampleKey, Unreadable
+from data_loader.frame_sampling import frame_indices, sliding_window_starts
+from data_loader.ocr_words import OcrParams, load_ocr_document, normalise_tracks, ocr_words
+from data_loader.params import LoaderTextParams, LoaderVideoParams
+from data_loader.transforms import ClipTransform
+from data_loader.video_reader import VideoError, open_video
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """What a data set is told beside its annotations.
+
+    Attributes:
+        split: ``train``, ``val`` or ``test``; names the annotation file.
+        training: random frames, captions and augmentation; otherwise everything is fixed.
+        video: which frames are read.
+        text: which caption is the query.
+        ocr: which OCR words are kept.
+        reader: name of the video reader.
+        sees: whether frames are wanted.
+        reads: whether OCR words are wanted.
+        seed: of the random draws.
+        sliding_window_stride: frames between the windows of a video; -1: one clip a video.
+    """
+
+    split: str
+    training: bool
+    video: LoaderVideoParams
+    text: LoaderTextParams
+    ocr: OcrParams
+    reader: str
+    sees: bool
+    reads: bool
+    seed: int = 0
+    sliding_window_stride: int = -1
+
+
+@dataclass
+class _Clip:
+    """The frames of one sample and the geometry of their video."""
+
+    frames: torch.Tensor  # (F, 3, R, R) uint8
+    num_frames: int
+    color: np.ndarray | None
+    size: tuple[int, int, int] | None  # frames, width, height; None: unreadable
+    unreadable: Unreadable | None = None
+
+
+class TextVideoDataset(BaseTextVideoDataset):
+    """Videos with captions and, where there are any, OCR documents.
+
+    A data set of its own gives ``load_entries`` and is registered in ``DATASETS``.
+
+    Args:
+        data_dir: folder of the data set.
+        options: see ``DatasetOptions``.
+        transform: turns decoded frames into a clip.
+        metadata_dir: folder of the annotations, where it is another than ``data_dir``.
+        cut: which cut of the data set, where it has several.
+        annotation_file: replaces the split's own file.
+        subsample: share of the entries to keep, from the first; 1 keeps all.
+    """
+
+    recipe = "frozen_in_time"
+
+    def __init__(
+        self,
+        data_dir: Path,
+        options: DatasetOptions,
+        transform: ClipTransform,
+        metadata_dir: Path | None = None,
+        cut: str | None = None,
+        annotation_file: str | None = None,
+        subsample: float = 1.0,
+    ) -> None:
+        self.data_dir = data_dir
+        self.metadata_dir = metadata_dir or data_dir
+        self.options = options
+        self.transform = transform
+        self.cut = cut
+        self.annotation_file = self.metadata_dir / (annotation_file or self.default_annotation())
+        entries = self.load_entries()
+        self.entries = entries[: max(1, round(len(entries) * subsample))]
+
+    @abstractmethod
+    def default_annotation(self) -> str:
+        """Return the name of the split's annotation file, within ``metadata_dir``."""
+
+    @abstractmethod
+    def load_entries(self) -> list[VideoEntry]:
+        """Read ``annotation_file``; raises ``AnnotationError``."""
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    @cached_property
+    def _windows(self) -> list[tuple[int, int | None]]:
+        """(entry, first frame of the window or None) of each sample."""
+        if self.options.training or self.options.sliding_window_stride < 1:
+            return [(index, None) for index in range(len(self.entries))]
+        return [
+            (index, start)
+            for index, entry in enumerate(self.entries)
+            for start in self._window_starts(entry)
+        ]
+
+    def _window_starts(self, entry: VideoEntry) -> list[int]:
+        video = self.options.video
+        try:
+            with open_video(entry.video, self.options.reader) as reader:
+                length = reader.num_frames
+        except VideoError:
+            return [0]  # read again, and reported, where the sample is made
+        stride = self.options.sliding_window_stride
+        return sliding_window_starts(video.num_frames, length, stride)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """Return a sample; the draws of a training sample are a function of seed and key.
+
+        Raises:
+            VideoError: the video can't be read (``loading: strict``).
+            UserError: the OCR document can't be read.
+        """
+        index, start = self._windows[key.index]
+        entry = self.entries[index]
+        options = self.options
+        rng = None
+        if options.training:
+            rng = np.random.default_rng((options.seed, key.epoch, key.index))
+        sample = Sample(entry.id, index, self._captions(entry, rng, first=not start))
+        size = None
+        if options.sees:
+            clip = self._clip(entry, rng, start)
+            size = clip.size
+            sample.frames, sample.num_frames = clip.frames, clip.num_frames
+            sample.color, sample.unreadable = clip.color, clip.unreadable
+        if options.reads:
+            self._add_words(sample, entry, size)
+        return sample
+
+    def _captions(
+        self, entry: VideoEntry, rng: np.random.Generator | None, first: bool
+    ) -> list[str]:
+        """One caption for training; otherwise all, with the first window of a video only."""
+        if rng is None:
+            return list(entry.captions) if first else []
+        if self.options.text.caption_sample == "first":
+            return [entry.captions[0]]
+        return [entry.captions[rng.integers(len(entry.captions))]]
+
+    def _clip(
+        self, entry: VideoEntry, rng: np.random.Generator | None, start: int | None
+    ) -> _Clip:
+        """Read, resize and pad the frames of a sample."""
+        wanted = self.options.video.num_frames
+        try:
+            with open_video(entry.video, self.options.reader) as reader:
+                size = (reader.num_frames, reader.width, reader.height)
+                indices = frame_indices(wanted, reader.num_frames, rng=rng, fix_start=start)
+                frames = torch.from_numpy(reader.frames(indices)).permute(0, 3, 1, 2)
+        except VideoError as error:
+            if self.options.video.loading == "strict":
+                raise
+            res = self.options.video.input_res
+            black = torch.zeros(wanted, 3, res, res, dtype=torch.uint8)
+            color = self.transform.identity_color() if rng is not None else None
+            reason = Unreadable(str(error.path), error.reason)
+            return _Clip(black, wanted, color, None, reason)
+        frames, color = self.transform(frames, rng)
+        clip = frames.new_zeros(wanted, *frames.shape[1:])
+        clip[: len(frames)] = frames
+        return _Clip(clip, len(frames), color, size)
+
+    def _add_words(
+        self, sample: Sample, entry: VideoEntry, size: tuple[int, int, int] | None
+    ) -> None:
+        """Read the OCR document; tracks are in the units of the video, so they need its size."""
+        if entry.ocr is None:
+            return
+        document = load_ocr_document(entry.ocr)
+        if document is None:
+            sample.ocr_missing = str(entry.ocr)
+            return
+        read = ocr_words(document, self.options.ocr, str(entry.ocr))
+        sample.words, sample.ocr_skipped = read.words, read.num_skipped
+        if size is not None:
+            sample.tracks = normalise_tracks(read.tracks, *size)

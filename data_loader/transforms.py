@@ -1,0 +1,260 @@
+"""From decoded frames to the model's input (TextVR, arXiv 2305.03347; Frozen in Time, 2104.00650).
+
+The geometry (resize, crop, flip) runs per clip in the loader's worker, on uint8; the colour runs
+for a whole batch on the device (``data_loader/color.py``). One draw holds for all frames of a clip.
+
+Shapes: B clips, F frames, C = 3 channels, H x W pixels, R = ``input_res``.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from base.config import ConfigModel
+from data_loader.color import IDENTITY_COLOR, apply_color, color_vector
+from utils.errors import UserError
+
+Recipe = Literal["textvr", "frozen_in_time"]
+_JITTER = {"textvr": (0.5, 0.5, 0.5, 0.1), "frozen_in_time": (0.0, 0.0, 0.0, 0.0)}
+_GRAYSCALE = {"textvr": 0.3, "frozen_in_time": 0.0}
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_jitter(value: object) -> object:
+    """Published files give three numbers: brightness, contrast and saturation, no hue."""
+    value = _as_tuple(value)
+    return (*value, 0.0) if isinstance(value, tuple) and len(value) == 3 else value
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0)]
+Jitter = Annotated[
+    tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]],
+    BeforeValidator(_as_jitter),
+]
+Rgb = Annotated[tuple[float, float, float], BeforeValidator(_as_tuple)]
+
+
+class TransformParams(ConfigModel):
+    """How frames are resized and augmented; null stands for the value of the recipe."""
+
+    recipe: Recipe | None = Field(
+        None,
+        description="textvr: resize to a square and crop; frozen_in_time: random resized crop and "
+        "flip in training, centre crop in test; null: the data set's own",
+    )
+    input_res: int | None = Field(
+        None, ge=1, description="side of the model's input, pixels; null: video_params.input_res"
+    )
+    resize_train: int | None = Field(
+        None, ge=1, description="textvr: side before the random crop; null: input_res * 242/224"
+    )
+    center_crop: int | None = Field(
+        None, ge=1, description="frozen_in_time: side of the test's crop; null: input_res * 256/224"
+    )
+    randcrop_scale: Annotated[tuple[Share, Share], BeforeValidator(_as_tuple)] = Field(
+        (0.5, 1.0), description="frozen_in_time: share of the frame's area that a crop keeps"
+    )
+    color_jitter: Jitter | None = Field(
+        None, description="strength of brightness, contrast, saturation, hue (three: no hue)"
+    )
+    color_jitter_p: Share = Field(0.8, description="probability of the colour jitter")
+    grayscale_p: Share | None = Field(None, description="probability of a clip without colour")
+    norm_mean: Rgb = Field((0.485, 0.456, 0.406), description="mean of R, G, B in [0, 1]")
+    norm_std: Rgb = Field((0.229, 0.224, 0.225), description="standard deviation of R, G, B")
+    antialias: bool = Field(False, description="smooth before shrinking; published weights: false")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.randcrop_scale
+        if not 0 < low <= high:
+            raise ValueError(f"randcrop_scale is [{low}, {high}]; give 0 < smallest <= largest")
+        if min(self.norm_std) <= 0:
+            raise ValueError("norm_std divides the pixels; give three numbers above 0")
+        if self.input_res and self.resize_train and self.resize_train < self.input_res:
+            raise ValueError(
+                f"resize_train is {self.resize_train}, too small for a crop of {self.input_res}"
+            )
+        return self
+
+    def resolved(self, recipe: Recipe, input_res: int) -> "TransformParams":
+        """Return a copy with every null replaced.
+
+        Args:
+            recipe: the data set's own, used where ``self.recipe`` is null.
+            input_res: of the video parameters, used where ``self.input_res`` is null.
+
+        Raises:
+            UserError: ``resize_train`` is smaller than the input.
+        """
+        recipe = self.recipe or recipe
+        res = self.input_res or input_res
+        values: dict[str, object] = {"recipe": recipe, "input_res": res}
+        values["resize_train"] = self.resize_train or round(res * 242 / 224)
+        values["center_crop"] = self.center_crop or round(res * 256 / 224)
+        if self.color_jitter is None:
+            values["color_jitter"] = _JITTER[recipe]
+        if self.grayscale_p is None:
+            values["grayscale_p"] = _GRAYSCALE[recipe]
+        if values["resize_train"] < res:
+            raise UserError(
+                f"resize_train is {self.resize_train}, too small for a crop of {res} pixels; "
+                f"give at least {res}, or null"
+            )
+        return self.model_copy(update=values)
+
+
+class ClipGeometry:
+    """Resizes and crops the frames of one clip.
+
+    Args:
+        params: resolved.
+        train: random crops; otherwise nothing is random.
+    """
+
+    def __init__(self, params: TransformParams, train: bool) -> None:
+        self.params = params
+        self.train = train
+
+    def __call__(self, frames: Tensor, rng: np.random.Generator | None) -> Tensor:
+        """Return (F, C, R, R) uint8.
+
+        Args:
+            frames: (F, C, H, W) uint8.
+            rng: the only source of the draws; may be None when ``train`` is false.
+        """
+        res = self.params.input_res
+        if self.params.recipe == "textvr":
+            if not self.train:
+                return self._resize(frames, [res, res])
+            return self._random_crop(self._resize(frames, [self.params.resize_train] * 2), rng)
+        if self.train:
+            top, left, height, width = self._resized_crop_box(frames, rng)
+            frames = self._resize(tv.crop(frames, top, left, height, width), [res, res])
+            return tv.horizontal_flip(frames) if rng.random() < 0.5 else frames
+        side = self.params.center_crop
+        return self._resize(tv.center_crop(self._resize(frames, [side]), [side, side]), [res, res])
+
+    def _resize(self, frames: Tensor, size: list[int]) -> Tensor:
+        """Resize to (height, width), or the shorter side to the one number of ``size``."""
+        return tv.resize(
+            frames, size, interpolation=InterpolationMode.BILINEAR, antialias=self.params.antialias
+        )
+
+    def _random_crop(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        res, (height, width) = self.params.input_res, frames.shape[-2:]
+        top, left = rng.integers(0, [height - res, width - res], endpoint=True).tolist()
+        return tv.crop(frames, top, left, res, res)
+
+    def _resized_crop_box(
+        self, frames: Tensor, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Draw (top, left, height, width) as torchvision's RandomResizedCrop does."""
+        height, width = frames.shape[-2:]
+        ratios = 3 / 4, 4 / 3
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.params.randcrop_scale)
+            ratio = math.exp(rng.uniform(math.log(ratios[0]), math.log(ratios[1])))
+            crop_w, crop_h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < crop_w <= width and 0 < crop_h <= height:
+                top, left = rng.integers(0, [height - crop_h, width - crop_w], endpoint=True)
+                return int(top), int(left), crop_h, crop_w
+        # A frame too long for any such crop: the largest one of an allowed ratio, in the middle.
+        ratio = min(max(width / height, ratios[0]), ratios[1])
+        crop_w, crop_h = min(width, round(height * ratio)), min(height, round(width / ratio))
+        return (height - crop_h) // 2, (width - crop_w) // 2, crop_h, crop_w
+
+
+def draw_color(params: TransformParams, rng: np.random.Generator) -> np.ndarray:
+    """Draw a training clip's colour change, (K,) float32; see ``data_loader/color.py``.
+
+    Args:
+        params: resolved.
+        rng: the only source; always drawn from equally often.
+    """
+    *strengths, hue = params.color_jitter
+    factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
+    shift = rng.uniform(-hue, hue)
+    order = rng.permutation(4)
+    jitter = rng.random() < params.color_jitter_p
+    gray = rng.random() < params.grayscale_p
+    if not jitter:
+        factors, shift = [1.0, 1.0, 1.0], 0.0
+    return color_vector(*factors, shift, order, gray)
+
+
+class ClipTransform:
+    """The worker's part: a clip's geometry, and the colour drawn for it.
+
+    Args:
+        params: resolved.
+        train: augment; otherwise nothing is random.
+    """
+
+    def __init__(self, params: TransformParams, train: bool) -> None:
+        self.params = params
+        self.train = train
+        self.geometry = ClipGeometry(params, train)
+
+    def __call__(
+        self, frames: Tensor, rng: np.random.Generator | None
+    ) -> tuple[Tensor, np.ndarray | None]:
+        """Return (F, C, R, R) uint8 and the clip's (K,) colour, None where ``rng`` is None.
+
+        Args:
+            frames: (F, C, H, W) uint8.
+            rng: of the sample; None in validation and test.
+
+        Raises:
+            UserError: ``train`` without ``rng``.
+        """
+        if rng is None:
+            if self.train:
+                raise UserError(
+                    "the transforms of training are random, validation and test are not; leave "
+                    "tsfm_split out of validation and test loaders"
+                )
+            return self.geometry(frames, None), None
+        frames = self.geometry(frames, rng)
+        return frames, draw_color(self.params, rng) if self.train else self.identity_color()
+
+    def identity_color(self) -> np.ndarray:
+        """Return the (K,) colour that changes nothing, for a clip that is not augmented."""
+        return IDENTITY_COLOR.copy()
+
+
+class DeviceTransform:
+    """The device's part: colours, normalisation and padding of a whole batch.
+
+    Args:
+        params: resolved or not; only ``norm_mean`` and ``norm_std`` are read.
+    """
+
+    def __init__(self, params: TransformParams) -> None:
+        self.mean = torch.tensor(params.norm_mean).view(3, 1, 1)
+        self.std = torch.tensor(params.norm_std).view(3, 1, 1)
+
+    def __call__(self, video: Tensor, color: Tensor | None, num_frames: Tensor) -> Tensor:
+        """Return the model's input, (B, F, C, R, R) float32.
+
+        Args:
+            video: (B, F, C, R, R) uint8.
+            color: (B, K) of ``draw_color``, or None for no change.
+            num_frames: (B,) real frames of each clip; those behind are zero after normalisation.
+        """
+        frames = video.float() / 255
+        if color is not None:
+            frames = apply_color(frames, color)
+        frames = (frames - self.mean.to(frames.device)) / self.std.to(frames.device)
+        position = torch.arange(frames.shape[1], device=frames.device)
+        real = position < num_frames.to(frames.device)[:, None]  # (B, F)
+        return frames * real[:, :, None, None, None]

@@ -1,0 +1,138 @@
+"""What every video reader has in common: the contract, its errors, the checks of its results.
+
+Every reader returns what the file shows: RGB in presentation order, converted by swscale with the
+file's own colour matrix and range (BT.601, limited, where it names none), turned as the file asks
+(decord refuses turned files). For 8-bit video with an even height, which is all H.264 in yuv420p,
+the readers agree bit for bit; other pixel formats go through interpolating code that differs
+between the FFmpeg versions the libraries bring along.
+
+Nothing is repaired: a frame that can't be decoded is a ``VideoError``, never a neighbour's copy. A
+reader belongs to the process and thread that opened it, decodes in one thread (it runs in loader
+workers) and keeps no frame.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from base.registry import VIDEO_READERS
+from data_loader.video_container import container_fault
+from utils.errors import UserError
+
+
+class VideoError(UserError):
+    """A video file that can't be read as asked.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong, one line.
+    """
+
+    def __init__(
+        self, path: str | Path, reason: str, remedy: str = "replace the file, or re-encode it"
+    ) -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path = str(path)
+        self.reason = reason
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        # Raised in loader workers and pickled on the way to the trainer.
+        return type(self), (self.path, self.reason, self.remedy)
+
+
+class VideoReader:
+    """One open video; the subclasses say how a library opens, counts and decodes.
+
+    Attributes:
+        path: the file.
+        num_frames: frames that are shown, from 0 in presentation order.
+        width: of a decoded frame, pixels.
+        height: of a decoded frame, pixels.
+    """
+
+    name = ""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        fault = container_fault(path)
+        if fault is not None:
+            raise VideoError(path, *fault)
+        with self._errors("can't be opened as a video"):
+            self.num_frames = self._open()
+        if self.num_frames < 1:
+            raise VideoError(path, "has no video frame")
+        self.height, self.width = self._decode_checked([0]).shape[1:3]
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decode frames.
+
+        Args:
+            indices: F frame numbers in any order, repeats allowed, each in [0, num_frames).
+
+        Returns:
+            (F, height, width, 3) uint8 RGB, in the order of ``indices``.
+
+        Raises:
+            VideoError: an index outside of the video, or a frame that can't be decoded.
+        """
+        wanted, order = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        if not len(wanted):
+            raise VideoError(self.path, "no frame was asked for", "ask for at least one")
+        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
+            raise VideoError(
+                self.path,
+                f"frames {wanted[0]} to {wanted[-1]} were asked for, but it has {self.num_frames}",
+                "sample frames within the video",
+            )
+        return self._decode_checked(wanted.tolist())[order]
+
+    def close(self) -> None:
+        """Give back the file and the decoder."""
+
+    def _open(self) -> int:
+        """Open the file and return the number of frames."""
+        raise NotImplementedError
+
+    def _decode(self, wanted: list[int]) -> np.ndarray:
+        """Return the frames ``wanted`` (ascending, distinct) as (F, H, W, 3) uint8."""
+        raise NotImplementedError
+
+    def _decode_checked(self, wanted: list[int]) -> np.ndarray:
+        with self._errors(f"frames up to {wanted[-1]} can't be decoded"):
+            frames = np.asarray(self._decode(wanted))
+        if frames.shape[0] != len(wanted) or frames.ndim != 4 or frames.shape[3] != 3:
+            raise VideoError(
+                self.path,
+                f"{len(wanted)} RGB frames were asked for, but an array of {frames.shape} came",
+                self.remedy(),
+            )
+        return frames
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Turn whatever the library raises into a VideoError; their types share no base class."""
+        try:
+            yield
+        except (VideoError, MemoryError):
+            raise
+        except Exception as error:
+            detail = " ".join(str(error).split())[:200]
+            reason = f"{what} ({self.name}: {type(error).__name__}: {detail})"
+            raise VideoError(self.path, reason, self.remedy()) from error
+
+    def remedy(self) -> str:
+        """Return what a user can do about a file that this reader fails on."""
+        others = " or ".join(f'"{name}"' for name in VIDEO_READERS.names() if name != self.name)
+        return f"replace the file, re-encode it, or try the video reader {others}"
+
+
+def load_library(load: Callable[[], Any], hint: str) -> Any:
+    """Import what a reader needs when it is used, or say how to get it."""
+    try:
+        return load()
+    except (ImportError, OSError, RuntimeError) as error:  # missing shared libraries raise the last
+        raise UserError(f"{hint} ({' '.join(str(error).split())[:200]})") from error

@@ -1,0 +1,71 @@
+"""What a video file's container tells before a decoder sees it: is it whole, has it an index."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_MATROSKA_MAGIC = b"\x1a\x45\xdf\xa3"
+_REPLACE = "download it again, or take it out of the annotations"
+
+
+def container_fault(path: str | Path) -> tuple[str, str] | None:
+    """Return what is wrong with a file that no reader could read in full, and the remedy, or None.
+
+    MP4 and MOV files (ISO/IEC 14496-12) are a row of boxes with their sizes in front, so that a
+    file which was cut short is known at once, whatever a decoder would make of the rest.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            return "is a folder, not a video", "give the path of a file"
+        if size == 0:
+            return "is empty (0 bytes)", _REPLACE
+        with path.open("rb") as file:
+            if not _is_iso(file):
+                return None
+            return _iso_fault(file, size)
+    except FileNotFoundError:
+        return "is missing", "check the data folder and the path in the annotations"
+    except OSError as error:
+        return f"can't be read ({error.strerror})", "check its access rights and the disk"
+
+
+def has_index(path: str | Path) -> bool:
+    """Whether the container lists its frames (MP4, MOV, Matroska, WebM, AVI)."""
+    with open(path, "rb") as file:
+        return _is_iso(file) or file.read(4) in (_MATROSKA_MAGIC, b"RIFF")
+
+
+def _is_iso(file: BinaryIO) -> bool:
+    head = file.read(8)
+    file.seek(0)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"styp")
+
+
+def _iso_fault(file: BinaryIO, size: int) -> tuple[str, str] | None:
+    kinds = set()
+    for kind, end in _boxes(file, size):
+        kinds.add(kind)
+        # Only what holds the frames or their index: trailing junk does no harm.
+        if end > size and kind in (b"mdat", b"moov", b"moof"):
+            return f"is cut short ({size} of at least {end} bytes)", _REPLACE
+    if b"moov" not in kinds:
+        return "is cut short (its index, the moov box, is missing)", _REPLACE
+    return None
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """Yield each top-level box's kind and the position where it says it ends."""
+    start = 0
+    while start + 8 <= size:
+        file.seek(start)
+        length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+        if length == 1:  # the size is a 64-bit number that follows
+            length = int.from_bytes(file.read(8), "big")
+        elif length == 0:  # to the end of the file
+            length = size - start
+        if length < 8:
+            return
+        yield kind, start + length
+        start += length

@@ -1,0 +1,241 @@
+"""Video readers: one per library, each imported only when it is used, all with equal results.
+
+See ``data_loader/video_base.py`` for what a reader promises.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from base.registry import VIDEO_READERS
+from data_loader.video_base import VideoError, VideoReader, load_library
+from data_loader.video_container import has_index
+
+__all__ = ["VideoError", "VideoReader", "open_video"]
+
+_INSTALL = "install it, or choose another video reader"
+
+
+@VIDEO_READERS.register("decord")
+class DecordReader(VideoReader):
+    """The default: decord 0.6, which decodes in order wherever its seeking can't be trusted.
+
+    After a seek decord numbers frames wrongly where a group of pictures is open, at recovery
+    points, and where an edit list hides frames; it says nothing. So it seeks only in files with
+    one key frame, where a seek can lead to nothing but the start.
+    """
+
+    name = "decord"
+
+    def __init__(self, path: str | Path) -> None:
+        self._library = load_library(
+            _import_decord,
+            f'the video reader "decord" needs decord: pip install decord; {_INSTALL}',
+        )
+        super().__init__(path)
+
+    def _open(self) -> int:
+        if not has_index(self.path):  # MPEG-TS, for one: its first frames come out wrong
+            raise VideoError(
+                self.path,
+                "is in a container without an index of its frames, in which decord miscounts",
+                're-encode it as MP4, or use the video reader "av" or "cv2"',
+            )
+        self._video, self._position = self._fresh(), 0
+        starts = np.asarray(self._video.get_frame_timestamp(range(len(self._video))))[:, 0]
+        # decord counts the frames that an edit list hides; they have negative times.
+        num_shown = int((starts > -1e-6).sum())
+        has_one_key = len(self._video.get_key_indices()) == 1
+        self._may_seek = has_one_key and num_shown == len(self._video)
+        return num_shown
+
+    def _decode(self, wanted: list[int]) -> np.ndarray:
+        if self._may_seek:
+            return self._video.get_batch(wanted).asnumpy()
+        if wanted[0] < self._position:
+            self._video, self._position = self._fresh(), 0
+        frames, due = [], set(wanted)
+        while len(frames) < len(wanted):
+            frame = self._video.next()  # skip_frames() would seek
+            if self._position in due:
+                frames.append(frame.asnumpy())
+            self._position += 1
+        return np.stack(frames)
+
+    def _fresh(self) -> Any:
+        # decord repeats the nearest frame for one it can't decode; this limit makes it raise.
+        return self._library.VideoReader(self.path, num_threads=1, fault_tol=1e-9)
+
+
+def _import_decord() -> ModuleType:
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+@VIDEO_READERS.register("torchcodec")
+class TorchcodecReader(VideoReader):
+    """torchcodec in its exact mode, which indexes the file's frames when it opens it."""
+
+    name = "torchcodec"
+
+    def __init__(self, path: str | Path) -> None:
+        self._decoder = load_library(
+            _import_torchcodec,
+            'the video reader "torchcodec" needs torchcodec (pip install torchcodec) and FFmpeg\'s '
+            f"shared libraries (apt-get install ffmpeg, or conda install ffmpeg); {_INSTALL}",
+        )
+        super().__init__(path)
+
+    def _open(self) -> int:
+        self._video = self._decoder(
+            self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+        )
+        return len(self._video)
+
+    def _decode(self, wanted: list[int]) -> np.ndarray:
+        # From the first frame on: get_frames_at() seeks, which is wrong at recovery points.
+        frames, due = [], set(wanted)
+        for number in range(wanted[-1] + 1):
+            frame = self._video.get_frame_at(number).data
+            if number in due:
+                frames.append(frame.numpy())
+        return np.stack(frames)
+
+
+def _import_torchcodec() -> Any:
+    import torchcodec
+    from torchcodec.decoders import VideoDecoder
+
+    # Without FFmpeg, old releases raise here and new ones only when a file is opened.
+    if getattr(torchcodec, "ffmpeg_major_version", 0) is None:
+        raise ImportError("torchcodec found no FFmpeg libraries that it can load")
+    return VideoDecoder
+
+
+@VIDEO_READERS.register("av")
+class AvReader(VideoReader):
+    """PyAV: decodes from the start up to the last wanted frame and checks every time stamp."""
+
+    name = "av"
+
+    def __init__(self, path: str | Path) -> None:
+        self._library = load_library(
+            _import_av, f'the video reader "av" needs PyAV: pip install av; {_INSTALL}'
+        )
+        super().__init__(path)
+
+    def _open(self) -> int:
+        with self._library.open(self.path) as container:
+            if not container.streams.video:
+                raise VideoError(self.path, "holds no video stream, perhaps only sound")
+            packets = [p for p in container.demux(video=0) if p.size and not p.is_discard]
+        times = [packet.pts for packet in packets]
+        # Presentation order; some containers (AVI) carry no such times.
+        self._times = None if None in times else sorted(times)
+        return len(packets)
+
+    def _decode(self, wanted: list[int]) -> np.ndarray:
+        frames, due = [], iter(wanted)
+        index = next(due)
+        with self._library.open(self.path) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            for number, frame in enumerate(container.decode(stream)):
+                if self._times is not None and frame.pts != self._times[number]:
+                    raise VideoError(self.path, f"frame {number} can't be decoded", self.remedy())
+                if number == index:
+                    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
+                    frames.append(np.rot90(image, round(frame.rotation / 90) % 4))
+                    index = next(due, None)
+                if index is None:
+                    return np.stack(frames)
+        raise VideoError(self.path, f"frame {index} can't be decoded", self.remedy())
+
+
+def _import_av() -> ModuleType:
+    import av
+
+    return av
+
+
+@VIDEO_READERS.register("cv2")
+class Cv2Reader(VideoReader):
+    """OpenCV: seeks inexactly and hides decoding errors, so it decodes in order and counts."""
+
+    name = "cv2"
+
+    def __init__(self, path: str | Path) -> None:
+        self._library = load_library(
+            _import_cv2,
+            f'the video reader "cv2" needs OpenCV: pip install opencv-python-headless; {_INSTALL}',
+        )
+        super().__init__(path)
+
+    def _open(self) -> int:
+        num_packets = self._count(self._capture(self._library.CAP_PROP_FORMAT, -1))  # undecoded
+        num_decoded = self._count(self._capture(self._library.CAP_PROP_N_THREADS, 1))
+        if num_decoded != num_packets:
+            raise VideoError(
+                self.path,
+                f"{num_decoded} of {num_packets} frames decode: it is damaged, or cut by an edit "
+                "list, which OpenCV does not tell apart",
+                self.remedy(),
+            )
+        return num_decoded
+
+    def _decode(self, wanted: list[int]) -> np.ndarray:
+        capture, frames = self._capture(self._library.CAP_PROP_N_THREADS, 1), []
+        try:
+            for number in range(wanted[-1] + 1):
+                if not capture.grab():
+                    raise VideoError(self.path, f"frame {number} can't be decoded", self.remedy())
+                if number == wanted[len(frames)]:
+                    frames.append(capture.retrieve()[1][..., ::-1])  # BGR
+        finally:
+            capture.release()
+        return np.stack(frames)
+
+    def _capture(self, prop: int, value: int) -> Any:
+        capture = self._library.VideoCapture(self.path, self._library.CAP_FFMPEG, [prop, value])
+        if not capture.isOpened():
+            raise VideoError(self.path, "OpenCV finds no video in it", self.remedy())
+        return capture
+
+    @staticmethod
+    def _count(capture: Any) -> int:
+        count = 0
+        while capture.grab():
+            count += 1
+        capture.release()
+        return count
+
+
+def _import_cv2() -> ModuleType:
+    import cv2
+
+    return cv2
+
+
+@contextmanager
+def open_video(path: str | Path, reader: str = "decord") -> Iterator[VideoReader]:
+    """Open a video for the time of a ``with`` block.
+
+    Args:
+        path: the file.
+        reader: a registered name: decord, torchcodec, av or cv2.
+
+    Raises:
+        VideoError: the file is missing, empty, cut short, not a video, or without a video stream.
+        UserError: the reader is unknown, or its library is not installed.
+    """
+    video = VIDEO_READERS.get(reader)(path)
+    try:
+        yield video
+    finally:
+        video.close()

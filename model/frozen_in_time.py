@@ -1,0 +1,154 @@
+"""FrozenInTime: the space-time ViT and the OCR branch, fused, beside a query encoder.
+
+Paper: Wu et al., "A Large Cross-Modal Video Retrieval Dataset with Reading Comprehension",
+arXiv 2305.03347, section 4; parameter names are those of its published weights.
+
+Shapes: B videos, Q queries, U distinct words, L words of the longest video, D width of the text
+models, E width of the common space (``projection_dim``).
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from base.base_model import RetrievalModel
+from base.batch import Batch, Words
+from base.registry import ARCHITECTURES
+from model.fusion import FusionAttention, fusion_tokens
+from model.params import TextParams, VideoParams
+from model.pretrained import build_video_model
+from model.text_encoder import encode_tokens, encode_words, load_text_model
+from utils.checkpoint import load_weights
+from utils.errors import UserError
+
+Modality = Literal["vision", "ocr"]
+TRACK_SIZE = 12
+QUERY_TYPE, VIDEO_TYPE, WORD_TYPE = 0, 1, 2
+
+
+@ARCHITECTURES.register("FrozenInTime")
+class FrozenInTime(RetrievalModel):
+    """Embeds queries and videos in one space, by what a video shows, the text in it, or both.
+
+    Args:
+        video_params: the space-time ViT.
+        text_params: the query encoder, and the OCR word encoder of the same kind.
+        projection: ``minimal`` (one linear layer a branch) or none, ``""``.
+        projection_dim: E.
+        modalities: what of a video is used.
+        load_checkpoint: weights to start from; must fit exactly.
+        fusion_heads: heads of the fusion layer; must divide D.
+
+    Raises:
+        UserError: a model or its weights can't be had, or the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        video_params: Annotated[VideoParams, Field(description="Video encoder.")] = VideoParams(),
+        text_params: Annotated[TextParams, Field(description="Text encoders.")] = TextParams(),
+        projection: Annotated[
+            Literal["minimal", ""],
+            Field(description="Layers into the common space: minimal, or none."),
+        ] = "minimal",
+        projection_dim: Annotated[
+            int, Field(ge=1, description="Width of the common space.")
+        ] = 256,
+        modalities: Annotated[
+            tuple[Modality, ...],
+            Field(min_length=1, max_length=2, description="What of a video is used."),
+        ] = ("vision", "ocr"),
+        load_checkpoint: Annotated[
+            str | None, Field(description="Weights to start from; must fit exactly.")
+        ] = "",
+        fusion_heads: Annotated[int, Field(ge=1, description="Heads of the fusion layer.")] = 8,
+    ) -> None:
+        if len(set(modalities)) < len(modalities):
+            raise UserError(f"arch.args.modalities: {list(modalities)} names one twice")
+        super().__init__()
+        self.sees, self.reads = "vision" in modalities, "ocr" in modalities
+        self.video_key = "fusion" if self.reads else "video"
+
+        self.text_model = load_text_model(text_params.model, text_params.pretrained)
+        width = self.text_model.config.hidden_size
+        if self.reads:
+            self._add_ocr_branch(text_params, width, fusion_heads)
+        if self.sees:
+            self.video_model = build_video_model(video_params)
+            self._bridge_widths(width)
+        self._add_projections(projection, projection_dim, width)
+        if load_checkpoint:
+            load_weights(self, load_checkpoint)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the embeddings: ``text`` (Q, E) and ``video`` and/or ``fusion`` (B, E)."""
+        embeds = {"text": self.txt_proj(encode_tokens(self.text_model, batch.query))}
+        return embeds | self.embed_videos(batch)
+
+    def embed_videos(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``video`` and/or ``fusion`` embeddings (B, E)."""
+        embeds, feature = {}, None
+        if self.sees:
+            feature = self.video_model(batch.video)  # (B, width of the ViT)
+            embeds["video"] = self.vid_proj(feature)
+        if self.reads:
+            embeds["fusion"] = self.fusion_proj(self._fuse(batch.words, feature))
+        return embeds
+
+    def _fuse(self, words: Words, feature: Tensor | None) -> Tensor:
+        """Words and, where frames are seen, the video feature -> (B, D)."""
+        distinct = encode_words(self.ocr_model, words)  # (U, D)
+        word_tokens = F.embedding(words.index, distinct)  # (B, L, D)
+        if feature is None:
+            tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, None)
+        else:
+            word_tokens = word_tokens + self.ocr_pos_embeds(words.tracks)
+            feature = self.video_to_fusion(feature)
+            tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, feature)
+            tokens = tokens + self.type_embedding(self._types(tokens))
+        return self.fusion_model(tokens, mask) + self.query_token
+
+    @staticmethod
+    def _types(tokens: Tensor) -> Tensor:
+        """Token types (S,): the query token, the video feature, then words."""
+        types = torch.full((tokens.shape[1],), WORD_TYPE, device=tokens.device)
+        types[0], types[1] = QUERY_TYPE, VIDEO_TYPE
+        return types
+
+    def _add_ocr_branch(self, text_params: TextParams, width: int, heads: int) -> None:
+        self.ocr_model = load_text_model(text_params.model, text_params.pretrained)
+        if width % heads:
+            raise UserError(
+                f"arch.args.fusion_heads: {heads} does not divide the text model's width {width}"
+            )
+        self.fusion_model = FusionAttention(width, heads)
+        self.query_token = nn.Parameter(torch.zeros(1, width))
+        if self.sees:
+            self.type_embedding = nn.Embedding(3, width)
+            self.ocr_pos_embeds = nn.Linear(TRACK_SIZE, width)
+
+    def _bridge_widths(self, width: int) -> None:
+        """Bring the video feature to the words' width; the published models share one width."""
+        same = self.video_model.embed_dim == width
+        self.video_to_fusion: nn.Module = nn.Identity()
+        if self.reads and not same:
+            self.video_to_fusion = nn.Linear(self.video_model.embed_dim, width)
+
+    def _add_projections(self, projection: str, dim: int, width: int) -> None:
+        seen = self.video_model.embed_dim if self.sees else width
+        if projection == "minimal":
+            self.txt_proj: nn.Module = nn.Sequential(nn.ReLU(), nn.Linear(width, dim))
+            if self.sees:
+                self.vid_proj: nn.Module = nn.Sequential(nn.Linear(seen, dim))
+            if self.reads:
+                self.fusion_proj: nn.Module = nn.Sequential(nn.ReLU(), nn.Linear(width, dim))
+            return
+        if self.video_key == "video" and seen != width:
+            raise UserError(
+                'arch.args.projection: "" needs video and text models of one width, '
+                f'these have {seen} and {width}; use "minimal"'
+            )
+        self.txt_proj = self.vid_proj = self.fusion_proj = nn.Identity()

@@ -1,0 +1,61 @@
+"""The fusion of the query token, the video feature and the OCR words (TextVR, section 4)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class FusionAttention(nn.Module):
+    """One self-attention layer, of which only the first token's output is used.
+
+    There is no output projection, residual, dropout or feed-forward part. The other tokens
+    serve as keys and values only, so their queries are not computed.
+
+    Args:
+        dim: width of a token; a multiple of ``num_heads``.
+        num_heads: attention heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int = 8) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"fusion width {dim} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the first token's output (B, D).
+
+        Args:
+            tokens: (B, S, D).
+            mask: (B, S) bool, False on padding.
+        """
+        query = self._heads(self.query(tokens[:, :1]))
+        key, value = self._heads(self.key(tokens)), self._heads(self.value(tokens))
+        out = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        return out.flatten(1)  # (B, H, 1, C) -> (B, D)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, H, S, C)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def fusion_tokens(
+    query_token: Tensor, words: Tensor, words_mask: Tensor, video: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens of the fusion layer (B, S, D) and their mask (B, S).
+
+    Args:
+        query_token: (1, D).
+        words: (B, L, D).
+        words_mask: (B, L) bool.
+        video: (B, D), or None where the model sees no frames.
+    """
+    batch = len(words)
+    parts = [query_token.expand(batch, -1)[:, None], words]
+    if video is not None:
+        parts.insert(1, video[:, None])
+    seen = words_mask.new_ones(batch, len(parts) - 1)
+    return torch.cat(parts, dim=1), torch.cat((seen, words_mask), dim=1)

@@ -1,0 +1,68 @@
+"""What a configuration says of the model: ``arch.args.video_params`` and ``text_params``."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from base.config import NO_EFFECT, ConfigModel
+
+# The published run's timm meant this tag by vit_base_patch16_224 (spec of the published system).
+PUBLISHED_VIT_TAG = "augreg_in21k_ft_in1k"
+
+
+class VideoParams(ConfigModel):
+    """The space-time ViT."""
+
+    model: Literal["SpaceTimeTransformer"] = Field(
+        "SpaceTimeTransformer", description="Video encoder."
+    )
+    arch_config: str = Field(
+        "base_patch16_224",
+        description="A timm ViT of plain layout (the prefix vit_ may be left out); gives the "
+        "sizes that are not set below.",
+    )
+    num_frames: int = Field(4, ge=1, description="Longest clip, in frames.")
+    pretrained: bool = Field(
+        True, description="Start from image weights; false: freshly initialised."
+    )
+    vit_init: str = Field(
+        PUBLISHED_VIT_TAG,
+        description="Which image weights: a timm weight tag, or a local file or folder.",
+    )
+    time_init: Literal["zeros", "rand"] = Field(
+        "zeros", description="zeros: the untrained model equals the image model."
+    )
+    input_res: int | None = Field(None, ge=1, description="Side of a frame, pixels.")
+    patch_size: int | None = Field(None, ge=1, description="Side of a patch, pixels.")
+    embed_dim: int | None = Field(None, ge=1, description="Width of a token.")
+    depth: int | None = Field(None, ge=1, description="Blocks.")
+    num_heads: int | None = Field(None, ge=1, description="Attention heads.")
+    mlp_ratio: float | None = Field(None, gt=0, description="MLP width, in multiples of embed_dim.")
+    attention_style: Annotated[str | None, NO_EFFECT] = Field(
+        None, description="Published key; there is one style."
+    )
+    loading: Annotated[str | None, NO_EFFECT] = Field(
+        None, description="Stands here in a published file; data_loader's video_params has it."
+    )
+
+    @property
+    def vit_tag(self) -> str:
+        """The timm weight tag; the published files' ``imagenet-21k`` means the default."""
+        return PUBLISHED_VIT_TAG if self.vit_init == "imagenet-21k" else self.vit_init
+
+    def sizes(self) -> dict[str, int | float]:
+        """Return the sizes that are set here and so win over those of ``arch_config``."""
+        names = ("input_res", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+        return {n: value for n in names if (value := getattr(self, n)) is not None}
+
+
+class TextParams(ConfigModel):
+    """The query encoder; the OCR word encoder is a second one of the same kind."""
+
+    model: str = Field(
+        "distilbert-base-uncased", description="Hugging Face name or local folder."
+    )
+    pretrained: bool = Field(
+        True, description="Load its weights; false: freshly initialised from its configuration."
+    )
+    input: Literal["text"] = Field("text", description="Published key; queries are texts.")

@@ -1,0 +1,105 @@
+"""Read, check and show a configuration.
+
+    python parse_config.py -c configs/TextVR_fusion.json            the file with all defaults
+    python parse_config.py -c X.json --set optimizer.args.lr=1e-4   with a value changed
+    python parse_config.py --schema > configs/schema.json           for editors
+
+``configs/README.md`` lists every key. What can be named by "type" is what ``data_loader``,
+``model`` and ``trainer`` register when they are imported.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import data_loader.registrations  # noqa: F401
+import model.registrations  # noqa: F401
+import trainer.registrations  # noqa: F401
+from base.config import Config, ConfigError, resolved
+from parsing.build import build_config
+from parsing.file import merged, parse_json, plain, read_config
+from parsing.schema import file_schema
+from utils.cli import run_cli
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "add_config_arguments",
+    "config_from_dict",
+    "load_config",
+    "resolved",
+]
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), under: str | Path | None = None
+) -> Config:
+    """Read and check a configuration file.
+
+    Args:
+        path: the JSON file.
+        overrides: ``KEY=VALUE`` texts as ``--set`` takes them.
+        under: another JSON file, whose keys count where ``path`` does not set them.
+
+    Raises:
+        ConfigError: with every fault of the file and of the overrides.
+    """
+    data, faults = read_config(str(path))
+    if under is not None:
+        lower, lower_faults = read_config(str(under))
+        data, faults = merged(lower, data), lower_faults + faults
+    return build_config(data, str(path), overrides, faults)
+
+
+def config_from_dict(data: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
+    """Check a configuration that is already in memory, such as a checkpoint's.
+
+    Args:
+        data: JSON values; what ``resolved`` returns is accepted.
+        source: named in messages, such as the checkpoint's path.
+        overrides: ``KEY=VALUE`` texts as ``--set`` takes them.
+
+    Raises:
+        ConfigError: with every fault.
+    """
+    data, faults = plain(parse_json(json.dumps(data)))
+    data.pop("$schema", None)
+    return build_config(data, source, overrides, faults)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add ``-c/--config`` and ``--set``, the arguments of ``load_config``, to a command."""
+    parser.add_argument(
+        "-c", "--config", required=required, metavar="FILE", help="configuration file (JSON)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change a value, for example optimizer.args.lr=1e-4 or "
+        "data_loader.0.args.batch_size=8; VALUE is JSON, or else text; repeatable",
+    )
+
+
+def main() -> None:
+    """Print the resolved configuration, or the schema."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_config_arguments(parser, required=False)
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the files")
+    options = parser.parse_args()
+    if options.schema == (options.config is not None):
+        parser.error("give either -c FILE or --schema")
+    if options.schema:
+        result = file_schema()
+    else:
+        result = resolved(load_config(options.config, options.overrides))
+    sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    run_cli(main)

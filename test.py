@@ -1,0 +1,75 @@
+"""Test a model: similarity matrix, metrics and, on demand, embeddings.
+
+    python test.py -r ckpt/textvr.pth --sim_path sim_matrix.npy
+    python test.py -r ckpt/textvr.pth -c configs/TextVR_fusion.json --save_feats feats/
+
+Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
+file. The matrix is float32; row x, column y is the similarity of the x-th caption to the y-th
+video, in the annotation file's order. metrics.json and data_report.json are written beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from base.config import Config
+from parse_config import add_config_arguments, load_config
+from trainer.build import build_evaluator, build_loader, build_model
+from trainer.report import evaluation_table, write_evaluation
+from utils.checkpoint import load_weights
+from utils.cli import run_cli
+from utils.device import choose_device
+from utils.errors import UserError
+from utils.run_dir import CONFIG_NAME, setup_logging
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-r", "--resume", type=Path, required=True, help="checkpoint to test")
+    add_config_arguments(parser, required=False)
+    parser.add_argument("-d", "--device", help="GPU to use, such as 1")
+    parser.add_argument("--sim_path", type=Path, help="where the matrix goes (.npy)")
+    parser.add_argument("--save_feats", type=Path, help="folder for embeddings and ids")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--batch_size", type=int, help="videos a batch")
+    parser.add_argument("--sliding_window_stride", type=int, help="frames between a video's clips")
+    parser.add_argument("--loader", type=int, default=0, help="which data loader of a list")
+    return parser.parse_args()
+
+
+def load_run_config(arguments: argparse.Namespace) -> Config:
+    """Read the configuration beside the checkpoint, with the keys of -c laid over it."""
+    beside = arguments.resume.parent / CONFIG_NAME
+    if not arguments.resume.is_file():
+        raise UserError(f"{arguments.resume}: no such checkpoint")
+    if beside.is_file():
+        return load_config(arguments.config or beside, arguments.overrides, under=beside)
+    if arguments.config is None:
+        raise UserError(f"{beside}: no such file; give the model's configuration with -c")
+    return load_config(arguments.config, arguments.overrides)
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = parse_arguments()
+    setup_logging(verbosity=1)
+    config = load_run_config(arguments)
+    device = choose_device(config.n_gpu, arguments.device)
+    changes = {
+        name: value
+        for name in ("split", "batch_size", "sliding_window_stride")
+        if (value := getattr(arguments, name)) is not None
+    }
+    loader = build_loader(config, arguments.loader, training=False, **changes)
+    model = build_model(config, device, initial_weights=False)
+    load_weights(model, arguments.resume)
+    evaluation = build_evaluator(config, device).run(model, loader)
+    write_evaluation(evaluation, arguments.sim_path, arguments.save_feats)
+    sys.stdout.write(evaluation_table(evaluation) + "\n")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,240 @@
+import json
+
+import pytest
+
+from base.config import ConfigError
+from parsing.file import apply_overrides, merged, read_config
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def only_fault(path):
+    """Return the one fault of a file that can't be read."""
+    with pytest.raises(ConfigError) as caught:
+        read_config(str(path))
+    assert str(caught.value).startswith(f"{path}: 1 fault\n  ")
+    [fault] = caught.value.faults
+    return fault
+
+
+def test_a_file_is_read_without_schema_and_byte_order_mark(tmp_path):
+    path = written(tmp_path, "a.json", '\ufeff{"$schema": "schema.json", "name": "é", "n_gpu": 2}')
+    assert read_config(path) == ({"name": "é", "n_gpu": 2}, [])
+
+
+def test_a_missing_file_gives_the_nearest(tmp_path):
+    near = written(tmp_path, "TextVR_fusion.json", {})
+    assert only_fault(tmp_path / "TextVR_fusoin.json") == f'no such file; did you mean "{near}"?'
+
+
+def test_a_missing_file_in_an_empty_or_missing_folder(tmp_path):
+    assert only_fault(tmp_path / "a.json") == f"no such file; {tmp_path} holds no JSON file"
+    gone = tmp_path / "gone"
+    assert only_fault(gone / "a.json").startswith(
+        f"no such file; the folder {gone} does not exist"
+    )
+
+
+def test_a_folder_is_no_file(tmp_path):
+    assert only_fault(tmp_path) == "is a folder; give a JSON file in it"
+
+
+def test_not_json_gives_line_and_column(tmp_path):
+    path = written(tmp_path, "a.json", '{\n  "name": "x"\n  "seed": 1\n}')
+    assert only_fault(path) == (
+        "not JSON: Expecting ',' delimiter at line 3, column 3; "
+        "look there for a comma, quote or bracket"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("[1]", 'expected a JSON object, {"name": ..., ...}, got [1]'),
+        ("3", 'expected a JSON object, {"name": ..., ...}, got 3'),
+        ("NaN", 'expected a JSON object, {"name": ..., ...}, got null'),
+        ("[" * 200_000, "nested too deeply; a configuration is a few levels"),
+    ],
+)
+def test_what_is_no_object(tmp_path, content, fault):
+    assert only_fault(written(tmp_path, "a.json", content)) == fault
+
+
+def test_a_number_of_thousands_of_digits(tmp_path):
+    fault = only_fault(written(tmp_path, "a.json", '{"seed": ' + "1" * 5000 + "}"))
+    assert fault.startswith("not usable JSON: Exceeds the limit")
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"name": "\xe9"}')
+    assert only_fault(path) == "not UTF-8 text (byte 10); save it as UTF-8"
+
+
+def test_what_a_lenient_parser_lets_through_is_found_with_its_path(tmp_path):
+    text = '{"a": {"b": 1, "c": [NaN, -Infinity, 1e999], "b": 2}, "d": "\\ud800"}'
+    _, faults = read_config(written(tmp_path, "a.json", text))
+    assert sorted(faults, key=str) == [
+        (("a", "b"), "written twice; keep one of them"),
+        (("a", "c", 0), "expected a finite number, got NaN"),
+        (("a", "c", 1), "expected a finite number, got -Infinity"),
+        (("a", "c", 2), "expected a finite number, got a number this large"),
+        (("d",), "holds half a character (a lone surrogate); write the whole character"),
+    ]
+
+
+def test_extends_is_relative_to_the_file(tmp_path):
+    (tmp_path / "sub").mkdir()
+    written(tmp_path, "base.json", {"$schema": "s", "name": "base", "trainer": {"epochs": 3}})
+    child = written(
+        tmp_path / "sub",
+        "child.json",
+        {"extends": "../base.json", "name": "child", "trainer": {"save_dir": "x"}},
+    )
+    assert read_config(child) == (
+        {"name": "child", "trainer": {"epochs": 3, "save_dir": "x"}},
+        [],
+    )
+
+
+def extends_fault(folder, value):
+    data, faults = read_config(written(folder, "a.json", {"extends": value, "name": "a"}))
+    assert data["name"] == "a"
+    [(path, text)] = faults
+    assert path == ("extends",)
+    return text
+
+
+def test_extends_a_missing_file(tmp_path):
+    written(tmp_path, "base.json", {})
+    assert extends_fault(tmp_path, "bas.json") == (
+        f"{tmp_path / 'bas.json'} no such file; did you mean \"{tmp_path / 'base.json'}\"?"
+    )
+
+
+def test_extends_a_file_that_is_not_json(tmp_path):
+    written(tmp_path, "base.json", "{")
+    text = extends_fault(tmp_path, "base.json")
+    assert text.startswith(f"{tmp_path / 'base.json'} not JSON: ")
+    assert "line 1, column 2" in text
+
+
+def test_extends_a_file_with_a_key_twice(tmp_path):
+    written(tmp_path, "base.json", '{"a": {"b": 1, "b": 1}}')
+    text = extends_fault(tmp_path, "base.json")
+    assert text == f"{tmp_path / 'base.json'} a.b: written twice; keep one of them"
+
+
+def test_extends_itself(tmp_path):
+    text = extends_fault(tmp_path, "a.json")
+    assert text == "the file extends itself; remove the key or name another file"
+
+
+@pytest.mark.parametrize("grand", ["a.json", "c.json"])  # in a circle, or a chain of three
+def test_extends_one_level_only(tmp_path, grand):
+    written(tmp_path, "b.json", {"extends": grand})
+    assert extends_fault(tmp_path, "b.json") == (
+        f'b.json itself extends "{grand}", but only one level is read; '
+        "extend a file without that key, and copy into this one what b.json changes"
+    )
+
+
+@pytest.mark.parametrize("value", [3, "", None, ["b.json"]])
+def test_extends_needs_a_name(tmp_path, value):
+    assert extends_fault(tmp_path, value) == (
+        f"expected the name of a file beside this one, got {json.dumps(value)}"
+    )
+
+
+def test_objects_merge_and_everything_else_is_replaced():
+    parent = {"a": {"b": {"c": 1, "d": 2}, "l": [1, 2]}, "e": {"x": 1}, "f": 1}
+    child = {"a": {"b": {"c": 3}, "l": [3]}, "e": None, "g": {"y": 1}}
+    assert merged(parent, child) == {
+        "a": {"b": {"c": 3, "d": 2}, "l": [3]},
+        "e": None,
+        "f": 1,
+        "g": {"y": 1},
+    }
+    assert parent == {"a": {"b": {"c": 1, "d": 2}, "l": [1, 2]}, "e": {"x": 1}, "f": 1}
+
+
+def test_a_block_of_another_type_takes_no_arguments_from_its_parent():
+    parent = {"type": "AdamW", "args": {"lr": 1, "eps": 2}}
+    assert merged(parent, {"type": "SGD"}) == {"type": "SGD"}
+    assert merged(parent, {"type": "SGD", "args": {"lr": 3}}) == {"type": "SGD", "args": {"lr": 3}}
+    same = merged(parent, {"type": "AdamW", "args": {"lr": 3}})
+    assert same == merged(parent, {"args": {"lr": 3}})
+    assert same == {"type": "AdamW", "args": {"lr": 3, "eps": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a.b=1e-4", 1e-4),
+        ("a.b=true", True),
+        ("a.b=null", None),
+        ('a.b=["ocr"]', ["ocr"]),
+        ('a.b="1"', "1"),
+        ("a.b=decord", "decord"),
+        ("a.b=x=y", "x=y"),
+        ("a.b=", ""),
+        (" a.b = 3", 3),
+        ("a.b=[1", "[1"),
+    ],
+)
+def test_set_takes_json_or_text(text, value):
+    data = {"a": {"b": 0, "c": 1}}
+    assert apply_overrides(data, [text]) == []
+    assert data == {"a": {"b": value, "c": 1}}
+    assert type(data["a"]["b"]) is type(value)
+
+
+def test_set_makes_objects_and_later_ones_win():
+    data = {}
+    assert apply_overrides(data, ["a.b.c=1", "a.b.c=2", 'a.d={"e": 1}', "a.d.f=2"]) == []
+    assert data == {"a": {"b": {"c": 2}, "d": {"e": 1, "f": 2}}}
+
+
+def test_set_numbers_the_items_of_a_list():
+    data = {"data_loader": [{"args": {"n": 1}}, {"args": {"n": 1}}]}
+    assert apply_overrides(data, ["data_loader.1.args.n=8"]) == []
+    assert data == {"data_loader": [{"args": {"n": 1}}, {"args": {"n": 8}}]}
+
+
+def test_set_takes_a_single_loader_for_the_first():
+    data = {"data_loader": {"type": "T", "args": {"n": 1}}}
+    assert apply_overrides(data, ["data_loader.0.args.n=8"]) == []
+    assert data == {"data_loader": {"type": "T", "args": {"n": 8}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("seed", "expected KEY=VALUE, for example optimizer.args.lr=1e-4"),
+        ("=3", "expected KEY=VALUE, for example optimizer.args.lr=1e-4"),
+        ("a..b=3", "expected KEY=VALUE, for example optimizer.args.lr=1e-4"),
+        ("seed.x=3", "seed is 1, which has no member x"),
+        (
+            "data_loader.args.n=3",
+            "data_loader is a list of 2; name the entry by its number: data_loader.0.args.n",
+        ),
+        ("data_loader.2.args.n=3", "data_loader has 2 entries, numbered from 0; got 2"),
+        ("data_loader.-1.args.n=3", "data_loader has 2 entries, numbered from 0; got -1"),
+        ("seed=NaN", "expected a finite number, got NaN"),
+        ('a={"b": 1, "b": 2}', "written twice; keep one of them"),
+    ],
+)
+def test_a_faulty_set_changes_nothing(text, fault):
+    data = {"seed": 1, "data_loader": [{}, {}]}
+    assert apply_overrides(data, [text]) == [f"--set {text}: {fault}"]
+    assert data == {"seed": 1, "data_loader": [{}, {}]}
+
+
+def test_every_faulty_set_is_reported_and_the_others_hold():
+    data = {}
+    assert len(apply_overrides(data, ["x", "a=1", "a.b=2"])) == 2
+    assert data == {"a": 1}

@@ -1,0 +1,123 @@
+"""From a configuration to the parts of a run: the same for train.py and test.py."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from base.base_model import RetrievalModel
+from base.base_trainer import BestValue
+from base.config import Config, parse_monitor
+from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
+from trainer.evaluator import Evaluator, Loader
+from trainer.optim import build_schedule
+from trainer.recorder import Recorder
+from trainer.trainer import Trainer, plan_epoch
+from utils.errors import UserError
+from utils.seed import seed_everything
+
+
+def build_model(
+    config: Config, device: torch.device, initial_weights: bool = True
+) -> RetrievalModel:
+    """Build the model, freshly seeded, on ``device``.
+
+    Args:
+        config: the configuration.
+        device: where the model goes.
+        initial_weights: load the weights that training starts from; False where a checkpoint's
+            replace them anyway, so that they need not be there.
+    """
+    seed_everything(config.seed)
+    arguments = config.arch.kwargs()
+    if not initial_weights:
+        arguments = without_initial_weights(arguments)
+    return ARCHITECTURES.get(config.arch.type)(**arguments).to(device)
+
+
+def without_initial_weights(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return an architecture's arguments with everything pretrained turned off."""
+    off = {
+        name: value.model_copy(update={"pretrained": False})
+        for name, value in arguments.items()
+        if hasattr(value, "pretrained")
+    }
+    return arguments | off | ({"load_checkpoint": ""} if "load_checkpoint" in arguments else {})
+
+
+def build_loss(config: Config) -> nn.Module:
+    """Build the loss."""
+    return config.loss.build(LOSSES)
+
+
+def build_evaluator(config: Config, device: torch.device) -> Evaluator:
+    """Build the evaluator of the configuration's metrics."""
+    return Evaluator(config.metrics, build_loss(config), device)
+
+
+def build_loader(config: Config, number: int, training: bool, **changes: Any) -> Loader:
+    """Build a loader of the configuration.
+
+    Args:
+        config: also gives the tokenizer's name, what of a video is used, and the seed.
+        number: which of ``config.data_loader``.
+        training: shuffle, draw and augment; otherwise everything is fixed.
+        changes: replace arguments of the block, such as ``split``.
+
+    Raises:
+        UserError: there is no such loader, or its data can't be opened.
+    """
+    if not 0 <= number < len(config.data_loader):
+        raise UserError(f"the configuration has data loaders 0 … {len(config.data_loader) - 1}")
+    block, arch = config.data_loader[number], config.arch.kwargs()
+    return DATA_LOADERS.get(block.type)(
+        **block.kwargs() | changes,
+        training=training,
+        tokenizer_name=arch["text_params"].model,
+        modalities=arch["modalities"],
+        seed=config.seed,
+    )
+
+
+def build_trainer(config: Config, run_dir: Path, device: torch.device, resolved: dict) -> Trainer:
+    """Build everything that training needs.
+
+    Args:
+        config: the configuration.
+        run_dir: where checkpoints and numbers go.
+        device: where the model is.
+        resolved: the configuration as plain values, kept in checkpoints.
+    """
+    settings = config.trainer
+    numbers = range(len(config.data_loader))
+    loaders = [build_loader(config, number, training=True) for number in numbers]
+    valid_loaders = [
+        build_loader(config, number, split="val", training=False) for number in numbers
+    ]
+    model = build_model(config, device)
+    optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
+    schedule = None
+    if config.lr_scheduler is not None:
+        steps = len(plan_epoch(loaders, settings.max_samples_per_epoch)) * settings.epochs
+        block = config.lr_scheduler
+        schedule = build_schedule(block.type, block.kwargs(), optimizer, steps)
+    monitor = parse_monitor(settings.monitor)
+    return Trainer(
+        model=model,
+        loss=build_loss(config),
+        optimizer=optimizer,
+        schedule=schedule,
+        loaders=loaders,
+        valid_loaders=valid_loaders,
+        evaluator=build_evaluator(config, device),
+        recorder=Recorder(run_dir),
+        run_dir=run_dir,
+        config=resolved,
+        max_samples=settings.max_samples_per_epoch,
+        clip_grad_norm=settings.clip_grad_norm,
+        epochs=settings.epochs,
+        save_period=settings.save_period,
+        best=BestValue(*monitor, patience=settings.early_stop) if monitor else None,
+        validate_first=settings.init_val,
+    )

@@ -1,0 +1,64 @@
+"""What of the data could not be used: counted, listed, never silent."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from base.batch import Batch, Unreadable
+from utils.checkpoint import write_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DataReport:
+    """The videos that were replaced by black clips and the OCR documents that were not there.
+
+    Attributes:
+        unreadable: path and reason of each video (``loading: lax``).
+        ocr_missing: paths of OCR documents; their videos count as having no words.
+        ocr_skipped: video id -> records of its OCR document left out for want of a track.
+    """
+
+    unreadable: dict[str, str] = field(default_factory=dict)
+    ocr_missing: set[str] = field(default_factory=set)
+    ocr_skipped: dict[str, int] = field(default_factory=dict)
+
+    def add(self, batch: Batch) -> None:
+        """Take in a batch; what is seen for the first time is logged."""
+        for video in batch.unreadable:
+            self._add_unreadable(video)
+        for path in batch.ocr_missing:
+            if path not in self.ocr_missing:
+                logger.warning("%s: no such OCR document; its video has no words", path)
+                self.ocr_missing.add(path)
+        self.ocr_skipped |= batch.ocr_skipped
+
+    def merge(self, other: "DataReport") -> None:
+        """Take in another report."""
+        self.unreadable |= other.unreadable
+        self.ocr_missing |= other.ocr_missing
+        self.ocr_skipped |= other.ocr_skipped
+
+    def _add_unreadable(self, video: Unreadable) -> None:
+        if video.path not in self.unreadable:
+            logger.warning("%s: %s; a black clip stands in", video.path, video.reason)
+            self.unreadable[video.path] = video.reason
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts that a metrics file holds."""
+        return {
+            "unreadable_videos": len(self.unreadable),
+            "missing_ocr_documents": len(self.ocr_missing),
+            "skipped_ocr_records": sum(self.ocr_skipped.values()),
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the full lists as JSON."""
+        value: dict[str, Any] = {
+            "unreadable_videos": dict(sorted(self.unreadable.items())),
+            "missing_ocr_documents": sorted(self.ocr_missing),
+            "skipped_ocr_records": dict(sorted(self.ocr_skipped.items())),
+        }
+        write_json(path, value)

@@ -1,0 +1,140 @@
+"""Optimizers and learning-rate schedules by name.
+
+AdamW's defaults are those of the library that the published run used: eps 1e-6, no decay.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch.optim import lr_scheduler as torch_schedules
+from torch.optim.lr_scheduler import LRScheduler
+
+from base.registry import LR_SCHEDULERS, OPTIMIZERS
+
+Parameters = Iterable[torch.nn.Parameter]
+LearningRate = Annotated[float, Field(ge=0, description="Learning rate.")]
+Betas = Annotated[tuple[float, float], Field(description="Decay of the two running means.")]
+Eps = Annotated[float, Field(gt=0, description="Added to the denominator.")]
+Decay = Annotated[float, Field(ge=0, description="Weight decay.")]
+
+
+@OPTIMIZERS.register("AdamW", provided=("params",))
+def adamw(
+    params: Parameters,
+    lr: LearningRate = 3e-5,
+    betas: Betas = (0.9, 0.999),
+    eps: Eps = 1e-6,
+    weight_decay: Decay = 0.0,
+) -> torch.optim.AdamW:
+    """AdamW with the published defaults."""
+    return torch.optim.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+@OPTIMIZERS.register("Adam", provided=("params",))
+def adam(
+    params: Parameters,
+    lr: LearningRate = 3e-5,
+    betas: Betas = (0.9, 0.999),
+    eps: Eps = 1e-8,
+    weight_decay: Decay = 0.0,
+) -> torch.optim.Adam:
+    """Adam with torch's defaults."""
+    return torch.optim.Adam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+@OPTIMIZERS.register("SGD", provided=("params",))
+def sgd(
+    params: Parameters,
+    lr: LearningRate = 1e-3,
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum.")] = 0.0,
+    weight_decay: Decay = 0.0,
+    nesterov: Annotated[bool, Field(description="Nesterov momentum.")] = False,
+) -> torch.optim.SGD:
+    """Stochastic gradient descent."""
+    return torch.optim.SGD(
+        params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+    )
+
+
+@dataclass
+class Schedule:
+    """A learning-rate schedule and when it advances.
+
+    Attributes:
+        scheduler: torch's object.
+        unit: after every ``step`` or every ``epoch``.
+    """
+
+    scheduler: LRScheduler
+    unit: Literal["step", "epoch"]
+
+    def step_done(self) -> None:
+        """Advance a schedule by steps."""
+        if self.unit == "step":
+            self.scheduler.step()
+
+    def epoch_done(self) -> None:
+        """Advance a schedule by epochs."""
+        if self.unit == "epoch":
+            self.scheduler.step()
+
+
+# torch's own advance once an epoch, as in the published code.
+for _name in (
+    "StepLR",
+    "MultiStepLR",
+    "ConstantLR",
+    "LinearLR",
+    "ExponentialLR",
+    "PolynomialLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+):
+    LR_SCHEDULERS.register(_name, provided=("optimizer", "last_epoch"))(
+        getattr(torch_schedules, _name)
+    )
+
+WarmupSteps = Annotated[int, Field(ge=0, description="Steps of linear warm-up.")]
+TrainingSteps = Annotated[
+    int | None, Field(ge=1, description="Steps in all; null: those of the whole run.")
+]
+
+
+def _transformers_schedule(name: str) -> Callable[..., LRScheduler]:
+    def build(
+        optimizer: torch.optim.Optimizer,
+        total_steps: int,
+        num_warmup_steps: WarmupSteps = 0,
+        num_training_steps: TrainingSteps = None,
+    ) -> LRScheduler:
+        from transformers import get_scheduler
+
+        return get_scheduler(
+            name,
+            optimizer,
+            num_warmup_steps=num_warmup_steps,
+            num_training_steps=num_training_steps or total_steps,
+        )
+
+    build.__doc__ = f"The schedule {name!r} of transformers, by steps."
+    return build
+
+
+STEP_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup")
+for _name in STEP_SCHEDULES:
+    LR_SCHEDULERS.register(_name, provided=("optimizer", "total_steps"))(
+        _transformers_schedule(_name)
+    )
+
+
+def build_schedule(
+    name: str, kwargs: dict[str, Any], optimizer: torch.optim.Optimizer, total_steps: int
+) -> Schedule:
+    """Build the schedule ``name`` for a run of ``total_steps`` optimizer steps."""
+    build = LR_SCHEDULERS.get(name)
+    if name in STEP_SCHEDULES:
+        return Schedule(build(optimizer=optimizer, total_steps=total_steps, **kwargs), "step")
+    return Schedule(build(optimizer=optimizer, **kwargs), "epoch")

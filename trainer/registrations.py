@@ -1,0 +1,3 @@
+"""Importing this module registers every optimizer and schedule that a file may name."""
+
+from trainer import optim  # noqa: F401

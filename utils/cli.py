@@ -1,0 +1,58 @@
+"""How a command ends: its exit code, and what the user sees when something is wrong."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from utils.errors import UserError
+
+USER_ERROR = 2  # what argparse ends with, too
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run_cli(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command and end the process with its exit code (``None`` is 0).
+
+    A ``UserError``, and an ``OSError`` that names a file or says that the disk is full, end with
+    their text on stderr and code 2. Every other exception is a fault of the program and keeps its
+    traceback.
+    """
+    try:
+        code = main() or 0
+        sys.stdout.flush()  # here, so that a closed pipe is met inside this try
+    except UserError as error:
+        _fail(str(error), USER_ERROR)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) went away. Python would complain once more on its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+    except OSError as error:
+        text = _os_error_text(error)
+        if text is None:
+            raise
+        _fail(text, USER_ERROR)
+    sys.exit(code)
+
+
+def _os_error_text(error: OSError) -> str | None:
+    """Return one line about a file or disk, or None when the error is about neither."""
+    reason = error.strerror or type(error).__name__
+    if error.filename is not None:
+        where = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+        other = f" -> {os.fsdecode(error.filename2)}" if error.filename2 is not None else ""
+        return f"{where}{other}: {reason}"
+    if error.errno in _NO_ROOM:
+        return f"{reason}: free some space, or write to another folder"
+    return None
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    sys.stderr.write(text + "\n")
+    sys.exit(code)
