@@ -1,6 +1,6 @@
 """Test a model: similarity matrix, metrics and, on demand, embeddings.
 
-    python test.py -r ckpt/textvr.pth --sim_path sim_matrix.npy
+    python test.py -r ckpt/textvr.pth --sim_path out/sim_matrix.npy
     python test.py -r ckpt/textvr.pth -c configs/TextVR_fusion.json --save_feats feats/
 
 Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
@@ -17,7 +17,7 @@ from parse_config import add_config_arguments, load_config
 from trainer.build import build_evaluator, build_loader, build_model
 from trainer.report import evaluation_table, write_evaluation
 from utils.checkpoint import load_weights
-from utils.cli import run_cli
+from utils.cli import positive, run_cli
 from utils.device import choose_device
 from utils.errors import UserError
 from utils.run_dir import CONFIG_NAME, setup_logging
@@ -31,11 +31,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-r", "--resume", type=Path, required=True, help="checkpoint to test")
     add_config_arguments(parser, required=False)
     parser.add_argument("-d", "--device", help="GPU to use, such as 1")
-    parser.add_argument("--sim_path", type=Path, help="where the matrix goes (.npy)")
+    parser.add_argument(
+        "--sim_path", type=Path, default="sim_matrix.npy", help="the matrix (default: %(default)s)"
+    )
     parser.add_argument("--save_feats", type=Path, help="folder for embeddings and ids")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.add_argument("--batch_size", type=int, help="videos a batch")
-    parser.add_argument("--sliding_window_stride", type=int, help="frames between a video's clips")
+    parser.add_argument("--batch_size", type=positive, help="videos a batch")
+    parser.add_argument(
+        "--sliding_window_stride", type=positive, help="frames between a video's clips"
+    )
     parser.add_argument("--loader", type=int, default=0, help="which data loader of a list")
     return parser.parse_args()
 

@@ -33,20 +33,22 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.config is None and arguments.resume is None:
         parser.error("give a configuration (-c) or a checkpoint to resume (-r)")
+    if arguments.resume is not None and arguments.run_dir is not None:
+        parser.error("--run_dir is for a new run; -r goes on in the checkpoint's folder")
     return arguments
 
 
 def main() -> None:
     """Run the command."""
     arguments = parse_arguments()
+    if arguments.resume is not None and not arguments.resume.is_file():
+        raise UserError(f"{arguments.resume}: no such checkpoint to resume")
     config_file = arguments.config or arguments.resume.parent / CONFIG_NAME
     config = load_config(config_file, arguments.overrides)
     if arguments.resume is None:
         run_dir = make_run_dir(config.trainer.save_dir, config.name, arguments.run_dir)
-    elif arguments.resume.is_file():
-        run_dir = arguments.resume.parent
     else:
-        raise UserError(f"{arguments.resume}: no such checkpoint to resume")
+        run_dir = arguments.resume.parent
     setup_logging(config.trainer.verbosity, run_dir / "train.log")
     device = choose_device(config.n_gpu, arguments.device)
     trainer = build_trainer(config, run_dir, device, resolved(config))

@@ -1,9 +1,12 @@
 """The course of a training run: epochs, validation, the best one, early stop, checkpoints."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -45,11 +48,12 @@ class BestValue:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"name": self.name, "value": self.value, "epochs_without": self.epochs_without}
+        names = ("mode", "name", "value", "epochs_without")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; another monitored quantity starts afresh."""
-        if state["name"] == self.name:
+        if (state["mode"], state["name"]) == (self.mode, self.name):
             self.value, self.epochs_without = state["value"], state["epochs_without"]
 
 
@@ -83,6 +87,16 @@ class BaseTrainer(ABC):
             improved = self.best is not None and self.best.update(log)
             self.record(epoch, log)
             self.save(epoch, improved, keep=epoch % self.save_period == 0)
+        if self.best and self.best.exhausted:
+            logger.info(
+                "stopped after epoch %d: %s has not improved on %s for %d epochs",
+                self.epoch,
+                self.best.name,
+                self.best.value,
+                self.best.epochs_without,
+            )
+        else:
+            logger.info("%d of %d epochs are done", self.epoch, self.epochs)
 
     @abstractmethod
     def train_epoch(self, epoch: int) -> dict[str, float]:

@@ -5,11 +5,12 @@ Shapes: B videos, F frames, Q queries, U distinct words, L words of the longest 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 
 @dataclass(frozen=True)

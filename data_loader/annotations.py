@@ -29,6 +29,8 @@ def read_json_list(path: Path) -> list[Any]:
         raise AnnotationError(
             f"{path}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
         ) from error
+    except RecursionError as error:
+        raise AnnotationError(f"{path}: is JSON nested too deeply to be annotations") from error
     if not isinstance(data, list):
         raise AnnotationError(
             f"{path}: must hold a list of entries, holds a JSON {type(data).__name__}"

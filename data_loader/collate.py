@@ -24,7 +24,8 @@ class Collate:
     Args:
         tokenizer: of the text model.
         with_words: whether the model reads OCR words.
-        max_tokens: queries are cut to this many tokens; None: the tokenizer's own limit.
+        max_tokens: queries are cut to this many tokens; None: the tokenizer's own limit,
+            which also holds for words.
     """
 
     def __init__(
@@ -61,15 +62,16 @@ class Collate:
             ocr_skipped={s.id: s.ocr_skipped for s in samples if s.ocr_skipped},
         )
 
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Unpadded token ids of each text, cut to the limit."""
+    def _tokens(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+        """Unpadded token ids of each text, cut to the limit and to the tokenizer's own."""
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
-        return encoded["input_ids"]
+        most = self.tokenizer.model_max_length
+        limit = most if limit is None else min(limit, most)
+        return self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
 
     def _queries(self, texts: Sequence[str]) -> Tokens:
-        tokens = self._tokens(texts)
+        tokens = self._tokens(texts, self.max_tokens)
         ids = pad(tokens, self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]

@@ -144,7 +144,9 @@ class TextVideoDataLoader:
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches:
             if isinstance(batch, UserError):
-                raise batch
+                # A new error: one that its own traceback's frame holds would keep the workers
+                # until the garbage collector, which makes each of them wait for 5 seconds.
+                raise UserError(str(batch))
             yield batch
 
     def set_epoch(self, epoch: int, num_batches: int) -> None:

@@ -110,7 +110,8 @@ class TextVideoDataset(BaseTextVideoDataset):
     @cached_property
     def _windows(self) -> list[tuple[int, int | None]]:
         """(entry, first frame of the window or None) of each sample."""
-        if self.options.training or self.options.sliding_window_stride < 1:
+        options = self.options
+        if options.training or not options.sees or options.sliding_window_stride < 1:
             return [(index, None) for index in range(len(self.entries))]
         return [
             (index, start)
@@ -190,6 +191,7 @@ class TextVideoDataset(BaseTextVideoDataset):
     ) -> None:
         """Read the OCR document; tracks are in the units of the video, so they need its size."""
         if entry.ocr is None:
+            sample.ocr_missing = f"{entry.video} (its entry names no OCR document)"
             return
         document = load_ocr_document(entry.ocr)
         if document is None:

@@ -22,13 +22,14 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     folder = Path(name).is_dir()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        detail = str(error).splitlines()[0]
+    except Exception as error:  # of hub, JSON and tokenizers: the types share no base class
+        detail = " ".join(str(error).split())[:300]
         where = (
             f"the folder must hold {FILES}"
             if folder
-            else f"no such local folder, and the Hugging Face hub can't be reached; put {FILES} "
-            f"of {name} into a folder and give that folder as arch.args.text_params.model"
+            else "is no local folder and could not be had from the Hugging Face hub; without "
+            f"network put {FILES} of {name} into a folder and give that folder as "
+            "arch.args.text_params.model"
         )
         raise UserError(f'tokenizer "{name}": {where} ({detail})') from error
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):

@@ -7,7 +7,7 @@ Shapes: B clips, F frames, C = 3 channels, H x W pixels, R = ``input_res``.
 """
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
+from typing_extensions import Self
 
 from base.config import ConfigModel
 from data_loader.color import IDENTITY_COLOR, apply_color, color_vector

@@ -94,6 +94,7 @@ def _checked(similarity: ArrayLike, video_of_query: ArrayLike | None) -> tuple[N
             )
         return similarity, np.repeat(np.arange(videos), queries // videos)
     truth = np.asarray(video_of_query)
-    if truth.shape != (queries,) or truth.min() < 0 or truth.max() >= videos:
+    whole = truth.shape == (queries,) and truth.dtype.kind in "iu"
+    if not whole or truth.min() < 0 or truth.max() >= videos:
         raise ValueError(f"video_of_query must hold {queries} columns of 0 … {videos - 1}")
     return similarity, truth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def _not_loaded(what: str, name: str, files: str, error: Exception) -> UserError:
+logger = logging.getLogger(__name__)
+
+
+def _not_loaded(name: str, files: str, error: Exception) -> UserError:
     where = (
-        f'the folder "{name}" must hold {files}'
+        f'the folder "{name}" must hold {files} that fit each other'
         if Path(name).is_dir()
         else f'"{name}" is no local folder and could not be had from the Hugging Face hub; without '
-        f"network put {files} of it into a folder and give that folder as text_params.model"
+        f"network put {files} of it into a folder and give that folder as "
+        "arch.args.text_params.model"
     )
-    return UserError(f"{what}: {where} ({type(error).__name__}: {str(error).splitlines()[0]})")
+    detail = " ".join(str(error).split())[:300]
+    return UserError(f"text model: {where} ({type(error).__name__}: {detail})")
 
 
 def load_text_config(name: str) -> PreTrainedConfig:
-    """Load a text model's configuration by name or folder; raises ``UserError``.
+    """Load a text model's configuration by name or folder.
 
     The two base models of the published configurations are known without network: their sizes
     are the defaults of transformers' configuration classes.
@@ -36,10 +42,7 @@ def load_text_config(name: str) -> PreTrainedConfig:
     known = {"distilbert-base-uncased": DistilBertConfig, "bert-base-uncased": BertConfig}
     if name in known and not Path(name).exists():
         return known[name]()
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loaded("text model", name, "config.json", error) from error
+    return AutoConfig.from_pretrained(name)
 
 
 def load_text_model(name: str, pretrained: bool) -> PreTrainedModel:
@@ -50,13 +53,44 @@ def load_text_model(name: str, pretrained: bool) -> PreTrainedModel:
     """
     from transformers import AutoModel
 
-    if not pretrained:
-        return AutoModel.from_config(load_text_config(name))
+    files = "config.json and model.safetensors" if pretrained else "config.json"
     try:
-        return AutoModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        files = "config.json and model.safetensors"
-        raise _not_loaded("text model", name, files, error) from error
+        if not pretrained:
+            return AutoModel.from_config(load_text_config(name))
+        # Without the two options transformers warns of such weights, or hides their names.
+        model, report = AutoModel.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # of hub, JSON, safetensors, pickle: the types share no base class
+        raise _not_loaded(name, files, error) from error
+    _check_weights(model, report, name)
+    return model
+
+
+def _check_weights(model: PreTrainedModel, report: dict, name: str) -> None:
+    """Refuse weights that leave a part of the encoder random; heads of other tasks may be there.
+
+    Raises:
+        UserError: a weight is missing, left over or of another shape; all are listed.
+    """
+    own = {part for part, _ in model.named_children()}
+    pooler_unread = not _reads_pooler(model)  # saved by some tasks only, and made anew
+    missing = [n for n in report["missing_keys"] if not (pooler_unread and n.startswith("pooler."))]
+    prefix = model.base_model_prefix + "."
+    extra = {n: n.removeprefix(prefix).split(".")[0] in own for n in report["unexpected_keys"]}
+    faults = [f"missing {n}" for n in sorted(missing)]
+    faults += [f"left over {n}" for n, is_own in sorted(extra.items()) if is_own]
+    faults += [
+        f"{n} is {tuple(given)}, the model's {tuple(wanted)}"
+        for n, given, wanted in sorted(report["mismatched_keys"])
+    ]
+    if faults:
+        raise UserError(
+            f'text model: the weights of "{name}" do not fit its config.json: ' + "; ".join(faults)
+        )
+    heads = sorted(n for n, is_own in extra.items() if not is_own)
+    if heads:
+        logger.info("%s: weights of other tasks, not used: %s", name, ", ".join(heads))
 
 
 def encode_tokens(model: PreTrainedModel, tokens: Tokens) -> Tensor:
@@ -79,7 +113,11 @@ def encode_words(model: PreTrainedModel, words: Words) -> Tensor:
 
 def _encode(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """(N, T) -> (N, D): BERT's own pooler, else the first token, as the published code does."""
+    if not len(input_ids):  # a batch of further windows of videos holds no query
+        return input_ids.new_zeros(0, model.config.hidden_size, dtype=model.dtype)
     output = model(input_ids=input_ids, attention_mask=attention_mask)
-    if model.config.model_type == "bert":
-        return output.pooler_output
-    return output.last_hidden_state[:, 0]
+    return output.pooler_output if _reads_pooler(model) else output.last_hidden_state[:, 0]
+
+
+def _reads_pooler(model: PreTrainedModel) -> bool:
+    return model.config.model_type == "bert"

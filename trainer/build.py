@@ -92,9 +92,8 @@ def build_trainer(config: Config, run_dir: Path, device: torch.device, resolved:
     settings = config.trainer
     numbers = range(len(config.data_loader))
     loaders = [build_loader(config, number, training=True) for number in numbers]
-    valid_loaders = [
-        build_loader(config, number, split="val", training=False) for number in numbers
-    ]
+    whole = {"split": "val", "sliding_window_stride": -1}  # windows are for test.py
+    valid_loaders = [build_loader(config, number, training=False, **whole) for number in numbers]
     model = build_model(config, device)
     optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
     schedule = None

@@ -20,9 +20,15 @@ from base.base_model import RetrievalModel
 from base.batch import Batch
 from base.registry import METRICS
 from trainer.data_report import DataReport
+from utils.errors import UserError
+from utils.seed import unchanged_random_state
 from utils.similarity import cosine_similarity
 
 logger = logging.getLogger(__name__)
+
+
+class NonFiniteEmbeddingsError(UserError):
+    """The model's embeddings are NaN or infinite; nothing can be said of their similarity."""
 
 
 class Loader(Protocol):
@@ -76,7 +82,8 @@ class _Collected:
         self.video_of_query: list[Tensor] = []
         self.video_sum: Tensor | None = None
         self.windows = torch.zeros(num_videos, 1)
-        self.loss_sum, self.loss_count = 0.0, 0
+        self.loss_sum = 0.0
+        self.whole = True  # every batch so far holds a query of each of its videos
 
     def add(self, batch: Batch, text: Tensor, video: Tensor) -> None:
         text, video = text.float().cpu(), video.float().cpu()
@@ -88,13 +95,9 @@ class _Collected:
         self.video_sum.index_add_(0, index, video)
         self.windows.index_add_(0, index, torch.ones(len(index), 1))
 
-    def add_loss(self, loss: float, count: int) -> None:
-        self.loss_sum += loss * count
-        self.loss_count += count
-
     @property
     def loss(self) -> float | None:
-        return self.loss_sum / self.loss_count if self.loss_count else None
+        return self.loss_sum / float(self.windows.sum()) if self.whole else None
 
     def videos(self) -> Tensor:
         """(V, E): the mean over the windows of each video."""
@@ -118,15 +121,18 @@ class Evaluator:
         self.device = device
 
     @torch.no_grad()
+    @unchanged_random_state()
     def run(self, model: RetrievalModel, loader: Loader) -> Evaluation:
         """Evaluate; deterministic, and the model's mode is left as it was."""
         was_training = model.training
         model.eval()
         collected, report = _Collected(len(loader.dataset.entries)), DataReport()
-        for batch in tqdm(loader, desc=loader.name, unit="batch", dynamic_ncols=True):
-            report.add(batch)
-            self._add(model, loader.to_device(batch, self.device), collected)
-        model.train(was_training)
+        try:
+            for batch in tqdm(loader, desc=loader.name, unit="batch", dynamic_ncols=True):
+                report.add(batch)
+                self._add(model, loader.to_device(batch, self.device), collected)
+        finally:
+            model.train(was_training)
         return self._evaluation(collected, loader, report)
 
     def _add(self, model: RetrievalModel, batch: Batch, collected: _Collected) -> None:
@@ -134,18 +140,21 @@ class Evaluator:
         text, video = embeds["text"], embeds[model.video_key]
         collected.add(batch, text, video)
         first = first_query(batch)
-        if first is not None:
+        if first is None:
+            collected.whole = False
+        else:
             loss = self.loss(cosine_similarity(text[first].float(), video.float()))
-            collected.add_loss(float(loss), len(batch))
+            collected.loss_sum += float(loss) * len(batch)
 
-    def _evaluation(
-        self, collected: _Collected, loader: Loader, report: DataReport
-    ) -> Evaluation:
+    def _evaluation(self, collected: _Collected, loader: Loader, report: DataReport) -> Evaluation:
         text, video = torch.cat(collected.text), collected.videos()
         video_of_query = torch.cat(collected.video_of_query).numpy()
         similarity = cosine_similarity(text, video).numpy()
         if not np.isfinite(similarity).all():
-            raise FloatingPointError(f"{loader.name}: the model's embeddings are not finite")
+            raise NonFiniteEmbeddingsError(
+                f"{loader.name}: the model's embeddings are not finite, its weights are spoilt; "
+                "use an earlier checkpoint, and lower optimizer.args.lr if it came from training"
+            )
         return Evaluation(
             similarity=similarity,
             video_of_query=video_of_query,

@@ -52,21 +52,18 @@ def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
     )
 
 
-def write_evaluation(
-    evaluation: Evaluation, sim_path: Path | None, feats_dir: Path | None
-) -> None:
+def write_evaluation(evaluation: Evaluation, sim_path: Path, feats_dir: Path | None) -> None:
     """Write the matrix, ``metrics.json`` and ``data_report.json`` beside it, and the embeddings.
 
     Args:
         evaluation: what to write.
-        sim_path: where the matrix goes; None: only embeddings are written.
+        sim_path: where the matrix goes.
         feats_dir: where ``text_embeds.npy``, ``video_embeds.npy``, ``video_of_query.npy`` and
             ``ids.json`` go; None: nowhere.
     """
-    if sim_path is not None:
-        write_array(sim_path, evaluation.similarity)
-        write_json(sim_path.parent / METRICS_NAME, metrics_of(evaluation))
-        evaluation.report.write(sim_path.parent / REPORT_NAME)
+    write_array(sim_path, evaluation.similarity)
+    write_json(sim_path.parent / METRICS_NAME, metrics_of(evaluation))
+    evaluation.report.write(sim_path.parent / REPORT_NAME)
     if feats_dir is not None:
         write_array(feats_dir / "text_embeds.npy", evaluation.text_embeds)
         write_array(feats_dir / "video_embeds.npy", evaluation.video_embeds)

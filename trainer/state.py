@@ -22,6 +22,7 @@ from utils.seed import random_states, restore_random_states
 logger = logging.getLogger(__name__)
 
 LAST, BEST = "model_last.pth", "model_best.pth"
+NEEDED = {"state_dict", "optimizer", "scheduler", "best", "epoch", "step", "random_states"}
 
 
 class TrainingState:
@@ -82,7 +83,7 @@ class TrainingState:
             CheckpointError: it is not a training checkpoint, or does not fit this run.
         """
         state = load_checkpoint(path)
-        lacking = {"state_dict", "optimizer", "epoch", "step", "random_states"} - state.keys()
+        lacking = NEEDED - state.keys()
         if lacking:
             raise CheckpointError(
                 f"{path}: can't be resumed, it has no {', '.join(sorted(lacking))}; to start from "
@@ -90,6 +91,10 @@ class TrainingState:
             )
         if (state["scheduler"] is None) != (self.schedule is None):
             raise CheckpointError(f"{path}: one of it and the configuration has no lr_scheduler")
+        own = self.schedule.scheduler.state_dict() if self.schedule else {}
+        if own.keys() != (state["scheduler"] or {}).keys():
+            raise CheckpointError(f"{path}: its lr_scheduler is another than the configuration's")
+        self._check_optimizer(state["optimizer"], path)
         fit_weights(self.model, weights_of(state, path), path)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -101,3 +106,26 @@ class TrainingState:
             self.best.load_state_dict(state["best"])
         restore_random_states(state["random_states"])
         return state["epoch"], state["step"]
+
+    def _check_optimizer(self, state: dict[str, Any], path: Path) -> None:
+        """Refuse another optimizer's state; say which settings will be others than configured."""
+        wanted = [_settings(group) for group in self.optimizer.param_groups]
+        kept = [_settings(group) for group in state["param_groups"]]
+        if [group.keys() for group in wanted] != [group.keys() for group in kept]:
+            raise CheckpointError(f"{path}: its optimizer is of another kind than optimizer.type")
+        for new, old in zip(wanted, kept, strict=True):
+            for name in (name for name in new if new[name] != old[name]):
+                logger.warning(
+                    "optimizer.args.%s is %s in the configuration, but a resumed run goes on with "
+                    "the checkpoint's %s; to change it, start a new run from these weights with "
+                    "arch.args.load_checkpoint",
+                    name,
+                    new[name],
+                    old[name],
+                )
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a parameter group; ``lr`` is the one that a schedule starts from."""
+    settings = {name: value for name, value in group.items() if name != "params"}
+    return settings | {"lr": settings.pop("initial_lr", group["lr"])}

@@ -18,8 +18,9 @@ from trainer.data_report import DataReport
 from trainer.evaluator import Evaluation, Evaluator, Loader
 from trainer.optim import Schedule
 from trainer.recorder import Recorder
-from trainer.state import TrainingState
+from trainer.state import LAST, TrainingState
 from utils.errors import UserError
+from utils.seed import unchanged_random_state
 from utils.similarity import cosine_similarity
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,13 @@ class Trainer(BaseTrainer):
         self.step = 0  # optimizer steps done
         self.run_dir = run_dir
 
+    def fit(self) -> None:
+        """Train; the numbers of the last steps are kept however it ends."""
+        try:
+            super().fit()
+        finally:
+            self.recorder.close()
+
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint; raises ``CheckpointError``."""
         self.epoch, self.step = self.state.load(checkpoint)
@@ -96,7 +104,8 @@ class Trainer(BaseTrainer):
         samples = sum(size for _, size in plan)
         with tqdm(total=samples, desc=f"epoch {epoch}", unit=" samples", dynamic_ncols=True) as bar:
             for turn, size in plan:
-                batch = next(batches[turn])
+                with unchanged_random_state():
+                    batch = next(batches[turn])
                 self.report.add(batch)
                 loss = self.train_step(self.loaders[turn].to_device(batch, self.evaluator.device))
                 loss_sum[turn] += loss * size
@@ -149,11 +158,13 @@ class Trainer(BaseTrainer):
         self.state.save(epoch, self.step, improved, keep)
 
     def _refuse(self, value: float, batch: Batch) -> None:
+        last = self.run_dir / LAST
+        again = f", then resume with -r {last}" if last.exists() else ""
         raise NonFiniteLossError(
             f"the loss is {value} at step {self.step + 1} (epoch {self.epoch + 1}); stopped before "
             f"the optimizer step, so the weights are those of step {self.step}. The batch: "
             f"{', '.join(batch.ids[:4])}{' …' if len(batch) > 4 else ''}. Lower optimizer.args.lr "
-            f"or set trainer.clip_grad_norm, then resume with -r {self.run_dir}/model_last.pth"
+            f"or set trainer.clip_grad_norm{again}"
         )
 
 

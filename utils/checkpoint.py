@@ -5,7 +5,6 @@ import logging
 import os
 import pickle
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +78,22 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        detail = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path}: is damaged, or holds objects that are not tensors or plain values, which "
-            f"are never executed ({detail})"
+            f"are never executed ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        detail = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: is damaged or no checkpoint ({detail})") from error
+    except Exception as error:  # damaged bytes end in KeyError, struct.error, AttributeError …
+        raise CheckpointError(
+            f"{path}: is damaged or no checkpoint ({_first_line(error)})"
+        ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a checkpoint")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def weights_of(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
@@ -103,6 +107,8 @@ def weights_of(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{source}: holds no weights (no state_dict)")
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{source}: its state_dict holds values that are not tensors")
+    if not all(isinstance(name, str) for name in weights):
+        raise CheckpointError(f"{source}: its state_dict has names that are not text")
     return {
         name.removeprefix("module."): value
         for name, value in weights.items()
@@ -139,7 +145,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a temporary name, then rename."""
+    """Write JSON to a temporary name, then rename; raises ``OSError``, and the old file stays."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

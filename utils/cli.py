@@ -1,5 +1,6 @@
 """How a command ends: its exit code, and what the user sees when something is wrong."""
 
+import argparse
 import errno
 import os
 import sys
@@ -39,6 +40,13 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
             raise
         _fail(text, USER_ERROR)
     sys.exit(code)
+
+
+def positive(text: str) -> int:
+    """Read a number of an option that must be at least 1 (a ``type`` of argparse)."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def _os_error_text(error: OSError) -> str | None:

@@ -23,9 +23,9 @@ def choose_device(n_gpu: int, requested: str | None = None) -> torch.device:
     if requested is not None:
         return torch.device("cuda", _requested_gpu(requested, available))
     if n_gpu > available:
-        used = f"{available} GPU(s)" if available else "the CPU"
+        used = "GPU 0" if available else "the CPU"
         logger.warning("n_gpu is %d, but this machine has %d: using %s", n_gpu, available, used)
-    if min(n_gpu, available) > 1:
+    elif n_gpu > 1:
         logger.warning("training on several GPUs is not built yet: using GPU 0")
     return torch.device("cuda", 0) if min(n_gpu, available) else torch.device("cpu")
 
@@ -34,7 +34,7 @@ def _requested_gpu(requested: str, available: int) -> int:
     names = [torch.cuda.get_device_name(i) for i in range(available)]
     there = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
     parts = [part.strip() for part in requested.split(",")]
-    if not all(part.isdigit() and int(part) < available for part in parts):
+    if not all(part.isdecimal() and int(part) < available for part in parts):
         raise UserError(f"-d {requested}: no such GPU; this machine has {there}")
     if len(parts) > 1:
         logger.warning("training on several GPUs is not built yet: using GPU %s", parts[0])

@@ -4,6 +4,8 @@ The data's draws don't appear here: each is a function of (seed, epoch, sample).
 """
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,20 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def unchanged_random_state() -> Iterator[None]:
+    """Put torch's random state back afterwards.
+
+    For reading batches: a ``DataLoader`` draws from it when it starts its workers, which a resumed
+    run does once more, so that dropout would go another way than in a run that never stopped.
+    """
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 def random_states() -> dict[str, Any]:

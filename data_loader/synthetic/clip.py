@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from data_loader.synthetic.scene import (
 )
 from data_loader.synthetic.words import (
     SIGN_WORDS,
+    Box,
     change_case,
     make_captions,
     make_document,
@@ -128,23 +130,35 @@ def write_clip(out: Path, options: DemoOptions, anew: bool, clip: Clip) -> dict[
 def _sign_texts(rng: np.random.Generator, word: str, size: int) -> list[str]:
     """The lines drawn in a clip: first the word's, sometimes with a distractor, then others'."""
     line = word
-    if rng.random() < 0.3:
+    if rng.random() < 0.15:
         pair = [word, pick_distractor(rng)]
         longer = " ".join(pair if rng.random() < 0.5 else reversed(pair))
         if fitting_font_size(longer.upper(), size) is not None:
             line = longer
-    others = [pick_distractor(rng) for _ in range(rng.integers(0, 3))]
+    others = [pick_distractor(rng) for _ in range(rng.integers(0, 2))]
     return [change_case(rng, text) for text in (line, *others)]
 
 
 def _ocr_document(rng: np.random.Generator, scene: Scene) -> dict[str, dict[str, Any]]:
-    """What text spotting gives for a clip: its signs, words that nobody sees, and noise."""
+    """What text spotting gives for a clip: its signs, words that nobody sees, and noise.
+
+    The tracker loses the word's sign a few times and takes it for another one when it comes back,
+    so that it has several records, as signs of real videos have.
+    """
     target, *drawn = scene.signs
-    records = [make_record(rng, target.text, target.boxes, lowest_score=0.6)]
+    pieces = _pieces(target.boxes, int(rng.integers(3, 5)))
+    records = [make_record(rng, target.text, piece, lowest_score=0.6) for piece in pieces]
     records += [make_record(rng, sign.text, sign.boxes, lowest_score=0.3) for sign in drawn]
-    unseen = [change_case(rng, pick_distractor(rng)) for _ in range(rng.integers(2, 4))]
-    noise = [noise_text(rng) for _ in range(rng.integers(1, 4))]
+    num_unseen = rng.integers(0 if drawn else 1, 2)  # each document holds a distractor
+    unseen = [change_case(rng, pick_distractor(rng)) for _ in range(num_unseen)]
+    noise = [noise_text(rng) for _ in range(rng.integers(1, 3))]
     for text in (*unseen, *noise):
         boxes = random_boxes(rng, scene.num_frames, scene.size, scene.size)
         records.append(make_record(rng, text, boxes, lowest_score=0.2))
     return make_document(rng, records)
+
+
+def _pieces(boxes: Mapping[int, Box], count: int) -> list[dict[int, Box]]:
+    """A track cut into runs of frames: ``count`` of them, fewer where there are fewer frames."""
+    runs = np.array_split(np.array(sorted(boxes)), min(count, len(boxes)))
+    return [{int(frame): boxes[int(frame)] for frame in run} for run in runs]

@@ -76,8 +76,8 @@ def vocabulary_texts(looks: Sequence[Look], words: Sequence[str]) -> list[str]:
 
 
 def change_case(rng: np.random.Generator, text: str) -> str:
-    """The text in upper, lower or title case."""
-    return (text.upper(), text.lower(), text.title())[rng.integers(3)]
+    """The text in upper case, as most signs are, or in title or lower case."""
+    return (text.upper(), text.upper(), text.title(), text.lower())[rng.integers(4)]
 
 
 def pick_distractor(rng: np.random.Generator) -> str:

@@ -1,0 +1,40 @@
+# The project's commands. All of them use the environment in $(VENV) and make it if there is none.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint schema clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.installed  ## make the environment (5.5 GB, mostly torch)
+
+demo: $(VENV)/.installed  ## make data, train three models, test them, print a table
+	$(BIN)/python demo.py
+
+test: $(VENV)/.installed-dev  ## run the default tests
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-dev  ## check the code's style
+	$(BIN)/python -m ruff check .
+
+schema: $(VENV)/.installed  ## write configs/schema.json anew
+	$(BIN)/python parse_config.py --schema > configs/schema.json
+
+clean:  ## remove caches; data, runs and the environment stay
+	rm -rf .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	touch $@

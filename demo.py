@@ -1,0 +1,130 @@
+"""The demonstration: learns to find videos by what they show and by the text in them.
+
+    make demo          (or: python demo.py)
+
+Makes a small TextVR of its own (data_loader/synthetic), trains the three configurations of
+configs/demo with train.py, tests them with test.py, and prints one table. 32 looks meet 32 words;
+a caption speaks of both, and 16 test videos share each look and each word, so a model that only
+sees or only reads can find the right one of its 16 by luck alone.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.checkpoint import write_json
+from utils.cli import run_cli
+from utils.errors import UserError
+
+MODALITIES = ("fusion", "vision", "ocr")
+COLUMNS = {"R1": "R@1", "R5": "R@5", "R10": "R@10", "MedR": "MedR"}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("data/demo"), help="made if need be")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/demo"), help="runs and results")
+    parser.add_argument("--make", default="", help="options for data_loader.synthetic")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    return parser.parse_args()
+
+
+def run(*command: str | Path) -> None:
+    """Show and run one of the project's commands; raises ``UserError`` when it fails."""
+    words = [str(word) for word in command]
+    sys.stdout.write(f"\n$ python {shlex.join(words)}\n")
+    sys.stdout.flush()
+    code = subprocess.run([sys.executable, *words], cwd=Path(__file__).parent).returncode
+    if code:
+        raise UserError(f"the demonstration stopped: the command above ended with code {code}")
+
+
+def train_and_test(modality: str, out: Path, changes: list[str]) -> None:
+    """Train one configuration afresh in ``out/modality`` and test its last checkpoint there."""
+    folder = out / modality
+    if folder.exists():
+        shutil.rmtree(folder)  # an earlier demonstration's
+    options = [word for change in changes for word in ("--set", change)]
+    run("train.py", "-c", f"configs/demo/{modality}.json", "--run_dir", folder, *options)
+    run("test.py", "-r", folder / "model_last.pth", "--sim_path", folder / "sim_matrix.npy")
+
+
+def understood(similarity: NDArray, labels: NDArray) -> float:
+    """Return the share of queries, in per cent, whose first video has the right label.
+
+    Args:
+        similarity: (N, N), query i belongs to video i.
+        labels: (N,) what the videos show, or what can be read in them.
+    """
+    return 100.0 * float(np.mean(labels[similarity.argmax(axis=1)] == labels))
+
+
+def results_of(modality: str, out: Path, labels: dict[str, NDArray]) -> dict[str, Any]:
+    """Return a tested model's metrics and what it has understood."""
+    folder = out / modality
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    similarity = np.load(folder / "sim_matrix.npy", allow_pickle=False)
+    return {
+        "t2v": metrics["t2v_metrics"],
+        "v2t": metrics["v2t_metrics"],
+        "right_look": understood(similarity, labels["look"]),
+        "right_word": understood(similarity, labels["word"]),
+    }
+
+
+def read_labels(data: Path) -> tuple[dict[str, NDArray], float]:
+    """Return look and word of each test video, in the file's order, and the best R@1 of one."""
+    made = json.loads((data / "synthetic.json").read_text(encoding="utf-8"))
+    entries = json.loads((data / "TextVR_test.json").read_text(encoding="utf-8"))
+    pairs = [made["test"][entry["path"]] for entry in entries]
+    labels = {name: np.array([pair[name] for pair in pairs]) for name in ("look", "word")}
+    return labels, max(made["ceiling_R1"].values())
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the results as a table."""
+    head = f"{'modality':<10}" + "".join(f"{name:>8}" for name in COLUMNS.values())
+    lines = [head + f"{'right look':>13}{'right word':>13}"]
+    for modality in MODALITIES:
+        row = results[modality]
+        cells = "".join(f"{row['t2v'][column]:8.2f}" for column in COLUMNS)
+        lines.append(f"{modality:<10}{cells}{row['right_look']:12.1f}%{row['right_word']:12.1f}%")
+    lines.append(f"best R@1 possible for one modality alone: {results['ceiling_R1']:.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the command."""
+    arguments, start = parse_arguments(), time.monotonic()
+    data, out = arguments.data, arguments.out
+    run("-m", "data_loader.synthetic", "--out", data, *shlex.split(arguments.make))
+    changes = [
+        f"data_loader.args.data_dir={data}",
+        f"arch.args.text_params.model={data / 'text_model'}",
+        *arguments.changes,
+    ]
+    for modality in MODALITIES:
+        train_and_test(modality, out, changes)
+    labels, ceiling = read_labels(data)
+    results = {modality: results_of(modality, out, labels) for modality in MODALITIES}
+    results["ceiling_R1"] = ceiling
+    write_json(out / "results.json", results)
+    shutil.copyfile(out / "fusion" / "sim_matrix.npy", out / "sim_matrix.npy")
+    minutes = (time.monotonic() - start) / 60
+    sys.stdout.write(f"\n{table(results)}\n\n{out / 'results.json'}; {minutes:.1f} minutes\n")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,86 @@
+"""What the tests of training and test share: a small real TextVR and configurations of it."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from base.config import Config
+from data_loader.synthetic.clip import DemoOptions
+from data_loader.synthetic.demo import make_demo
+from parse_config import load_config
+
+ROOT = Path(__file__).parents[1]
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models gain nothing from threads, and loading processes need the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up TextVR: 8 training videos of two captions, 8 test videos of one. Read only."""
+    out = tmp_path_factory.mktemp("data") / "demo"
+    make_demo(out, DemoOptions(looks=4, words=4, clips_per_pair=1))
+    return out
+
+
+@pytest.fixture(scope="session")
+def dropout_text_model(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's text model with dropout, so that training depends on the random state."""
+    folder = tmp_path_factory.mktemp("text") / "text_model"
+    shutil.copytree(demo / "text_model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"dropout": 0.2, "attention_dropout": 0.2}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def tiny(data_dir: Path) -> list[str]:
+    """``KEY=VALUE`` texts that turn a demo configuration into a tiny one of ``data_dir``."""
+    return [
+        f"arch.args.text_params.model={data_dir}/text_model",
+        "arch.args.video_params.embed_dim=32",
+        "arch.args.video_params.depth=1",
+        "arch.args.projection_dim=32",
+        f"data_loader.args.data_dir={data_dir}",
+        "data_loader.args.batch_size=4",
+        "data_loader.args.num_workers=0",
+        "optimizer.args.lr=5e-4",
+        "lr_scheduler=null",
+        "trainer.epochs=1",
+        "trainer.monitor=min val_loss_0",
+        "trainer.verbosity=0",
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_config(demo: Path) -> MakeConfig:
+    """Return a function: overrides, and the kind of the demo -> a tiny configuration."""
+
+    def make(*overrides: str, kind: str = "fusion") -> Config:
+        return load_config(ROOT / f"configs/demo/{kind}.json", [*tiny(demo), *overrides])
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_logging():
+    """Put levels and handlers back: a command that ran in this process has set its own."""
+    root, loggers = logging.getLogger(), logging.Logger.manager.loggerDict.values()
+    levels = {log: log.level for log in loggers if isinstance(log, logging.Logger)}
+    levels[root], handlers = root.level, root.handlers[:]
+    yield
+    root.handlers[:] = handlers
+    for log, level in levels.items():
+        log.setLevel(level)
+    for log in loggers:
+        if isinstance(log, logging.Logger) and log not in levels:
+            log.setLevel(logging.NOTSET)

@@ -1,0 +1,134 @@
+"""Every shipped configuration: read, and its model built at its full size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from base.config import resolved
+from base.registry import ARCHITECTURES
+from parse_config import file_schema, load_config
+from trainer.build import without_initial_weights
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+FILES = [path for path in sorted(CONFIGS.rglob("*.json")) if path.name != "schema.json"]
+REGENERATE = "python parse_config.py --schema > configs/schema.json"
+
+TEXT, OCR_ONLY = 66_362_880, 768  # DistilBERT; the query token
+PROJECTION = 768 * 256 + 256
+FUSION_LAYER = 3 * (768 * 768 + 768)  # query, key, value
+VIT = 85_798_656  # base, patch 16, 224 pixels, without head
+TIME = 4 * 768 + 12 * (2 * 768 + 4 * 768 * 768 + 4 * 768)  # embedding; norm3, qkv, proj a block
+PARAMETERS = {
+    "TextVR_vision": TEXT + VIT + TIME + 2 * PROJECTION,
+    "TextVR_ocr": 2 * TEXT + OCR_ONLY + FUSION_LAYER + 2 * PROJECTION,
+    "TextVR_fusion": 2 * TEXT + OCR_ONLY + FUSION_LAYER + VIT + TIME + 3 * PROJECTION
+    + 3 * 768 + 12 * 768 + 768,  # type embedding, track vectors
+}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def built_on_meta(config):
+    arguments = without_initial_weights(config.arch.kwargs())
+    with torch.device("meta"):
+        return ARCHITECTURES.get(config.arch.type)(**arguments)
+
+
+def test_the_shipped_files_are_all_here():
+    names = {
+        "TextVR_fusion",
+        "TextVR_ocr",
+        "TextVR_vision",
+        "demo/fusion",
+        "demo/ocr",
+        "demo/vision",
+    }
+    assert {name_of(path).removesuffix(".json") for path in FILES} >= names
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_shipped_file_is_read_and_its_model_built(path, demo):
+    changes = []
+    if path.parent.name == "demo":  # its text model is made with the data set
+        changes = [f"arch.args.text_params.model={demo}/text_model"]
+    config = load_config(path, changes)
+    assert resolved(config)["name"] == path.stem or path.parent.name == "demo"
+    model = built_on_meta(config)
+    count = sum(weight.numel() for weight in model.parameters())
+    if path.parent.name == "demo":
+        assert 0.3e6 < count < 4e6
+    else:
+        assert count == PARAMETERS[path.stem]
+    arguments = config.arch.kwargs()
+    assert model.video_key == ("fusion" if "ocr" in arguments["modalities"] else "video")
+
+
+def test_the_base_sizes_are_those_of_the_paper():
+    assert round(PARAMETERS["TextVR_fusion"] / 1e6) == 249
+
+
+def test_the_published_values():
+    config = load_config(CONFIGS / "TextVR_fusion.json")
+    group = config.optimizer.kwargs()
+    assert (group["lr"], group["betas"]) == (3e-5, (0.9, 0.999))
+    assert (group["eps"], group["weight_decay"]) == (1e-6, 0.0)
+    assert config.lr_scheduler is None and config.loss.kwargs() == {"temperature": 0.05}
+    loader = config.data_loader[0].args
+    assert loader.batch_size == 64 and loader.ocr_params.max_words == 200
+    course = config.trainer
+    assert (course.epochs, course.max_samples_per_epoch, course.early_stop) == (300, 20000, 200)
+    assert course.monitor == "min val_loss_0"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_an_ablation_is_a_diff_of_ten_lines_named_for_what_it_changes(path):
+    data = json.loads(path.read_text())
+    if path.stem.endswith("fusion"):
+        assert "extends" not in data  # the complete one
+        return
+    assert len(path.read_text().splitlines()) <= 10
+    assert data["extends"] == path.name.replace(path.stem.split("_")[-1], "fusion")
+    assert data["arch"]["args"]["modalities"] == [path.stem.split("_")[-1]]
+
+
+def test_the_demo_differs_in_modalities_and_name_only():
+    files = {name: resolved(load_config(CONFIGS / "demo" / f"{name}.json"))
+             for name in ("fusion", "vision", "ocr")}  # fmt: skip
+    for data in files.values():
+        del data["name"], data["arch"]["args"]["modalities"]
+    assert files["fusion"] == files["vision"] == files["ocr"]
+
+
+def test_the_schema_is_what_the_command_prints_now():
+    kept = (CONFIGS / "schema.json").read_text(encoding="utf-8")
+    now = json.dumps(file_schema(), indent=2, ensure_ascii=False) + "\n"
+    assert kept == now, f"configs/schema.json is not that of the code: {REGENERATE}"
+
+
+@pytest.mark.slow
+def test_the_command_that_makes_the_schema():
+    command = [sys.executable, *REGENERATE.split(" > ")[0].split()[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == (CONFIGS / "schema.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_shipped_file_names_its_schema(path):
+    assert (
+        path.parent / json.loads(path.read_text())["$schema"]
+    ).resolve() == CONFIGS / "schema.json"
+
+
+def test_without_initial_weights_nothing_pretrained_is_left():
+    arguments = load_config(CONFIGS / "TextVR_fusion.json").arch.kwargs()
+    assert arguments["text_params"].pretrained and arguments["video_params"].pretrained
+    off = without_initial_weights(arguments | {"load_checkpoint": "x.pth"})
+    assert not off["text_params"].pretrained and not off["video_params"].pretrained
+    assert off["load_checkpoint"] == "" and off["projection_dim"] == 256

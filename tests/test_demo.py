@@ -1,0 +1,57 @@
+"""The demonstration: what its table says, and that it runs from end to end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import demo
+from data_loader.synthetic.clip import DemoOptions
+from data_loader.synthetic.demo import make_demo
+
+ROOT = Path(demo.__file__).parent
+
+
+def test_understood_is_the_share_of_first_videos_with_the_right_label():
+    similarity = np.array([[1, 2, 0, 0], [0, 3, 1, 0], [0, 0, 0, 1], [9, 0, 0, 1]], dtype=float)
+    assert demo.understood(similarity, np.array([0, 0, 1, 1])) == 75.0  # the last finds video 0
+    assert demo.understood(similarity, np.array([0, 1, 2, 3])) == 25.0
+    assert demo.understood(np.eye(4), np.array([0, 1, 2, 3])) == 100.0
+
+
+def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
+    make_demo(tmp_path, DemoOptions(looks=3, words=4, clips_per_pair=1))
+    labels, ceiling = demo.read_labels(tmp_path)
+    entries = json.loads((tmp_path / "TextVR_test.json").read_text())
+    named = [Path(entry["path"]).stem.split("_")[1:3] for entry in entries]
+    pairs = zip(labels["look"].tolist(), labels["word"].tolist(), strict=True)
+    assert [f"{look:02d} {word:02d}" for look, word in pairs] == [" ".join(n) for n in named]
+    assert ceiling == 100 * 4 / 4  # one of the 3 residues is tested: 4 videos of 4 words
+
+
+def test_table_shows_every_modality_and_the_ceiling():
+    metrics = {"R1": 12.5, "R5": 50.0, "R10": 75.0, "MedR": 5.5}
+    row = {"t2v": metrics, "right_look": 60.25, "right_word": 3.0}
+    text = demo.table({name: row for name in demo.MODALITIES} | {"ceiling_R1": 6.25})
+    assert all(name in text for name in ("fusion", "vision", "ocr", "R@1", "R@10", "MedR", "6.25"))
+    assert text.count("12.50") == text.count("60.2%") == 3
+
+
+@pytest.mark.slow
+def test_the_whole_demonstration_in_small(tmp_path):
+    command = [sys.executable, "demo.py", "--data", tmp_path / "data", "--out", tmp_path / "out"]
+    small = ["--make", "--looks 4 --words 4", "--set", "trainer.epochs=1"]
+    done = subprocess.run([*command, *small], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results) == {"fusion", "vision", "ocr", "ceiling_R1"}
+    keys = {"t2v", "v2t", "right_look", "right_word"}
+    assert all(set(results[modality]) == keys for modality in demo.MODALITIES)
+    assert np.load(tmp_path / "out" / "sim_matrix.npy").shape == (8, 8)
+    assert results["ceiling_R1"] == 50.0
+    wrong = [*command, *small, "--set", "trainer.epochs=0"]
+    failed = subprocess.run(wrong, cwd=ROOT, capture_output=True)
+    assert failed.returncode == 2 and b"trainer.epochs" in failed.stderr

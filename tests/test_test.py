@@ -1,0 +1,278 @@
+"""``test.py`` as it is called: the matrix, the metrics and the embeddings that it writes."""
+
+import importlib.util
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, tiny
+
+from base.config import resolved
+from data_loader.synthetic.dry import make_dry_run
+from parse_config import load_config
+from trainer.build import build_loader, build_model
+from trainer.report import SHUFFLED_NOTE
+from utils.checkpoint import save_checkpoint, write_json
+from utils.cli import run_cli
+
+CPU = torch.device("cpu")
+# "test" is a package of the standard library, so the script is loaded by its path.
+_spec = importlib.util.spec_from_file_location("test_script", ROOT / "test.py")
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """Return a function that runs the command here; it gives the exit code, stdout and stderr."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*command: object) -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["test.py", *map(str, command)])
+        with pytest.raises(SystemExit) as caught:
+            run_cli(script.main)
+        captured = capsys.readouterr()
+        lines = captured.err.replace("\r", "\n").splitlines()
+        return caught.value.code, captured.out, [x for x in lines if x and "batch/s" not in x]
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def make_run(folder: Path, data_dir: Path, *changes: str, kind: str = "fusion") -> Path:
+    """A run's folder with a model's initial weights; returns the checkpoint."""
+    folder.mkdir()
+    config = load_config(ROOT / f"configs/demo/{kind}.json", [*tiny(data_dir), *changes])
+    write_json(folder / "config.json", resolved(config))
+    save_checkpoint(folder / "model.pth", {"state_dict": build_model(config, CPU).state_dict()})
+    return folder / "model.pth"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(demo, tmp_path_factory):
+    """The checkpoint of a run of the mode ocr on the demo."""
+    return make_run(tmp_path_factory.mktemp("runs") / "run", demo, kind="ocr")
+
+
+@torch.no_grad()
+def single_pairs(checkpoint: Path, **changes) -> np.ndarray:
+    """The similarities, each from one caption and one video alone."""
+    config = load_config(checkpoint.parent / "config.json")
+    model = build_model(config, CPU)
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+    model.eval()
+    changes = {"split": "test", "batch_size": 1} | changes
+    loader = build_loader(config, 0, training=False, **changes)
+    embeds = [model(loader.to_device(batch, CPU)) for batch in loader]
+    pairs = [[(q["text"][0], v[model.video_key][0]) for v in embeds] for q in embeds]
+    return np.array([[float(torch.cosine_similarity(*p, dim=0)) for p in row] for row in pairs])
+
+
+def test_the_command_writes_the_matrix_and_metrics_where_it_is_started(checkpoint, tmp_path):
+    command = [sys.executable, ROOT / "test.py", "-r", checkpoint]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"sim_matrix.npy", "metrics.json", "data_report.json"}
+    matrix = np.load(tmp_path / "sim_matrix.npy")
+    assert matrix.dtype == np.float32 and matrix.shape == (8, 8)
+    np.testing.assert_allclose(matrix, single_pairs(checkpoint), atol=3e-6)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    header, t2v, v2t, what = done.stdout.splitlines()
+    assert header.split()[:6] == ["R1", "R5", "R10", "R50", "MedR", "MeanR"]
+    for name, line in (("t2v_metrics", t2v), ("v2t_metrics", v2t)):
+        shown = [f"{value:.2f}" for value in metrics[name].values()]
+        assert line.split() == [name, *shown]
+    assert what.startswith("8 captions, 8 videos of ") and what.endswith("TextVR_test.json")
+    assert "note" not in metrics and metrics["num_captions"] == 8
+
+
+def test_every_option_of_the_loader(checkpoint, tmp_path, ended):
+    sim = tmp_path / "new" / "m.npy"
+    options = ["-r", checkpoint, "--sim_path", sim, "--save_feats", tmp_path / "feats"]
+    code, out, _ = ended(*options, "--split", "train", "--batch_size", 3)
+    assert code == 0 and "16 captions, 8 videos of " in out and "TextVR_train.json" in out
+    assert np.load(sim).shape == (16, 8)
+    assert json.loads((sim.parent / "metrics.json").read_text())["num_captions"] == 16
+    feats = {path.name for path in (tmp_path / "feats").iterdir()}
+    assert feats == {"text_embeds.npy", "video_embeds.npy", "video_of_query.npy", "ids.json"}
+    assert np.load(tmp_path / "feats" / "text_embeds.npy").shape == (16, 32)
+
+
+def test_the_batch_size_does_not_change_the_matrix(checkpoint, tmp_path, ended):
+    for size in (1, 5, 8):
+        assert ended("-r", checkpoint, "--sim_path", tmp_path / f"{size}.npy",
+                     "--batch_size", size)[0] == 0  # fmt: skip
+    matrices = [np.load(tmp_path / f"{size}.npy") for size in (1, 5, 8)]
+    np.testing.assert_allclose(matrices[0], matrices[1], atol=3e-6)
+    np.testing.assert_allclose(matrices[0], matrices[2], atol=3e-6)
+
+
+def test_sliding_windows(demo, tmp_path, ended):
+    checkpoint = make_run(tmp_path / "run", demo, kind="vision")
+    for stride in (1, 1000):
+        code, _, _ = ended("-r", checkpoint, "--sliding_window_stride", stride,
+                           "--sim_path", tmp_path / str(stride) / "m.npy")  # fmt: skip
+        assert code == 0
+    one, many = (np.load(tmp_path / name / "m.npy") for name in ("1000", "1"))
+    assert one.shape == many.shape == (8, 8) and np.abs(one - many).max() > 1e-6
+    metrics = json.loads((tmp_path / "1" / "metrics.json").read_text())
+    assert metrics["loss"] is None
+
+
+def test_keys_of_c_win_over_the_file_beside_the_checkpoint(checkpoint, tmp_path, ended):
+    (tmp_path / "c.json").write_text(
+        json.dumps({"data_loader": {"args": {"subsample": 0.5}}, "metrics": ["v2t_metrics"]})
+    )
+    options = ["-r", checkpoint, "--sim_path", tmp_path / "m.npy"]
+    code, out, _ = ended(*options, "-c", tmp_path / "c.json")
+    assert code == 0 and "4 captions, 4 videos" in out
+    assert np.load(tmp_path / "m.npy").shape == (4, 4)
+    assert "v2t_metrics" in out and "t2v_metrics" not in out
+    code, out, _ = ended(
+        *options, "-c", tmp_path / "c.json", "--set", "data_loader.args.subsample=1"
+    )
+    assert code == 0 and "8 captions, 8 videos" in out  # --set wins over both
+
+
+def test_without_a_configuration(checkpoint, demo, tmp_path, ended):
+    alone = tmp_path / "alone" / "model.pth"
+    alone.parent.mkdir()
+    alone.symlink_to(checkpoint)
+    code, out, lines = ended("-r", alone)
+    said = f"{alone.parent}/config.json: no such file; give the model's configuration with -c"
+    assert (code, out, lines) == (2, "", [said])
+    config = ["-c", checkpoint.parent / "config.json"]
+    assert ended("-r", alone, *config, "--sim_path", tmp_path / "m.npy")[0] == 0
+
+
+def test_pretrained_weights_need_not_be_there(checkpoint, tmp_path, ended):
+    changes = ["arch.args.text_params.pretrained=true", "arch.args.load_checkpoint=/gone.pth"]
+    options = [part for change in changes for part in ("--set", change)]
+    assert ended("-r", checkpoint, "--sim_path", tmp_path / "m.npy", *options)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-r", "gone.pth"], "gone.pth: no such checkpoint"),
+        (["--batch_size", "0"], "--batch_size: expected a whole number of at least 1, got 0"),
+        (
+            ["--sliding_window_stride", "-3"],
+            "stride: expected a whole number of at least 1, got -3",
+        ),
+        (["--split", "rand"], "invalid choice: 'rand'"),
+        (["--loader", "1"], "data loaders 0 … 0"),
+        (["--set", "data_loader.args.annotation_file=gone.json"], "gone.json: no such annotation"),
+        (["--set", "arch.args.projection_dim=8"], "(32,) in the file, (8,) in the model"),
+        (["-d", "77"], "-d 77: no such GPU; this machine has "),
+    ],
+)
+def test_wrong_options_end_with_code_2_and_write_nothing(
+    options, said, checkpoint, tmp_path, ended
+):
+    sim = tmp_path / "m.npy"
+    code, out, lines = ended("-r", checkpoint, "--sim_path", sim, *options)
+    assert (code, out) == (2, "") and said in "\n".join(lines[-5:])
+    assert not [line for line in lines if "Traceback" in line] and not list(tmp_path.iterdir())
+
+
+def test_a_video_that_can_not_be_read_ends_the_test_and_keeps_the_old_matrix(
+    demo, tmp_path, ended, broken_demo
+):
+    folder, name = broken_demo
+    checkpoint = make_run(tmp_path / "run", folder, kind="vision")
+    sim = tmp_path / "m.npy"
+    sim.write_bytes(b"the old one")
+    code, out, lines = ended("-r", checkpoint, "--sim_path", sim)
+    assert (code, out) == (2, "") and lines[-1].startswith(f"{folder}/Videos/{name}: ")
+    assert sim.read_bytes() == b"the old one" and not (tmp_path / "metrics.json").exists()
+
+
+@pytest.fixture
+def broken_demo(demo, tmp_path):
+    """The demo with a test video cut short."""
+    folder = tmp_path / "broken"
+    (folder / "Videos").mkdir(parents=True)
+    for part in ("text_model", "Kwai_VideoOCR", "TextVR_test.json"):
+        (folder / part).symlink_to(demo / part)
+    names = [entry["path"] for entry in json.loads((demo / "TextVR_test.json").read_text())]
+    for name in names:
+        (folder / "Videos" / name).parent.mkdir(exist_ok=True)
+        data = (demo / "Videos" / name).read_bytes()
+        (folder / "Videos" / name).write_bytes(data[:300] if name == names[6] else data)
+    return folder, names[6]
+
+
+PLACES = ("café", "naïve", "Ångström", "STREET", "Señor")
+FOLDERS = (("Activity", "Activity"), ("News_Movie", "News"), ("Sports", "Sports"))
+
+
+def entry(number: int) -> dict:
+    """One entry in the real file's form: blanks in front, accents, digits, folders that differ."""
+    folder, ocr_folder = FOLDERS[number % 3]
+    name = f"v_{number * 7919 % 1000:03}-x_{number}"
+    blank, place = " " * (number % 2), PLACES[number % 5]
+    caption = f"{blank}{number} people of the {place} carry sign {1000 + number * 37}."
+    info = {"duration": 10.0 if number % 2 else 0, "desc_id": number * 13}
+    ocr = f"{ocr_folder}/{name}.json"
+    return {
+        "path": f"{folder}/{name}.mp4",
+        "captions_info": [{"caption": caption, "caption_info": info}],
+        "videos_info": {"source": "made_up", "split": "test", "Kwai_OCR": ocr},
+    }
+
+
+@pytest.fixture(scope="module")
+def real_shape(tmp_path_factory):
+    """A dry run of 30 entries in the real test file's form, and a demo-sized model for it."""
+    work = tmp_path_factory.mktemp("real")
+    entries = [entry(number) for number in range(30)]
+    assert any(e["captions_info"][0]["caption"].startswith(" ") for e in entries)
+    (work / "TextVR_test.json").write_text(json.dumps(entries))
+    make_dry_run(work / "TextVR_test.json", work / "dry")
+    order = [7 * number % 30 for number in range(30)]  # captions stay, videos are shuffled
+    shuffled = [entries[a] | {"captions_info": entries[b]["captions_info"]}
+                for b, a in enumerate(order)]  # fmt: skip
+    (work / "dry" / "TextVR_test_rand.json").write_text(json.dumps(shuffled))
+    return make_run(work / "run", work / "dry", "data_loader.args.batch_size=8"), entries, order
+
+
+def test_the_real_test_sets_shape(real_shape, tmp_path, ended):
+    checkpoint, entries, _ = real_shape
+    sim = tmp_path / "sim_matrix.npy"
+    options = ["--sim_path", sim, "--save_feats", tmp_path / "feats"]
+    code, out, _ = ended("-r", checkpoint, *options)
+    assert code == 0 and "30 captions, 30 videos" in out and "NOT MEANINGFUL" not in out
+    matrix = np.load(sim)
+    assert matrix.dtype == np.float32 and matrix.shape == (30, 30)
+    assert json.loads((tmp_path / "feats" / "ids.json").read_text()) == [e["path"] for e in entries]
+    expected = single_pairs(checkpoint)
+    np.testing.assert_allclose(matrix, expected, atol=3e-6)
+    for table in (expected, expected.T):  # so that another order would not pass
+        gaps = np.abs(table[:, None] - table[None]).max(axis=2)[~np.eye(30, dtype=bool)]
+        assert gaps.min() > 1e-5
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    ranks = (matrix > np.diag(matrix)[:, None]).sum(axis=1) + 1
+    assert metrics["t2v_metrics"]["R10"] == pytest.approx(100 * np.mean(ranks <= 10))
+    assert metrics["missing_ocr_documents"] == 0
+
+
+def test_the_shuffled_file_is_marked_in_table_file_and_log(real_shape, tmp_path, ended):
+    checkpoint, _, order = real_shape
+    options = ["--set", "data_loader.args.annotation_file=TextVR_test_rand.json"]
+    code, out, lines = ended("-r", checkpoint, "--sim_path", tmp_path / "m.npy", *options)
+    assert code == 0 and SHUFFLED_NOTE.upper() in out.splitlines()[-1]
+    assert any("SHUFFLED test file" in line for line in lines)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["note"] == "not meaningful (shuffled test file)"
+    right = single_pairs(checkpoint)  # the matrix has a meaning: its columns follow the videos
+    np.testing.assert_allclose(np.load(tmp_path / "m.npy"), right[:, order], atol=3e-6)

@@ -1,0 +1,205 @@
+"""``train.py`` as it is called: what a run's folder holds, resuming, and what ends it at once."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tiny
+
+import train
+from base.config import resolved
+from parse_config import load_config
+from utils.checkpoint import load_checkpoint
+from utils.cli import run_cli
+
+OCR = ROOT / "configs/demo/ocr.json"
+
+
+def arguments(data_dir: Path, *more: str) -> list[str]:
+    values = tiny(data_dir)
+    return ["-c", str(OCR), *(part for value in values for part in ("--set", value)), *more]
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """Return a function that runs the command here; it gives the exit code and stderr's lines."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*command: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *command])
+        with pytest.raises(SystemExit) as caught:
+            run_cli(train.main)
+        lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+        return caught.value.code, [line for line in lines if line and " samples" not in line]
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+@pytest.fixture(scope="module")
+def run_dir(demo, tmp_path_factory):
+    """The folder of a run of one epoch, made by the command in a process of its own."""
+    work = tmp_path_factory.mktemp("work")
+    saved = f"trainer.save_dir={work}/runs"
+    command = [sys.executable, ROOT / "train.py", *arguments(demo)]
+    command += ["--set", saved, "--set", "trainer.save_period=1", "--set", "trainer.verbosity=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    [folder] = (work / "runs" / "demo_ocr").iterdir()
+    return folder
+
+
+@pytest.fixture
+def resumable(run_dir, tmp_path):
+    """A copy of that folder."""
+    return Path(shutil.copytree(run_dir, tmp_path / "run"))
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_folder_of_a_run(run_dir, demo):
+    assert {path.name for path in run_dir.iterdir()} == {
+        "config.json", "environment.json", "train.log", "metrics.jsonl", "tensorboard",
+        "data_report.json", "model_last.pth", "model_best.pth", "checkpoint-epoch1.pth",
+    }  # fmt: skip
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["data_loader"]["args"]["data_dir"] == str(demo)
+    assert resolved(load_config(run_dir / "config.json")) == config  # it is a configuration
+    assert load_checkpoint(run_dir / "model_last.pth")["config"] == config
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["packages"]["torch"] == version("torch")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = environment["git_commit"]
+    assert commit is None if head.returncode else commit.startswith(head.stdout.strip())
+    assert environment["command"][1:3] == ["-c", str(OCR)]
+    [line] = lines_of(run_dir)
+    assert {"epoch", "loss_0", "val_loss_0", "val_0_t2v_metrics_R1"} <= line.keys()
+    assert "epoch 1: loss_0" in (run_dir / "train.log").read_text()
+    assert list((run_dir / "tensorboard").iterdir())
+
+
+def test_a_run_is_resumed_in_its_folder(resumable, ended):
+    code, _ = ended("-r", str(resumable / "model_last.pth"), "--set", "trainer.epochs=2")
+    assert code == 0
+    assert [line["epoch"] for line in lines_of(resumable)] == [1, 2]
+    state = load_checkpoint(resumable / "model_last.pth")
+    assert (state["epoch"], state["step"]) == (2, 4)
+    assert (resumable / "checkpoint-epoch2.pth").is_file()
+    assert json.loads((resumable / "config.json").read_text())["trainer"]["epochs"] == 2
+
+
+def test_a_finished_run_is_said_to_be_finished(resumable, ended):
+    before = (resumable / "model_last.pth").read_bytes()
+    code, _ = ended("-r", str(resumable / "model_last.pth"))
+    assert code == 0 and len(lines_of(resumable)) == 1
+    assert "1 of 1 epochs are done" in (resumable / "train.log").read_text()
+    assert (resumable / "model_last.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_missing_checkpoint(beside, resumable, tmp_path, ended):
+    path = (resumable if beside else tmp_path) / "gone.pth"
+    assert ended("-r", str(path)) == (2, [f"{path}: no such checkpoint to resume"])
+
+
+def test_a_damaged_checkpoint(resumable, ended):
+    path = resumable / "model_last.pth"
+    path.write_bytes(path.read_bytes()[:5000])
+    before = {p.name: p.read_bytes() for p in resumable.iterdir() if p.suffix in (".json", ".pth")}
+    code, lines = ended("-r", str(path), "--set", "trainer.epochs=2")
+    assert code == 2 and lines[-1].startswith(f"{path}: is damaged")
+    assert not [line for line in lines if "Traceback" in line] and len(lines) == 1
+    assert {name: (resumable / name).read_bytes() for name in before} == before
+
+
+def test_a_checkpoint_of_another_model(resumable, ended):
+    more = ("--set", "arch.args.projection_dim=8")
+    code, lines = ended("-r", str(resumable / "model_last.pth"), *more)
+    assert code == 2 and "its weights do not fit the model of this configuration" in lines[0]
+    assert "(32, 128) in the file, (8, 128) in the model" in "\n".join(lines)
+    assert (
+        json.loads((resumable / "config.json").read_text())["arch"]["args"]["projection_dim"] == 32
+    )
+
+
+def test_a_folder_that_holds_a_run_is_refused(run_dir, demo, ended):
+    before = sorted(path.name for path in run_dir.iterdir())
+    code, [line] = ended(*arguments(demo), "--run_dir", str(run_dir))
+    assert code == 2 and line.startswith(f"{run_dir}: already holds a run; resume it with -r")
+    assert sorted(path.name for path in run_dir.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("trainer.monitor=min val_los_0", 'trainer.monitor: "val_los_0" is never logged; did you '),
+        ("trainer.monitor=best", "trainer.monitor: expected "),
+        ("optimizer.type=AdamX", 'optimizer.type: unknown optimizer "AdamX"; did you mean "Adam'),
+        ("trainer.epoch=3", "trainer.epoch: unknown key"),
+    ],
+)
+def test_a_wrong_configuration_ends_before_anything_is_made(change, said, demo, tmp_path, ended):
+    more = ["--set", f"trainer.save_dir={tmp_path}/runs", "--set", change]
+    code, lines = ended(*arguments(demo, *more))
+    assert code == 2 and len(lines) == 2 and lines[0].endswith("1 fault")
+    assert lines[1].strip().startswith(said)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("-r", "a.pth", "--run_dir", "b"), ("-c", "a.json", "--frobnicate")]
+)
+def test_wrong_options(command, ended):
+    code, lines = ended(*command)
+    assert code == 2 and lines[0].startswith("usage: ") and ": error: " in lines[-1]
+
+
+@pytest.fixture
+def broken(demo, tmp_path):
+    """The demo with a training video that can't be read."""
+    folder = Path(shutil.copytree(demo, tmp_path / "broken"))
+    name = json.loads((folder / "TextVR_train.json").read_text())[3]["path"]
+    (folder / "Videos" / name).write_bytes(b"no video")
+    return folder, name
+
+
+def test_a_video_that_can_not_be_read_ends_the_run(broken, tmp_path, ended):
+    folder, name = broken
+    vision = ["--set", 'arch.args.modalities=["vision"]', "--run_dir", str(tmp_path / "run")]
+    workers = ["--set", "data_loader.args.num_workers=2"]
+    code, [line] = ended(*arguments(folder, *vision, *workers))
+    assert code == 2 and line.startswith(f"{folder}/Videos/{name}: ")
+    assert len(line) > len(f"{folder}/Videos/{name}: ")  # the reason
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such annotation file"),
+        ("[{", "is not JSON"),
+        ("{}", "must hold a list"),
+        ('[{"path": "a.mp4"}]', "a.mp4: has no captions"),
+        ('[{"path": "../a.mp4", "captions_info": [{"caption": "x"}]}]', "leads out of the data"),
+    ],
+)
+def test_a_faulty_annotation_file(content, said, demo, tmp_path, ended):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "Videos").mkdir()
+    (folder / "text_model").symlink_to(demo / "text_model")
+    if content is not None:
+        (folder / "TextVR_train.json").write_text(content)
+    code, lines = ended(*arguments(folder, "--run_dir", str(tmp_path / "run")))
+    assert code == 2 and lines[0].startswith(f"{folder}/TextVR_train.json: ")
+    assert said in lines[-1] and len(lines) <= 2

@@ -1,0 +1,172 @@
+"""A resumed run equals one that never stopped, bit for bit; what can't be resumed is said."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from base.config import resolved
+from trainer.build import build_trainer
+from trainer.trainer import Trainer
+from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+
+CPU = torch.device("cpu")
+
+
+def made(config, folder: Path) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    return build_trainer(config, folder, CPU, resolved(config))
+
+
+def differences(a, b, where="") -> list[str]:
+    """Return where two nested values differ; tensors are compared bit for bit."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [d for key in a for d in differences(a[key], b[key], f"{where}/{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [d for i, pair in pairs for d in differences(*pair, f"{where}/{i}")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [where]
+    return [] if type(a) is type(b) and a == b else [where]
+
+
+def settings(text_model: Path, *more: str) -> list[str]:
+    return [
+        "trainer.epochs=2",
+        "optimizer.args.lr=1e-3",
+        f"arch.args.text_params.model={text_model}",
+        "trainer.early_stop=5",
+        "trainer.save_period=1",
+        *more,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "more"),
+    [
+        ("fusion", 2, ["lr_scheduler=null", "trainer.init_val=true"]),
+        ("fusion", 0, ['lr_scheduler={"type": "cosine", "args": {"num_warmup_steps": 1}}']),
+        ("ocr", 0, ['lr_scheduler={"type": "MultiStepLR", "args": {"milestones": [1]}}']),
+        pytest.param(
+            "vision",
+            0,
+            ['optimizer={"type": "SGD", "args": {"lr": 0.01, "momentum": 0.9}}'],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_one_and_one_epoch_equal_two(
+    kind, workers, more, make_config, dropout_text_model, tmp_path
+):
+    more = settings(dropout_text_model, f"data_loader.args.num_workers={workers}", *more)
+    config = make_config(*more, kind=kind)
+    whole = made(config, tmp_path / "whole")
+    assert whole.model.text_model.config.dropout == 0.2
+    whole.fit()
+    first = made(config, tmp_path / "first")
+    first.epochs = 1  # stopped after it, as by a power cut
+    first.fit()
+    second = made(config, tmp_path / "second")
+    torch.rand(7)  # another state than that of the first run
+    second.resume(tmp_path / "first" / "model_last.pth")
+    second.fit()
+
+    states = [load_checkpoint(tmp_path / run / "model_last.pth") for run in ("whole", "second")]
+    assert differences(*states) == []
+    assert states[0]["epoch"] == 2 and states[0]["step"] == 4
+    assert states[0]["best"]["value"] is not None
+    # The comparison is able to fail: the first epoch's state is another one.
+    early = load_checkpoint(tmp_path / "first" / "model_last.pth")
+    differing = {place.split("/")[1] for place in differences(states[0], early)}
+    assert {"epoch", "step", "state_dict", "optimizer"} <= differing
+    if kind != "vision":  # whose text model alone drops out: it does, too
+        assert "random_states" in differing
+
+
+def test_the_number_of_workers_changes_nothing(make_config, dropout_text_model, tmp_path):
+    for workers in (0, 1):
+        change = f"data_loader.args.num_workers={workers}"
+        config = make_config(*settings(dropout_text_model, change), kind="ocr")
+        made(config, tmp_path / str(workers)).fit()
+    states = [load_checkpoint(tmp_path / run / "model_last.pth") for run in "01"]
+    [difference] = differences(*states)
+    assert difference == "/config/data_loader/args/num_workers"
+
+
+def test_dropout_is_on_and_the_random_state_matters(make_config, dropout_text_model, tmp_path):
+    config = make_config(*settings(dropout_text_model), kind="ocr")
+    made(config, tmp_path / "first").fit()
+    state = load_checkpoint(tmp_path / "first" / "checkpoint-epoch1.pth")
+    torch.manual_seed(99)
+    state["random_states"]["torch"] = torch.get_rng_state()
+    save_checkpoint(tmp_path / "other.pth", state)
+    second = made(config, tmp_path / "second")
+    second.resume(tmp_path / "other.pth")
+    second.fit()
+    states = [load_checkpoint(tmp_path / run / "model_last.pth") for run in ("first", "second")]
+    assert any(place.startswith("/state_dict") for place in differences(*states))
+
+
+@pytest.fixture(scope="module")
+def finished(make_config, tmp_path_factory):
+    """The checkpoint of an epoch of the mode ocr."""
+    folder = tmp_path_factory.mktemp("run")
+    made(make_config(kind="ocr"), folder).fit()
+    return folder / "model_last.pth"
+
+
+def refused(config, folder, checkpoint) -> str:
+    trainer = made(config, folder)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        trainer.resume(checkpoint)
+    assert differences(before, dict(trainer.model.state_dict())) == []
+    assert trainer.epoch == trainer.step == 0
+    return str(caught.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished, make_config, tmp_path):
+    text = refused(make_config(kind="fusion"), tmp_path / "run", finished)
+    assert text.startswith(f"{finished}: its weights do not fit the model of this configuration")
+    assert "\n  missing: video_model.cls_token" in text and "left over" not in text
+
+
+@pytest.mark.parametrize("lacking", ["optimizer", "random_states", "scheduler", "best"])
+def test_a_checkpoint_that_lacks_a_part_is_refused(lacking, finished, make_config, tmp_path):
+    state = load_checkpoint(finished)
+    del state[lacking]
+    save_checkpoint(tmp_path / "a.pth", state)
+    text = refused(make_config(kind="ocr"), tmp_path / "run", tmp_path / "a.pth")
+    assert f"can't be resumed, it has no {lacking};" in text and "load_checkpoint" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('lr_scheduler={"type": "StepLR", "args": {"step_size": 1}}', "has no lr_scheduler"),
+        ('optimizer={"type": "SGD"}', "its optimizer is of another kind than optimizer.type"),
+    ],
+)
+def test_another_course_is_refused(change, message, finished, make_config, tmp_path):
+    assert message in refused(make_config(change, kind="ocr"), tmp_path / "run", finished)
+
+
+def test_another_schedule_is_refused(make_config, tmp_path):
+    constant = 'lr_scheduler={"type": "constant_with_warmup"}'
+    made(make_config(constant, kind="ocr"), tmp_path / "a").fit()
+    step = 'lr_scheduler={"type": "StepLR", "args": {"step_size": 1}}'
+    config = make_config(step, kind="ocr")
+    text = refused(config, tmp_path / "run", tmp_path / "a" / "model_last.pth")
+    assert "its lr_scheduler is another than the configuration's" in text
+
+
+def test_a_changed_setting_is_not_dropped_silently(finished, make_config, tmp_path, caplog):
+    config = make_config("optimizer.args.lr=0.5", "trainer.epochs=3", kind="ocr")
+    trainer = made(config, tmp_path / "run")
+    caplog.set_level(logging.WARNING)
+    trainer.resume(finished)
+    [record] = caplog.records
+    assert "optimizer.args.lr is 0.5 in the configuration" in record.getMessage()
+    assert "goes on with the checkpoint's 0.0005" in record.getMessage()
+    assert trainer.optimizer.param_groups[0]["lr"] == 5e-4
