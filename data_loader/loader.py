@@ -23,19 +23,13 @@ from data_loader.transforms import ClipTransform, DeviceTransform, TransformPara
 from utils.errors import UserError
 
 Split = Literal["train", "val", "test"]
+Positive = Annotated[int, Field(ge=1)]
+PROVIDED = ("tokenizer_name", "modalities", "seed", "training")
 
 
-def described(description: str, **limits: float) -> object:
-    """Return the field of a registered argument: its meaning and its limits."""
-    return Field(description=description, **limits)
 
-
-@DATA_LOADERS.register(
-    "MultiDistTextVideoDataLoader", provided=("tokenizer_name", "modalities", "seed", "training")
-)
-@DATA_LOADERS.register(
-    "TextVideoDataLoader", provided=("tokenizer_name", "modalities", "seed", "training")
-)
+@DATA_LOADERS.register("MultiDistTextVideoDataLoader", provided=PROVIDED)
+@DATA_LOADERS.register("TextVideoDataLoader", provided=PROVIDED)
 class TextVideoDataLoader:
     """Batches of videos, queries and OCR words.
 
@@ -43,51 +37,54 @@ class TextVideoDataLoader:
     device and runs the part of the transforms that belongs there. ``set_epoch`` chooses the epoch,
     of which order and draws are functions; the number of workers changes nothing.
 
-    Args: the keys of ``data_loader.args`` (configs/README.md), and
+    Args:
+        dataset_name: Registered name of the data set.
+        data_dir: Its folder; environment variables are expanded.
+        text_params: Which caption is the query.
+        video_params: Which frames are read, at what size.
+        ocr_params: Which OCR words are kept.
+        metadata_dir: Folder of the annotations; null: data_dir.
+        annotation_file: Replaces the annotation file of the splits test and val.
+        split: What training reads; validation and test read val and test.
+        tsfm_params: Resizing and augmentation; null: the data set's own.
+        tsfm_split: Training: transforms of another split; null: train.
+        cut: Cut of the data set, where it has several.
+        subsample: Share of the entries to use, from the first.
+        sliding_window_stride: Test: frames between a video's clips, averaged; -1: one clip.
+        reader: Video reader: decord, torchcodec, av, cv2.
+        batch_size: Videos a batch.
+        num_workers: Loading processes; 0: none beside the main one.
+        shuffle: Shuffle the training set; validation and test never are.
+        prefetch_factor: Batches ahead a worker.
         tokenizer_name: Hugging Face name or folder of the text model.
         modalities: ``vision`` and/or ``ocr``; what is not used is not read.
-        seed: of order and draws.
-        training: whether to shuffle, draw and augment.
+        seed: Of order and draws.
+        training: Whether to shuffle, draw and augment.
+
+    Raises:
+        UserError: the data set can't be opened, or the tokenizer can't be had.
     """
 
     def __init__(
         self,
-        dataset_name: Annotated[str, described("Registered name of the data set.")],
-        data_dir: Annotated[str, described("Its folder; environment variables are expanded.")],
-        text_params: Annotated[
-            LoaderTextParams, described("Which caption is the query.")
-        ] = LoaderTextParams(),
-        video_params: Annotated[
-            LoaderVideoParams, described("Which frames are read, at what size.")
-        ] = LoaderVideoParams(),
-        ocr_params: Annotated[OcrParams, described("Which OCR words are kept.")] = OcrParams(),
-        metadata_dir: Annotated[
-            str | None, described("Folder of the annotations; null: data_dir.")
-        ] = None,
-        annotation_file: Annotated[
-            str | None, described("Replaces the annotation file of the split test and val.")
-        ] = None,
-        split: Annotated[Split, described("train; validation and test derive from it.")] = "train",
-        tsfm_params: Annotated[
-            TransformParams | None, described("Resizing and augmentation; null: the data set's.")
-        ] = None,
-        tsfm_split: Annotated[
-            Split | None, described("Training: transforms of another split; null: train.")
-        ] = None,
-        cut: Annotated[str | None, described("Cut of the data set, where it has several.")] = None,
-        subsample: Annotated[
-            float, described("Share of the entries to use, from the first.", gt=0, le=1)
-        ] = 1.0,
-        sliding_window_stride: Annotated[
-            int, described("Test: frames between a video's clips, averaged; -1: one clip.", ge=-1)
-        ] = -1,
-        reader: Annotated[str, described("Video reader: decord, torchcodec, av, cv2.")] = "decord",
-        batch_size: Annotated[int, described("Videos a batch.", ge=1)] = 1,
-        num_workers: Annotated[int, described("Loading processes; 0: none beside.", ge=0)] = 1,
-        shuffle: Annotated[
-            bool, described("Shuffle the training set; validation and test never are.")
-        ] = True,
-        prefetch_factor: Annotated[int, described("Batches ahead a worker.", ge=1)] = 2,
+        dataset_name: str,
+        data_dir: str,
+        text_params: LoaderTextParams = LoaderTextParams(),
+        video_params: LoaderVideoParams = LoaderVideoParams(),
+        ocr_params: OcrParams = OcrParams(),
+        metadata_dir: str | None = None,
+        annotation_file: str | None = None,
+        split: Split = "train",
+        tsfm_params: TransformParams | None = None,
+        tsfm_split: Split | None = None,
+        cut: str | None = None,
+        subsample: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        sliding_window_stride: Annotated[int, Field(ge=-1)] = -1,
+        reader: str = "decord",
+        batch_size: Positive = 1,
+        num_workers: Annotated[int, Field(ge=0)] = 1,
+        shuffle: bool = True,
+        prefetch_factor: Positive = 2,
         *,
         tokenizer_name: str,
         modalities: tuple[str, ...],
@@ -97,9 +94,9 @@ class TextVideoDataLoader:
         self.name = f"{dataset_name} {split}"
         self.num_frames = video_params.num_frames
         dataset_class = DATASETS.get(dataset_name)
-        recipe = dataset_class.recipe
+        transforms = tsfm_params or TransformParams()
+        transforms = transforms.resolved(dataset_class.recipe, video_params.input_res)
         augment = training and tsfm_split in (None, "train")
-        params = (tsfm_params or TransformParams()).resolved(recipe, video_params.input_res)
         options = DatasetOptions(
             split=split,
             training=training,
@@ -115,13 +112,13 @@ class TextVideoDataLoader:
         self.dataset: BaseTextVideoDataset = dataset_class(
             data_dir=_folder(data_dir),
             options=options,
-            transform=ClipTransform(params, train=augment),
+            transform=ClipTransform(transforms, train=augment),
             metadata_dir=_folder(metadata_dir) if metadata_dir else None,
             cut=cut,
             annotation_file=None if training else annotation_file,
             subsample=subsample,
         )
-        self.device_transform = DeviceTransform(params)
+        self.device_transform = DeviceTransform(transforms)
         self.sampler = EpochSampler(len(self.dataset), shuffle and training, seed)
         tokenizer = load_tokenizer(tokenizer_name)
         self.batch_size = batch_size

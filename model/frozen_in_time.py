@@ -34,13 +34,13 @@ class FrozenInTime(RetrievalModel):
     """Embeds queries and videos in one space, by what a video shows, the text in it, or both.
 
     Args:
-        video_params: the space-time ViT.
-        text_params: the query encoder, and the OCR word encoder of the same kind.
-        projection: ``minimal`` (one linear layer a branch) or none, ``""``.
-        projection_dim: E.
-        modalities: what of a video is used.
-        load_checkpoint: weights to start from; must fit exactly.
-        fusion_heads: heads of the fusion layer; must divide D.
+        video_params: Video encoder, the space-time ViT.
+        text_params: Query encoder, and the OCR word encoder of the same kind.
+        projection: Layers into the common space: minimal (one a branch), or none.
+        projection_dim: Width of the common space.
+        modalities: What of a video is used.
+        load_checkpoint: Weights to start from; must fit exactly.
+        fusion_heads: Heads of the fusion layer; must divide the text model's width.
 
     Raises:
         UserError: a model or its weights can't be had, or the parts do not fit together.
@@ -48,23 +48,13 @@ class FrozenInTime(RetrievalModel):
 
     def __init__(
         self,
-        video_params: Annotated[VideoParams, Field(description="Video encoder.")] = VideoParams(),
-        text_params: Annotated[TextParams, Field(description="Text encoders.")] = TextParams(),
-        projection: Annotated[
-            Literal["minimal", ""],
-            Field(description="Layers into the common space: minimal, or none."),
-        ] = "minimal",
-        projection_dim: Annotated[
-            int, Field(ge=1, description="Width of the common space.")
-        ] = 256,
-        modalities: Annotated[
-            tuple[Modality, ...],
-            Field(min_length=1, max_length=2, description="What of a video is used."),
-        ] = ("vision", "ocr"),
-        load_checkpoint: Annotated[
-            str | None, Field(description="Weights to start from; must fit exactly.")
-        ] = "",
-        fusion_heads: Annotated[int, Field(ge=1, description="Heads of the fusion layer.")] = 8,
+        video_params: VideoParams = VideoParams(),
+        text_params: TextParams = TextParams(),
+        projection: Literal["minimal", ""] = "minimal",
+        projection_dim: Annotated[int, Field(ge=1)] = 256,
+        modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("vision", "ocr"),
+        load_checkpoint: str | None = "",
+        fusion_heads: Annotated[int, Field(ge=1)] = 8,
     ) -> None:
         if len(set(modalities)) < len(modalities):
             raise UserError(f"arch.args.modalities: {list(modalities)} names one twice")

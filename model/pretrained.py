@@ -155,7 +155,7 @@ def _image_weights(params: VideoParams) -> dict[str, Tensor]:
             return timm.create_model(name, pretrained=True, **options).state_dict()
         with torch.device("meta"):
             vit = timm.create_model(name, pretrained=False, **options)
-        weights = timm.models.load_state_dict(str(_weight_file(local)))
+        weights = timm.models.load_state_dict(str(_weight_file(local)), weights_only=True)
         return checkpoint_filter_fn(weights, vit)  # timm's own: position embeddings resized
     except UserError:
         raise

@@ -10,6 +10,8 @@ from utils.checkpoint import write_json
 
 logger = logging.getLogger(__name__)
 
+MAX_LOGGED = 10
+
 
 @dataclass
 class DataReport:
@@ -31,8 +33,9 @@ class DataReport:
             self._add_unreadable(video)
         for path in batch.ocr_missing:
             if path not in self.ocr_missing:
-                logger.warning("%s: no such OCR document; its video has no words", path)
                 self.ocr_missing.add(path)
+                text = "no OCR document: %s; its video has no words"
+                self._warn(len(self.ocr_missing), text, path)
         self.ocr_skipped |= batch.ocr_skipped
 
     def merge(self, other: "DataReport") -> None:
@@ -43,8 +46,17 @@ class DataReport:
 
     def _add_unreadable(self, video: Unreadable) -> None:
         if video.path not in self.unreadable:
-            logger.warning("%s: %s; a black clip stands in", video.path, video.reason)
             self.unreadable[video.path] = video.reason
+            text = "%s: %s; a black clip stands in"
+            self._warn(len(self.unreadable), text, video.path, video.reason)
+
+    @staticmethod
+    def _warn(number: int, text: str, *values: str) -> None:
+        """Log the first of a kind; thousands of lines would hide everything else."""
+        if number <= MAX_LOGGED:
+            logger.warning(text, *values)
+        if number == MAX_LOGGED:
+            logger.warning("further ones of this kind are listed in the run's data report only")
 
     def counts(self) -> dict[str, int]:
         """Return the counts that a metrics file holds."""
