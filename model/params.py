@@ -1,8 +1,9 @@
 """What a configuration says of the model: ``arch.args.video_params`` and ``text_params``."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from base.config import NO_EFFECT, ConfigModel
 
@@ -32,7 +33,9 @@ class VideoParams(ConfigModel):
     time_init: Literal["zeros", "rand"] = Field(
         "zeros", description="zeros: the untrained model equals the image model."
     )
-    input_res: int | None = Field(None, ge=1, description="Side of a frame, pixels.")
+    input_res: int | None = Field(
+        None, ge=1, description="Side of a frame, pixels; null: the number that ends arch_config."
+    )
     patch_size: int | None = Field(None, ge=1, description="Side of a patch, pixels.")
     embed_dim: int | None = Field(None, ge=1, description="Width of a token.")
     depth: int | None = Field(None, ge=1, description="Blocks.")
@@ -44,6 +47,16 @@ class VideoParams(ConfigModel):
     loading: Annotated[str | None, NO_EFFECT] = Field(
         None, description="Stands here in a published file; data_loader's video_params has it."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _input_res_of_name(cls, values: Any) -> Any:
+        """Write out what timm's names say, so that the loader's ``input_res`` is compared."""
+        if not isinstance(values, dict) or values.get("input_res") is not None:
+            return values
+        name = values.get("arch_config", cls.model_fields["arch_config"].default)
+        end = re.search(r"_(\d+)$", name) if isinstance(name, str) else None
+        return values | {"input_res": int(end[1])} if end else values
 
     @property
     def vit_tag(self) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import GroupedAttention
+from utils.errors import UserError
 
 LAYER_NORM_EPS = 1e-6
 TimeInit = Literal["zeros", "rand"]
@@ -113,13 +114,19 @@ class SpaceTimeTransformer(nn.Module):
         """Return the clip feature (B, D) of normalised frames (B, F, C, H, W).
 
         Raises:
-            ValueError: more frames than ``num_frames``, or frames of another size.
+            UserError: more frames than ``num_frames``, or frames of another size.
         """
         batch, frames, _, height, width = video.shape
         if frames > self.num_frames:
-            raise ValueError(f"a clip of {frames} frames; the model takes {self.num_frames}")
+            raise UserError(
+                f"clips of {frames} frames, but the model takes {self.num_frames}: lower "
+                "data_loader.args.video_params.num_frames"
+            )
         if (height, width) != (self.input_res, self.input_res):
-            raise ValueError(f"frames of {width}x{height}; the model takes {self.input_res} square")
+            raise UserError(
+                f"frames of {width}x{height}, but the model takes {self.input_res} square: look at "
+                "input_res of arch, data_loader and its tsfm_params"
+            )
         patches = self.patch_embed(video.flatten(0, 1)).unflatten(0, (batch, frames))
         position = self.pos_embed[:, None, 1:]  # (1, 1, N, D)
         time = self.temporal_embed[:, :frames, None]  # (1, F, 1, D)

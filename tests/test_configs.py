@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from base.config import resolved
+from base.config import ConfigError, resolved
 from base.registry import ARCHITECTURES
 from parse_config import file_schema, load_config
 from trainer.build import without_initial_weights
@@ -132,3 +132,11 @@ def test_without_initial_weights_nothing_pretrained_is_left():
     off = without_initial_weights(arguments | {"load_checkpoint": "x.pth"})
     assert not off["text_params"].pretrained and not off["video_params"].pretrained
     assert off["load_checkpoint"] == "" and off["projection_dim"] == 256
+
+
+def test_the_size_that_a_vits_name_says_is_compared_with_the_loaders():
+    change = "data_loader.args.video_params.input_res=112"
+    with pytest.raises(ConfigError, match="112, but arch.args.video_params.input_res is 224"):
+        load_config(ROOT / "configs/TextVR_fusion.json", [change])
+    both = [change, "arch.args.video_params.input_res=112"]
+    assert load_config(ROOT / "configs/TextVR_fusion.json", both).name == "TextVR_fusion"

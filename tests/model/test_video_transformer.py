@@ -97,8 +97,8 @@ def test_the_order_of_frames_counts_and_that_of_clips_does_not():
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
-        ((1, 4, 3, 8, 8), "a clip of 4 frames; the model takes 3"),
-        ((1, 3, 3, 8, 12), "frames of 12x8; the model takes 8 square"),
+        ((1, 4, 3, 8, 8), "clips of 4 frames, but the model takes 3"),
+        ((1, 3, 3, 8, 12), "frames of 12x8, but the model takes 8 square"),
         ((1, 3, 3, 4, 4), "frames of 4x4"),
     ],
 )
