@@ -1,7 +1,7 @@
 """Test a model: similarity matrix, metrics and, on demand, embeddings.
 
-    python test.py -r ckpt/textvr.pth --sim_path out/sim_matrix.npy
-    python test.py -r ckpt/textvr.pth -c configs/TextVR_fusion.json --save_feats feats/
+    python test.py -r RUN/model_best.pth --sim_path out/sim_matrix.npy
+    python test.py -r RUN/model_best.pth -c configs/TextVR_fusion.json --save_feats feats/
 
 Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
 file. The matrix is float32; row x, column y is the similarity of the x-th caption to the y-th
