@@ -67,8 +67,10 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
         frames: at least one array (H, W, 3), uint8 RGB, H and W even and the same for all.
         fps: frames a second.
     """
-    # One thread: x264 decides differently, so writes other bytes, with another number of them.
+    # x264 decides differently, so writes other bytes, with another number of threads; and on
+    # processors with AVX-512 even from run to run, unless all processors must give the same.
     options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+    options["x264-params"] = "cpu-independent=1"
     with replacing(path) as temporary:
         with av.open(str(temporary), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=fps, options=options)
