@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.checkpoint import write_json
 from utils.cli import run_cli
 from utils.errors import UserError
+from utils.files import write_json
 
 MODALITIES = ("fusion", "vision", "ocr")
 COLUMNS = {"R1": "R@1", "R5": "R@5", "R10": "R@10", "MedR": "MedR"}

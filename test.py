@@ -15,8 +15,8 @@ from pathlib import Path
 from base.config import Config
 from parse_config import add_config_arguments, load_config
 from trainer.build import build_evaluator, build_loader, build_model
-from trainer.report import evaluation_table, write_evaluation
-from utils.checkpoint import load_weights
+from trainer.evaluator.report import evaluation_table, write_evaluation
+from utils.checkpoint.weights import load_weights
 from utils.cli import positive, run_cli
 from utils.device import choose_device
 from utils.errors import UserError

@@ -16,14 +16,16 @@ class VideoEntry:
     Attributes:
         id: how the annotation names the video, unique in the file.
         video: the file.
-        captions: at least one.
+        captions: none where the data set is only embedded, such as a folder of videos.
         ocr: the OCR document, or None where the data set has none for this video.
+        category: what kind of video it is, where the data set says so.
     """
 
     id: str
     video: Path
     captions: tuple[str, ...]
     ocr: Path | None = None
+    category: str | None = None
 
 
 class BaseTextVideoDataset(Dataset[Sample], ABC):
@@ -39,6 +41,13 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
     entries: list[VideoEntry]
     annotation_file: Path
     shuffled: bool = False
+
+    def needs_reading(self) -> list[bool] | None:
+        """Say of each caption, in order, whether it speaks of text in its video.
+
+        None where that is not known.
+        """
+        return None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -96,11 +96,16 @@ def _entry(item: Any, video_dir: Path, ocr_dir: Path) -> VideoEntry | str:
     info = item.get("videos_info", {})
     ocr_name = info.get("Kwai_OCR") if isinstance(info, dict) else None
     if ocr_name is None:
-        return VideoEntry(name, video, captions)
+        return VideoEntry(name, video, captions, category=_category(name))
     ocr = inside(ocr_dir, ocr_name) if isinstance(ocr_name, str) else None
     if ocr is None:
         return f"{name}: the Kwai_OCR path {ocr_name!r} leads out of the data folder"
-    return VideoEntry(name, video, captions, ocr)
+    return VideoEntry(name, video, captions, ocr, _category(name))
+
+
+def _category(name: str) -> str | None:
+    """The folder that a video lies in, which is TextVR's category."""
+    return name.split("/")[0] if "/" in name else None
 
 
 def _captions(infos: Any) -> tuple[str, ...]:

@@ -56,7 +56,8 @@ class TextVideoDataLoader:
         num_workers: Loading processes; 0: none beside the main one.
         shuffle: Shuffle the training set; validation and test never are.
         prefetch_factor: Batches ahead a worker.
-        tokenizer_name: Hugging Face name or folder of the text model.
+        tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
+            wanted, and there are no batches.
         modalities: ``vision`` and/or ``ocr``; what is not used is not read.
         seed: Of order and draws.
         training: Whether to shuffle, draw and augment.
@@ -86,7 +87,7 @@ class TextVideoDataLoader:
         shuffle: bool = True,
         prefetch_factor: Positive = 2,
         *,
-        tokenizer_name: str,
+        tokenizer_name: str | None,
         modalities: tuple[str, ...],
         seed: int,
         training: bool,
@@ -120,8 +121,10 @@ class TextVideoDataLoader:
         )
         self.device_transform = DeviceTransform(transforms)
         self.sampler = EpochSampler(len(self.dataset), shuffle and training, seed)
-        tokenizer = load_tokenizer(tokenizer_name)
         self.batch_size = batch_size
+        if tokenizer_name is None:
+            return
+        tokenizer = load_tokenizer(tokenizer_name)
         self.batches = DataLoader(
             _Guarded(self.dataset),
             batch_size=batch_size,

@@ -14,6 +14,7 @@ from base.batch import Sample, SampleKey, Unreadable
 from data_loader.frame_sampling import frame_indices, sliding_window_starts
 from data_loader.ocr_words import OcrParams, load_ocr_document, normalise_tracks, ocr_words
 from data_loader.params import LoaderTextParams, LoaderVideoParams
+from data_loader.reading import ALL_WORDS, needs_reading
 from data_loader.transforms import ClipTransform
 from data_loader.video_reader import VideoError, open_video
 
@@ -103,6 +104,23 @@ class TextVideoDataset(BaseTextVideoDataset):
     @abstractmethod
     def load_entries(self) -> list[VideoEntry]:
         """Read ``annotation_file``; raises ``AnnotationError``."""
+
+    def needs_reading(self) -> list[bool] | None:
+        """Say of each caption, in order, whether it shares a word with its video's OCR document.
+
+        None where no video has a document.
+
+        Raises:
+            UserError: a document can't be read.
+        """
+        if all(entry.ocr is None for entry in self.entries):
+            return None
+        return [
+            needs_reading(caption, words)
+            for entry in self.entries
+            for words in [_all_words(entry)]
+            for caption in entry.captions
+        ]
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -201,3 +219,9 @@ class TextVideoDataset(BaseTextVideoDataset):
         sample.words, sample.ocr_skipped = read.words, read.num_skipped
         if size is not None:
             sample.tracks = normalise_tracks(read.tracks, *size)
+
+
+def _all_words(entry: VideoEntry) -> list[str]:
+    """Every word of the video's OCR document; none where there is no document."""
+    document = load_ocr_document(entry.ocr) if entry.ocr is not None else None
+    return ocr_words(document, ALL_WORDS, str(entry.ocr)).words if document else []

@@ -21,7 +21,7 @@ from model.fusion import FusionAttention, fusion_tokens
 from model.params import TextParams, VideoParams
 from model.pretrained import build_video_model
 from model.text_encoder import encode_tokens, encode_words, load_text_model
-from utils.checkpoint import load_weights
+from utils.checkpoint.weights import load_weights
 from utils.errors import UserError
 
 Modality = Literal["vision", "ocr"]

@@ -22,7 +22,8 @@ SHORT_SCRIPTS = ("train", "test")
 UTILS_PACKAGES = {"torch", "numpy", *sys.stdlib_module_names}
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
 FILES += sorted(ROOT.glob("*.py"))
-LIBRARY = [path for path in FILES if path.parent != ROOT]
+# The command of a package (python -m …) stands above the rooms, as the scripts do.
+LIBRARY = [path for path in FILES if path.parent != ROOT and path.name != "__main__.py"]
 
 
 def name_of(path: Path) -> str:

@@ -16,9 +16,10 @@ from base.config import resolved
 from data_loader.synthetic.dry import make_dry_run
 from parse_config import load_config
 from trainer.build import build_loader, build_model
-from trainer.report import SHUFFLED_NOTE
-from utils.checkpoint import save_checkpoint, write_json
+from trainer.evaluator.report import SHUFFLED_NOTE
+from utils.checkpoint.files import save_checkpoint
 from utils.cli import run_cli
+from utils.files import write_json
 
 CPU = torch.device("cpu")
 # "test" is a package of the standard library, so the script is loaded by its path.

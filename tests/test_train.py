@@ -14,7 +14,7 @@ from conftest import ROOT, tiny
 import train
 from base.config import resolved
 from parse_config import load_config
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint.files import load_checkpoint
 from utils.cli import run_cli
 
 OCR = ROOT / "configs/demo/ocr.json"

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from base.base_dataset import BaseTextVideoDataset
 from base.base_model import RetrievalModel
 from base.base_trainer import BestValue
 from base.config import Config, parse_monitor
 from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
-from trainer.evaluator import Evaluator, Loader
+from trainer.evaluator.encode import Evaluator, Loader
 from trainer.optim import build_schedule
 from trainer.recorder import Recorder
 from trainer.trainer import Trainer, plan_epoch
@@ -68,16 +69,27 @@ def build_loader(config: Config, number: int, training: bool, **changes: Any) ->
     Raises:
         UserError: there is no such loader, or its data can't be opened.
     """
+    tokenizer_name = config.arch.kwargs()["text_params"].model
+    return _loader(config, number, training=training, tokenizer_name=tokenizer_name, **changes)
+
+
+def build_dataset(
+    config: Config, number: int, training: bool, **changes: Any
+) -> BaseTextVideoDataset:
+    """Build the data set of a loader without what batches need, such as the tokenizer.
+
+    Arguments and errors are those of ``build_loader``.
+    """
+    loader = _loader(config, number, training=training, tokenizer_name=None, **changes)
+    return loader.dataset
+
+
+def _loader(config: Config, number: int, **changes: Any) -> Loader:
     if not 0 <= number < len(config.data_loader):
         raise UserError(f"the configuration has data loaders 0 … {len(config.data_loader) - 1}")
-    block, arch = config.data_loader[number], config.arch.kwargs()
-    return DATA_LOADERS.get(block.type)(
-        **block.kwargs() | changes,
-        training=training,
-        tokenizer_name=arch["text_params"].model,
-        modalities=arch["modalities"],
-        seed=config.seed,
-    )
+    block = config.data_loader[number]
+    provided = {"modalities": config.arch.kwargs()["modalities"], "seed": config.seed}
+    return DATA_LOADERS.get(block.type)(**block.kwargs() | provided | changes)
 
 
 def build_trainer(config: Config, run_dir: Path, device: torch.device, resolved: dict) -> Trainer:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from base.batch import Batch, Unreadable
-from utils.checkpoint import write_json
+from utils.files import write_json
 
 logger = logging.getLogger(__name__)
 

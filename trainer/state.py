@@ -9,14 +9,13 @@ from torch import nn
 
 from base.base_trainer import BestValue
 from trainer.optim import Schedule
-from utils.checkpoint import (
+from utils.checkpoint.files import (
     CheckpointError,
     copy_checkpoint,
-    fit_weights,
     load_checkpoint,
     save_checkpoint,
-    weights_of,
 )
+from utils.checkpoint.weights import fit_weights, weights_of
 from utils.seed import random_states, restore_random_states
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from base.base_model import RetrievalModel
 from base.base_trainer import BaseTrainer
 from base.batch import Batch
 from trainer.data_report import DataReport
-from trainer.evaluator import Evaluation, Evaluator, Loader
+from trainer.evaluator.encode import Evaluation, Evaluator, Loader
 from trainer.optim import Schedule
 from trainer.recorder import Recorder
 from trainer.state import LAST, TrainingState

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import write_json
 from utils.errors import UserError
+from utils.files import write_json
 
 CONFIG_NAME = "config.json"
 PACKAGES = (

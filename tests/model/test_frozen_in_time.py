@@ -9,7 +9,7 @@ from base.registry import ARCHITECTURES
 from model.frozen_in_time import FrozenInTime
 from model.params import TextParams, VideoParams
 from tests.model.small_models import SMALL_VIT, WIDTH, build, make_batch, write_text_model
-from utils.checkpoint import CheckpointError
+from utils.checkpoint.files import CheckpointError
 from utils.errors import UserError
 
 MODES = {"fusion": ("vision", "ocr"), "ocr": ("ocr",), "vision": ("vision",)}

@@ -14,8 +14,8 @@ from base.config import resolved
 from data_loader.video_reader import VideoError
 from model.metric import t2v_metrics, v2t_metrics
 from trainer.build import build_evaluator, build_loader, build_model, build_trainer
-from trainer.evaluator import NonFiniteEmbeddingsError
-from trainer.report import SHUFFLED_NOTE, evaluation_table, metrics_of, write_evaluation
+from trainer.evaluator.encode import NonFiniteEmbeddingsError
+from trainer.evaluator.report import SHUFFLED_NOTE, evaluation_table, metrics_of, write_evaluation
 from utils.errors import UserError
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 
 from base.registry import LR_SCHEDULERS, OPTIMIZERS
 from trainer.optim import STEP_SCHEDULES, adamw, build_schedule
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.checkpoint.files import load_checkpoint, save_checkpoint
 
 EPOCHS, STEPS = 4, 3  # a run of 12 steps
 

@@ -9,7 +9,7 @@ import torch
 from base.config import resolved
 from trainer.build import build_trainer
 from trainer.trainer import Trainer
-from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from utils.checkpoint.files import CheckpointError, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from base.config import resolved
 from parse_config import config_from_dict
 from trainer.build import build_model, build_trainer
 from trainer.trainer import NonFiniteLossError
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint.files import load_checkpoint
 
 CPU = torch.device("cpu")
 EPOCHS = 16

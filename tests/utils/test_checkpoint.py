@@ -12,16 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from utils import checkpoint
-from utils.checkpoint import (
+from utils.checkpoint import files as checkpoint
+from utils.checkpoint.files import (
     CheckpointError,
     copy_checkpoint,
     load_checkpoint,
-    load_weights,
     save_checkpoint,
-    weights_of,
-    write_json,
 )
+from utils.checkpoint.weights import load_weights, weights_of
+from utils.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.seed import random_states, restore_random_states, seed_everything
 
 

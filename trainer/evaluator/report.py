@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluator import Evaluation
-from utils.checkpoint import write_json
+from trainer.evaluator.encode import Evaluation
+from utils.files import write_json
 
 METRICS_NAME, REPORT_NAME = "metrics.json", "data_report.json"
 SHUFFLED_NOTE = "not meaningful (shuffled test file)"

@@ -1,7 +1,5 @@
 """Checkpoints: tensors and plain values, written so that a crash never costs the last good one."""
 
-import json
-import logging
 import os
 import pickle
 import shutil
@@ -9,14 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from utils.errors import UserError
-
-logger = logging.getLogger(__name__)
-
-# Buffers of old library versions that hold no weight.
-IGNORED_SUFFIXES = (".position_ids",)
 
 
 class CheckpointError(UserError):
@@ -94,62 +86,3 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def _first_line(error: Exception) -> str:
     """The first line of an error's text, or its kind where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def weights_of(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint, or of a plain state dict, without ``module.`` prefixes.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    weights = state.get("state_dict", state)
-    if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{source}: holds no weights (no state_dict)")
-    if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"{source}: its state_dict holds values that are not tensors")
-    if not all(isinstance(name, str) for name in weights):
-        raise CheckpointError(f"{source}: its state_dict has names that are not text")
-    return {
-        name.removeprefix("module."): value
-        for name, value in weights.items()
-        if not name.endswith(IGNORED_SUFFIXES)
-    }
-
-
-def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
-    """Load weights strictly.
-
-    Raises:
-        CheckpointError: names are missing or left over, or shapes differ; all are listed.
-    """
-    own = model.state_dict()
-    faults = [f"missing: {name}" for name in own.keys() - weights.keys()]
-    faults += [f"left over: {name}" for name in weights.keys() - own.keys()]
-    faults += [
-        f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name in own.keys() & weights.keys()
-        if own[name].shape != weights[name].shape
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{source}: its weights do not fit the model of this configuration\n  "
-            + "\n  ".join(sorted(faults))
-        )
-    model.load_state_dict(weights)
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load the weights of a checkpoint file strictly; raises ``CheckpointError``."""
-    fit_weights(model, weights_of(load_checkpoint(path), path), path)
-    logger.info("weights of %s loaded", path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a temporary name, then rename; raises ``OSError``, and the old file stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

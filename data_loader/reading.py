@@ -1,0 +1,23 @@
+"""Which captions speak of the text in their video."""
+
+import re
+from collections.abc import Iterable
+
+from data_loader.ocr_words import OcrParams
+
+MIN_LETTERS = 4
+# Every word of a document, whatever the experiment's rules: the split of the captions must not
+# change with an ablation.
+ALL_WORDS = OcrParams(max_words=10**9, min_length=1, max_char=None, duplicates="drop")
+
+
+def needs_reading(caption: str, words: Iterable[str]) -> bool:
+    """Whether a caption shares a word of at least four letters with the OCR words of its video."""
+    spotted = {part for word in words for part in _long_words(word)}
+    return not spotted.isdisjoint(_long_words(caption))
+
+
+def _long_words(text: str) -> set[str]:
+    """The lower-cased words of a text that have at least ``MIN_LETTERS`` letters."""
+    words = re.findall(r"\w+", text.lower())
+    return {word for word in words if sum(map(str.isalpha, word)) >= MIN_LETTERS}

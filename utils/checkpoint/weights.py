@@ -1,0 +1,62 @@
+"""The weights of a checkpoint, and how they get into a model: strictly, by name and shape."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from utils.checkpoint.files import CheckpointError, load_checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Buffers of old library versions that hold no weight.
+IGNORED_SUFFIXES = (".position_ids",)
+
+
+def weights_of(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, or of a plain state dict, without ``module.`` prefixes.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    weights = state.get("state_dict", state)
+    if not isinstance(weights, dict) or not weights:
+        raise CheckpointError(f"{source}: holds no weights (no state_dict)")
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{source}: its state_dict holds values that are not tensors")
+    if not all(isinstance(name, str) for name in weights):
+        raise CheckpointError(f"{source}: its state_dict has names that are not text")
+    return {
+        name.removeprefix("module."): value
+        for name, value in weights.items()
+        if not name.endswith(IGNORED_SUFFIXES)
+    }
+
+
+def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+    """Load weights strictly.
+
+    Raises:
+        CheckpointError: names are missing or left over, or shapes differ; all are listed.
+    """
+    own = model.state_dict()
+    faults = [f"missing: {name}" for name in own.keys() - weights.keys()]
+    faults += [f"left over: {name}" for name in weights.keys() - own.keys()]
+    faults += [
+        f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in own.keys() & weights.keys()
+        if own[name].shape != weights[name].shape
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{source}: its weights do not fit the model of this configuration\n  "
+            + "\n  ".join(sorted(faults))
+        )
+    model.load_state_dict(weights)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load the weights of a checkpoint file strictly; raises ``CheckpointError``."""
+    fit_weights(model, weights_of(load_checkpoint(path), path), path)
+    logger.info("weights of %s loaded", path)
