@@ -19,7 +19,7 @@ MAY_IMPORT = {
 }
 SCRIPTS = ("train", "test", "parse_config")
 SHORT_SCRIPTS = ("train", "test")
-UTILS_PACKAGES = {"torch", "numpy", *sys.stdlib_module_names}
+UTILS_PACKAGES = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
 FILES += sorted(ROOT.glob("*.py"))
 # The command of a package (python -m …) stands above the rooms, as the scripts do.

@@ -1,18 +1,18 @@
 """Checkpoints: tensors and plain values, written so that a crash never costs the last good one."""
 
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils.errors import UserError
+from utils.checkpoint.errors import CheckpointError
+from utils.checkpoint.foreign import plain_state
+from utils.checkpoint.inert import format_of, read_inert
+from utils.checkpoint.safe_tensors import read_safetensors
 
-
-class CheckpointError(UserError):
-    """A checkpoint that can't be read, does not fit, or can't be written."""
+__all__ = ["CheckpointError", "copy_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -59,30 +59,23 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint on the CPU; nothing in the file is executed.
+    """Read a checkpoint, ours or from elsewhere, on the CPU; nothing in the file is executed.
+
+    ``.safetensors`` give ``state_dict``, and ``config`` where there is one beside them. Objects of
+    classes that are no data come back as ``InertRecord``, which do nothing; a
+    configuration object, as the published code pickled, as the plain values inside it.
 
     Raises:
-        CheckpointError: missing, damaged, or holding other objects than tensors and plain values.
+        CheckpointError: missing, damaged, no dict, or wants to run something (what, is said).
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: is damaged, or holds objects that are not tensors or plain values, which "
-            f"are never executed ({_first_line(error)})"
-        ) from error
-    except Exception as error:  # damaged bytes end in KeyError, struct.error, AttributeError …
-        raise CheckpointError(
-            f"{path}: is damaged or no checkpoint ({_first_line(error)})"
-        ) from error
+    if format_of(path) == "safetensors":
+        return read_safetensors(path)
+    # Not torch.load: its reader of weights alone can be made to crash, and does not say what a
+    # file wanted.
+    state = read_inert(path)
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a checkpoint")
-    return state
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return plain_state(state, path)
