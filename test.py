@@ -6,6 +6,7 @@
 Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
 file. The matrix is float32; row x, column y is the similarity of the x-th caption to the y-th
 video, in the annotation file's order. metrics.json and data_report.json are written beside it.
+Videos without captions only have embeddings: give --save_feats.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from pathlib import Path
 from base.config import Config
 from parse_config import add_config_arguments, load_config
 from trainer.build import build_evaluator, build_loader, build_model
-from trainer.evaluator.report import evaluation_table, write_evaluation
+from trainer.evaluator.postprocess import add_postprocess_arguments
+from trainer.evaluator.report import evaluation_table, open_queries, scored, write_evaluation
 from utils.checkpoint.weights import load_weights
 from utils.cli import positive, run_cli
 from utils.device import choose_device
@@ -37,10 +39,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save_feats", type=Path, help="folder for embeddings and ids")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--batch_size", type=positive, help="videos a batch")
-    parser.add_argument(
-        "--sliding_window_stride", type=positive, help="frames between a video's clips"
-    )
+    parser.add_argument("--sliding_window_stride", type=positive, help="frames between clips")
     parser.add_argument("--loader", type=int, default=0, help="which data loader of a list")
+    add_postprocess_arguments(parser)
     return parser.parse_args()
 
 
@@ -62,17 +63,17 @@ def main() -> None:
     setup_logging(verbosity=1)
     config = load_run_config(arguments)
     device = choose_device(config.n_gpu, arguments.device)
-    changes = {
-        name: value
-        for name in ("split", "batch_size", "sliding_window_stride")
-        if (value := getattr(arguments, name)) is not None
-    }
+    names = ("split", "batch_size", "sliding_window_stride")
+    changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     loader = build_loader(config, arguments.loader, training=False, **changes)
+    queries = open_queries(loader.dataset, arguments.save_feats)
     model = build_model(config, device, initial_weights=False)
     load_weights(model, arguments.resume)
     evaluation = build_evaluator(config, device).run(model, loader)
-    write_evaluation(evaluation, arguments.sim_path, arguments.save_feats)
-    sys.stdout.write(evaluation_table(evaluation) + "\n")
+    changes = arguments.postprocess, arguments.temperature
+    tested = scored(evaluation, queries, config.metrics, *changes)
+    write_evaluation(tested, arguments.sim_path, arguments.save_feats)
+    sys.stdout.write(evaluation_table(tested) + "\n")
 
 
 if __name__ == "__main__":

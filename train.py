@@ -30,6 +30,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-r", "--resume", type=Path, help="checkpoint to go on from")
     parser.add_argument("-d", "--device", help="GPU to use, such as 1")
     parser.add_argument("--run_dir", help="folder of this run (default: save_dir/name/time)")
+    parser.add_argument(
+        "--allow-shuffled", action="store_true", help="let trainer.monitor use a shuffled test file"
+    )
     arguments = parser.parse_args()
     if arguments.config is None and arguments.resume is None:
         parser.error("give a configuration (-c) or a checkpoint to resume (-r)")
@@ -51,7 +54,8 @@ def main() -> None:
         run_dir = arguments.resume.parent
     setup_logging(config.trainer.verbosity, run_dir / "train.log")
     device = choose_device(config.n_gpu, arguments.device)
-    trainer = build_trainer(config, run_dir, device, resolved(config))
+    allow = arguments.allow_shuffled
+    trainer = build_trainer(config, run_dir, device, resolved(config), allow_shuffled=allow)
     if arguments.resume is not None:
         trainer.resume(arguments.resume)
     describe_run(run_dir, resolved(config), sys.argv)

@@ -1,6 +1,7 @@
 """What a data set is: a list of videos with captions, and how one becomes a sample."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
             chance then.
     """
 
-    entries: list[VideoEntry]
+    entries: Sequence[VideoEntry]
     annotation_file: Path
     shuffled: bool = False
 

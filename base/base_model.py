@@ -1,6 +1,7 @@
 """What the trainer and the evaluator ask of a model."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -20,6 +21,23 @@ class RetrievalModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Embed the queries and the videos of a batch."""
+
+    def adapted(
+        self, weights: dict[str, Tensor], source: str | Path = "the checkpoint"
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Return a checkpoint's weights in the sizes that this model takes.
+
+        A model that can take weights of other sizes (more frames, larger frames) overrides this;
+        names are never its concern.
+
+        Args:
+            weights: those of the file; left as they are.
+            source: the file's name, for messages.
+
+        Returns:
+            The weights, and one note for each that was changed.
+        """
+        return weights, []
 
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""

@@ -27,7 +27,6 @@ Positive = Annotated[int, Field(ge=1)]
 PROVIDED = ("tokenizer_name", "modalities", "seed", "training")
 
 
-
 @DATA_LOADERS.register("MultiDistTextVideoDataLoader", provided=PROVIDED)
 @DATA_LOADERS.register("TextVideoDataLoader", provided=PROVIDED)
 class TextVideoDataLoader:
@@ -56,6 +55,7 @@ class TextVideoDataLoader:
         num_workers: Loading processes; 0: none beside the main one.
         shuffle: Shuffle the training set; validation and test never are.
         prefetch_factor: Batches ahead a worker.
+        ocr_dir: Folder of OCR documents; null: Kwai_VideoOCR in data_dir, where there is one.
         tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
             wanted, and there are no batches.
         modalities: ``vision`` and/or ``ocr``; what is not used is not read.
@@ -86,6 +86,7 @@ class TextVideoDataLoader:
         num_workers: Annotated[int, Field(ge=0)] = 1,
         shuffle: bool = True,
         prefetch_factor: Positive = 2,
+        ocr_dir: str | None = None,
         *,
         tokenizer_name: str | None,
         modalities: tuple[str, ...],
@@ -118,6 +119,7 @@ class TextVideoDataLoader:
             cut=cut,
             annotation_file=None if training else annotation_file,
             subsample=subsample,
+            ocr_dir=_folder(ocr_dir) if ocr_dir else None,
         )
         self.device_transform = DeviceTransform(transforms)
         self.sampler = EpochSampler(len(self.dataset), shuffle and training, seed)

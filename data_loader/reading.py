@@ -1,14 +1,31 @@
 """Which captions speak of the text in their video."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from data_loader.ocr_words import OcrParams
+from base.base_dataset import VideoEntry
+from data_loader.ocr_words import OcrParams, load_ocr_document, ocr_words
 
 MIN_LETTERS = 4
 # Every word of a document, whatever the experiment's rules: the split of the captions must not
 # change with an ablation.
 ALL_WORDS = OcrParams(max_words=10**9, min_length=1, max_char=None, duplicates="drop")
+
+
+def captions_that_need_reading(entries: Sequence[VideoEntry]) -> list[bool]:
+    """Say of each caption of each entry, in order, whether it needs reading.
+
+    A video without a document has no words, so its captions do not.
+
+    Raises:
+        UserError: a document can't be read.
+    """
+    return [
+        needs_reading(caption, words)
+        for entry in entries
+        for words in [_words(entry)]
+        for caption in entry.captions
+    ]
 
 
 def needs_reading(caption: str, words: Iterable[str]) -> bool:
@@ -21,3 +38,9 @@ def _long_words(text: str) -> set[str]:
     """The lower-cased words of a text that have at least ``MIN_LETTERS`` letters."""
     words = re.findall(r"\w+", text.lower())
     return {word for word in words if sum(map(str.isalpha, word)) >= MIN_LETTERS}
+
+
+def _words(entry: VideoEntry) -> list[str]:
+    """Every word of the video's OCR document; none where there is no document."""
+    document = load_ocr_document(entry.ocr) if entry.ocr is not None else None
+    return ocr_words(document, ALL_WORDS, str(entry.ocr)).words if document else []

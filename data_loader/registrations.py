@@ -3,4 +3,16 @@
 The package itself imports nothing, so that commands which need no torch start at once.
 """
 
-from data_loader import loader, textvr, video_reader  # noqa: F401
+from data_loader import (  # noqa: F401
+    conceptual_captions,
+    didemo,
+    directory,
+    loader,
+    lsmdc,
+    msrvtt,
+    msvd,
+    textvr,
+    video_reader,
+    webvid,
+    youcook2,
+)

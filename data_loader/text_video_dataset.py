@@ -2,6 +2,8 @@
 
 import logging
 from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +13,18 @@ import torch
 
 from base.base_dataset import BaseTextVideoDataset, VideoEntry
 from base.batch import Sample, SampleKey, Unreadable
+from data_loader.annotations import AnnotationError
 from data_loader.frame_sampling import frame_indices, sliding_window_starts
+from data_loader.image_reader import open_image
 from data_loader.ocr_words import OcrParams, load_ocr_document, normalise_tracks, ocr_words
 from data_loader.params import LoaderTextParams, LoaderVideoParams
-from data_loader.reading import ALL_WORDS, needs_reading
+from data_loader.reading import captions_that_need_reading
 from data_loader.transforms import ClipTransform
-from data_loader.video_reader import VideoError, open_video
+from data_loader.video_reader import VideoError, VideoReader, open_video
 
 logger = logging.getLogger(__name__)
+
+OCR_FOLDER = "Kwai_VideoOCR"
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,9 @@ class _Clip:
 class TextVideoDataset(BaseTextVideoDataset):
     """Videos with captions and, where there are any, OCR documents.
 
-    A data set of its own gives ``load_entries`` and is registered in ``DATASETS``.
+    A data set of its own gives ``load_entries`` and is registered in ``DATASETS``. Its class says
+    which ``recipe`` of transforms is its own, and whether its files are ``images``, which are
+    clips of one frame.
 
     Args:
         data_dir: folder of the data set.
@@ -74,9 +82,15 @@ class TextVideoDataset(BaseTextVideoDataset):
         cut: which cut of the data set, where it has several.
         annotation_file: replaces the split's own file.
         subsample: share of the entries to keep, from the first; 1 keeps all.
+        ocr_dir: folder of the OCR documents; None: ``Kwai_VideoOCR`` in ``data_dir``, where there
+            is one.
+
+    Raises:
+        AnnotationError: the annotations can't be used, or ``ocr_dir`` is given and not there.
     """
 
     recipe = "frozen_in_time"
+    images = False
 
     def __init__(
         self,
@@ -87,23 +101,52 @@ class TextVideoDataset(BaseTextVideoDataset):
         cut: str | None = None,
         annotation_file: str | None = None,
         subsample: float = 1.0,
+        ocr_dir: Path | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.metadata_dir = metadata_dir or data_dir
         self.options = options
         self.transform = transform
         self.cut = cut
+        self.subsample = subsample
+        if ocr_dir is not None and not ocr_dir.is_dir():
+            raise AnnotationError(f"{ocr_dir}: no such folder; correct data_loader.args.ocr_dir")
+        self.ocr_dir = ocr_dir or data_dir / OCR_FOLDER
         self.annotation_file = self.metadata_dir / (annotation_file or self.default_annotation())
         entries = self.load_entries()
         self.entries = entries[: max(1, round(len(entries) * subsample))]
+        if options.reads:
+            self._warn_without_documents()
 
     @abstractmethod
     def default_annotation(self) -> str:
         """Return the name of the split's annotation file, within ``metadata_dir``."""
 
     @abstractmethod
-    def load_entries(self) -> list[VideoEntry]:
+    def load_entries(self) -> Sequence[VideoEntry]:
         """Read ``annotation_file``; raises ``AnnotationError``."""
+
+    def mirrored_ocr(self, name: str) -> Path | None:
+        """Return the OCR document of a video where the annotations name none.
+
+        It mirrors the video's path within its folder: ``a/b.mp4`` has ``ocr_dir/a/b.json``. None
+        where there is no ``ocr_dir``.
+        """
+        return (self.ocr_dir / name).with_suffix(".json") if self._has_ocr_dir else None
+
+    @cached_property
+    def _has_ocr_dir(self) -> bool:
+        return self.ocr_dir.is_dir()
+
+    def _warn_without_documents(self) -> None:
+        if not self._has_ocr_dir or all(entry.ocr is None for entry in self.entries):
+            logger.warning(
+                "%s %s: the model reads OCR words, but no video has an OCR document (the folder "
+                "is %s; data_loader.args.ocr_dir names another): each counts as having no words",
+                type(self).__name__,
+                self.options.split,
+                self.ocr_dir,
+            )
 
     def needs_reading(self) -> list[bool] | None:
         """Say of each caption, in order, whether it shares a word with its video's OCR document.
@@ -115,22 +158,19 @@ class TextVideoDataset(BaseTextVideoDataset):
         """
         if all(entry.ocr is None for entry in self.entries):
             return None
-        return [
-            needs_reading(caption, words)
-            for entry in self.entries
-            for words in [_all_words(entry)]
-            for caption in entry.captions
-        ]
+        return captions_that_need_reading(self.entries)
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return len(self.entries) if self._windows is None else len(self._windows)
 
     @cached_property
-    def _windows(self) -> list[tuple[int, int | None]]:
-        """(entry, first frame of the window or None) of each sample."""
+    def _windows(self) -> list[tuple[int, int]] | None:
+        """(entry, first frame of the window) of each sample; None: one clip a video."""
         options = self.options
-        if options.training or not options.sees or options.sliding_window_stride < 1:
-            return [(index, None) for index in range(len(self.entries))]
+        if options.training or not options.sees or self.images:
+            return None
+        if options.sliding_window_stride < 1:
+            return None
         return [
             (index, start)
             for index, entry in enumerate(self.entries)
@@ -140,12 +180,17 @@ class TextVideoDataset(BaseTextVideoDataset):
     def _window_starts(self, entry: VideoEntry) -> list[int]:
         video = self.options.video
         try:
-            with open_video(entry.video, self.options.reader) as reader:
+            with self._open(entry) as reader:
                 length = reader.num_frames
         except VideoError:
             return [0]  # read again, and reported, where the sample is made
         stride = self.options.sliding_window_stride
         return sliding_window_starts(video.num_frames, length, stride)
+
+    def _open(self, entry: VideoEntry) -> AbstractContextManager[VideoReader]:
+        if self.images:
+            return open_image(entry.video)
+        return open_video(entry.video, self.options.reader)
 
     def __getitem__(self, key: SampleKey) -> Sample:
         """Return a sample; the draws of a training sample are a function of seed and key.
@@ -154,7 +199,7 @@ class TextVideoDataset(BaseTextVideoDataset):
             VideoError: the video can't be read (``loading: strict``).
             UserError: the OCR document can't be read.
         """
-        index, start = self._windows[key.index]
+        index, start = (key.index, None) if self._windows is None else self._windows[key.index]
         entry = self.entries[index]
         options = self.options
         rng = None
@@ -187,7 +232,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         """Read, resize and pad the frames of a sample."""
         wanted = self.options.video.num_frames
         try:
-            with open_video(entry.video, self.options.reader) as reader:
+            with self._open(entry) as reader:
                 size = (reader.num_frames, reader.width, reader.height)
                 indices = frame_indices(wanted, reader.num_frames, rng=rng, fix_start=start)
                 frames = torch.from_numpy(reader.frames(indices)).permute(0, 3, 1, 2)
@@ -209,7 +254,7 @@ class TextVideoDataset(BaseTextVideoDataset):
     ) -> None:
         """Read the OCR document; tracks are in the units of the video, so they need its size."""
         if entry.ocr is None:
-            sample.ocr_missing = f"{entry.video} (its entry names no OCR document)"
+            sample.ocr_missing = f"{entry.video} (its entry has no OCR document)"
             return
         document = load_ocr_document(entry.ocr)
         if document is None:
@@ -219,9 +264,3 @@ class TextVideoDataset(BaseTextVideoDataset):
         sample.words, sample.ocr_skipped = read.words, read.num_skipped
         if size is not None:
             sample.tracks = normalise_tracks(read.tracks, *size)
-
-
-def _all_words(entry: VideoEntry) -> list[str]:
-    """Every word of the video's OCR document; none where there is no document."""
-    document = load_ocr_document(entry.ocr) if entry.ocr is not None else None
-    return ocr_words(document, ALL_WORDS, str(entry.ocr)).words if document else []

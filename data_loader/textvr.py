@@ -1,17 +1,15 @@
 """TextVR (arXiv 2305.03347): 10.5k videos of eight categories with captions and OCR documents."""
 
 import logging
-from pathlib import Path
 
 from base.base_dataset import VideoEntry
 from base.registry import DATASETS
+from data_loader.annotated import AnnotatedVideos
 from data_loader.annotations import AnnotationError, textvr_entries
-from data_loader.text_video_dataset import TextVideoDataset
+from data_loader.shuffled import is_shuffled
 
 logger = logging.getLogger(__name__)
 
-VIDEO_FOLDERS = ("Videos", "Video")  # the download has the first, the published code the second
-OCR_FOLDER = "Kwai_VideoOCR"
 ANNOTATIONS = {
     "train": "TextVR_train.json",
     "val": "TextVR_test.json",
@@ -22,7 +20,7 @@ README_HINT = "README.md, section “Get the TextVR data”, says where the file
 
 
 @DATASETS.register("TextVR", provided=("data_dir", "options", "transform"))
-class TextVR(TextVideoDataset):
+class TextVR(AnnotatedVideos):
     """The TextVR data set, and every data set in its layout."""
 
     recipe = "textvr"
@@ -38,7 +36,7 @@ class TextVR(TextVideoDataset):
             AnnotationError: the annotation file or the video folder is missing or faulty.
         """
         self._check_files()
-        return textvr_entries(self.annotation_file, self._video_dir(), self.data_dir / OCR_FOLDER)
+        return textvr_entries(self.annotation_file, self.video_dir(README_HINT), self.ocr_dir)
 
     def _check_files(self) -> None:
         file = self.annotation_file
@@ -52,18 +50,12 @@ class TextVR(TextVideoDataset):
                 else ""
             )
             raise AnnotationError(f"{file}: no such annotation file; {README_HINT}{hint}")
-        self.shuffled = file.stem.endswith("_rand")
-        if self.shuffled:
+        reason = is_shuffled(file)
+        self.shuffled = reason is not None
+        if reason is not None:
             logger.warning(
-                "%s: this is the SHUFFLED test file. Metrics on it are chance, whatever the model "
-                "is worth; only the similarity matrix has a meaning",
+                "%s: this is the SHUFFLED test file (%s). Metrics on it are chance, whatever the "
+                "model is worth; only the similarity matrix has a meaning",
                 file,
+                reason,
             )
-
-    def _video_dir(self) -> Path:
-        for name in VIDEO_FOLDERS:
-            if (self.data_dir / name).is_dir():
-                return self.data_dir / name
-        raise AnnotationError(
-            f"{self.data_dir}: holds no folder {' or '.join(VIDEO_FOLDERS)}; {README_HINT}"
-        )

@@ -55,13 +55,15 @@ class VideoReader:
     """
 
     name = ""
+    kind = "a video"
+    file_fault = staticmethod(container_fault)  # what is seen before the library opens the file
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        fault = container_fault(path)
+        fault = self.file_fault(path)
         if fault is not None:
             raise VideoError(path, *fault)
-        with self._errors("can't be opened as a video"):
+        with self._errors(f"can't be opened as {self.kind}"):
             self.num_frames = self._open()
         if self.num_frames < 1:
             raise VideoError(path, "has no video frame")

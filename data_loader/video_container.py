@@ -15,20 +15,35 @@ def container_fault(path: str | Path) -> tuple[str, str] | None:
     file which was cut short is known at once, whatever a decoder would make of the rest.
     """
     path = Path(path)
+    fault = file_fault(path)
+    if fault is not None:
+        return fault
+    try:
+        with path.open("rb") as file:
+            return _iso_fault(file, path.stat().st_size) if _is_iso(file) else None
+    except OSError as error:
+        return _os_fault(error)
+
+
+def file_fault(path: str | Path) -> tuple[str, str] | None:
+    """Return what is wrong with a file of any kind, and the remedy, or None."""
+    path = Path(path)
     try:
         size = path.stat().st_size
         if path.is_dir():
-            return "is a folder, not a video", "give the path of a file"
+            return "is a folder, not a file", "give the path of a file"
         if size == 0:
             return "is empty (0 bytes)", _REPLACE
-        with path.open("rb") as file:
-            if not _is_iso(file):
-                return None
-            return _iso_fault(file, size)
-    except FileNotFoundError:
-        return "is missing", "check the data folder and the path in the annotations"
+        with path.open("rb"):
+            return None
     except OSError as error:
-        return f"can't be read ({error.strerror})", "check its access rights and the disk"
+        return _os_fault(error)
+
+
+def _os_fault(error: OSError) -> tuple[str, str]:
+    if isinstance(error, FileNotFoundError):
+        return "is missing", "check the data folder and the path in the annotations"
+    return f"can't be read ({error.strerror})", "check its access rights and the disk"
 
 
 def has_index(path: str | Path) -> bool:

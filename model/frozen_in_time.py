@@ -7,6 +7,7 @@ Shapes: B videos, Q queries, U distinct words, L words of the longest video, D w
 models, E width of the common space (``projection_dim``).
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -18,10 +19,10 @@ from base.base_model import RetrievalModel
 from base.batch import Batch, Words
 from base.registry import ARCHITECTURES
 from model.fusion import FusionAttention, fusion_tokens
+from model.initial_weights import Part, TemporalFix, adapt, check_parts, load_initial_weights
 from model.params import TextParams, VideoParams
 from model.pretrained import build_video_model
 from model.text_encoder import encode_tokens, encode_words, load_text_model
-from utils.checkpoint.weights import load_weights
 from utils.errors import UserError
 
 Modality = Literal["vision", "ocr"]
@@ -39,7 +40,12 @@ class FrozenInTime(RetrievalModel):
         projection: Layers into the common space: minimal (one a branch), or none.
         projection_dim: Width of the common space.
         modalities: What of a video is used.
-        load_checkpoint: Weights to start from; must fit exactly.
+        load_checkpoint: Checkpoint to start from; its weights must fit exactly, but for the number
+            of frames, the frames' size and what load_parts leaves out.
+        load_parts: What of load_checkpoint is taken, each part in full, the rest starting fresh;
+            null: everything.
+        load_temporal_fix: Temporal embeddings of frames that a checkpoint does not know, in
+            training and test: zeros, interp (those of the nearest frame) or bilinear.
         fusion_heads: Heads of the fusion layer; must divide the text model's width.
 
     Raises:
@@ -55,12 +61,16 @@ class FrozenInTime(RetrievalModel):
         modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("vision", "ocr"),
         load_checkpoint: str | None = "",
         fusion_heads: Annotated[int, Field(ge=1)] = 8,
+        load_parts: Annotated[tuple[Part, ...], Field(min_length=1)] | None = None,
+        load_temporal_fix: TemporalFix = "zeros",
     ) -> None:
         if len(set(modalities)) < len(modalities):
             raise UserError(f"arch.args.modalities: {list(modalities)} names one twice")
+        check_parts(load_parts, load_checkpoint)
         super().__init__()
         self.sees, self.reads = "vision" in modalities, "ocr" in modalities
         self.video_key = "fusion" if self.reads else "video"
+        self.temporal_fix = load_temporal_fix
 
         self.text_model = load_text_model(text_params.model, text_params.pretrained)
         width = self.text_model.config.hidden_size
@@ -71,7 +81,7 @@ class FrozenInTime(RetrievalModel):
             self._bridge_widths(width)
         self._add_projections(projection, projection_dim, width)
         if load_checkpoint:
-            load_weights(self, load_checkpoint)
+            load_initial_weights(self, load_checkpoint, load_parts)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the embeddings: ``text`` (Q, E) and ``video`` and/or ``fusion`` (B, E)."""
@@ -87,6 +97,13 @@ class FrozenInTime(RetrievalModel):
         if self.reads:
             embeds["fusion"] = self.fusion_proj(self._fuse(batch.words, feature))
         return embeds
+
+    def adapted(
+        self, weights: dict[str, Tensor], source: str | Path = "the checkpoint"
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Fit the embeddings of other numbers of frames and of patches; see ``adapt``."""
+        shapes = {name: value.shape for name, value in self.state_dict().items()}
+        return adapt(weights, shapes, self.temporal_fix, source)
 
     def _fuse(self, words: Words, feature: Tensor | None) -> Tensor:
         """Words and, where frames are seen, the video feature -> (B, D)."""

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from base.registry import METRICS
-
-RECALL_AT = (1, 5, 10, 50)
+from utils.ranks import summary, t2v_ranks, v2t_ranks
 
 
 @METRICS.register("t2v_metrics")
@@ -28,7 +27,7 @@ def t2v_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) ->
         ValueError: the shapes do not fit, or a score is not finite.
     """
     similarity, truth = _checked(similarity, video_of_query)
-    return summary(ranks_of(similarity, truth))
+    return summary(t2v_ranks(similarity, np.arange(len(truth)), truth))
 
 
 @METRICS.register("v2t_metrics")
@@ -38,54 +37,14 @@ def v2t_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) ->
     Arguments, result and errors are those of ``t2v_metrics``; videos without a query are left out.
     """
     similarity, truth = _checked(similarity, video_of_query)
-    own = similarity[np.arange(len(truth)), truth]
-    ranks = np.empty(len(truth))
-    columns = similarity.T
-    for query, video in enumerate(truth):
-        ranks[query] = _rank(columns[video], own[query])
-    best = np.full(similarity.shape[1], np.inf)
-    np.minimum.at(best, truth, ranks)
-    return summary(best[np.isfinite(best)])
-
-
-def ranks_of(similarity: NDArray, target: NDArray) -> NDArray:
-    """Return the mean rank (Q,) of column ``target[q]`` within row q; ranks start at 1."""
-    own = similarity[np.arange(len(target)), target]
-    return np.array([_rank(row, score) for row, score in zip(similarity, own, strict=True)])
-
-
-def summary(ranks: NDArray) -> dict[str, float]:
-    """Turn ranks into the metrics."""
-    metrics = {f"R{k}": 100.0 * float(np.mean(_found(ranks, k))) for k in RECALL_AT}
-    metrics["MedR"] = float(np.median(ranks))
-    metrics["MeanR"] = float(np.mean(ranks))
-    product = metrics["R1"] * metrics["R5"] * metrics["R10"]
-    metrics["geometric_mean_R1-R5-R10"] = float(np.cbrt(product))
-    return metrics
-
-
-def _found(ranks: NDArray, k: int) -> NDArray:
-    """Which ranks are within the first K.
-
-    A rank shared at the border (5.5 for K = 5) counts, as published; the first place must be held
-    alone, so that equal scores never pass for a hit.
-    """
-    return ranks == 1 if k == 1 else ranks < k + 1
-
-
-def _rank(scores: NDArray, own: float) -> float:
-    """The mean rank of ``own`` among ``scores``, of which it is one."""
-    ahead = np.count_nonzero(scores > own)
-    equal = np.count_nonzero(scores == own)
-    return ahead + (equal + 1) / 2
+    ranks = v2t_ranks(similarity, np.arange(len(truth)), truth, own_ties=True)
+    return summary(ranks[~np.isnan(ranks)])
 
 
 def _checked(similarity: ArrayLike, video_of_query: ArrayLike | None) -> tuple[NDArray, NDArray]:
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or 0 in similarity.shape:
         raise ValueError(f"a similarity matrix has two dimensions, not shape {similarity.shape}")
-    if not np.isfinite(similarity).all():
-        raise ValueError("the similarity matrix holds scores that are not finite")
     queries, videos = similarity.shape
     if video_of_query is None:
         if queries % videos:

@@ -78,6 +78,7 @@ def _unchanged_logging():
     levels = {log: log.level for log in loggers if isinstance(log, logging.Logger)}
     levels[root], handlers = root.level, root.handlers[:]
     yield
+    logging.captureWarnings(False)  # or it would not take hold again: pytest undoes its half
     root.handlers[:] = handlers
     for log, level in levels.items():
         log.setLevel(level)

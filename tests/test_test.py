@@ -13,15 +13,16 @@ import torch
 from conftest import ROOT, tiny
 
 from base.config import resolved
-from data_loader.synthetic.dry import make_dry_run
 from parse_config import load_config
+from tests.real_shape import write_real_shape
 from trainer.build import build_loader, build_model
-from trainer.evaluator.report import SHUFFLED_NOTE
+from trainer.evaluator.table import SHUFFLED_NOTE
 from utils.checkpoint.files import save_checkpoint
 from utils.cli import run_cli
 from utils.files import write_json
 
 CPU = torch.device("cpu")
+KEYS = {"R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10"}
 # "test" is a package of the standard library, so the script is loaded by its path.
 _spec = importlib.util.spec_from_file_location("test_script", ROOT / "test.py")
 script = importlib.util.module_from_spec(_spec)
@@ -87,12 +88,15 @@ def test_the_command_writes_the_matrix_and_metrics_where_it_is_started(checkpoin
     assert matrix.dtype == np.float32 and matrix.shape == (8, 8)
     np.testing.assert_allclose(matrix, single_pairs(checkpoint), atol=3e-6)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    header, t2v, v2t, what = done.stdout.splitlines()
-    assert header.split()[:6] == ["R1", "R5", "R10", "R50", "MedR", "MeanR"]
-    for name, line in (("t2v_metrics", t2v), ("v2t_metrics", v2t)):
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:6] == ["R1", "R5", "R10", "R50", "MedR", "MeanR"]
+    for name, row in (("t2v_metrics", 1), ("v2t_metrics", 5)):
         shown = [f"{value:.2f}" for value in metrics[name].values()]
-        assert line.split() == [name, *shown]
-    assert what.startswith("8 captions, 8 videos of ") and what.endswith("TextVR_test.json")
+        assert lines[row].startswith(f"{name[:3]}, one right video (published)")
+        assert lines[row].split()[-7:] == shown
+    assert lines[-1] == f"8 captions, 8 videos of {metrics['annotation_file']}"
+    reading = metrics["breakdown"]["needs_reading"]  # the demo's captions name the word shown
+    assert reading["needs reading"]["count"] > 0 and "needs_reading_note" not in reading
     assert "note" not in metrics and metrics["num_captions"] == 8
 
 
@@ -117,6 +121,48 @@ def test_the_batch_size_does_not_change_the_matrix(checkpoint, tmp_path, ended):
     np.testing.assert_allclose(matrices[0], matrices[2], atol=3e-6)
 
 
+def test_the_matrix_alone_scores_the_same(checkpoint, demo, tmp_path, ended):
+    """Every key that both files have is equal: the command needs no model, and no video."""
+    sim, change = tmp_path / "m.npy", ["--postprocess", "dual_softmax", "--temperature", "0.1"]
+    code, out, _ = ended("-r", checkpoint, "--sim_path", sim, *change)
+    file = demo / "TextVR_test.json"
+    command = [sys.executable, "-m", "trainer.evaluator", sim, "--annotations", file, *change]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert code == done.returncode == 0, done.stderr
+    tested, alone = (json.loads((tmp_path / name).read_text())
+                     for name in ("metrics.json", "m.metrics.json"))  # fmt: skip
+    own = {"loss", "unreadable_videos", "missing_ocr_documents", "skipped_ocr_records"}
+    assert tested.keys() - alone.keys() == own and not alone.keys() - tested.keys()
+    assert {key: tested[key] for key in alone} == alone
+    assert list(alone["postprocessed"]) == ["dual_softmax"]
+    assert alone["postprocessed"]["dual_softmax"]["t2v_metrics"].keys() == KEYS
+    assert done.stdout.splitlines()[:-1] == out.splitlines()
+    np.testing.assert_allclose(np.load(sim), single_pairs(checkpoint), atol=3e-6)  # the plain one
+
+
+def test_videos_without_captions(demo, tmp_path, ended):
+    directory = tmp_path / "clips"
+    (directory / "b").mkdir(parents=True)
+    videos = sorted((demo / "Videos").rglob("*.mp4"))
+    for name, video in zip(("b/x.mp4", "a.mp4"), videos[:2], strict=True):
+        (directory / name).symlink_to(video)
+    checkpoint = make_run(tmp_path / "run", demo, kind="vision")
+    values = ("dataset_name=VideoDirectory", f"data_dir={directory}")
+    changes = [word for value in values for word in ("--set", f"data_loader.args.{value}")]
+    options = ["-r", checkpoint, "--sim_path", tmp_path / "m.npy", *changes]
+    code, out, lines = ended(*options)
+    assert (code, out) == (2, "") and "have no captions" in lines[-1]
+    assert "give --save_feats DIR" in lines[-1] and "batch" not in "".join(lines)
+    code, out, _ = ended(*options, "--save_feats", tmp_path / "feats")
+    assert code == 0 and "2 videos of " in out and "without captions" in out
+    assert not (tmp_path / "m.npy").exists() and not (tmp_path / "metrics.json").exists()
+    names = {path.name for path in (tmp_path / "feats").iterdir()}
+    assert names == {"video_embeds.npy", "ids.json", "data_report.json"}
+    assert json.loads((tmp_path / "feats" / "ids.json").read_text()) == ["a.mp4", "b/x.mp4"]
+    embeds = np.load(tmp_path / "feats" / "video_embeds.npy")
+    assert embeds.shape == (2, 32) and np.abs(embeds[0] - embeds[1]).max() > 1e-6
+
+
 def test_sliding_windows(demo, tmp_path, ended):
     checkpoint = make_run(tmp_path / "run", demo, kind="vision")
     for stride in (1, 1000):
@@ -137,7 +183,7 @@ def test_keys_of_c_win_over_the_file_beside_the_checkpoint(checkpoint, tmp_path,
     code, out, _ = ended(*options, "-c", tmp_path / "c.json")
     assert code == 0 and "4 captions, 4 videos" in out
     assert np.load(tmp_path / "m.npy").shape == (4, 4)
-    assert "v2t_metrics" in out and "t2v_metrics" not in out
+    assert "v2t, one right" in out and "t2v" not in out
     code, out, _ = ended(
         *options, "-c", tmp_path / "c.json", "--set", "data_loader.args.subsample=1"
     )
@@ -213,37 +259,11 @@ def broken_demo(demo, tmp_path):
     return folder, names[6]
 
 
-PLACES = ("café", "naïve", "Ångström", "STREET", "Señor")
-FOLDERS = (("Activity", "Activity"), ("News_Movie", "News"), ("Sports", "Sports"))
-
-
-def entry(number: int) -> dict:
-    """One entry in the real file's form: blanks in front, accents, digits, folders that differ."""
-    folder, ocr_folder = FOLDERS[number % 3]
-    name = f"v_{number * 7919 % 1000:03}-x_{number}"
-    blank, place = " " * (number % 2), PLACES[number % 5]
-    caption = f"{blank}{number} people of the {place} carry sign {1000 + number * 37}."
-    info = {"duration": 10.0 if number % 2 else 0, "desc_id": number * 13}
-    ocr = f"{ocr_folder}/{name}.json"
-    return {
-        "path": f"{folder}/{name}.mp4",
-        "captions_info": [{"caption": caption, "caption_info": info}],
-        "videos_info": {"source": "made_up", "split": "test", "Kwai_OCR": ocr},
-    }
-
-
 @pytest.fixture(scope="module")
 def real_shape(tmp_path_factory):
     """A dry run of 30 entries in the real test file's form, and a demo-sized model for it."""
     work = tmp_path_factory.mktemp("real")
-    entries = [entry(number) for number in range(30)]
-    assert any(e["captions_info"][0]["caption"].startswith(" ") for e in entries)
-    (work / "TextVR_test.json").write_text(json.dumps(entries))
-    make_dry_run(work / "TextVR_test.json", work / "dry")
-    order = [7 * number % 30 for number in range(30)]  # captions stay, videos are shuffled
-    shuffled = [entries[a] | {"captions_info": entries[b]["captions_info"]}
-                for b, a in enumerate(order)]  # fmt: skip
-    (work / "dry" / "TextVR_test_rand.json").write_text(json.dumps(shuffled))
+    entries, order = write_real_shape(work)
     return make_run(work / "run", work / "dry", "data_loader.args.batch_size=8"), entries, order
 
 
@@ -272,6 +292,7 @@ def test_the_shuffled_file_is_marked_in_table_file_and_log(real_shape, tmp_path,
     options = ["--set", "data_loader.args.annotation_file=TextVR_test_rand.json"]
     code, out, lines = ended("-r", checkpoint, "--sim_path", tmp_path / "m.npy", *options)
     assert code == 0 and SHUFFLED_NOTE.upper() in out.splitlines()[-1]
+    assert SHUFFLED_NOTE in out.splitlines()[0]
     assert any("SHUFFLED test file" in line for line in lines)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["note"] == "not meaningful (shuffled test file)"

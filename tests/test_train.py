@@ -165,6 +165,41 @@ def test_wrong_options(command, ended):
 
 
 @pytest.fixture
+def shuffled(demo, tmp_path):
+    """The demo whose validation file holds the test captions with other videos."""
+    folder = tmp_path / "shuffled"
+    folder.mkdir()
+    for part in ("text_model", "Kwai_VideoOCR", "Videos", "TextVR_train.json", "TextVR_test.json"):
+        (folder / part).symlink_to(demo / part)
+    entries = json.loads((demo / "TextVR_test.json").read_text())
+    captions = [entry["captions_info"] for entry in entries]
+    moved = [
+        entries[number - 1] | {"captions_info": texts} for number, texts in enumerate(captions)
+    ]
+    (folder / "val.json").write_text(json.dumps(moved))
+    return folder
+
+
+def test_a_shuffled_file_never_chooses_the_best_silently(shuffled, tmp_path, ended):
+    run = tmp_path / "run"
+    change = ["--set", "data_loader.args.annotation_file=val.json"]
+    command = arguments(shuffled, *change, "--run_dir", str(run))
+    code, lines = ended(*command)
+    assert code == 2 and lines[-1].startswith(f"{shuffled}/val.json: ")
+    assert "--allow-shuffled" in lines[-1] and "TextVR_test.json" in lines[-1]
+    assert "SHUFFLED" in lines[0] and not list(run.glob("*.pth"))
+    code, lines = ended(*command, "--allow-shuffled")
+    assert code == 0 and "SHUFFLED" in lines[0] and (run / "model_best.pth").is_file()
+
+
+def test_a_shuffled_file_without_monitor(shuffled, tmp_path, ended):
+    change = ["--set", "data_loader.args.annotation_file=val.json", "--set", "trainer.monitor=off"]
+    code, lines = ended(*arguments(shuffled, *change, "--run_dir", str(tmp_path / "run")))
+    assert code == 0 and "SHUFFLED" in lines[0]
+    assert not (tmp_path / "run" / "model_best.pth").exists()
+
+
+@pytest.fixture
 def broken(demo, tmp_path):
     """The demo with a training video that can't be read."""
     folder = Path(shutil.copytree(demo, tmp_path / "broken"))

@@ -1,5 +1,7 @@
 """From a configuration to the parts of a run: the same for train.py and test.py."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,8 @@ def without_initial_weights(arguments: dict[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items()
         if hasattr(value, "pretrained")
     }
-    return arguments | off | ({"load_checkpoint": ""} if "load_checkpoint" in arguments else {})
+    checkpoint = {"load_checkpoint": "", "load_parts": None}  # parts without a file are an error
+    return arguments | off | {key: v for key, v in checkpoint.items() if key in arguments}
 
 
 def build_loss(config: Config) -> nn.Module:
@@ -92,7 +95,13 @@ def _loader(config: Config, number: int, **changes: Any) -> Loader:
     return DATA_LOADERS.get(block.type)(**block.kwargs() | provided | changes)
 
 
-def build_trainer(config: Config, run_dir: Path, device: torch.device, resolved: dict) -> Trainer:
+def build_trainer(
+    config: Config,
+    run_dir: Path,
+    device: torch.device,
+    resolved: dict,
+    allow_shuffled: bool = False,
+) -> Trainer:
     """Build everything that training needs.
 
     Args:
@@ -100,12 +109,18 @@ def build_trainer(config: Config, run_dir: Path, device: torch.device, resolved:
         run_dir: where checkpoints and numbers go.
         device: where the model is.
         resolved: the configuration as plain values, kept in checkpoints.
+        allow_shuffled: choose the best checkpoint by a shuffled validation set all the same.
+
+    Raises:
+        UserError: a part can't be built, or ``trainer.monitor`` looks at a shuffled validation set.
     """
     settings = config.trainer
     numbers = range(len(config.data_loader))
     loaders = [build_loader(config, number, training=True) for number in numbers]
     whole = {"split": "val", "sliding_window_stride": -1}  # windows are for test.py
     valid_loaders = [build_loader(config, number, training=False, **whole) for number in numbers]
+    if not allow_shuffled:
+        check_monitored(settings.monitor, valid_loaders)
     model = build_model(config, device)
     optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
     schedule = None
@@ -132,3 +147,19 @@ def build_trainer(config: Config, run_dir: Path, device: torch.device, resolved:
         best=BestValue(*monitor, patience=settings.early_stop) if monitor else None,
         validate_first=settings.init_val,
     )
+
+
+def check_monitored(monitor: str, valid_loaders: Sequence[Loader]) -> None:
+    """Raise a ``UserError`` where the best checkpoint would be chosen by a shuffled set."""
+    parsed = parse_monitor(monitor)
+    number = re.match(r"val_(?:loss_)?(\d+)", parsed[1]) if parsed else None
+    if number is None:
+        return
+    dataset = valid_loaders[int(number[1])].dataset
+    if dataset.shuffled:
+        raise UserError(
+            f"{dataset.annotation_file}: its captions and videos are shuffled, so trainer.monitor "
+            f'"{monitor}" would choose the best checkpoint by chance. Name the right file as '
+            "data_loader.args.annotation_file (without one it is TextVR_test.json), set "
+            "trainer.monitor to off, or give --allow-shuffled"
+        )

@@ -14,9 +14,17 @@ from base.config import resolved
 from data_loader.video_reader import VideoError
 from model.metric import t2v_metrics, v2t_metrics
 from trainer.build import build_evaluator, build_loader, build_model, build_trainer
-from trainer.evaluator.encode import NonFiniteEmbeddingsError
-from trainer.evaluator.report import SHUFFLED_NOTE, evaluation_table, metrics_of, write_evaluation
+from trainer.evaluator.encode import NonFiniteEmbeddingsError, first_equal
+from trainer.evaluator.report import (
+    evaluation_table,
+    metrics_of,
+    open_queries,
+    scored,
+    write_evaluation,
+)
+from trainer.evaluator.table import SHUFFLED_NOTE
 from utils.errors import UserError
+from utils.similarity import cosine_similarity
 
 CPU = torch.device("cpu")
 
@@ -28,6 +36,11 @@ def loader_of(config, **changes):
 def evaluated(config, model=None, **changes):
     model = model or build_model(config, CPU)
     return build_evaluator(config, CPU).run(model, loader_of(config, **changes))
+
+
+def scored_of(config, evaluation, **changes):
+    queries = open_queries(loader_of(config, **changes).dataset, None)
+    return scored(evaluation, queries, config.metrics)
 
 
 @torch.no_grad()
@@ -87,6 +100,43 @@ def test_several_captions_a_video(make_config):
     assert result.metrics["t2v_metrics"] == t2v_metrics(result.similarity, np.repeat(range(8), 2))
     first = expected[::2]  # the loss compares a video with its first caption
     assert result.loss == pytest.approx(batch_losses(first, 3), rel=1e-4)
+
+
+def test_equal_captions_have_equal_rows_in_whatever_batch_they_come(
+    make_config, demo, tmp_path, monkeypatch
+):
+    folder = tmp_path / "equal"
+    shutil.copytree(demo, folder)
+    entries = json.loads((folder / "TextVR_test.json").read_text())
+    for number in (0, 5, 7):  # batches of 3 that other captions make wider, or not
+        text = "  A red circle" if number == 5 else "a Red circle"
+        entries[number]["captions_info"][0]["caption"] = text
+    (folder / "TextVR_test.json").write_text(json.dumps(entries))
+    config = make_config(f"data_loader.args.data_dir={folder}", kind="ocr")
+    noise = np.random.default_rng(0)
+
+    def rounded(queries, videos):  # as another place in a larger product rounds
+        shape = len(queries), len(videos)
+        return cosine_similarity(queries, videos) + torch.tensor(noise.random(shape) / 1e6)
+
+    def shifted(model, inputs, embeds):  # as another width of the batch rounds
+        return embeds | {"text": embeds["text"] + noise.random() / 1e5}
+
+    monkeypatch.setattr("trainer.evaluator.encode.cosine_similarity", rounded)
+    model = build_model(config, CPU)
+    model.register_forward_hook(shifted)
+    result = evaluated(config, model, batch_size=3)
+    for row in (5, 7):
+        assert np.array_equal(result.similarity[row], result.similarity[0])
+        assert np.array_equal(result.text_embeds[row], result.text_embeds[0])
+    assert len(np.unique(result.similarity, axis=0)) == 6
+    tested = scored_of(config, result)
+    assert tested.scores.best["t2v_metrics"]["R1"] == 75
+    assert tested.scores.best["v2t_metrics"]["R1"] == 62.5
+
+
+def test_the_first_of_equal_keys():
+    assert first_equal("abcab") == [0, 1, 2, 0, 1] and first_equal([]) == []
 
 
 def batch_losses(matrix: np.ndarray, size: int) -> float:
@@ -186,12 +236,14 @@ def test_lax_videos_are_counted_listed_and_never_another_video(spoilt, make_conf
     folder, paths = spoilt
     config = spoilt_config(make_config, folder, "lax")
     result = evaluated(config)
+    tested = scored_of(config, result)
     assert result.similarity.shape == (8, 8) and result.ids == paths
     counts = {"unreadable_videos": 2, "missing_ocr_documents": 1}
-    assert metrics_of(result).items() >= counts.items()
-    table = evaluation_table(result)
+    assert metrics_of(tested).items() >= counts.items()
+    assert "1 videos have no OCR document" in metrics_of(tested)["breakdown"]["needs_reading_note"]
+    table = evaluation_table(tested)
     assert "unreadable videos: 2" in table and "missing ocr documents: 1" in table
-    write_evaluation(result, tmp_path / "sim.npy", None)
+    write_evaluation(tested, tmp_path / "sim.npy", None)
     report = json.loads((tmp_path / "data_report.json").read_text())
     assert sorted(report["unreadable_videos"]) == sorted(
         f"{folder}/Videos/{paths[i]}" for i in (1, 5)
@@ -218,15 +270,17 @@ def test_what_an_evaluation_writes(make_config, demo, tmp_path):
     (demo / "TextVR_test_rand.json").write_bytes((demo / "TextVR_train.json").read_bytes())
     config = make_config(kind="ocr")
     result = evaluated(config, annotation_file="TextVR_test_rand.json")
+    tested = scored_of(config, result, annotation_file="TextVR_test_rand.json")
     (demo / "TextVR_test_rand.json").unlink()
-    write_evaluation(result, tmp_path / "a" / "m.npy", tmp_path / "feats")
+    write_evaluation(tested, tmp_path / "a" / "m.npy", tmp_path / "feats")
     matrix = np.load(tmp_path / "a" / "m.npy")
     assert matrix.dtype == np.float32 and np.array_equal(matrix, result.similarity)
     written = json.loads((tmp_path / "a" / "metrics.json").read_text())
     assert next(iter(written)) == "note" and written["note"] == SHUFFLED_NOTE
     assert (written["num_captions"], written["num_videos"]) == (16, 8)
     assert written["t2v_metrics"] == result.metrics["t2v_metrics"]
-    assert SHUFFLED_NOTE.upper() in evaluation_table(result)
+    assert SHUFFLED_NOTE.upper() in evaluation_table(tested)
+    assert SHUFFLED_NOTE in evaluation_table(tested).splitlines()[0]
     feats = {path.name: path for path in (tmp_path / "feats").iterdir()}
     assert json.loads(feats.pop("ids.json").read_text()) == result.ids
     arrays = {name: np.load(path) for name, path in feats.items()}

@@ -4,8 +4,9 @@ Shapes: Q captions, V videos, E width of the common space.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Protocol
 
@@ -50,13 +51,15 @@ class Evaluation:
 
     Attributes:
         similarity: (Q, V) float32; row x is the x-th caption, column y the y-th video, both in
-            the annotation file's order.
+            the annotation file's order. Queries of equal tokens have equal rows. (0, V) where the
+            videos have no captions.
         video_of_query: (Q,) the column of each caption's video.
         ids: the annotation paths of the videos.
         text_embeds: (Q, E) float32.
         video_embeds: (V, E) float32, averaged over a video's windows.
-        metrics: metric name -> key -> value.
-        loss: mean loss of the batches, weighted by their size; None with sliding windows.
+        metrics: metric name -> key -> value; empty without captions.
+        loss: mean loss of the batches, weighted by their size; None with sliding windows, and
+            where a video has no caption.
         report: what of the data could not be used.
         annotation_file: where the videos and captions come from.
         shuffled: whether that file's pairs are shuffled, so that the metrics mean nothing.
@@ -79,6 +82,7 @@ class _Collected:
 
     def __init__(self, num_videos: int) -> None:
         self.text: list[Tensor] = []
+        self.tokens: list[tuple[int, ...]] = []
         self.video_of_query: list[Tensor] = []
         self.video_sum: Tensor | None = None
         self.windows = torch.zeros(num_videos, 1)
@@ -89,11 +93,22 @@ class _Collected:
         text, video = text.float().cpu(), video.float().cpu()
         index = batch.video_index.cpu()
         self.text.append(text)
+        ids, mask = batch.query.input_ids.tolist(), batch.query.attention_mask.tolist()
+        self.tokens += [tuple(compress(*row)) for row in zip(ids, mask, strict=True)]
         self.video_of_query.append(index[batch.query_row.cpu()])
         if self.video_sum is None:
             self.video_sum = torch.zeros(len(self.windows), video.shape[1])
         self.video_sum.index_add_(0, index, video)
         self.windows.index_add_(0, index, torch.ones(len(index), 1))
+
+    def texts(self) -> tuple[Tensor, list[int]]:
+        """(Q, E) of the queries, and for each the first one of equal tokens.
+
+        Equal queries come in batches of other widths, so that their embeddings differ by rounding;
+        the first stands for all, or ties would be broken by chance.
+        """
+        first = first_equal(self.tokens)
+        return torch.cat(self.text)[first], first
 
     @property
     def loss(self) -> float | None:
@@ -147,10 +162,11 @@ class Evaluator:
             collected.loss_sum += float(loss) * len(batch)
 
     def _evaluation(self, collected: _Collected, loader: Loader, report: DataReport) -> Evaluation:
-        text, video = torch.cat(collected.text), collected.videos()
+        (text, first), video = collected.texts(), collected.videos()
         video_of_query = torch.cat(collected.video_of_query).numpy()
-        similarity = cosine_similarity(text, video).numpy()
-        if not np.isfinite(similarity).all():
+        # Rows of one product differ by rounding too, with their place in it.
+        similarity = cosine_similarity(text, video)[first].numpy()
+        if not (np.isfinite(similarity).all() and bool(video.isfinite().all())):
             raise NonFiniteEmbeddingsError(
                 f"{loader.name}: the model's embeddings are not finite, its weights are spoilt; "
                 "use an earlier checkpoint, and lower optimizer.args.lr if it came from training"
@@ -162,13 +178,21 @@ class Evaluator:
             text_embeds=text.numpy(),
             video_embeds=video.numpy(),
             metrics={
-                name: metric(similarity, video_of_query) for name, metric in self.metrics.items()
+                name: metric(similarity, video_of_query)
+                for name, metric in self.metrics.items()
+                if len(similarity)
             },
             loss=collected.loss,
             report=report,
             annotation_file=loader.dataset.annotation_file,
             shuffled=loader.dataset.shuffled,
         )
+
+
+def first_equal(keys: Sequence[Hashable]) -> list[int]:
+    """Return for each key the position of the first one that equals it."""
+    seen: dict[Hashable, int] = {}
+    return [seen.setdefault(key, position) for position, key in enumerate(keys)]
 
 
 def first_query(batch: Batch) -> Tensor | None:

@@ -57,6 +57,18 @@ def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load the weights of a checkpoint file strictly; raises ``CheckpointError``."""
-    fit_weights(model, weights_of(load_checkpoint(path), path), path)
+    """Load the weights of a checkpoint file strictly by name.
+
+    A model with a method ``adapted(weights, source) -> (weights, notes)`` may first bring weights
+    of other sizes to its own (``base.base_model.RetrievalModel``); what it changed is a warning.
+
+    Raises:
+        CheckpointError: the file can't be read, or does not fit.
+    """
+    weights, notes = weights_of(load_checkpoint(path), path), []
+    if hasattr(model, "adapted"):
+        weights, notes = model.adapted(weights, path)
+    fit_weights(model, weights, path)
     logger.info("weights of %s loaded", path)
+    for note in notes:
+        logger.warning("weights of %s: %s", path, note)

@@ -1,0 +1,53 @@
+"""Images as videos of one frame."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from data_loader.video_base import VideoError, VideoReader
+from data_loader.video_container import file_fault
+
+
+class ImageReader(VideoReader):
+    """Pillow, in the contract of a video reader: one frame, RGB.
+
+    An image is turned as its EXIF data ask, as a video is as its file asks (Frozen in Time leaves
+    it as stored). Of an animation the first image is read; transparency is left out; 16-bit grey
+    is cut to 8 bits. It is no choice of ``data_loader.args.reader``: data sets of images use it.
+    """
+
+    name = "image"
+    kind = "an image"
+    file_fault = staticmethod(file_fault)
+
+    def _open(self) -> int:
+        from PIL import Image, ImageOps
+
+        with Image.open(self.path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode == "F":
+                raise VideoError(self.path, "holds numbers, not colours", self.remedy())
+            if image.mode.startswith("I"):  # Pillow would cut off all that is brighter than 255
+                grey = np.asarray(image, dtype=np.int64) >> 8
+                image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+            self._frame = np.asarray(image.convert("RGB"))  # (H, W, 3)
+        return 1
+
+    def _decode(self, wanted: list[int]) -> np.ndarray:
+        return self._frame[None]
+
+    def remedy(self) -> str:
+        """Return what a user can do about an image that can't be read."""
+        return "replace the file, or take it out of the data set"
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator[VideoReader]:
+    """Open an image for the time of a ``with`` block.
+
+    Raises:
+        VideoError: the file is missing, empty, cut short, no image, or too large to be one.
+    """
+    yield ImageReader(path)
