@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "model": {"utils", "base"},
     "trainer": {"utils", "base"},
 }
-SCRIPTS = ("train", "test", "parse_config")
+SCRIPTS = ("train", "test", "parse_config", "check_data", "demo")
 SHORT_SCRIPTS = ("train", "test")
 UTILS_PACKAGES = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))

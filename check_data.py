@@ -1,0 +1,108 @@
+"""Check a configuration's data before anything is trained on it.
+
+    python check_data.py -c configs/TextVR_fusion.json             annotations, files, OCR documents
+    python check_data.py -c configs/TextVR_fusion.json --decode    also decode every video
+
+Prints one page: what each split holds, what is missing, unreadable, duplicate or in training and
+test, and what the run will need. The whole lists of files are written to data_check.json (--out).
+Exit code 0: nothing is wrong; 1: something is, see the end of the page; 2: the configuration can't
+be used.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from base.config import Config
+from data_loader.inspection.needs import disk_needs, loader_needs, model_needs
+from data_loader.inspection.page import page
+from data_loader.inspection.pool import default_workers
+from data_loader.inspection.report import Report
+from data_loader.inspection.splits import (
+    USES,
+    Split,
+    compare_splits,
+    inspect_split,
+    merge_equal,
+)
+from parse_config import add_config_arguments, load_config
+from trainer.build import build_dataset, without_initial_weights
+from utils.cli import positive, run_cli
+from utils.errors import UserError
+from utils.files import write_json
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--decode", action="store_true", help="decode every video")
+    parser.add_argument(
+        "--workers", type=positive, default=default_workers(), help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default="data_check.json",
+        help="what is wrong, with the whole lists of files (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, help="write everything that was found")
+    arguments = parser.parse_args()
+    for path in filter(None, (arguments.out, arguments.json)):
+        if not path.parent.is_dir():
+            parser.error(f"{path}: there is no folder {path.parent}")
+    return arguments
+
+
+def open_splits(config: Config) -> tuple[list[Split], dict[str, str]]:
+    """Open what training, validation and test read; returns it, and what can't be opened."""
+    splits: list[Split] = []
+    closed: dict[str, list[str]] = {}
+    for number, block in enumerate(config.data_loader):
+        for use in USES:
+            changes = {} if use == "train" else {"split": use}
+            try:
+                dataset = build_dataset(config, number, training=use == "train", **changes)
+            except UserError as error:
+                closed.setdefault(f"{number}: {error}", []).append(use)
+                continue
+            splits.append(Split(number, (use,), dataset, block.kwargs()))
+    reasons = {}
+    for key, uses in closed.items():
+        number, text = key.split(": ", 1)
+        reasons[f"loader {number}, {' and '.join(uses)}"] = text
+    return merge_equal(splits), reasons
+
+
+def main() -> int:
+    """Run the command."""
+    arguments = parse_arguments()
+    config = load_config(arguments.config, arguments.overrides)
+    modalities = config.arch.kwargs()["modalities"]
+    splits, closed = open_splits(config)
+    facts = [
+        inspect_split(split, modalities, arguments.workers, arguments.decode) for split in splits
+    ]
+    compare_splits(splits, facts, content=arguments.decode)
+    model = model_needs(without_initial_weights(config.arch.kwargs()), config)
+    report = Report(
+        config=arguments.config,
+        modalities=modalities,
+        splits=facts,
+        closed=closed,
+        model=model,
+        disk=disk_needs(config.trainer, model.checkpoint_bytes),
+        loaders=[loader_needs(block.kwargs()) for block in config.data_loader],
+    )
+    sys.stdout.write(page(report) + "\n")
+    write_json(arguments.out, report.lists())
+    sys.stdout.write(f"\nThe whole lists are in {arguments.out}\n")
+    if arguments.json is not None:
+        write_json(arguments.json, report.described())
+    return 1 if report.wrong else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
