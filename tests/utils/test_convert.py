@@ -93,6 +93,8 @@ def test_nothing_is_replaced_unless_forced(source, tmp_path):
     assert load_checkpoint(target)["epoch"] == 3
     convert(target, target, force=True)
     assert load_checkpoint(target)["epoch"] == 3
+    convert(source, tmp_path / "a" / "new" / "folder.pth")
+    assert load_checkpoint(tmp_path / "a" / "new" / "folder.pth")["epoch"] == 3
     with pytest.raises(UserError, match="ends in .pth or .safetensors"):
         convert(source, tmp_path / "out.bin")
 
@@ -100,7 +102,7 @@ def test_nothing_is_replaced_unless_forced(source, tmp_path):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_write_that_fails_leaves_nothing(source, tmp_path, suffix):
     with pytest.raises(CheckpointError, match="can't be written"):
-        convert(source, tmp_path / "gone" / f"out{suffix}")
+        convert(source, source / "no_folder" / f"out{suffix}")
     state = {"state_dict": {"w": torch.ones(2, dtype=torch.complex128)}}
     torch.save(state, source)
     if suffix == ".safetensors":  # the format has no such numbers

@@ -101,18 +101,31 @@ def _write_config(path: Path, config: dict[str, Any] | None) -> list[str]:
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write to a temporary name, synced, then renamed; raises ``CheckpointError``."""
+    """Write to a temporary name, synced, then renamed; makes the folder.
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # safetensors would let nobody else read
-        write(temporary)
-        temporary.chmod(mode)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch: a full disk, no folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(temporary, write)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch: a full disk
         text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: can't be written ({text})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: can't be written ({text}); name another place, or free disk space"
+        ) from error
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write to ``path`` with the access rights of any new file, synced."""
+    path.touch()
+    mode = path.stat().st_mode  # safetensors would let nobody else read
+    write(path)
+    path.chmod(mode)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
