@@ -101,7 +101,7 @@ def table(results: dict[str, Any]) -> str:
         row = results[modality]
         cells = "".join(f"{row['t2v'][column]:8.2f}" for column in COLUMNS)
         lines.append(f"{modality:<10}{cells}{row['right_look']:12.1f}%{row['right_word']:12.1f}%")
-    lines.append(f"best R@1 possible for one modality alone: {results['ceiling_R1']:.2f}")
+    lines.append(f"best R@1 to be expected of one modality alone: {results['ceiling_R1']:.2f}")
     return "\n".join(lines)
 
 
