@@ -23,6 +23,8 @@ from parsing.build import build_config
 from parsing.file import merged, parse_json, plain, read_config
 from parsing.schema import file_schema
 from utils.cli import run_cli
+from utils.errors import UserError
+from utils.run_dir import CONFIG_NAME
 
 __all__ = [
     "Config",
@@ -30,6 +32,7 @@ __all__ = [
     "add_config_arguments",
     "config_from_dict",
     "load_config",
+    "load_run_config",
     "resolved",
 ]
 
@@ -52,6 +55,25 @@ def load_config(
         lower, lower_faults = read_config(str(under))
         data, faults = merged(lower, data), lower_faults + faults
     return build_config(data, str(path), overrides, faults)
+
+
+def load_run_config(
+    checkpoint: Path, config: str | Path | None, overrides: Sequence[str] = ()
+) -> Config:
+    """Read the ``config.json`` beside a checkpoint, with the keys of ``config`` laid over it.
+
+    Raises:
+        UserError: there is no such checkpoint, or neither file.
+        ConfigError: with every fault of the files and of the overrides.
+    """
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    beside = checkpoint.parent / CONFIG_NAME
+    if beside.is_file():
+        return load_config(config or beside, overrides, under=beside)
+    if config is None:
+        raise UserError(f"{beside}: no such file; give the model's configuration with -c")
+    return load_config(config, overrides)
 
 
 def config_from_dict(data: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:

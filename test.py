@@ -11,18 +11,21 @@ Videos without captions only have embeddings: give --save_feats.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
+import torch
+
 from base.config import Config
-from parse_config import add_config_arguments, load_config
+from parse_config import add_config_arguments, load_run_config
 from trainer.build import build_evaluator, build_loader, build_model
 from trainer.evaluator.postprocess import add_postprocess_arguments
 from trainer.evaluator.report import evaluation_table, open_queries, scored, write_evaluation
 from utils.checkpoint.weights import load_weights
 from utils.cli import positive, run_cli
-from utils.device import choose_device
-from utils.errors import UserError
-from utils.run_dir import CONFIG_NAME, setup_logging
+from utils.distributed import ranks
+from utils.launch import on_devices
+from utils.run_dir import setup_logging
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,35 +48,30 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_run_config(arguments: argparse.Namespace) -> Config:
-    """Read the configuration beside the checkpoint, with the keys of -c laid over it."""
-    beside = arguments.resume.parent / CONFIG_NAME
-    if not arguments.resume.is_file():
-        raise UserError(f"{arguments.resume}: no such checkpoint")
-    if beside.is_file():
-        return load_config(arguments.config or beside, arguments.overrides, under=beside)
-    if arguments.config is None:
-        raise UserError(f"{beside}: no such file; give the model's configuration with -c")
-    return load_config(arguments.config, arguments.overrides)
-
-
-def main() -> None:
-    """Run the command."""
+def main() -> int:
+    """Run the command; with several GPUs, start it once for each."""
     arguments = parse_arguments()
-    setup_logging(verbosity=1)
-    config = load_run_config(arguments)
-    device = choose_device(config.n_gpu, arguments.device)
+    config = load_run_config(arguments.resume, arguments.config, arguments.overrides)
+    job = partial(test, arguments, config)
+    return on_devices(job, config.n_gpu, arguments.device, config.trainer.rank_timeout)
+
+
+def test(arguments: argparse.Namespace, config: Config, device: torch.device) -> None:
+    """Test in this process, which takes its share of the batches; the first one writes."""
+    setup_logging(verbosity=1 if ranks().is_first else 0)
     names = ("split", "batch_size", "sliding_window_stride")
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    changes |= {"per_gpu_batch_size": None} if "batch_size" in changes else {}
     loader = build_loader(config, arguments.loader, training=False, **changes)
     queries = open_queries(loader.dataset, arguments.save_feats)
     model = build_model(config, device, initial_weights=False)
     load_weights(model, arguments.resume)
     evaluation = build_evaluator(config, device).run(model, loader)
-    changes = arguments.postprocess, arguments.temperature
-    tested = scored(evaluation, queries, config.metrics, *changes)
-    write_evaluation(tested, arguments.sim_path, arguments.save_feats)
-    sys.stdout.write(evaluation_table(tested) + "\n")
+    if ranks().is_first:
+        changes = arguments.postprocess, arguments.temperature
+        tested = scored(evaluation, queries, config.metrics, *changes)
+        write_evaluation(tested, arguments.sim_path, arguments.save_feats)
+        sys.stdout.write(evaluation_table(tested) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,32 @@
 """Train a model.
 
-    python train.py -c configs/TextVR_fusion.json              # a new run
+    python train.py -c configs/TextVR_fusion.json              # a new run, on n_gpu GPUs
     python train.py -r work_dirs/NAME/TIME/model_last.pth      # go on with one
+    python train.py -c CONFIG -r auto                          # go on with the newest, or begin
+    torchrun --nproc_per_node=8 train.py -c CONFIG             # started by torchrun, any number
     python train.py -c CONFIG --set optimizer.args.lr=1e-4     # change single values
 
 A run has a folder of its own, trainer.save_dir/name/date_time, which holds config.json (resolved),
 environment.json (package versions, commit), train.log, metrics.jsonl, tensorboard/,
-data_report.json, model_best.pth, model_last.pth and checkpoint-epochN.pth.
+data_report.json, model_best.pth, model_last.pth (and those before it) and checkpoint-epochN.pth.
+SIGTERM and Ctrl-C finish the step, save, and end with code 143 or 130.
 """
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
-from parse_config import add_config_arguments, load_config, resolved
+import torch
+
+from base.config import Config
+from parse_config import add_config_arguments, load_config, load_run_config, resolved
 from trainer.build import build_trainer
+from trainer.resume import open_run
 from utils.cli import run_cli
-from utils.device import choose_device
-from utils.errors import UserError
-from utils.run_dir import CONFIG_NAME, describe_run, make_run_dir, setup_logging
+from utils.distributed import gather_objects, ranks
+from utils.launch import on_devices
+from utils.run_dir import describe_run, setup_logging
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,38 +35,44 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser, required=False)
-    parser.add_argument("-r", "--resume", type=Path, help="checkpoint to go on from")
-    parser.add_argument("-d", "--device", help="GPU to use, such as 1")
+    parser.add_argument("-r", "--resume", help="checkpoint to go on from, or auto")
+    parser.add_argument("-d", "--device", help="GPUs to use, such as 1 or 0,1")
     parser.add_argument("--run_dir", help="folder of this run (default: save_dir/name/time)")
     parser.add_argument(
         "--allow-shuffled", action="store_true", help="let trainer.monitor use a shuffled test file"
     )
     arguments = parser.parse_args()
-    if arguments.config is None and arguments.resume is None:
+    if arguments.config is None and arguments.resume in (None, "auto"):
         parser.error("give a configuration (-c) or a checkpoint to resume (-r)")
-    if arguments.resume is not None and arguments.run_dir is not None:
+    if arguments.resume not in (None, "auto") and arguments.run_dir is not None:
         parser.error("--run_dir is for a new run; -r goes on in the checkpoint's folder")
     return arguments
 
 
-def main() -> None:
-    """Run the command."""
+def main() -> int:
+    """Run the command; with several GPUs, start it once for each."""
     arguments = parse_arguments()
-    if arguments.resume is not None and not arguments.resume.is_file():
-        raise UserError(f"{arguments.resume}: no such checkpoint to resume")
-    config_file = arguments.config or arguments.resume.parent / CONFIG_NAME
-    config = load_config(config_file, arguments.overrides)
-    if arguments.resume is None:
-        run_dir = make_run_dir(config.trainer.save_dir, config.name, arguments.run_dir)
+    if arguments.config is not None:
+        config = load_config(arguments.config, arguments.overrides)
     else:
-        run_dir = arguments.resume.parent
-    setup_logging(config.trainer.verbosity, run_dir / "train.log")
-    device = choose_device(config.n_gpu, arguments.device)
-    allow = arguments.allow_shuffled
-    trainer = build_trainer(config, run_dir, device, resolved(config), allow_shuffled=allow)
-    if arguments.resume is not None:
-        trainer.resume(arguments.resume)
-    describe_run(run_dir, resolved(config), sys.argv)
+        config = load_run_config(Path(arguments.resume), None, arguments.overrides)
+    job = partial(train, arguments, config)
+    return on_devices(job, config.n_gpu, arguments.device, config.trainer.rank_timeout)
+
+
+def train(arguments: argparse.Namespace, config: Config, device: torch.device) -> None:
+    """Train in this process; the first of them makes the folder and writes."""
+    run, is_first = None, ranks().is_first
+    setup_logging(config.trainer.verbosity if is_first else 0)
+    if is_first:
+        run = open_run(config, arguments.resume, arguments.run_dir)
+        setup_logging(config.trainer.verbosity, run.folder / "train.log")
+    run = gather_objects(run)[0]
+    trainer = build_trainer(config, run.folder, device, resolved(config), arguments.allow_shuffled)
+    if run.checkpoint is not None:
+        trainer.resume(run.checkpoint)
+    if is_first:
+        describe_run(run.folder, resolved(config), sys.argv)
     trainer.fit()
 
 

@@ -55,5 +55,9 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
         """Return the number of samples of one epoch."""
 
     @abstractmethod
+    def entry_of(self, sample: int) -> VideoEntry:
+        """Return the video that sample number ``sample`` is made of."""
+
+    @abstractmethod
     def __getitem__(self, key: SampleKey) -> Sample:
         """Return a sample; a training sample's random draws are a function of ``key``."""

@@ -39,6 +39,10 @@ class RetrievalModel(nn.Module, ABC):
         """
         return weights, []
 
+    def without_gradient(self) -> list[nn.Parameter]:
+        """Return the weights that no training loss reaches, for they do not enter ``video_key``."""
+        return []
+
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -75,15 +75,16 @@ class BaseTrainer(ABC):
         self.best = best
         self.validate_first = validate_first
         self.epoch = 0  # the last one finished
+        self.has_begun = False  # whether this or an earlier run has taken a step
 
     def fit(self) -> None:
         """Train from the epoch after ``self.epoch`` to the last, or to the early stop."""
-        if self.validate_first and self.epoch == 0:
+        if self.validate_first and self.epoch == 0 and not self.has_begun:
             self.record(0, self.validate(0))
         while self.epoch < self.epochs and not (self.best and self.best.exhausted):
             epoch = self.epoch + 1
             log = self.train_epoch(epoch) | self.validate(epoch)
-            self.epoch = epoch
+            self.finish_epoch(epoch)
             improved = self.best is not None and self.best.update(log)
             self.record(epoch, log)
             self.save(epoch, improved, keep=epoch % self.save_period == 0)
@@ -105,6 +106,10 @@ class BaseTrainer(ABC):
     @abstractmethod
     def validate(self, epoch: int) -> dict[str, float]:
         """Validate every loader; returns what to log."""
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Count an epoch as done: it is trained and validated."""
+        self.epoch = epoch
 
     @abstractmethod
     def record(self, epoch: int, log: dict[str, float]) -> None:

@@ -5,6 +5,7 @@ Shapes: B videos, F frames, Q queries, U distinct words, L words of the longest 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,17 @@ from typing_extensions import Self
 
 @dataclass(frozen=True)
 class SampleKey:
-    """Which sample a loader asks for; the draws of a training sample depend on nothing else."""
+    """Which sample a loader asks for; the draws of a training sample depend on nothing else.
+
+    Attributes:
+        epoch: from 1.
+        index: of the sample in the data set.
+        is_filler: whether the sample only keeps a process busy for which none was left.
+    """
 
     epoch: int
     index: int
+    is_filler: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Sample:
         unreadable: set when a black clip stands in for the video (``loading: lax``).
         ocr_missing: the OCR document that should be there and is not.
         ocr_skipped: records of the OCR document that were left out for want of a track.
+        is_filler: as in ``SampleKey``.
     """
 
     id: str
@@ -59,6 +68,7 @@ class Sample:
     unreadable: Unreadable | None = None
     ocr_missing: str | None = None
     ocr_skipped: int = 0
+    is_filler: bool = False
 
 
 class _OnDevice:
@@ -109,6 +119,24 @@ class Words(_OnDevice):
     mask: Tensor
     tracks: Tensor
 
+    def rows(self, start: int, stop: int) -> Self:
+        """Return the words of the videos ``start`` … ``stop - 1``, again each distinct one once."""
+        mask = self.mask[start:stop]
+        longest = int(mask.sum(1).max())
+        mask, index = mask[:, :longest], self.index[start:stop, :longest]
+        used = torch.unique(index[mask])  # ascending, so still in the order of token counts
+        place = index.new_zeros(len(self.input_ids))
+        place[used] = torch.arange(len(used), device=used.device)
+        lengths = [length for length, count in self.groups for _ in range(count)]
+        kept = groupby(lengths[word] for word in used.tolist())
+        return type(self)(
+            input_ids=self.input_ids[used],
+            groups=tuple((length, len(list(same))) for length, same in kept),
+            index=place[index] * mask,
+            mask=mask,
+            tracks=self.tracks[start:stop, :longest],
+        )
+
 
 @dataclass
 class Batch(_OnDevice):
@@ -126,6 +154,7 @@ class Batch(_OnDevice):
         unreadable: videos replaced by a black clip (``loading: lax``).
         ocr_missing: OCR documents that were not found.
         ocr_skipped: video id -> records of its OCR document that were left out.
+        num_fillers: how many of the videos, the last ones, only keep a process busy.
     """
 
     ids: list[str]
@@ -140,5 +169,26 @@ class Batch(_OnDevice):
     ocr_missing: list[str] = field(default_factory=list)
     ocr_skipped: dict[str, int] = field(default_factory=dict)
 
+    num_fillers: int = 0
+
     def __len__(self) -> int:
         return len(self.ids)
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Return the videos ``start`` … ``stop - 1`` with their queries, as a batch.
+
+        What could not be used of the data stays with the whole batch.
+        """
+        own = (self.query_row >= start) & (self.query_row < stop)
+        queries = Tokens(self.query.input_ids[own], self.query.attention_mask[own])
+        cut = slice(start, stop)
+        return type(self)(
+            ids=self.ids[cut],
+            video_index=self.video_index[cut],
+            query=queries,
+            query_row=self.query_row[own] - start,
+            video=None if self.video is None else self.video[cut],
+            num_frames=None if self.num_frames is None else self.num_frames[cut],
+            color=None if self.color is None else self.color[cut],
+            words=None if self.words is None else self.words.rows(start, stop),
+        )

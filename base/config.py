@@ -6,7 +6,7 @@ arguments with ``ConfigModel`` and marks arguments that only old files set with 
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -109,6 +109,39 @@ class TrainerConfig(ConfigModel):
     init_val: bool = Field(default=False, description="Evaluate once before the first epoch.")
     clip_grad_norm: float | None = Field(
         default=None, gt=0, description="Greatest norm of the gradient; null: not clipped."
+    )
+    chunk_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Videos that are encoded at a time, on each GPU; the loss is still that of the "
+        "whole batch. null: all at once.",
+    )
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="How numbers are held while the encoders compute; similarity, loss and weights "
+        "are float32 in each.",
+    )
+    save_every_steps: int | None = Field(
+        default=None, ge=1, description="Also save within an epoch, every so many steps."
+    )
+    save_every_minutes: float | None = Field(
+        default=None, gt=0, description="Also save within an epoch, every so many minutes."
+    )
+    keep_last: int = Field(
+        default=2,
+        ge=1,
+        description="How many of the newest checkpoints are kept, so that one that turns out to be "
+        "damaged has one before it.",
+    )
+    rank_timeout: float = Field(
+        default=600.0,
+        gt=0,
+        description="Seconds that a process waits for the others before the run ends.",
+    )
+    on_nan: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="A loss that is not finite: stop before the step, or skip the batch (at most "
+        "10 in a row); its videos are listed in not_finite.jsonl.",
     )
     neptune: Annotated[Any, NO_EFFECT] = Field(
         default=None, description="No effect: the published code's Neptune logging."

@@ -59,6 +59,7 @@ class Collate:
             words=self._words(samples) if self.with_words else None,
             unreadable=[s.unreadable for s in samples if s.unreadable is not None],
             ocr_missing=[s.ocr_missing for s in samples if s.ocr_missing is not None],
+            num_fillers=sum(sample.is_filler for sample in samples),
             ocr_skipped={s.id: s.ocr_skipped for s in samples if s.ocr_skipped},
         )
 

@@ -1,7 +1,8 @@
 """The loader of a data set: what a configuration's ``data_loader`` block builds."""
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,10 +17,12 @@ from base.registry import DATA_LOADERS, DATASETS
 from data_loader.collate import Collate
 from data_loader.ocr_words import OcrParams
 from data_loader.params import LoaderTextParams, LoaderVideoParams
-from data_loader.sampler import EpochSampler
+from data_loader.sampler import EpochBatches
 from data_loader.text_video_dataset import DatasetOptions
 from data_loader.tokenizer import load_tokenizer
 from data_loader.transforms import ClipTransform, DeviceTransform, TransformParams
+from data_loader.watch import ItemWatch, noted
+from utils.distributed import ranks
 from utils.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -51,11 +54,13 @@ class TextVideoDataLoader:
         subsample: Share of the entries to use, from the first.
         sliding_window_stride: Test: frames between a video's clips, averaged; -1: one clip.
         reader: Video reader: decord, torchcodec, av, cv2.
-        batch_size: Videos a batch.
+        batch_size: Videos a batch, over all GPUs; their number must divide it.
+        per_gpu_batch_size: The same for each GPU, in place of batch_size.
         num_workers: Loading processes; 0: none beside the main one.
         shuffle: Shuffle the training set; validation and test never are.
         prefetch_factor: Batches ahead a worker.
         ocr_dir: Folder of OCR documents; null: Kwai_VideoOCR in data_dir, where there is one.
+        item_timeout: Seconds that a worker may take for one video; then the run stops and names it.
         tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
             wanted, and there are no batches.
         modalities: ``vision`` and/or ``ocr``; what is not used is not read.
@@ -82,11 +87,13 @@ class TextVideoDataLoader:
         subsample: Annotated[float, Field(gt=0, le=1)] = 1.0,
         sliding_window_stride: Annotated[int, Field(ge=-1)] = -1,
         reader: str = "decord",
-        batch_size: Positive = 1,
+        batch_size: Positive | None = None,
+        per_gpu_batch_size: Positive | None = None,
         num_workers: Annotated[int, Field(ge=0)] = 1,
         shuffle: bool = True,
         prefetch_factor: Positive = 2,
         ocr_dir: str | None = None,
+        item_timeout: Annotated[float, Field(gt=0)] = 300.0,
         *,
         tokenizer_name: str | None,
         modalities: tuple[str, ...],
@@ -122,21 +129,30 @@ class TextVideoDataLoader:
             ocr_dir=_folder(ocr_dir) if ocr_dir else None,
         )
         self.device_transform = DeviceTransform(transforms)
-        self.sampler = EpochSampler(len(self.dataset), shuffle and training, seed)
-        self.batch_size = batch_size
+        place = ranks()
+        self.batch_size = joint_batch_size(batch_size, per_gpu_batch_size, place.size, training)
+        self.sampler = EpochBatches(
+            len(self.dataset),
+            self.batch_size,
+            shuffle and training,
+            seed,
+            rank=place.rank,
+            num_ranks=place.size,
+            share="batch" if training else "epoch",
+        )
         if tokenizer_name is None:
             return
         tokenizer = load_tokenizer(tokenizer_name)
+        self.watch = ItemWatch(num_workers, item_timeout, _video_names(self.dataset))
         self.batches = DataLoader(
-            _Guarded(self.dataset),
-            batch_size=batch_size,
-            sampler=self.sampler,
+            _Guarded(self.dataset, self.watch.rows),
+            batch_sampler=self.sampler,
             num_workers=num_workers,
             collate_fn=Collate(tokenizer, options.reads, text_params.max_tokens),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             prefetch_factor=prefetch_factor if num_workers else None,
-            worker_init_fn=_single_thread,
+            worker_init_fn=_start_worker,
         )
 
     def __len__(self) -> int:
@@ -144,17 +160,24 @@ class TextVideoDataLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.batches:
-            if isinstance(batch, UserError):
-                # A new error: one that its own traceback's frame holds would keep the workers
-                # until the garbage collector, which makes each of them wait for 5 seconds.
-                raise UserError(str(batch))
-            yield batch
+        """Yield the batches; a ``UserError`` tells of a sample or a worker that is lost."""
+        with self.watch.guarding():
+            for batch in self.batches:
+                if isinstance(batch, UserError):
+                    # A new error: one that its own traceback's frame holds would keep the workers
+                    # until the garbage collector, which makes each of them wait for 5 seconds.
+                    raise UserError(str(batch))
+                yield batch
 
-    def set_epoch(self, epoch: int, num_batches: int) -> None:
-        """Choose the epoch that the next iteration reads, and how many batches of it."""
-        self.sampler.epoch = epoch
-        self.sampler.limit = num_batches * self.batch_size
+    def set_epoch(self, epoch: int, num_batches: int, first: int = 0) -> None:
+        """Choose the epoch that the next iteration reads, and which of its batches.
+
+        Args:
+            epoch: from 1.
+            num_batches: how many batches the epoch has in all.
+            first: the batch to begin with, where those before it were read in another run.
+        """
+        self.sampler.epoch, self.sampler.limit, self.sampler.first = epoch, num_batches, first
 
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on ``device``, its frames augmented, normalised and float32."""
@@ -165,29 +188,71 @@ class TextVideoDataLoader:
         return batch
 
 
+def joint_batch_size(
+    batch_size: int | None, per_gpu: int | None, num_ranks: int, training: bool
+) -> int:
+    """Return the videos of a batch over all processes.
+
+    Args:
+        batch_size: over all processes, or None.
+        per_gpu: of each process, in place of it, or None; without either, 1 in all.
+        num_ranks: number of processes.
+        training: whether a batch is shared by the processes; else each takes whole ones.
+
+    Raises:
+        UserError: both are given, or the processes can't have equal shares.
+    """
+    if batch_size is not None and per_gpu is not None:
+        raise UserError(
+            f"data_loader.args: batch_size {batch_size} and per_gpu_batch_size {per_gpu}: "
+            "set one of them to null"
+        )
+    if per_gpu is not None:
+        return per_gpu * num_ranks if training else per_gpu
+    size = 1 if batch_size is None else batch_size
+    if training and size % num_ranks:
+        up = -(-size // num_ranks) * num_ranks
+        raise UserError(
+            f"data_loader.args.batch_size: {size} is the batch of all GPUs and does not divide by "
+            f"{num_ranks}; take {up}, or set per_gpu_batch_size"
+        )
+    return size
+
+
 class _Guarded(Dataset):
     """Hands user errors to the main process as values.
 
     Raised in a worker they would arrive as a wall of text around a traceback.
     """
 
-    def __init__(self, dataset: BaseTextVideoDataset) -> None:
+    def __init__(self, dataset: BaseTextVideoDataset, rows: Tensor) -> None:
         self.dataset = dataset
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Sample | UserError:
         try:
-            return self.dataset[key]
+            with noted(self.rows, key.index):
+                return self.dataset[key]
         except UserError as error:
             return UserError(str(error))
+
+
+def _video_names(dataset: BaseTextVideoDataset) -> Callable[[int], str]:
+    """Sample -> file; a function of the data set alone, so that no cycle keeps the loader."""
+    return lambda sample: str(dataset.entry_of(sample).video)
 
 
 def _folder(name: str) -> Path:
     return Path(os.path.expandvars(name)).expanduser()
 
 
-def _single_thread(worker: int) -> None:
-    """Keep a worker to one core: the workers are the parallelism."""
+def _start_worker(worker: int) -> None:
+    """Keep a worker to one core, and let the main process say when to stop.
+
+    The workers are the parallelism; Ctrl-C reaches them too, but the step is to be finished.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -163,6 +163,14 @@ class TextVideoDataset(BaseTextVideoDataset):
     def __len__(self) -> int:
         return len(self.entries) if self._windows is None else len(self._windows)
 
+    def entry_of(self, sample: int) -> VideoEntry:
+        """Return the video that a sample is a clip of."""
+        return self.entries[self._place(sample)[0]]
+
+    def _place(self, sample: int) -> tuple[int, int | None]:
+        """(entry, first frame of the window or None) of a sample."""
+        return (sample, None) if self._windows is None else self._windows[sample]
+
     @cached_property
     def _windows(self) -> list[tuple[int, int]] | None:
         """(entry, first frame of the window) of each sample; None: one clip a video."""
@@ -199,13 +207,14 @@ class TextVideoDataset(BaseTextVideoDataset):
             VideoError: the video can't be read (``loading: strict``).
             UserError: the OCR document can't be read.
         """
-        index, start = (key.index, None) if self._windows is None else self._windows[key.index]
+        index, start = self._place(key.index)
         entry = self.entries[index]
         options = self.options
         rng = None
         if options.training:
             rng = np.random.default_rng((options.seed, key.epoch, key.index))
         sample = Sample(entry.id, index, self._captions(entry, rng, first=not start))
+        sample.is_filler = key.is_filler
         size = None
         if options.sees:
             clip = self._clip(entry, rng, start)

@@ -22,7 +22,7 @@ from model.fusion import FusionAttention, fusion_tokens
 from model.initial_weights import Part, TemporalFix, adapt, check_parts, load_initial_weights
 from model.params import TextParams, VideoParams
 from model.pretrained import build_video_model
-from model.text_encoder import encode_tokens, encode_words, load_text_model
+from model.text_encoder import encode_tokens, encode_words, load_text_model, unread_parts
 from utils.errors import UserError
 
 Modality = Literal["vision", "ocr"]
@@ -104,6 +104,17 @@ class FrozenInTime(RetrievalModel):
         """Fit the embeddings of other numbers of frames and of patches; see ``adapt``."""
         shapes = {name: value.shape for name, value in self.state_dict().items()}
         return adapt(weights, shapes, self.temporal_fix, source)
+
+    def without_gradient(self) -> list[nn.Parameter]:
+        """Return the weights of ``video`` where ``fusion`` is trained, and of unread poolers.
+
+        Frozen, they need no ``find_unused_parameters`` of DistributedDataParallel, which searches
+        the graph in every step: they get no gradient in any step, so freezing changes nothing.
+        """
+        idle = [self.vid_proj] if self.sees and self.reads else []
+        encoders = [self.text_model, self.ocr_model] if self.reads else [self.text_model]
+        idle += [part for model in encoders for part in unread_parts(model)]
+        return [weight for part in idle for weight in part.parameters()]
 
     def _fuse(self, words: Words, feature: Tensor | None) -> Tensor:
         """Words and, where frames are seen, the video feature -> (B, D)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from base.batch import Tokens, Words
 from utils.errors import UserError
@@ -117,6 +117,12 @@ def _encode(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -
         return input_ids.new_zeros(0, model.config.hidden_size, dtype=model.dtype)
     output = model(input_ids=input_ids, attention_mask=attention_mask)
     return output.pooler_output if _reads_pooler(model) else output.last_hidden_state[:, 0]
+
+
+def unread_parts(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the parts of a text model whose output is not used."""
+    pooler = getattr(model, "pooler", None)
+    return [] if pooler is None or _reads_pooler(model) else [pooler]
 
 
 def _reads_pooler(model: PreTrainedModel) -> bool:

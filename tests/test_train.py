@@ -109,7 +109,7 @@ def test_a_finished_run_is_said_to_be_finished(resumable, ended):
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_missing_checkpoint(beside, resumable, tmp_path, ended):
     path = (resumable if beside else tmp_path) / "gone.pth"
-    assert ended("-r", str(path)) == (2, [f"{path}: no such checkpoint to resume"])
+    assert ended("-r", str(path)) == (2, [f"{path}: no such checkpoint"])
 
 
 def test_a_damaged_checkpoint(resumable, ended):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from base.base_dataset import BaseTextVideoDataset
 from base.base_model import RetrievalModel
@@ -15,9 +16,12 @@ from base.config import Config, parse_monitor
 from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
 from trainer.evaluator.encode import Evaluator, Loader
 from trainer.optim import build_schedule
-from trainer.recorder import Recorder
+from trainer.passes import Chunked, WholeBatch
+from trainer.recorder import FileRecorder, NoRecorder
 from trainer.trainer import Trainer, plan_epoch
+from utils.distributed import ranks
 from utils.errors import UserError
+from utils.precision import Precision
 from utils.seed import seed_everything
 
 
@@ -122,6 +126,9 @@ def build_trainer(
     if not allow_shuffled:
         check_monitored(settings.monitor, valid_loaders)
     model = build_model(config, device)
+    for weight in model.without_gradient():
+        weight.requires_grad_(False)
+    precision = Precision(settings.precision, device)
     optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
     schedule = None
     if config.lr_scheduler is not None:
@@ -131,22 +138,34 @@ def build_trainer(
     monitor = parse_monitor(settings.monitor)
     return Trainer(
         model=model,
-        loss=build_loss(config),
+        passes=build_passes(config, model, precision),
+        precision=precision,
         optimizer=optimizer,
         schedule=schedule,
         loaders=loaders,
         valid_loaders=valid_loaders,
         evaluator=build_evaluator(config, device),
-        recorder=Recorder(run_dir),
+        recorder=FileRecorder(run_dir) if ranks().is_first else NoRecorder(run_dir),
         run_dir=run_dir,
         config=resolved,
-        max_samples=settings.max_samples_per_epoch,
-        clip_grad_norm=settings.clip_grad_norm,
+        settings=settings,
         epochs=settings.epochs,
         save_period=settings.save_period,
         best=BestValue(*monitor, patience=settings.early_stop) if monitor else None,
         validate_first=settings.init_val,
     )
+
+
+def build_passes(config: Config, model: RetrievalModel, precision: Precision) -> WholeBatch:
+    """Build what computes a batch's gradients, over all processes; each then draws for itself."""
+    place, encoder = ranks(), model
+    if place.size > 1:
+        gpu = [precision.device] if precision.device.type == "cuda" else None
+        encoder = DistributedDataParallel(model, device_ids=gpu, gradient_as_bucket_view=True)
+        seed_everything(config.seed + place.rank)
+    parts = encoder, build_loss(config), model.video_key, precision
+    size = config.trainer.chunk_size
+    return WholeBatch(*parts) if size is None else Chunked(size, *parts)
 
 
 def check_monitored(monitor: str, valid_loaders: Sequence[Loader]) -> None:

@@ -9,19 +9,23 @@ from torch import nn
 
 from base.base_trainer import BestValue
 from trainer.optim import Schedule
+from trainer.progress import Progress
 from utils.checkpoint.files import (
     CheckpointError,
+    check_whole,
     copy_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from utils.checkpoint.weights import fit_weights, weights_of
+from utils.distributed import gather_objects, ranks
+from utils.precision import Precision
 from utils.seed import random_states, restore_random_states
 
 logger = logging.getLogger(__name__)
 
 LAST, BEST = "model_last.pth", "model_best.pth"
-NEEDED = {"state_dict", "optimizer", "scheduler", "best", "epoch", "step", "random_states"}
+NEEDED = {"state_dict", "optimizer", "scheduler", "scaler", "best", "progress", "random_states"}
 
 
 class TrainingState:
@@ -33,7 +37,9 @@ class TrainingState:
         model: and the following: saved and restored.
         optimizer: see ``model``.
         schedule: see ``model``.
+        precision: see ``model``.
         best: see ``model``.
+        keep_last: how many of the newest checkpoints are kept.
     """
 
     def __init__(
@@ -43,40 +49,69 @@ class TrainingState:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule | None,
+        precision: Precision,
         best: BestValue | None,
+        keep_last: int,
     ) -> None:
         self.run_dir = run_dir
         self.config = config
         self.model = model
         self.optimizer = optimizer
         self.schedule = schedule
+        self.precision = precision
         self.best = best
+        self.keep_last = keep_last
+        self.unsaved: CheckpointError | None = None  # why the newest state is not on disk
 
-    def save(self, epoch: int, step: int, improved: bool, keep: bool) -> None:
-        """Write the last checkpoint, the best if ``improved``, and a numbered one if ``keep``.
+    def save(self, progress: Progress, improved: bool = False, keep: bool = False) -> None:
+        """Write the last checkpoint, the best if ``improved``, and one of the epoch if ``keep``.
 
-        Raises:
-            CheckpointError: it can't be written; those written before are kept.
+        What can't be written is said loudly and tried again next time; the run goes on, and the
+        checkpoints written before are kept. Every process has to call this; the first one writes.
         """
+        random_of_all = gather_objects(random_states())
+        if not ranks().is_first:
+            return
         state = {
             "arch": type(self.model).__name__,
-            "epoch": epoch,
-            "step": step,
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "progress": progress.state_dict(),
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.schedule.scheduler.state_dict() if self.schedule else None,
+            "scaler": self.precision.scaler.state_dict(),
             "best": self.best.state_dict() if self.best else None,
-            "random_states": random_states(),
+            "random_states": random_of_all,
             "config": self.config,
         }
-        save_checkpoint(self.run_dir / LAST, state)
-        copies = [BEST] * improved + [f"checkpoint-epoch{epoch}.pth"] * keep
-        for name in copies:
-            copy_checkpoint(self.run_dir / LAST, self.run_dir / name)
-        logger.debug("saved %s in %s", ", ".join([LAST, *copies]), self.run_dir)
+        copies = [BEST] * improved + [f"checkpoint-epoch{progress.epoch}.pth"] * keep
+        try:
+            self._write(state, copies)
+        except CheckpointError as error:
+            self.unsaved = error
+            logger.error("NOT SAVED: %s. The run goes on and will try again", error)
+        else:
+            self.unsaved = None
+            logger.debug("saved %s in %s", ", ".join([LAST, *copies]), self.run_dir)
 
-    def load(self, path: Path) -> tuple[int, int]:
-        """Restore a checkpoint; returns its epoch and step.
+    def raise_if_unsaved(self) -> None:
+        """Raise the ``CheckpointError`` of a run whose last state is not on disk."""
+        if self.unsaved is not None:
+            raise self.unsaved
+
+    def _write(self, state: dict[str, Any], copies: list[str]) -> None:
+        last = self.run_dir / LAST
+        for number in range(self.keep_last - 1, 0, -1):
+            newer = earlier(last, number - 1)
+            if newer.exists():
+                copy_checkpoint(newer, earlier(last, number))
+        save_checkpoint(last, state)
+        for name in copies:
+            copy_checkpoint(last, self.run_dir / name)
+
+    def load(self, path: Path) -> Progress:
+        """Restore a checkpoint; returns how far its run was.
 
         Raises:
             CheckpointError: it is not a training checkpoint, or does not fit this run.
@@ -103,8 +138,21 @@ class TrainingState:
             self.schedule.scheduler.load_state_dict(state["scheduler"])
         if self.best and state["best"]:
             self.best.load_state_dict(state["best"])
-        restore_random_states(state["random_states"])
-        return state["epoch"], state["step"]
+        if self.precision.scaler.is_enabled() and state["scaler"]:
+            self.precision.scaler.load_state_dict(state["scaler"])
+        self._restore_random_states(state["random_states"], path)
+        return Progress.from_state(state["progress"])
+
+    @staticmethod
+    def _restore_random_states(of_all: list[dict[str, Any]], path: Path) -> None:
+        place = ranks()
+        if len(of_all) != place.size:
+            logger.warning(
+                "%s: was written by %d processes, this run has %d: dropout goes another way than "
+                "in a run that never stopped",
+                path, len(of_all), place.size,
+            )  # fmt: skip
+        restore_random_states(of_all[place.rank % len(of_all)])
 
     def _check_optimizer(self, state: dict[str, Any], path: Path) -> None:
         """Refuse another optimizer's state; say which settings will be others than configured."""
@@ -128,3 +176,30 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """The settings of a parameter group; ``lr`` is the one that a schedule starts from."""
     settings = {name: value for name, value in group.items() if name != "params"}
     return settings | {"lr": settings.pop("initial_lr", group["lr"])}
+
+
+def earlier(last: Path, number: int) -> Path:
+    """Return the name of the checkpoint ``number`` saves before ``model_last.pth``."""
+    return last.with_stem(f"{last.stem}-{number}") if number else last
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest checkpoint of a run that is whole; damaged ones are said and passed over.
+
+    Returns:
+        None where there is none.
+
+    Raises:
+        CheckpointError: there are some, but none is whole.
+    """
+    found = sorted(run_dir.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in found:
+        try:
+            check_whole(path)
+        except CheckpointError as error:
+            logger.error("%s; the one before it is tried", error)
+        else:
+            return path
+    if found:
+        raise CheckpointError(f"{run_dir}: holds no checkpoint that is whole; begin a new run")
+    return None

@@ -3,27 +3,36 @@
 import itertools
 import logging
 import math
+import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from base.base_model import RetrievalModel
 from base.base_trainer import BaseTrainer
 from base.batch import Batch
+from base.config import TrainerConfig
 from trainer.data_report import DataReport
 from trainer.evaluator.encode import Evaluation, Evaluator, Loader
+from trainer.moments import SAVE, STOP, SaveMoments
 from trainer.optim import Schedule
+from trainer.passes import WholeBatch
+from trainer.progress import Progress
 from trainer.recorder import Recorder
 from trainer.state import LAST, TrainingState
+from utils.distributed import agree, ranks
 from utils.errors import UserError
+from utils.interrupt import Stopped, StopSignals
+from utils.precision import Precision
 from utils.seed import unchanged_random_state
-from utils.similarity import cosine_similarity
 
 logger = logging.getLogger(__name__)
+
+MAX_SKIPPED = 10  # batches in a row
+Turn = tuple[int, int]  # number of the loader, samples of the batch
 
 
 class NonFiniteLossError(UserError):
@@ -35,7 +44,8 @@ class Trainer(BaseTrainer):
 
     Args:
         model: on its device.
-        loss: of a batch's similarity matrix.
+        passes: computes a batch's loss and gradients.
+        precision: of the passes; steps the optimizer.
         optimizer: of the model's parameters.
         schedule: of the learning rate, or None.
         loaders: training loaders; they take turns, batch by batch.
@@ -44,15 +54,15 @@ class Trainer(BaseTrainer):
         recorder: takes the numbers.
         run_dir: where checkpoints go.
         config: resolved, kept in every checkpoint.
-        max_samples: training samples an epoch; None: until the shortest loader ends.
-        clip_grad_norm: largest norm of the gradient; None: not clipped.
+        settings: the configuration's ``trainer`` block.
         course: the arguments of ``BaseTrainer``.
     """
 
     def __init__(
         self,
         model: RetrievalModel,
-        loss: nn.Module,
+        passes: WholeBatch,
+        precision: Precision,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule | None,
         loaders: Sequence[Loader],
@@ -61,92 +71,102 @@ class Trainer(BaseTrainer):
         recorder: Recorder,
         run_dir: Path,
         config: dict[str, Any],
-        max_samples: int | None = None,
-        clip_grad_norm: float | None = None,
+        settings: TrainerConfig,
         **course: Any,
     ) -> None:
         super().__init__(**course)
         self.model = model
-        self.loss = loss
+        self.passes = passes
+        self.precision = precision
         self.optimizer = optimizer
         self.schedule = schedule
         self.loaders = loaders
         self.valid_loaders = valid_loaders
         self.evaluator = evaluator
         self.recorder = recorder
-        self.state = TrainingState(run_dir, config, model, optimizer, schedule, self.best)
-        self.max_samples = max_samples
-        self.clip_grad_norm = clip_grad_norm
+        self.settings = settings
+        self.progress = Progress()
+        parts = (model, optimizer, schedule, precision, self.best)
+        self.state = TrainingState(run_dir, config, *parts, keep_last=settings.keep_last)
         self.report = DataReport()
-        self.step = 0  # optimizer steps done
         self.run_dir = run_dir
 
     def fit(self) -> None:
-        """Train; the numbers of the last steps are kept however it ends."""
-        try:
-            super().fit()
-        finally:
-            self.recorder.close()
+        """Train; what was done is kept however it ends.
+
+        Raises:
+            Stopped: SIGTERM or SIGINT came; the step was finished and saved.
+        """
+        every = (self.settings.save_every_steps, self.settings.save_every_minutes)
+        self.recorder.resume(self.epoch if self.has_begun else -1)
+        with StopSignals() as signals:
+            self.moments = SaveMoments(signals, *every)
+            try:
+                super().fit()
+            finally:
+                self.recorder.close()
+        self.state.raise_if_unsaved()
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint; raises ``CheckpointError``."""
-        self.epoch, self.step = self.state.load(checkpoint)
-        logger.info("resumed %s: epoch %d, step %d", checkpoint, self.epoch, self.step)
+        self.progress = self.state.load(checkpoint)
+        self.epoch, self.has_begun = self.progress.epoch, True
+        logger.info(
+            "resumed %s: epoch %d and %d batches, step %d",
+            checkpoint, self.epoch, self.progress.batches, self.progress.step,
+        )  # fmt: skip
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train on every batch of the epoch; returns the mean loss of each loader."""
+        """Train on every batch of the epoch that is left; returns the mean loss of each loader."""
         self.model.train()
-        plan = plan_epoch(self.loaders, self.max_samples)
-        loss_sum, count = [0.0] * len(self.loaders), [0] * len(self.loaders)
+        plan = plan_epoch(self.loaders, self.settings.max_samples_per_epoch)
+        self.progress.begin_epoch(len(self.loaders))
+        done, left = plan[: self.progress.batches], plan[self.progress.batches :]
         for number, loader in enumerate(self.loaders):
-            loader.set_epoch(epoch, sum(turn == number for turn, _ in plan))
+            total, first = (sum(turn == number for turn, _ in part) for part in (plan, done))
+            loader.set_epoch(epoch, total, first)
         batches = [iter(loader) for loader in self.loaders]
-        samples = sum(size for _, size in plan)
-        with tqdm(total=samples, desc=f"epoch {epoch}", unit=" samples", dynamic_ncols=True) as bar:
-            for turn, size in plan:
+        with self._bar(epoch, plan, done) as bar:
+            for turn, size in left:
                 with unchanged_random_state():
                     batch = next(batches[turn])
                 self.report.add(batch)
                 loss = self.train_step(self.loaders[turn].to_device(batch, self.evaluator.device))
-                loss_sum[turn] += loss * size
-                count[turn] += size
+                self._count(turn, size, loss, batch)
                 bar.update(size)
                 bar.set_postfix(loss=f"{loss:.3f}")
-        if self.schedule:
-            self.schedule.epoch_done()
-        return {f"loss_{i}": loss_sum[i] / count[i] for i in range(len(self.loaders))}
+                self._save_or_stop()
+        return self.progress.mean_losses()
 
     def train_step(self, batch: Batch) -> float:
-        """One optimizer step; returns the loss.
-
-        Raises:
-            NonFiniteLossError: before anything is changed.
-        """
-        embeds = self.model(batch)
-        similarity = cosine_similarity(embeds["text"], embeds[self.model.video_key])
-        loss = self.loss(similarity)
-        value = loss.item()
-        if not math.isfinite(value):
-            self._refuse(value, batch)
+        """One optimizer step, unless the loss is not finite; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
-        self.optimizer.step()
-        self.step += 1
-        self.recorder.step(self.step, value, self.optimizer.param_groups[0]["lr"])
-        if self.schedule:
-            self.schedule.step_done()
-        return value
+        loss = self.passes(batch)
+        if math.isfinite(loss):
+            norm = self.precision.step(self.optimizer, self.settings.clip_grad_norm)
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.recorder.step(self.progress.step + 1, loss, rate, norm)
+            if self.schedule:
+                self.schedule.step_done()
+        return loss
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Evaluate every validation loader."""
         log: dict[str, float] = {}
         for number, loader in enumerate(self.valid_loaders):
-            evaluation = self.evaluator.run(self.model, loader)
+            evaluation = self.evaluator.run(self.model, loader, self.moments.must_stop)
+            if evaluation is None:
+                self._stop()
             self.report.merge(evaluation.report)
             log |= flat_log(evaluation, number)
         return log
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Count an epoch as done, and advance a schedule by epochs."""
+        super().finish_epoch(epoch)
+        self.progress.epoch_done(epoch)
+        if self.schedule:
+            self.schedule.epoch_done()
 
     def record(self, epoch: int, log: dict[str, float]) -> None:
         """Write the log of an epoch, and what of the data could not be used so far."""
@@ -155,26 +175,60 @@ class Trainer(BaseTrainer):
 
     def save(self, epoch: int, improved: bool, keep: bool) -> None:
         """Write the checkpoints of an epoch."""
-        self.state.save(epoch, self.step, improved, keep)
+        self.state.save(self.progress, improved, keep)
 
-    def _refuse(self, value: float, batch: Batch) -> None:
+    def _save_or_stop(self) -> None:
+        """Save where it is time to, and end the run where it was asked to stop."""
+        wish = agree(self.moments.wish(self.progress.step), self.evaluator.device)
+        if wish == STOP:
+            self._stop()
+        if wish == SAVE:
+            self.state.save(self.progress)
+
+    def _stop(self) -> NoReturn:
+        self.state.save(self.progress)
+        raise Stopped(
+            f"stopped and saved after step {self.progress.step}; go on with "
+            f"python train.py -r {self.run_dir / LAST}",
+            self.moments.signals.received or signal.SIGTERM,
+        )
+
+    def _count(self, turn: int, size: int, loss: float, batch: Batch) -> None:
+        """Count a batch; one whose loss is not finite is written down, and left out or the end."""
+        if math.isfinite(loss):
+            self.progress.batch_done(turn, size, loss)
+            return
+        self.progress.batch_skipped()
+        where = {"epoch": self.epoch + 1, "after_step": self.progress.step}
+        file = self.recorder.not_finite(where | {"loss": str(loss), "videos": batch.ids})
+        text = f"the loss is {loss} at step {self.progress.step + 1} (epoch {self.epoch + 1})"
+        if self.settings.on_nan == "skip" and self.progress.skipped <= MAX_SKIPPED:
+            logger.warning("%s; the batch is skipped, its videos are listed in %s", text, file)
+            return
         last = self.run_dir / LAST
         again = f", then resume with -r {last}" if last.exists() else ""
         raise NonFiniteLossError(
-            f"the loss is {value} at step {self.step + 1} (epoch {self.epoch + 1}); stopped before "
-            f"the optimizer step, so the weights are those of step {self.step}. The batch: "
-            f"{', '.join(batch.ids[:4])}{' …' if len(batch) > 4 else ''}. Lower optimizer.args.lr "
-            f"or set trainer.clip_grad_norm{again}"
+            f"{text}; stopped before the optimizer step, so the weights are those of step "
+            f"{self.progress.step}. The batch: {', '.join(batch.ids[:4])}"
+            f"{' …' if len(batch) > 4 else ''}, listed in {file}. Lower optimizer.args.lr or set "
+            f"trainer.clip_grad_norm{again}"
         )
 
+    def _bar(self, epoch: int, plan: Sequence[Turn], done: Sequence[Turn]) -> tqdm:
+        total, initial = (sum(size for _, size in part) for part in (plan, done))
+        return tqdm(
+            total=total, initial=initial, desc=f"epoch {epoch}", unit=" samples",
+            dynamic_ncols=True, disable=not ranks().is_first,
+        )  # fmt: skip
 
-def plan_epoch(loaders: Sequence[Loader], max_samples: int | None) -> list[tuple[int, int]]:
+
+def plan_epoch(loaders: Sequence[Loader], max_samples: int | None) -> list[Turn]:
     """Return (loader, number of samples) of each batch of an epoch.
 
     The loaders take turns until one of them ends or ``max_samples`` are reached; batches are
     never cut, so the last may go past it.
     """
-    plan: list[tuple[int, int]] = []
+    plan: list[Turn] = []
     left = [len(loader.dataset) for loader in loaders]
     total = 0
     for turn in itertools.cycle(range(len(loaders))):

@@ -4,14 +4,19 @@ import argparse
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils.distributed import ranks
 from utils.errors import UserError
+from utils.interrupt import Stopped
 
 USER_ERROR = 2  # what argparse ends with, too
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+_FIRST_ONE_S = 3.0
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -28,6 +33,8 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()  # here, so that a closed pipe is met inside this try
     except UserError as error:
         _fail(str(error), USER_ERROR)
+    except Stopped as stop:
+        _fail(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -62,5 +69,10 @@ def _os_error_text(error: OSError) -> str | None:
 
 
 def _fail(text: str, code: int) -> NoReturn:
+    place = ranks()
+    if not place.is_first:
+        # What all processes meet is said once: the first one's end stops the others.
+        time.sleep(_FIRST_ONE_S)
+        text = f"process {place.rank}: {text}"
     sys.stderr.write(text + "\n")
     sys.exit(code)

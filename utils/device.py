@@ -1,41 +1,60 @@
-"""Which device a run uses: ``n_gpu`` of the configuration, or ``-d`` on the command line."""
+"""Which devices a run uses: ``n_gpu`` of the configuration, or ``-d`` on the command line."""
 
 import logging
 
 import torch
 
+from utils.distributed import Ranks
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def choose_device(n_gpu: int, requested: str | None = None) -> torch.device:
-    """Return the device to run on.
+def choose_devices(n_gpu: int, requested: str | None = None) -> list[torch.device]:
+    """Return the devices to run on, one for each process.
 
     Args:
         n_gpu: GPUs that the configuration wants; more than there are is a warning, as published.
         requested: GPU indices such as ``"1"`` or ``"0,1"``; wins over ``n_gpu``.
 
     Raises:
-        UserError: ``requested`` is not a list of GPUs that are there.
+        UserError: ``requested`` is not a list of different GPUs that are there.
     """
     available = torch.cuda.device_count()
     if requested is not None:
-        return torch.device("cuda", _requested_gpu(requested, available))
+        return [torch.device("cuda", number) for number in _requested_gpus(requested, available)]
     if n_gpu > available:
-        used = "GPU 0" if available else "the CPU"
+        used = {0: "the CPU", 1: "GPU 0"}.get(available, f"GPUs 0 to {available - 1}")
         logger.warning("n_gpu is %d, but this machine has %d: using %s", n_gpu, available, used)
-    elif n_gpu > 1:
-        logger.warning("training on several GPUs is not built yet: using GPU 0")
-    return torch.device("cuda", 0) if min(n_gpu, available) else torch.device("cpu")
+    gpus = [torch.device("cuda", number) for number in range(min(n_gpu, available))]
+    return gpus or [torch.device("cpu")]
 
 
-def _requested_gpu(requested: str, available: int) -> int:
+def own_device(devices: list[torch.device], place: Ranks) -> torch.device:
+    """Return the device of this process and make it the current one.
+
+    Raises:
+        UserError: more processes were started on this machine than there are GPUs to use.
+    """
+    if devices[0].type == "cpu":
+        return devices[0]
+    if place.local_rank >= len(devices):
+        raise UserError(
+            f"process {place.local_rank} of this machine has no GPU: {len(devices)} are to be used "
+            f"(n_gpu, -d); start as many processes (--nproc_per_node={len(devices)})"
+        )
+    device = devices[place.local_rank]
+    torch.cuda.set_device(device)
+    return device
+
+
+def _requested_gpus(requested: str, available: int) -> list[int]:
     names = [torch.cuda.get_device_name(i) for i in range(available)]
     there = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
     parts = [part.strip() for part in requested.split(",")]
     if not all(part.isdecimal() and int(part) < available for part in parts):
         raise UserError(f"-d {requested}: no such GPU; this machine has {there}")
-    if len(parts) > 1:
-        logger.warning("training on several GPUs is not built yet: using GPU %s", parts[0])
-    return int(parts[0])
+    numbers = list(map(int, parts))
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"-d {requested}: names a GPU twice")
+    return numbers

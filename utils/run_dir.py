@@ -40,6 +40,12 @@ def make_run_dir(save_dir: str, name: str, chosen: str | None = None) -> Path:
     return path
 
 
+def latest_run_dir(save_dir: str, name: str) -> Path | None:
+    """Return the newest run folder of ``save_dir/name``, or None where there is none."""
+    found = sorted(Path(save_dir, name).glob(f"*/{CONFIG_NAME}"))  # named after their time
+    return found[-1].parent if found else None
+
+
 def describe_run(path: Path, config: dict[str, Any], command: list[str]) -> None:
     """Write the resolved configuration, and package versions, commit and command beside it."""
     write_json(path / CONFIG_NAME, config)

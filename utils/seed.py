@@ -55,3 +55,16 @@ def restore_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
+
+
+def device_random_states() -> list[torch.Tensor]:
+    """Return the states that dropout draws from: the CPU's, and the current GPU's if it is used."""
+    gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *gpu]
+
+
+def restore_device_random_states(states: list[torch.Tensor]) -> None:
+    """Put back what ``device_random_states`` returned."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state)

@@ -129,7 +129,8 @@ def num_checkpoints(settings: TrainerConfig) -> int:
 def loader_needs(arguments: Mapping[str, Any]) -> LoaderNeeds:
     """Return the size of a loader's batches; ``arguments`` are those of its block."""
     video = arguments["video_params"]
-    shape = (arguments["batch_size"], video.num_frames, 3, video.input_res, video.input_res)
+    videos = arguments["batch_size"] or arguments["per_gpu_batch_size"] or 1
+    shape = (videos, video.num_frames, 3, video.input_res, video.input_res)
     count = 1
     for length in shape:
         count *= length

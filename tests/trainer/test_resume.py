@@ -99,7 +99,7 @@ def test_dropout_is_on_and_the_random_state_matters(make_config, dropout_text_mo
     made(config, tmp_path / "first").fit()
     state = load_checkpoint(tmp_path / "first" / "checkpoint-epoch1.pth")
     torch.manual_seed(99)
-    state["random_states"]["torch"] = torch.get_rng_state()
+    state["random_states"][0]["torch"] = torch.get_rng_state()
     save_checkpoint(tmp_path / "other.pth", state)
     second = made(config, tmp_path / "second")
     second.resume(tmp_path / "other.pth")
@@ -122,7 +122,7 @@ def refused(config, folder, checkpoint) -> str:
     with pytest.raises(CheckpointError) as caught:
         trainer.resume(checkpoint)
     assert differences(before, dict(trainer.model.state_dict())) == []
-    assert trainer.epoch == trainer.step == 0
+    assert trainer.epoch == trainer.progress.step == 0
     return str(caught.value)
 
 

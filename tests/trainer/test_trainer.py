@@ -113,7 +113,8 @@ def test_checkpoints_are_the_last_the_best_and_every_sixth(run):
     trainer, folder, _ = run
     names = {path.name for path in folder.glob("*.pth")}
     assert names == {
-        "model_last.pth", "model_best.pth", "checkpoint-epoch6.pth", "checkpoint-epoch12.pth"
+        "model_last.pth", "model_last-1.pth", "model_best.pth",
+        "checkpoint-epoch6.pth", "checkpoint-epoch12.pth",
     }  # fmt: skip
     last, best = (load_checkpoint(folder / f"model_{name}.pth") for name in ("last", "best"))
     assert last["epoch"] == EPOCHS and last["step"] == 2 * EPOCHS
@@ -147,7 +148,7 @@ class Spoilt(torch.nn.Module):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_before_the_step(value, make_config, tmp_path):
     trainer = made(make_config(kind="ocr"), tmp_path)
-    trainer.loss = Spoilt(trainer.loss, value, call=2)
+    trainer.passes.loss = Spoilt(trainer.passes.loss, value, call=2)
     batches, weights = [], []
     step = trainer.train_step
 
@@ -163,7 +164,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step(value, make_config, tmp_
     assert text.startswith(f"the loss is {value} at step 2 (epoch 1); stopped before the")
     assert all(video in text for video in batches[1].ids) and "\n" not in text
     assert "resume" not in text  # there is nothing yet to resume
-    assert len(batches) == 2 and trainer.step == 1
+    assert len(batches) == 2 and trainer.progress.step == 1
     assert same(copied(trainer.model), weights[1]) and not same(weights[0], weights[1])
     assert not list(tmp_path.glob("*.pth"))
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -173,7 +174,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step(value, make_config, tmp_
 
 def test_after_a_first_epoch_the_message_says_how_to_resume(make_config, tmp_path):
     trainer = made(make_config("trainer.epochs=2", kind="ocr"), tmp_path)
-    trainer.loss = Spoilt(trainer.loss, math.nan, call=3)
+    trainer.passes.loss = Spoilt(trainer.passes.loss, math.nan, call=3)
     with pytest.raises(NonFiniteLossError, match=r"at step 3 \(epoch 2\).* resume with -r \S+last"):
         trainer.fit()
     state = load_checkpoint(tmp_path / "model_last.pth")
@@ -191,7 +192,7 @@ def test_the_gradients_norm_is_clipped(make_config, tmp_path):
         before = copied(trainer.model)
         trainer.fit()
         change = [(value - before[n]).ravel() for n, value in trainer.model.state_dict().items()]
-        assert trainer.step == 1
+        assert trainer.progress.step == 1
         moved[clip] = float(torch.cat(change).norm())
     assert moved["null"] > 0.2  # there was something to clip
     assert moved["0.125"] == pytest.approx(0.125, rel=1e-3)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from utils.device import choose_device
+from utils.device import choose_devices, own_device
+from utils.distributed import Ranks
 from utils.errors import UserError
 
 
@@ -18,46 +19,65 @@ def gpus(monkeypatch):
     return have
 
 
+def names(devices):
+    return [str(device) for device in devices]
+
+
 @pytest.mark.parametrize(
-    ("n_gpu", "available", "device", "said"),
+    ("n_gpu", "available", "devices", "said"),
     [
-        (0, 0, "cpu", None),
-        (0, 2, "cpu", None),
-        (1, 1, "cuda:0", None),
-        (1, 2, "cuda:0", None),
-        (1, 0, "cpu", "n_gpu is 1, but this machine has 0: using the CPU"),
-        (8, 0, "cpu", "n_gpu is 8, but this machine has 0: using the CPU"),
-        (8, 1, "cuda:0", "n_gpu is 8, but this machine has 1: using GPU 0"),
-        (8, 2, "cuda:0", "n_gpu is 8, but this machine has 2: using GPU 0"),
-        (2, 2, "cuda:0", "several GPUs"),
+        (0, 0, ["cpu"], None),
+        (0, 2, ["cpu"], None),
+        (1, 1, ["cuda:0"], None),
+        (1, 2, ["cuda:0"], None),
+        (2, 3, ["cuda:0", "cuda:1"], None),
+        (1, 0, ["cpu"], "n_gpu is 1, but this machine has 0: using the CPU"),
+        (8, 0, ["cpu"], "n_gpu is 8, but this machine has 0: using the CPU"),
+        (8, 1, ["cuda:0"], "n_gpu is 8, but this machine has 1: using GPU 0"),
+        (8, 2, ["cuda:0", "cuda:1"], "n_gpu is 8, but this machine has 2: using GPUs 0 to 1"),
     ],
 )
-def test_more_gpus_than_there_are_is_one_warning(n_gpu, available, device, said, gpus, caplog):
+def test_more_gpus_than_there_are_is_one_warning(n_gpu, available, devices, said, gpus, caplog):
     gpus(available)
-    assert choose_device(n_gpu) == torch.device(device)
+    assert names(choose_devices(n_gpu)) == devices
     texts = [record.getMessage() for record in caplog.records]
     assert len(texts) == (said is not None)
     assert said is None or said in texts[0]
 
 
-@pytest.mark.parametrize(("requested", "device"), [("1", "cuda:1"), ("0", "cuda:0")])
-def test_a_requested_gpu_wins_over_the_configuration(requested, device, gpus, caplog):
-    gpus(2)
-    assert choose_device(8, requested) == torch.device(device)
+@pytest.mark.parametrize(
+    ("requested", "devices"),
+    [("1", ["cuda:1"]), ("0", ["cuda:0"]), ("2, 1", ["cuda:2", "cuda:1"])],
+)
+def test_requested_gpus_win_over_the_configuration(requested, devices, gpus, caplog):
+    gpus(3)
+    assert names(choose_devices(8, requested)) == devices
     assert not caplog.records
 
 
-def test_several_requested_gpus(gpus, caplog):
+def test_each_process_has_its_own(gpus, monkeypatch):
     gpus(3)
-    assert choose_device(0, "2, 1") == torch.device("cuda:2")
-    assert "using GPU 2" in caplog.text
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    devices = choose_devices(0, "2,1")
+    own = [own_device(devices, Ranks(rank, 2, rank)) for rank in range(2)]
+    assert names(own) == names(chosen) == ["cuda:2", "cuda:1"]
+    with pytest.raises(UserError, match="process 2 of this machine has no GPU: 2 are to be used"):
+        own_device(devices, Ranks(2, 3, 2))
+    assert own_device(choose_devices(0), Ranks(5, 8, 5)) == torch.device("cpu")
+
+
+def test_a_gpu_named_twice(gpus):
+    gpus(2)
+    with pytest.raises(UserError, match="-d 1,1: names a GPU twice"):
+        choose_devices(1, "1,1")
 
 
 @pytest.mark.parametrize("requested", ["7", "2", "0,2", "-1", "x", "", "0,", "1.0", "²"])
 def test_a_gpu_that_is_not_there_is_an_error_that_lists_those_that_are(requested, gpus):
     gpus(2)
     with pytest.raises(UserError) as caught:
-        choose_device(1, requested)
+        choose_devices(1, requested)
     assert str(caught.value) == (
         f"-d {requested}: no such GPU; this machine has 0 (Model X), 1 (Model Y)"
     )
@@ -66,4 +86,4 @@ def test_a_gpu_that_is_not_there_is_an_error_that_lists_those_that_are(requested
 def test_a_requested_gpu_on_a_machine_without(gpus):
     gpus(0)
     with pytest.raises(UserError, match="-d 7: no such GPU; this machine has none"):
-        choose_device(0, "7")
+        choose_devices(0, "7")

@@ -4,7 +4,7 @@ Shapes: Q captions, V videos, E width of the common space.
 """
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -21,6 +21,7 @@ from base.base_model import RetrievalModel
 from base.batch import Batch
 from base.registry import METRICS
 from trainer.data_report import DataReport
+from utils.distributed import gather_objects, ranks
 from utils.errors import UserError
 from utils.seed import unchanged_random_state
 from utils.similarity import cosine_similarity
@@ -41,7 +42,7 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self): ...  # noqa: ANN204 - an iterator of Batch
-    def set_epoch(self, epoch: int, num_batches: int) -> None: ...  # noqa: D102
+    def set_epoch(self, epoch: int, num_batches: int, first: int = 0) -> None: ...  # noqa: D102
     def to_device(self, batch: Batch, device: torch.device) -> Batch: ...  # noqa: D102
 
 
@@ -77,29 +78,34 @@ class Evaluation:
     shuffled: bool
 
 
+@dataclass
+class _Encoded:
+    """What a batch gave.
+
+    Attributes:
+        number: of the batch, over all processes.
+        text: (queries, E) float32.
+        tokens: of each query.
+        video_of_query: (queries,) positions in the annotation file.
+        video: (videos or windows, E) float32.
+        video_index: (videos or windows,) positions in the annotation file.
+        loss_sum: the loss, weighted by the videos; None where one of them has no query here.
+    """
+
+    number: int
+    text: Tensor
+    tokens: list[tuple[int, ...]]
+    video_of_query: Tensor
+    video: Tensor
+    video_index: Tensor
+    loss_sum: float | None
+
+
 class _Collected:
-    """The embeddings of all batches so far, by position in the annotation file."""
+    """The embeddings of all batches of all processes, in the annotation file's order."""
 
-    def __init__(self, num_videos: int) -> None:
-        self.text: list[Tensor] = []
-        self.tokens: list[tuple[int, ...]] = []
-        self.video_of_query: list[Tensor] = []
-        self.video_sum: Tensor | None = None
-        self.windows = torch.zeros(num_videos, 1)
-        self.loss_sum = 0.0
-        self.whole = True  # every batch so far holds a query of each of its videos
-
-    def add(self, batch: Batch, text: Tensor, video: Tensor) -> None:
-        text, video = text.float().cpu(), video.float().cpu()
-        index = batch.video_index.cpu()
-        self.text.append(text)
-        ids, mask = batch.query.input_ids.tolist(), batch.query.attention_mask.tolist()
-        self.tokens += [tuple(compress(*row)) for row in zip(ids, mask, strict=True)]
-        self.video_of_query.append(index[batch.query_row.cpu()])
-        if self.video_sum is None:
-            self.video_sum = torch.zeros(len(self.windows), video.shape[1])
-        self.video_sum.index_add_(0, index, video)
-        self.windows.index_add_(0, index, torch.ones(len(index), 1))
+    def __init__(self, batches: Iterable[_Encoded]) -> None:
+        self.batches = sorted(batches, key=lambda batch: batch.number)
 
     def texts(self) -> tuple[Tensor, list[int]]:
         """(Q, E) of the queries, and for each the first one of equal tokens.
@@ -107,18 +113,29 @@ class _Collected:
         Equal queries come in batches of other widths, so that their embeddings differ by rounding;
         the first stands for all, or ties would be broken by chance.
         """
-        first = first_equal(self.tokens)
-        return torch.cat(self.text)[first], first
+        first = first_equal([tokens for batch in self.batches for tokens in batch.tokens])
+        return torch.cat([batch.text for batch in self.batches])[first], first
 
-    @property
-    def loss(self) -> float | None:
-        return self.loss_sum / float(self.windows.sum()) if self.whole else None
+    def video_of_query(self) -> NDArray:
+        """(Q,): the column of each query's video."""
+        return torch.cat([batch.video_of_query for batch in self.batches]).numpy()
 
-    def videos(self) -> Tensor:
+    def videos(self, num_videos: int) -> Tensor:
         """(V, E): the mean over the windows of each video."""
-        if self.video_sum is None or not bool((self.windows > 0).all()):
+        video = torch.cat([batch.video for batch in self.batches])
+        index = torch.cat([batch.video_index for batch in self.batches])
+        windows = torch.zeros(num_videos).index_add_(0, index, torch.ones(len(index)))
+        if not bool((windows > 0).all()):
             raise RuntimeError("a video of the annotation file was not evaluated")
-        return self.video_sum / self.windows
+        summed = torch.zeros(num_videos, video.shape[1]).index_add_(0, index, video)
+        return summed / windows[:, None]
+
+    def loss(self) -> float | None:
+        """The mean loss of a video; None where a video of some batch has no query."""
+        sums = [batch.loss_sum for batch in self.batches]
+        if None in sums:
+            return None
+        return sum(sums) / sum(len(batch.video) for batch in self.batches)
 
 
 class Evaluator:
@@ -137,33 +154,65 @@ class Evaluator:
 
     @torch.no_grad()
     @unchanged_random_state()
-    def run(self, model: RetrievalModel, loader: Loader) -> Evaluation:
-        """Evaluate; deterministic, and the model's mode is left as it was."""
-        was_training = model.training
+    def run(
+        self, model: RetrievalModel, loader: Loader, must_stop: Callable[[], bool] = lambda: False
+    ) -> Evaluation | None:
+        """Evaluate; deterministic, and the model's mode is left as it was.
+
+        Several processes each take their batches of the loader, and all return the same.
+
+        Args:
+            model: the model, without anything around it.
+            loader: of the whole data set.
+            must_stop: asked before every batch.
+
+        Returns:
+            None where some process was told to stop.
+        """
+        was_training, place = model.training, ranks()
         model.eval()
-        collected, report = _Collected(len(loader.dataset.entries)), DataReport()
+        encoded, report = [], DataReport()
+        bar = {"desc": loader.name, "unit": "batch", "dynamic_ncols": True}
         try:
-            for batch in tqdm(loader, desc=loader.name, unit="batch", dynamic_ncols=True):
+            for number, batch in enumerate(tqdm(loader, disable=not place.is_first, **bar)):
+                if must_stop():
+                    break
                 report.add(batch)
-                self._add(model, loader.to_device(batch, self.device), collected)
+                batch = loader.to_device(batch, self.device)
+                encoded.append(self._encoded(model, batch, place.rank + number * place.size))
         finally:
             model.train(was_training)
-        return self._evaluation(collected, loader, report)
+        parts = gather_objects((encoded, report, must_stop()))
+        if any(stopped for _, _, stopped in parts):
+            return None
+        for _, other, _ in parts:
+            report.merge(other)
+        return self._evaluation(
+            _Collected(batch for part, _, _ in parts for batch in part), loader, report
+        )
 
-    def _add(self, model: RetrievalModel, batch: Batch, collected: _Collected) -> None:
+    def _encoded(self, model: RetrievalModel, batch: Batch, number: int) -> _Encoded:
         embeds = model(batch)
-        text, video = embeds["text"], embeds[model.video_key]
-        collected.add(batch, text, video)
-        first = first_query(batch)
-        if first is None:
-            collected.whole = False
-        else:
-            loss = self.loss(cosine_similarity(text[first].float(), video.float()))
-            collected.loss_sum += float(loss) * len(batch)
+        text, video = embeds["text"].float(), embeds[model.video_key].float()
+        first, loss_sum = first_query(batch), None
+        if first is not None:
+            loss_sum = float(self.loss(cosine_similarity(text[first], video))) * len(batch)
+        ids, mask = batch.query.input_ids.tolist(), batch.query.attention_mask.tolist()
+        index = batch.video_index.cpu()
+        return _Encoded(
+            number=number,
+            text=text.cpu(),
+            tokens=[tuple(compress(*row)) for row in zip(ids, mask, strict=True)],
+            video_of_query=index[batch.query_row.cpu()],
+            video=video.cpu(),
+            video_index=index,
+            loss_sum=loss_sum,
+        )
 
     def _evaluation(self, collected: _Collected, loader: Loader, report: DataReport) -> Evaluation:
-        (text, first), video = collected.texts(), collected.videos()
-        video_of_query = torch.cat(collected.video_of_query).numpy()
+        text, first = collected.texts()
+        video = collected.videos(len(loader.dataset.entries))
+        video_of_query = collected.video_of_query()
         # Rows of one product differ by rounding too, with their place in it.
         similarity = cosine_similarity(text, video)[first].numpy()
         if not (np.isfinite(similarity).all() and bool(video.isfinite().all())):
@@ -182,7 +231,7 @@ class Evaluator:
                 for name, metric in self.metrics.items()
                 if len(similarity)
             },
-            loss=collected.loss,
+            loss=collected.loss(),
             report=report,
             annotation_file=loader.dataset.annotation_file,
             shuffled=loader.dataset.shuffled,

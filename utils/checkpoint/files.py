@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ from utils.checkpoint.foreign import plain_state
 from utils.checkpoint.inert import format_of, read_inert
 from utils.checkpoint.safe_tensors import read_safetensors
 
-__all__ = ["CheckpointError", "copy_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "check_whole",
+    "copy_checkpoint",
+    "load_checkpoint",
+    "save_checkpoint",
+]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -56,6 +63,21 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{target}: can't be written ({error}); {source} is good") from error
+
+
+def check_whole(path: Path) -> None:
+    """Compare every part of a checkpoint with the checksum that was written with it.
+
+    Raises:
+        CheckpointError: it is damaged, or no torch file.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: is damaged (the checksum of {damaged} does not fit)")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

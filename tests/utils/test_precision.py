@@ -1,0 +1,100 @@
+"""Training in each precision follows float32."""
+
+import pytest
+import torch
+
+from model.loss import NormSoftmaxLoss
+from tests.model.small_models import build, make_batch, write_text_model
+from trainer.optim import adamw
+from trainer.passes import WholeBatch
+from utils.precision import Precision
+
+TEXTS = [["one", "two"], ["long"], ["two"], ["longer", "one", "long"]]
+# How far the losses of 5 steps may be from float32's: bf16 has 8 bits of mantissa, fp16 11.
+TOLERANCE = {"fp32": 0.0, "tf32": 0.01, "bf16": 0.1, "fp16": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_settings():
+    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = cudnn
+
+
+def losses(text_model, name: str, device: torch.device) -> list[float]:
+    model = build(text_model).to(device)
+    precision = Precision(name, device)
+    passes = WholeBatch(model, NormSoftmaxLoss(), model.video_key, precision)
+    optimizer = adamw(model.parameters(), lr=1e-3)
+    values: list[float] = []
+    while len(values) < 5:
+        optimizer.zero_grad(set_to_none=True)
+        values.append(passes(make_batch(TEXTS).to(device)))
+        scale = precision.scaler.get_scale()
+        precision.step(optimizer, None)
+        if precision.scaler.get_scale() < scale:  # fp16 begins with a scale that is too large
+            values.pop()
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+    return values
+
+
+def check(text_model, name: str, device: torch.device) -> None:
+    expected = losses(text_model, "fp32", device)
+    assert expected[-1] < 0.9 * expected[0]  # it learns, so that standing still would be seen
+    found = losses(text_model, name, device)
+    assert found == pytest.approx(expected, abs=TOLERANCE[name] * expected[0])
+    if name in ("bf16", "fp16"):
+        assert found != expected
+
+
+@pytest.mark.parametrize("name", list(TOLERANCE))
+def test_losses_follow_float32(tmp_path, name):
+    check(write_text_model(tmp_path / "text"), name, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", list(TOLERANCE))
+def test_losses_follow_float32_on_a_gpu(tmp_path, name):
+    check(write_text_model(tmp_path / "text"), name, torch.device("cuda"))
+
+
+def test_the_similarity_and_the_loss_are_float32(tmp_path):
+    seen = []
+
+    class Spy(NormSoftmaxLoss):
+        def forward(self, similarity):
+            seen.append(similarity.dtype)
+            return super().forward(similarity)
+
+    model = build(write_text_model(tmp_path / "text"))
+    for name in ("bf16", "fp16"):
+        WholeBatch(model, Spy(), model.video_key, Precision(name, torch.device("cpu")))(
+            make_batch(TEXTS)
+        )
+    assert seen == [torch.float32] * 2
+
+
+def test_clipping_and_the_norm():
+    weight = torch.nn.Parameter(torch.zeros(4))
+    precision = Precision("fp32", torch.device("cpu"))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    for limit, length in ((None, 6.0), (10.0, 6.0), (3.0, 3.0)):
+        weight.data.zero_()
+        weight.grad = torch.full((4,), 3.0)
+        assert precision.step(optimizer, limit).item() == pytest.approx(6.0)
+        assert weight.norm().item() == pytest.approx(length, rel=1e-5)
+
+
+def test_an_overflow_in_fp16_leaves_the_step_out_and_lowers_the_scale():
+    weight = torch.nn.Parameter(torch.ones(2))
+    precision = Precision("fp16", torch.device("cpu"))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scale = precision.scaler.get_scale()
+    precision.backward((weight * 1e38).sum())
+    precision.step(optimizer, None)
+    assert weight.tolist() == [1.0, 1.0] and precision.scaler.get_scale() < scale
+    optimizer.zero_grad()
+    precision.backward(weight.sum())
+    precision.step(optimizer, None)
+    assert weight.tolist() == [0.0, 0.0]

@@ -1,0 +1,121 @@
+"""Several processes that train one model: who is who, and what is gathered from all of them.
+
+torchrun starts the processes and tells each its place (RANK, LOCAL_RANK, WORLD_SIZE). Without it
+there is one process, and every function here gives back what it was given.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those of the run.
+
+    Attributes:
+        rank: 0 … size - 1 over all machines.
+        size: number of processes.
+        local_rank: number of this process on its machine, which is also its GPU's.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+
+def ranks() -> Ranks:
+    """Return this process's place, as torchrun set it."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if not all(name in os.environ for name in names):
+        return Ranks()
+    return Ranks(*(int(os.environ[name]) for name in names))
+
+
+@contextmanager
+def process_group(device: torch.device, timeout_s: float) -> Iterator[Ranks]:
+    """Join the run's other processes for the time of a ``with`` block.
+
+    Args:
+        device: where this process computes; NCCL joins GPUs, gloo CPUs.
+        timeout_s: after which a process that waits for another gives up, seconds.
+    """
+    place = ranks()
+    if place.size == 1:
+        yield place
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    yield place
+    # Not after an error: the others may be waiting, and leaving together would be one more wait.
+    dist.destroy_process_group()
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Return the rows of all processes, rank by rank, with the gradient of the own ones.
+
+    Every process computes the same loss of the same rows. The gradient that reaches the own rows is
+    therefore already that of the whole loss; it is multiplied by the number of processes, because
+    DistributedDataParallel takes the mean over them of what is a sum.
+
+    Args:
+        rows: (n, …), n may differ from process to process, 0 included.
+    """
+    return _Gather.apply(rows) if _is_joined() else rows
+
+
+def gather_objects(value: T) -> list[T]:
+    """Return what every process gave, rank by rank."""
+    if not _is_joined():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def agree(flag: int, device: torch.device) -> int:
+    """Return the largest of what the processes gave, so that all do the same after it."""
+    if not _is_joined():
+        return flag
+    shared = torch.tensor(flag, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared)
+
+
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        size, rank = dist.get_world_size(), dist.get_rank()
+        counts = rows.new_empty(size, dtype=torch.int64)
+        dist.all_gather_into_tensor(counts, counts.new_tensor([len(rows)]))
+        lengths = counts.tolist()
+        ctx.start, ctx.count, ctx.size = sum(lengths[:rank]), lengths[rank], size
+        # Collectives want equal shapes: padded to the longest, cut again below.
+        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        gathered = rows.new_empty(size * len(padded), *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, padded)
+        parts = gathered.split(len(padded))
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad[ctx.start : ctx.start + ctx.count] * ctx.size
