@@ -37,6 +37,19 @@ class FusionAttention(nn.Module):
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
         return out.flatten(1)  # (B, H, 1, C) -> (B, D)
 
+    def attention(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the share of each token in the first token's output, (B, S) float32.
+
+        The mean over the heads; a row sums to 1, padding has 0. For looking at, not for training.
+
+        Args:
+            tokens: (B, S, D).
+            mask: (B, S) bool, False on padding.
+        """
+        query, key = self._heads(self.query(tokens[:, :1])), self._heads(self.key(tokens))
+        scores = (query * key).sum(-1).float() / key.shape[-1] ** 0.5  # (B, H, S)
+        return scores.masked_fill(~mask[:, None], float("-inf")).softmax(-1).mean(1)
+
     def _heads(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, H, S, C)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
