@@ -5,6 +5,7 @@
     python train.py -c CONFIG -r auto                          # go on with the newest, or begin
     torchrun --nproc_per_node=8 train.py -c CONFIG             # started by torchrun, any number
     python train.py -c CONFIG --set optimizer.args.lr=1e-4     # change single values
+    python train.py -c CONFIG --profile                        # a few steps into profile/, no model
 
 A run has a folder of its own, trainer.save_dir/name/date_time, which holds config.json (resolved),
 environment.json (package versions, commit), train.log, metrics.jsonl, tensorboard/,
@@ -22,11 +23,13 @@ import torch
 from base.config import Config
 from parse_config import add_config_arguments, load_config, load_run_config, resolved
 from trainer.build import build_trainer
-from trainer.resume import open_run
+from trainer.opening import enter_run
+from trainer.profiling import profile_run
+from trainer.summary import train_to_the_end
 from utils.cli import run_cli
-from utils.distributed import gather_objects, ranks
+from utils.distributed import ranks
 from utils.launch import on_devices
-from utils.run_dir import describe_run, setup_logging
+from utils.run_dir import describe_run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,9 +41,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-r", "--resume", help="checkpoint to go on from, or auto")
     parser.add_argument("-d", "--device", help="GPUs to use, such as 1 or 0,1")
     parser.add_argument("--run_dir", help="folder of this run (default: save_dir/name/time)")
-    parser.add_argument(
-        "--allow-shuffled", action="store_true", help="let trainer.monitor use a shuffled test file"
-    )
+    parser.add_argument("--profile", action="store_true", help="show where a step's time goes")
+    parser.add_argument("--allow-shuffled", action="store_true", help="let monitor use such a file")
     arguments = parser.parse_args()
     if arguments.config is None and arguments.resume in (None, "auto"):
         parser.error("give a configuration (-c) or a checkpoint to resume (-r)")
@@ -62,18 +64,16 @@ def main() -> int:
 
 def train(arguments: argparse.Namespace, config: Config, device: torch.device) -> None:
     """Train in this process; the first of them makes the folder and writes."""
-    run, is_first = None, ranks().is_first
-    setup_logging(config.trainer.verbosity if is_first else 0)
-    if is_first:
-        run = open_run(config, arguments.resume, arguments.run_dir)
-        setup_logging(config.trainer.verbosity, run.folder / "train.log")
-    run = gather_objects(run)[0]
+    run = enter_run(config, arguments.resume, arguments.run_dir)
     trainer = build_trainer(config, run.folder, device, resolved(config), arguments.allow_shuffled)
     if run.checkpoint is not None:
         trainer.resume(run.checkpoint)
-    if is_first:
+    if ranks().is_first:
         describe_run(run.folder, resolved(config), sys.argv)
-    trainer.fit()
+    work = profile_run if arguments.profile else train_to_the_end
+    text = work(trainer, run.folder)
+    if ranks().is_first:
+        sys.stdout.write(text)
 
 
 if __name__ == "__main__":

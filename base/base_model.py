@@ -1,11 +1,13 @@
 """What the trainer and the evaluator ask of a model."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from base.batch import Batch
+from utils.errors import UserError
 
 
 class RetrievalModel(nn.Module, ABC):
@@ -42,6 +44,31 @@ class RetrievalModel(nn.Module, ABC):
     def without_gradient(self) -> list[nn.Parameter]:
         """Return the weights that no training loss reaches, for they do not enter ``video_key``."""
         return []
+
+    def recompute_activations(self) -> None:
+        """Let the backward pass compute the encoders' activations once more, not keep them.
+
+        Gradients stay the same, dropout included.
+
+        Raises:
+            UserError: this architecture, or a part of it, can't.
+        """
+        raise UserError(
+            f"trainer.activation_checkpointing: {type(self).__name__} has none; set it to false"
+        )
+
+    def compile_encoders(self, backend: str | Callable = "inductor") -> None:
+        """Compile the encoders where they stand; the names in ``state_dict`` stay as they are.
+
+        Args:
+            backend: of ``torch.compile``.
+
+        Raises:
+            UserError: this architecture can't be compiled.
+        """
+        raise UserError(
+            f"trainer.compile: {type(self).__name__} can't be compiled; set it to false"
+        )
 
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""

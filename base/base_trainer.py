@@ -19,6 +19,7 @@ class BestValue:
         patience: epochs without improvement after which training stops; None: never.
         value: the best so far; None before the first.
         epochs_without: epochs since then.
+        epoch: the epoch of the best, where it is known.
     """
 
     mode: str
@@ -26,12 +27,13 @@ class BestValue:
     patience: int | None = None
     value: float | None = None
     epochs_without: int = 0
+    epoch: int | None = None
 
-    def update(self, log: dict[str, float]) -> bool:
-        """Take in the log of an epoch; returns whether it is the best so far."""
+    def update(self, log: dict[str, float], epoch: int | None = None) -> bool:
+        """Take in the log of ``epoch``; returns whether it is the best so far."""
         new = log[self.name]
         if math.isfinite(new) and self._is_better(new):
-            self.value, self.epochs_without = new, 0
+            self.value, self.epochs_without, self.epoch = new, 0, epoch
             return True
         self.epochs_without += 1
         return False
@@ -48,13 +50,14 @@ class BestValue:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        names = ("mode", "name", "value", "epochs_without")
+        names = ("mode", "name", "value", "epochs_without", "epoch")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; another monitored quantity starts afresh."""
         if (state["mode"], state["name"]) == (self.mode, self.name):
             self.value, self.epochs_without = state["value"], state["epochs_without"]
+            self.epoch = state.get("epoch")  # checkpoints of version 2 lack it
 
 
 class BaseTrainer(ABC):
@@ -85,7 +88,7 @@ class BaseTrainer(ABC):
             epoch = self.epoch + 1
             log = self.train_epoch(epoch) | self.validate(epoch)
             self.finish_epoch(epoch)
-            improved = self.best is not None and self.best.update(log)
+            improved = self.best is not None and self.best.update(log, epoch)
             self.record(epoch, log)
             self.save(epoch, improved, keep=epoch % self.save_period == 0)
         if self.best and self.best.exhausted:

@@ -121,6 +121,16 @@ class TrainerConfig(ConfigModel):
         description="How numbers are held while the encoders compute; similarity, loss and weights "
         "are float32 in each.",
     )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="Compute the encoders' activations once more in the backward pass instead of "
+        "keeping them: less memory, more time, the same gradients.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the encoders with torch.compile, which takes minutes at the start; "
+        "results follow those without it but for rounding.",
+    )
     save_every_steps: int | None = Field(
         default=None, ge=1, description="Also save within an epoch, every so many steps."
     )
@@ -136,12 +146,18 @@ class TrainerConfig(ConfigModel):
     rank_timeout: float = Field(
         default=600.0,
         gt=0,
-        description="Seconds that a process waits for the others before the run ends.",
+        description="Seconds that a process waits for the others; then it names those that did not "
+        "come, and the run ends.",
     )
     on_nan: Literal["stop", "skip"] = Field(
         default="stop",
         description="A loss that is not finite: stop before the step, or skip the batch (at most "
         "10 in a row); its videos are listed in not_finite.jsonl.",
+    )
+    tracker: Literal["tensorboard", "wandb", "none"] = Field(
+        default="tensorboard",
+        description="Where curves, histograms of ranks and clips are shown: tensorboard, wandb "
+        "(Weights & Biases, an optional package) or none; metrics.jsonl is always written.",
     )
     neptune: Annotated[Any, NO_EFFECT] = Field(
         default=None, description="No effect: the published code's Neptune logging."

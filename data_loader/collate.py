@@ -63,6 +63,27 @@ class Collate:
             ocr_skipped={s.id: s.ocr_skipped for s in samples if s.ocr_skipped},
         )
 
+    def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
+        """Return the queries and the OCR words of a video as the model is given them.
+
+        They are put together from tokens, so what the tokenizer does not know shows as such; None
+        where the model reads no words.
+        """
+        own = batch.query_row == row
+        tokens = zip(batch.query.input_ids[own], batch.query.attention_mask[own], strict=True)
+        queries = [self._text(ids[mask.bool()]) for ids, mask in tokens]
+        if batch.words is None:
+            return queries, None
+        shown = batch.words.index[row][batch.words.mask[row]]
+        words = [self._text(ids) for ids in batch.words.input_ids[shown]]
+        return queries, [word for word in words if word]
+
+    def _text(self, ids: torch.Tensor) -> str:
+        names = self.tokenizer.convert_ids_to_tokens(ids.tolist())
+        frame = {self.tokenizer.cls_token, self.tokenizer.sep_token, self.tokenizer.pad_token}
+        kept = [name for name in names if name not in frame]
+        return self.tokenizer.convert_tokens_to_string(kept)
+
     def _tokens(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
         """Unpadded token ids of each text, cut to the limit and to the tokenizer's own."""
         if not texts:

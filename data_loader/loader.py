@@ -1,7 +1,6 @@
 """The loader of a data set: what a configuration's ``data_loader`` block builds."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +20,7 @@ from data_loader.sampler import EpochBatches
 from data_loader.text_video_dataset import DatasetOptions
 from data_loader.tokenizer import load_tokenizer
 from data_loader.transforms import ClipTransform, DeviceTransform, TransformParams
-from data_loader.watch import ItemWatch, noted
+from data_loader.watch import ItemWatch, noted, obey_parent_only
 from utils.distributed import ranks
 from utils.errors import UserError
 
@@ -144,11 +143,12 @@ class TextVideoDataLoader:
             return
         tokenizer = load_tokenizer(tokenizer_name)
         self.watch = ItemWatch(num_workers, item_timeout, _video_names(self.dataset))
+        self.collate = Collate(tokenizer, options.reads, text_params.max_tokens)
         self.batches = DataLoader(
             _Guarded(self.dataset, self.watch.rows),
             batch_sampler=self.sampler,
             num_workers=num_workers,
-            collate_fn=Collate(tokenizer, options.reads, text_params.max_tokens),
+            collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             prefetch_factor=prefetch_factor if num_workers else None,
@@ -178,6 +178,10 @@ class TextVideoDataLoader:
             first: the batch to begin with, where those before it were read in another run.
         """
         self.sampler.epoch, self.sampler.limit, self.sampler.first = epoch, num_batches, first
+
+    def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
+        """Return the queries and the OCR words of one of a batch's videos; see ``Collate``."""
+        return self.collate.texts(batch, row)
 
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on ``device``, its frames augmented, normalised and float32."""
@@ -250,9 +254,6 @@ def _folder(name: str) -> Path:
 
 
 def _start_worker(worker: int) -> None:
-    """Keep a worker to one core, and let the main process say when to stop.
-
-    The workers are the parallelism; Ctrl-C reaches them too, but the step is to be finished.
-    """
+    """Keep a worker to one core, for the workers are the parallelism; the main process ends it."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    obey_parent_only()

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from base.base_dataset import VideoEntry
+from data_loader.bars import watched
 from data_loader.ocr_words import OcrParams, load_ocr_document, ocr_words
 
 MIN_LETTERS = 4
@@ -22,7 +23,7 @@ def captions_that_need_reading(entries: Sequence[VideoEntry]) -> list[bool]:
     """
     return [
         needs_reading(caption, words)
-        for entry in entries
+        for entry in watched(entries, "reading OCR documents", " videos")
         for words in [_words(entry)]
         for caption in entry.captions
     ]

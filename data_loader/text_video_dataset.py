@@ -14,6 +14,7 @@ import torch
 from base.base_dataset import BaseTextVideoDataset, VideoEntry
 from base.batch import Sample, SampleKey, Unreadable
 from data_loader.annotations import AnnotationError
+from data_loader.bars import watched
 from data_loader.frame_sampling import frame_indices, sliding_window_starts
 from data_loader.image_reader import open_image
 from data_loader.ocr_words import OcrParams, load_ocr_document, normalise_tracks, ocr_words
@@ -181,7 +182,7 @@ class TextVideoDataset(BaseTextVideoDataset):
             return None
         return [
             (index, start)
-            for index, entry in enumerate(self.entries)
+            for index, entry in enumerate(watched(self.entries, "counting windows", " videos"))
             for start in self._window_starts(entry)
         ]
 

@@ -104,3 +104,20 @@ def noted(rows: torch.Tensor, sample: int) -> Iterator[None]:
         yield
     finally:
         own[0] = 0
+
+
+def obey_parent_only() -> None:
+    """Let SIGTERM end this loading process only where the main one sent it; ignore SIGINT.
+
+    Ctrl-C, torchrun and batch systems signal every process of a run; the main one finishes its
+    step then, for which it needs the loading ones.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -7,6 +7,7 @@ Shapes: B videos, Q queries, U distinct words, L words of the longest video, D w
 models, E width of the common space (``projection_dim``).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +23,13 @@ from model.fusion import FusionAttention, fusion_tokens
 from model.initial_weights import Part, TemporalFix, adapt, check_parts, load_initial_weights
 from model.params import TextParams, VideoParams
 from model.pretrained import build_video_model
-from model.text_encoder import encode_tokens, encode_words, load_text_model, unread_parts
+from model.text_encoder import (
+    encode_tokens,
+    encode_words,
+    load_text_model,
+    recompute_layers,
+    unread_parts,
+)
 from utils.errors import UserError
 
 Modality = Literal["vision", "ocr"]
@@ -71,6 +78,7 @@ class FrozenInTime(RetrievalModel):
         self.sees, self.reads = "vision" in modalities, "ocr" in modalities
         self.video_key = "fusion" if self.reads else "video"
         self.temporal_fix = load_temporal_fix
+        self.padded = False  # whether the text encoders see only a few sizes
 
         self.text_model = load_text_model(text_params.model, text_params.pretrained)
         width = self.text_model.config.hidden_size
@@ -85,8 +93,11 @@ class FrozenInTime(RetrievalModel):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the embeddings: ``text`` (Q, E) and ``video`` and/or ``fusion`` (B, E)."""
-        embeds = {"text": self.txt_proj(encode_tokens(self.text_model, batch.query))}
+        embeds = {"text": self.txt_proj(self._encode_queries(batch))}
         return embeds | self.embed_videos(batch)
+
+    def _encode_queries(self, batch: Batch) -> Tensor:
+        return encode_tokens(self.text_model, batch.query, self.padded)
 
     def embed_videos(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``video`` and/or ``fusion`` embeddings (B, E)."""
@@ -112,13 +123,34 @@ class FrozenInTime(RetrievalModel):
         the graph in every step: they get no gradient in any step, so freezing changes nothing.
         """
         idle = [self.vid_proj] if self.sees and self.reads else []
-        encoders = [self.text_model, self.ocr_model] if self.reads else [self.text_model]
-        idle += [part for model in encoders for part in unread_parts(model)]
+        idle += [part for model in self._text_encoders() for part in unread_parts(model)]
         return [weight for part in idle for weight in part.parameters()]
+
+    def recompute_activations(self) -> None:
+        """Recompute the blocks of the ViT and the layers of the text encoders when going back."""
+        for model in self._text_encoders():
+            recompute_layers(model)
+        if self.sees:
+            self.video_model.recomputes = True
+
+    def compile_encoders(self, backend: str | Callable = "inductor") -> None:
+        """Compile the ViT and the text encoders.
+
+        Texts come in ever other sizes: they are padded to a few, and the text encoders compiled
+        for whatever size. The ViT learns that the number of clips may vary when it first does.
+        """
+        self.padded = True
+        for model in self._text_encoders():
+            model.compile(dynamic=True, backend=backend)
+        if self.sees:
+            self.video_model.compile(backend=backend)
+
+    def _text_encoders(self) -> list[nn.Module]:
+        return [self.text_model, self.ocr_model] if self.reads else [self.text_model]
 
     def _fuse(self, words: Words, feature: Tensor | None) -> Tensor:
         """Words and, where frames are seen, the video feature -> (B, D)."""
-        distinct = encode_words(self.ocr_model, words)  # (U, D)
+        distinct = encode_words(self.ocr_model, words, self.padded)  # (U, D)
         word_tokens = F.embedding(words.index, distinct)  # (B, L, D)
         if feature is None:
             tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, None)

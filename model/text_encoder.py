@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from base.batch import Tokens, Words
+from model.padding import pad_tokens, similar_words
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,17 +95,36 @@ def _check_weights(model: PreTrainedModel, report: dict, name: str) -> None:
         logger.info("%s: weights of other tasks, not used: %s", name, ", ".join(heads))
 
 
-def encode_tokens(model: PreTrainedModel, tokens: Tokens) -> Tensor:
-    """Return one vector a text, (N, D)."""
-    return _encode(model, tokens.input_ids, tokens.attention_mask)
+def encode_tokens(model: PreTrainedModel, tokens: Tokens, padded: bool = False) -> Tensor:
+    """Return one vector a text, (N, D).
+
+    Args:
+        model: the query encoder.
+        tokens: the queries.
+        padded: let only a few sizes reach the model, as a compiled one wants; the vectors are the
+            same but for rounding.
+    """
+    if not padded or not len(tokens.input_ids):
+        return _encode(model, tokens.input_ids, tokens.attention_mask)
+    whole = pad_tokens(tokens, _most_tokens(model))
+    return _encode(model, whole.input_ids, whole.attention_mask)[: len(tokens.input_ids)]
 
 
-def encode_words(model: PreTrainedModel, words: Words) -> Tensor:
+def encode_words(model: PreTrainedModel, words: Words, padded: bool = False) -> Tensor:
     """Return one vector a distinct word, (U, D).
 
-    Words of equal token count go through the model together, so none is padded.
+    Words of equal token count go through the model together, so none is padded, unless ``padded``
+    asks for few sizes: then words of similar token count go together.
+
+    Args:
+        model: the word encoder.
+        words: of a batch.
+        padded: see ``encode_tokens``.
     """
     encoded, start = [], 0
+    if padded:
+        parts = similar_words(words, _most_tokens(model))
+        return torch.cat([encode_tokens(model, part, True) for part in parts])
     for length, count in words.groups:
         ids = words.input_ids[start : start + count, :length]
         encoded.append(_encode(model, ids, torch.ones_like(ids)))
@@ -117,6 +138,27 @@ def _encode(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -
         return input_ids.new_zeros(0, model.config.hidden_size, dtype=model.dtype)
     output = model(input_ids=input_ids, attention_mask=attention_mask)
     return output.pooler_output if _reads_pooler(model) else output.last_hidden_state[:, 0]
+
+
+def _most_tokens(model: PreTrainedModel) -> int:
+    """Tokens that the model takes; as many as one likes where its positions are relative."""
+    return getattr(model.config, "max_position_embeddings", sys.maxsize)
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Let the backward pass compute each layer once more, with the dropout of the forward pass.
+
+    Raises:
+        UserError: transformers has none for this kind of model.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"trainer.activation_checkpointing: the text model {type(model).__name__} has none; "
+            "set it to false"
+        )
+    older = model.gradient_checkpointing_enable  # the name before transformers 5.2x
+    enable = getattr(model, "activation_checkpointing_enable", older)
+    enable({"use_reentrant": False, "preserve_rng_state": True})
 
 
 def unread_parts(model: PreTrainedModel) -> list[nn.Module]:

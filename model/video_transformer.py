@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import GroupedAttention
 from utils.errors import UserError
@@ -79,6 +80,10 @@ class SpaceTimeTransformer(nn.Module):
         num_frames: the longest clip; a shorter one uses the first temporal embeddings.
         time_init: ``zeros`` makes the untrained model equal to the image model; ``rand``
             initialises the time attention like every other layer.
+
+    Attributes:
+        recomputes: whether the backward pass computes each block once more, from its input and
+            the same random state, so that the forward pass need not keep what is inside a block.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class SpaceTimeTransformer(nn.Module):
         super().__init__()
         if input_res % patch_size:
             raise ValueError(f"input_res {input_res} is not a multiple of patch size {patch_size}")
+        self.recomputes = False
         self.num_frames = num_frames
         self.embed_dim = embed_dim
         self.input_res = input_res
@@ -134,8 +140,13 @@ class SpaceTimeTransformer(nn.Module):
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         x = torch.cat((cls, patches), dim=1)  # (B, 1 + F*N, D)
         for block in self.blocks:
-            x = block(x, frames)
+            x = self._run(block, x, frames)
         return self.norm(x[:, 0])  # LayerNorm is per token: only CLS is used
+
+    def _run(self, block: nn.Module, x: Tensor, frames: int) -> Tensor:
+        if self.recomputes and torch.is_grad_enabled():
+            return checkpoint(block, x, frames, use_reentrant=False)
+        return block(x, frames)
 
     def _init_weights(self, time_init: TimeInit) -> None:
         for module in self.modules():

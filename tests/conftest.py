@@ -15,6 +15,7 @@ from data_loader.synthetic.demo import make_demo
 from parse_config import load_config
 
 ROOT = Path(__file__).parents[1]
+ROOMS = ("data_loader", "model", "trainer", "utils", "parse_config")
 MakeConfig = Callable[..., Config]
 
 
@@ -75,6 +76,8 @@ def make_config(demo: Path) -> MakeConfig:
 def _unchanged_logging():
     """Put levels and handlers back: a command that ran in this process has set its own."""
     root, loggers = logging.getLogger(), logging.Logger.manager.loggerDict.values()
+    for room in ROOMS:  # a command that ran for a fixture of the module has set these
+        logging.getLogger(room).setLevel(logging.NOTSET)
     levels = {log: log.level for log in loggers if isinstance(log, logging.Logger)}
     levels[root], handlers = root.level, root.handlers[:]
     yield

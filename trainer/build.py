@@ -17,7 +17,7 @@ from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
 from trainer.evaluator.encode import Evaluator, Loader
 from trainer.optim import build_schedule
 from trainer.passes import Chunked, WholeBatch
-from trainer.recorder import FileRecorder, NoRecorder
+from trainer.recorder import build_recorder
 from trainer.trainer import Trainer, plan_epoch
 from utils.distributed import ranks
 from utils.errors import UserError
@@ -128,6 +128,10 @@ def build_trainer(
     model = build_model(config, device)
     for weight in model.without_gradient():
         weight.requires_grad_(False)
+    if settings.activation_checkpointing:
+        model.recompute_activations()
+    if settings.compile:
+        model.compile_encoders()
     precision = Precision(settings.precision, device)
     optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
     schedule = None
@@ -145,7 +149,7 @@ def build_trainer(
         loaders=loaders,
         valid_loaders=valid_loaders,
         evaluator=build_evaluator(config, device),
-        recorder=FileRecorder(run_dir) if ranks().is_first else NoRecorder(run_dir),
+        recorder=build_recorder(settings.tracker, run_dir, resolved),
         run_dir=run_dir,
         config=resolved,
         settings=settings,

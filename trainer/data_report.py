@@ -1,11 +1,12 @@
 """What of the data could not be used: counted, listed, never silent."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from base.batch import Batch, Unreadable
+from utils.distributed import gather_objects
 from utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,22 @@ class DataReport:
         self.ocr_missing |= other.ocr_missing
         self.ocr_skipped |= other.ocr_skipped
 
+    def of_all(self) -> "DataReport":
+        """Return the report of all processes; every one of them has to call this."""
+        whole = DataReport()
+        for part in gather_objects(self):
+            whole.merge(part)
+        return whole
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return asdict(self) | {"ocr_missing": sorted(self.ocr_missing)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "DataReport":
+        """Return the report that a checkpoint kept."""
+        return cls(**state | {"ocr_missing": set(state["ocr_missing"])})
+
     def _add_unreadable(self, video: Unreadable) -> None:
         if video.path not in self.unreadable:
             self.unreadable[video.path] = video.reason
@@ -67,10 +84,13 @@ class DataReport:
         }
 
     def write(self, path: Path) -> None:
-        """Write the full lists as JSON."""
+        """Write the full lists as JSON; what can't be written is said, and the run goes on."""
         value: dict[str, Any] = {
             "unreadable_videos": dict(sorted(self.unreadable.items())),
             "missing_ocr_documents": sorted(self.ocr_missing),
             "skipped_ocr_records": dict(sorted(self.ocr_skipped.items())),
         }
-        write_json(path, value)
+        try:
+            write_json(path, value)
+        except OSError as error:
+            logger.error("NOT WRITTEN: %s (%s)", path, error.strerror)

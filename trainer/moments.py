@@ -30,6 +30,10 @@ class SaveMoments:
             return STOP
         return SAVE if self._by_steps(step) or self._by_time() else NOTHING
 
+    def saved(self) -> None:
+        """Count the minutes anew; every process calls this, whichever of them was due."""
+        self._saved_at = time.monotonic()
+
     def must_stop(self) -> bool:
         """Whether the run was asked to stop."""
         return self.signals.received != 0
@@ -40,7 +44,4 @@ class SaveMoments:
     def _by_time(self) -> bool:
         if self.every_minutes is None:
             return False
-        due = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        if due:
-            self._saved_at = time.monotonic()
-        return due
+        return time.monotonic() - self._saved_at >= 60 * self.every_minutes

@@ -1,11 +1,12 @@
 """Optimizers and learning-rate schedules by name.
 
-AdamW's defaults are those of the library that the published run used: eps 1e-6, no decay.
+AdamW's defaults are those of the library that the published run used: eps 1e-6, no decay. Where
+every weight is on a GPU, a step is one fused kernel; which one it is stays out of checkpoints.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from base.registry import LR_SCHEDULERS, OPTIMIZERS
 
 Parameters = Iterable[torch.nn.Parameter]
+Built = TypeVar("Built", bound=torch.optim.Optimizer)
 LearningRate = Annotated[float, Field(ge=0, description="Learning rate.")]
 Betas = Annotated[tuple[float, float], Field(description="Decay of the two running means.")]
 Eps = Annotated[float, Field(gt=0, description="Added to the denominator.")]
@@ -30,7 +32,8 @@ def adamw(
     weight_decay: Decay = 0.0,
 ) -> torch.optim.AdamW:
     """AdamW with the published defaults."""
-    return torch.optim.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    return _built(torch.optim.AdamW, params, options)
 
 
 @OPTIMIZERS.register("Adam", provided=("params",))
@@ -42,7 +45,8 @@ def adam(
     weight_decay: Decay = 0.0,
 ) -> torch.optim.Adam:
     """Adam with torch's defaults."""
-    return torch.optim.Adam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    return _built(torch.optim.Adam, params, options)
 
 
 @OPTIMIZERS.register("SGD", provided=("params",))
@@ -54,9 +58,34 @@ def sgd(
     nesterov: Annotated[bool, Field(description="Nesterov momentum.")] = False,
 ) -> torch.optim.SGD:
     """Stochastic gradient descent."""
-    return torch.optim.SGD(
-        params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
-    )
+    options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+    return _built(torch.optim.SGD, params, options)
+
+
+def can_fuse(weights: Sequence[torch.Tensor]) -> bool:
+    """Say whether one fused kernel can step all weights: on GPUs only.
+
+    torch has fused steps on the CPU too, but they round otherwise than the plain ones.
+    """
+    return all(weight.device.type == "cuda" for weight in weights)
+
+
+def _built(kind: type[Built], params: Parameters, options: dict[str, Any]) -> Built:
+    """Build a torch optimizer, fused where it can be."""
+    weights = list(params)
+    optimizer = kind(weights, fused=can_fuse(weights) or None, **options)
+    optimizer.register_load_state_dict_pre_hook(_keep_kernel)
+    return optimizer
+
+
+def _keep_kernel(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Load a state without the kernel that made it: a run may go on on another device."""
+    groups = [
+        kept | {"fused": own["fused"]}
+        for own, kept in zip(optimizer.param_groups, state["param_groups"], strict=False)
+    ]
+    # Of another number of groups: as it is, for torch to refuse.
+    return state | {"param_groups": groups + state["param_groups"][len(groups) :]}
 
 
 @dataclass

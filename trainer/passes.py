@@ -35,6 +35,8 @@ class WholeBatch:
         self.loss = loss
         self.video_key = video_key
         self.precision = precision
+        # Of the last batch: the mean of the right pairs' and of the others' scaled similarity.
+        self.similarity = (math.nan, math.nan)
 
     def __call__(self, batch: Batch) -> float:
         """Add the loss's gradients to the parameters'; returns the loss.
@@ -42,8 +44,8 @@ class WholeBatch:
         A loss that is not finite is returned before any gradient is computed.
         """
         text, video = self.embed(self.model, batch)
-        loss = self.joint_loss(text, video, len(batch) - batch.num_fillers)
-        value = loss.item()
+        loss, numbers = self.joint_loss(text, video, len(batch) - batch.num_fillers)
+        value, *self.similarity = numbers.tolist()
         if math.isfinite(value):
             self.precision.backward(loss)
         return value
@@ -54,9 +56,27 @@ class WholeBatch:
             embeds = model(batch)
         return self.precision.whole(embeds["text"]), self.precision.whole(embeds[self.video_key])
 
-    def joint_loss(self, text: Tensor, video: Tensor, count: int) -> Tensor:
-        """Return the loss on the first ``count`` rows of this and all other processes."""
-        return self.loss(cosine_similarity(gather(text[:count]), gather(video[:count])))
+    def joint_loss(self, text: Tensor, video: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return the loss on the first ``count`` rows of this and all other processes.
+
+        Beside it stand, without a graph and in one tensor (3,) so that the device is waited for
+        once: the loss, and the similarities' ``pair_means``, divided by the loss's temperature
+        where it has one.
+        """
+        similarity = cosine_similarity(gather(text[:count]), gather(video[:count]))
+        loss = self.loss(similarity)
+        scaled = similarity.detach() / getattr(self.loss, "temperature", 1.0)
+        return loss, torch.stack([loss.detach(), *pair_means(scaled)])
+
+
+def pair_means(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means of the right pairs and of the others, NaN for one pair alone.
+
+    Args:
+        similarity: (B, B), the right pairs on the diagonal.
+    """
+    right, size = similarity.trace(), len(similarity)
+    return right / size, (similarity.sum() - right) / (size * size - size)
 
 
 class Chunked(WholeBatch):
@@ -85,8 +105,8 @@ class Chunked(WholeBatch):
                 states.append(device_random_states())
                 embeds.append(self.embed(getattr(self.model, "module", self.model), chunk))
         text, video = (torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True))
-        loss = self.joint_loss(text, video, len(batch) - batch.num_fillers)
-        value = loss.item()
+        loss, numbers = self.joint_loss(text, video, len(batch) - batch.num_fillers)
+        value, *self.similarity = numbers.tolist()
         if not math.isfinite(value):
             return value
         self.precision.backward(loss)

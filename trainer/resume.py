@@ -6,6 +6,7 @@ from pathlib import Path
 
 from base.config import Config
 from trainer.state import newest_checkpoint
+from utils.checkpoint.files import remove_leftovers
 from utils.errors import UserError
 from utils.run_dir import latest_run_dir, make_run_dir
 
@@ -38,10 +39,19 @@ def open_run(config: Config, resume: str | None, chosen: str | None) -> Run:
     if resume not in (None, AUTO):
         if not Path(resume).is_file():
             raise UserError(f"{resume}: no such checkpoint to resume")
-        return Run(Path(resume).parent, Path(resume))
+        return _existing(Path(resume).parent, Path(resume))
     if resume == AUTO:
         folder = Path(chosen) if chosen else latest_run_dir(save_dir, config.name)
         if folder is not None and folder.is_dir():
             logger.info("-r auto: looking into %s", folder)
-            return Run(folder, newest_checkpoint(folder))
+            checkpoint = newest_checkpoint(folder)
+            if checkpoint is None:
+                logger.info("no checkpoint in %s: the run begins there", folder)
+            return _existing(folder, checkpoint)
     return Run(make_run_dir(save_dir, config.name, chosen))
+
+
+def _existing(folder: Path, checkpoint: Path | None) -> Run:
+    for name in remove_leftovers(folder):
+        logger.info("%s: removed %s, left by a run that was killed while it wrote", folder, name)
+    return Run(folder, checkpoint)

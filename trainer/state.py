@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from base.base_trainer import BestValue
+from trainer.data_report import DataReport
 from trainer.optim import Schedule
 from trainer.progress import Progress
 from utils.checkpoint.files import (
@@ -15,6 +16,7 @@ from utils.checkpoint.files import (
     check_whole,
     copy_checkpoint,
     load_checkpoint,
+    make_folder,
     save_checkpoint,
 )
 from utils.checkpoint.weights import fit_weights, weights_of
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 LAST, BEST = "model_last.pth", "model_best.pth"
 NEEDED = {"state_dict", "optimizer", "scheduler", "scaler", "best", "progress", "random_states"}
+NEEDED |= {"data_report"}
 
 
 class TrainingState:
@@ -63,13 +66,15 @@ class TrainingState:
         self.keep_last = keep_last
         self.unsaved: CheckpointError | None = None  # why the newest state is not on disk
 
-    def save(self, progress: Progress, improved: bool = False, keep: bool = False) -> None:
+    def save(
+        self, progress: Progress, report: DataReport, improved: bool = False, keep: bool = False
+    ) -> None:
         """Write the last checkpoint, the best if ``improved``, and one of the epoch if ``keep``.
 
         What can't be written is said loudly and tried again next time; the run goes on, and the
         checkpoints written before are kept. Every process has to call this; the first one writes.
         """
-        random_of_all = gather_objects(random_states())
+        random_of_all, report = gather_objects(random_states()), report.of_all()
         if not ranks().is_first:
             return
         state = {
@@ -83,6 +88,7 @@ class TrainingState:
             "scaler": self.precision.scaler.state_dict(),
             "best": self.best.state_dict() if self.best else None,
             "random_states": random_of_all,
+            "data_report": report.state_dict(),
             "config": self.config,
         }
         copies = [BEST] * improved + [f"checkpoint-epoch{progress.epoch}.pth"] * keep
@@ -90,7 +96,8 @@ class TrainingState:
             self._write(state, copies)
         except CheckpointError as error:
             self.unsaved = error
-            logger.error("NOT SAVED: %s. The run goes on and will try again", error)
+            lost = f" {BEST} stays that of an earlier epoch." if improved else ""
+            logger.error("NOT SAVED: %s.%s The run goes on and will try again", error, lost)
         else:
             self.unsaved = None
             logger.debug("saved %s in %s", ", ".join([LAST, *copies]), self.run_dir)
@@ -101,20 +108,30 @@ class TrainingState:
             raise self.unsaved
 
     def _write(self, state: dict[str, Any], copies: list[str]) -> None:
+        if not self.run_dir.is_dir():
+            logger.error("%s: the run's folder is gone; it is made anew", self.run_dir)
+            make_folder(self.run_dir)
         last = self.run_dir / LAST
-        for number in range(self.keep_last - 1, 0, -1):
-            newer = earlier(last, number - 1)
-            if newer.exists():
-                copy_checkpoint(newer, earlier(last, number))
+        self._rotate(last)
         save_checkpoint(last, state)
         for name in copies:
             copy_checkpoint(last, self.run_dir / name)
 
-    def load(self, path: Path) -> Progress:
-        """Restore a checkpoint; returns how far its run was.
+    def _rotate(self, last: Path) -> None:
+        """Let each checkpoint take the place of the one before it; those too many go."""
+        for number in range(self.keep_last - 1, 0, -1):
+            newer = earlier(last, number - 1)
+            if newer.exists():
+                copy_checkpoint(newer, earlier(last, number))
+        for number, path in numbered(last):
+            if number >= self.keep_last:
+                path.unlink(missing_ok=True)
+
+    def load(self, path: Path) -> tuple[Progress, DataReport]:
+        """Restore a checkpoint; returns how far its run was, and what it could not use.
 
         Raises:
-            CheckpointError: it is not a training checkpoint, or does not fit this run.
+            CheckpointError: it is damaged, no training checkpoint, or does not fit this run.
         """
         state = load_checkpoint(path)
         lacking = NEEDED - state.keys()
@@ -123,6 +140,7 @@ class TrainingState:
                 f"{path}: can't be resumed, it has no {', '.join(sorted(lacking))}; to start from "
                 "its weights alone, set arch.args.load_checkpoint"
             )
+        check_whole(path)
         if (state["scheduler"] is None) != (self.schedule is None):
             raise CheckpointError(f"{path}: one of it and the configuration has no lr_scheduler")
         own = self.schedule.scheduler.state_dict() if self.schedule else {}
@@ -136,12 +154,16 @@ class TrainingState:
             raise CheckpointError(f"{path}: its optimizer does not fit ({error})") from error
         if self.schedule:
             self.schedule.scheduler.load_state_dict(state["scheduler"])
+            self.optimizer._opt_called = True  # it has stepped, in another process
         if self.best and state["best"]:
             self.best.load_state_dict(state["best"])
         if self.precision.scaler.is_enabled() and state["scaler"]:
             self.precision.scaler.load_state_dict(state["scaler"])
         self._restore_random_states(state["random_states"], path)
-        return Progress.from_state(state["progress"])
+        return (
+            Progress.from_state(state["progress"]),
+            DataReport.from_state(state["data_report"]) if ranks().is_first else DataReport(),
+        )
 
     @staticmethod
     def _restore_random_states(of_all: list[dict[str, Any]], path: Path) -> None:
@@ -174,13 +196,23 @@ class TrainingState:
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """The settings of a parameter group; ``lr`` is the one that a schedule starts from."""
-    settings = {name: value for name, value in group.items() if name != "params"}
+    # A fused step is another program for the same numbers: devices differ in it.
+    settings = {n: value for n, value in group.items() if n not in ("params", "fused")}
     return settings | {"lr": settings.pop("initial_lr", group["lr"])}
 
 
 def earlier(last: Path, number: int) -> Path:
     """Return the name of the checkpoint ``number`` saves before ``model_last.pth``."""
     return last.with_stem(f"{last.stem}-{number}") if number else last
+
+
+def numbered(last: Path) -> list[tuple[int, Path]]:
+    """Return ``model_last.pth`` (0) and those before it that are there, the newest first."""
+    found = [(0, last)] if last.exists() else []
+    for path in last.parent.glob(f"{last.stem}-*{last.suffix}"):
+        number = path.stem.removeprefix(f"{last.stem}-")
+        found += [(int(number), path)] if number.isdecimal() else []
+    return sorted(found)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -192,14 +224,17 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     Raises:
         CheckpointError: there are some, but none is whole.
     """
-    found = sorted(run_dir.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in found:
+    # By name, as far as names tell: a copied folder, and copies without links, have other times.
+    last = [path for _, path in numbered(run_dir / LAST)]
+    others = [path for path in run_dir.glob("*.pth") if path not in last]
+    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in last + others:
         try:
             check_whole(path)
         except CheckpointError as error:
             logger.error("%s; the one before it is tried", error)
         else:
             return path
-    if found:
+    if last or others:
         raise CheckpointError(f"{run_dir}: holds no checkpoint that is whole; begin a new run")
     return None

@@ -17,13 +17,14 @@ from base.batch import Batch
 from base.config import TrainerConfig
 from trainer.data_report import DataReport
 from trainer.evaluator.encode import Evaluation, Evaluator, Loader
+from trainer.memory import out_of_memory
 from trainer.moments import SAVE, STOP, SaveMoments
 from trainer.optim import Schedule
 from trainer.passes import WholeBatch
 from trainer.progress import Progress
 from trainer.recorder import Recorder
 from trainer.state import LAST, TrainingState
-from utils.distributed import agree, ranks
+from utils.distributed import agree, gather_objects, ranks
 from utils.errors import UserError
 from utils.interrupt import Stopped, StopSignals
 from utils.precision import Precision
@@ -109,8 +110,8 @@ class Trainer(BaseTrainer):
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint; raises ``CheckpointError``."""
-        self.progress = self.state.load(checkpoint)
-        self.epoch, self.has_begun = self.progress.epoch, True
+        self.progress, self.report = self.state.load(checkpoint)
+        self.epoch, self.has_begun = self.progress.epoch, self.progress.has_begun
         logger.info(
             "resumed %s: epoch %d and %d batches, step %d",
             checkpoint, self.epoch, self.progress.batches, self.progress.step,
@@ -126,26 +127,39 @@ class Trainer(BaseTrainer):
             total, first = (sum(turn == number for turn, _ in part) for part in (plan, done))
             loader.set_epoch(epoch, total, first)
         batches = [iter(loader) for loader in self.loaders]
+        self.recorder.begin_epoch()
         with self._bar(epoch, plan, done) as bar:
             for turn, size in left:
-                with unchanged_random_state():
+                with unchanged_random_state(), self.recorder.waiting():
                     batch = next(batches[turn])
                 self.report.add(batch)
+                self.recorder.batch(self.loaders[turn], batch, epoch)
                 loss = self.train_step(self.loaders[turn].to_device(batch, self.evaluator.device))
                 self._count(turn, size, loss, batch)
+                self.recorder.batch_done(self.progress.step, size)
                 bar.update(size)
                 bar.set_postfix(loss=f"{loss:.3f}")
                 self._save_or_stop()
-        return self.progress.mean_losses()
+        return self.progress.mean_losses() | self.progress.means()
 
     def train_step(self, batch: Batch) -> float:
         """One optimizer step, unless the loss is not finite; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.passes(batch)
+        try:
+            loss = self.passes(batch)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, self.passes, batch) from None
         if math.isfinite(loss):
             norm = self.precision.step(self.optimizer, self.settings.clip_grad_norm)
-            rate = self.optimizer.param_groups[0]["lr"]
-            self.recorder.step(self.progress.step + 1, loss, rate, norm)
+            positive, negative = self.passes.similarity
+            numbers = {
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "gradient_norm": norm.item(),
+                "similarity_positive": positive,
+                "similarity_negative": negative,
+            }
+            self.progress.add(numbers)
+            self.recorder.step(self.progress.step + 1, {"loss": loss, **numbers})
             if self.schedule:
                 self.schedule.step_done()
         return loss
@@ -158,6 +172,7 @@ class Trainer(BaseTrainer):
             if evaluation is None:
                 self._stop()
             self.report.merge(evaluation.report)
+            self.recorder.evaluation(epoch, number, evaluation)
             log |= flat_log(evaluation, number)
         return log
 
@@ -170,12 +185,14 @@ class Trainer(BaseTrainer):
 
     def record(self, epoch: int, log: dict[str, float]) -> None:
         """Write the log of an epoch, and what of the data could not be used so far."""
-        self.recorder.epoch(epoch, log | self.report.counts())
-        self.report.write(self.run_dir / "data_report.json")
+        report = self.report.of_all()
+        self.recorder.epoch(epoch, log | report.counts())
+        if ranks().is_first:
+            report.write(self.run_dir / "data_report.json")
 
     def save(self, epoch: int, improved: bool, keep: bool) -> None:
         """Write the checkpoints of an epoch."""
-        self.state.save(self.progress, improved, keep)
+        self._save(improved, keep)
 
     def _save_or_stop(self) -> None:
         """Save where it is time to, and end the run where it was asked to stop."""
@@ -183,10 +200,16 @@ class Trainer(BaseTrainer):
         if wish == STOP:
             self._stop()
         if wish == SAVE:
-            self.state.save(self.progress)
+            self._save()
+
+    def _save(self, improved: bool = False, keep: bool = False) -> None:
+        self.state.save(self.progress, self.report, improved, keep)
+        self.moments.saved()
 
     def _stop(self) -> NoReturn:
-        self.state.save(self.progress)
+        self._save()
+        agree(0, self.evaluator.device)  # a process that ends first would stop the one that writes
+        self.state.raise_if_unsaved()
         raise Stopped(
             f"stopped and saved after step {self.progress.step}; go on with "
             f"python train.py -r {self.run_dir / LAST}",
@@ -199,14 +222,15 @@ class Trainer(BaseTrainer):
             self.progress.batch_done(turn, size, loss)
             return
         self.progress.batch_skipped()
+        videos = list(itertools.chain.from_iterable(gather_objects(batch.ids)))
         where = {"epoch": self.epoch + 1, "after_step": self.progress.step}
-        file = self.recorder.not_finite(where | {"loss": str(loss), "videos": batch.ids})
+        file = self.recorder.not_finite(where | {"loss": str(loss), "videos": videos})
         text = f"the loss is {loss} at step {self.progress.step + 1} (epoch {self.epoch + 1})"
         if self.settings.on_nan == "skip" and self.progress.skipped <= MAX_SKIPPED:
             logger.warning("%s; the batch is skipped, its videos are listed in %s", text, file)
             return
         last = self.run_dir / LAST
-        again = f", then resume with -r {last}" if last.exists() else ""
+        again = f" or trainer.on_nan to skip, then resume with -r {last}" if last.exists() else ""
         raise NonFiniteLossError(
             f"{text}; stopped before the optimizer step, so the weights are those of step "
             f"{self.progress.step}. The batch: {', '.join(batch.ids[:4])}"

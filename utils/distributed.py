@@ -5,6 +5,9 @@ there is one process, and every function here gives back what it was given.
 """
 
 import os
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+_POLL_S, _SECOND_S = 0.5, 30.0
+_STALLED = 2  # exit code
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,58 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[Ranks]:
 
     Args:
         device: where this process computes; NCCL joins GPUs, gloo CPUs.
-        timeout_s: after which a process that waits for another gives up, seconds.
+        timeout_s: after which a process that waits for others names them and ends, seconds.
     """
     place = ranks()
     if place.size == 1:
         yield place
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    # The backend's own time-out, which can't tell for whom it waited, comes second.
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s + _SECOND_S))
+    _store().set(f"host/{place.rank}", socket.gethostname())
+    done = threading.Event()
+    watch = threading.Thread(target=_watch, args=(place, timeout_s, done), daemon=True)
+    watch.start()
     yield place
     # Not after an error: the others may be waiting, and leaving together would be one more wait.
+    done.set()
+    watch.join()
     dist.destroy_process_group()
+
+
+def _store() -> dist.Store:
+    return dist.distributed_c10d._get_default_store()
+
+
+def _arrive() -> None:
+    """Let the others know that this process has come to the next meeting of all."""
+    _store().add(f"arrived/{dist.get_rank()}", 1)
+
+
+def _watch(place: Ranks, timeout_s: float, done: threading.Event) -> None:
+    """End this process when it has waited too long for others, and name these.
+
+    From a thread, since the main one hangs in the backend or in the GPU.
+    """
+    own, since, store = -1, time.monotonic(), _store()
+    while not done.wait(_POLL_S):
+        try:
+            arrived = [store.add(f"arrived/{rank}", 0) for rank in range(place.size)]
+            if arrived[place.rank] != own:
+                own, since = arrived[place.rank], time.monotonic()
+            late = [rank for rank, count in enumerate(arrived) if count < own]
+            if not late or time.monotonic() - since < timeout_s:
+                continue
+            names = ", ".join(f"{rank} on {store.get(f'host/{rank}').decode()}" for rank in late)
+        except RuntimeError:  # the process that keeps the store is gone: the backend says so, too
+            return
+        text = (
+            f"process {place.rank} has waited {timeout_s:g} s (trainer.rank_timeout) for process "
+            f"{names}: it hangs or is too slow; see what it says, then resume with -r auto\n"
+        )
+        os.write(2, text.encode())
+        os._exit(_STALLED)
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -75,13 +121,17 @@ def gather(rows: Tensor) -> Tensor:
     Args:
         rows: (n, …), n may differ from process to process, 0 included.
     """
-    return _Gather.apply(rows) if _is_joined() else rows
+    if not _is_joined():
+        return rows
+    _arrive()
+    return _Gather.apply(rows)
 
 
 def gather_objects(value: T) -> list[T]:
     """Return what every process gave, rank by rank."""
     if not _is_joined():
         return [value]
+    _arrive()
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
@@ -91,6 +141,7 @@ def agree(flag: int, device: torch.device) -> int:
     """Return the largest of what the processes gave, so that all do the same after it."""
     if not _is_joined():
         return flag
+    _arrive()
     shared = torch.tensor(flag, device=device)
     dist.all_reduce(shared, dist.ReduceOp.MAX)
     return int(shared)

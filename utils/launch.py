@@ -14,7 +14,7 @@ import torch
 from utils.device import choose_devices, own_device
 from utils.distributed import process_group, ranks
 
-GRACE_S = 30.0  # for the other processes, once one has ended
+GRACE_S = 10.0  # for the other processes, once one has ended
 _POLL_S = 0.1
 
 
@@ -77,8 +77,9 @@ def launch(command: Sequence[str], count: int) -> int:
 
 def _wait(processes: Sequence[subprocess.Popen]) -> int:
     """Wait for all; when one fails, stop the others and return its code."""
-    while any(process.poll() is None for process in processes):
-        failed = [process.returncode for process in processes if process.returncode]
+    # All are asked each time: one that fails is not to be missed while one before it runs.
+    while None in (codes := [process.poll() for process in processes]):
+        failed = [code for code in codes if code]
         if failed:
             _stop(processes)
             return _exit_code(failed[0])

@@ -44,6 +44,7 @@ class Loader(Protocol):
     def __iter__(self): ...  # noqa: ANN204 - an iterator of Batch
     def set_epoch(self, epoch: int, num_batches: int, first: int = 0) -> None: ...  # noqa: D102
     def to_device(self, batch: Batch, device: torch.device) -> Batch: ...  # noqa: D102
+    def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]: ...  # noqa: D102
 
 
 @dataclass

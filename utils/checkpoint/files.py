@@ -1,8 +1,11 @@
 """Checkpoints: tensors and plain values, written so that a crash never costs the last good one."""
 
 import os
+import re
 import shutil
 import zipfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,13 @@ __all__ = [
     "check_whole",
     "copy_checkpoint",
     "load_checkpoint",
+    "make_folder",
+    "remove_leftovers",
     "save_checkpoint",
 ]
+
+_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, as written below
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -35,8 +43,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         kept = "the one written before is kept" if path.exists() else "there is none before it"
         raise CheckpointError(
             f"{path}: the checkpoint can't be written ({error}); {kept}. "
@@ -59,10 +68,48 @@ def copy_checkpoint(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:  # a file system without links
             shutil.copyfile(source, temporary)
+            _sync(temporary)
         temporary.replace(target)
-    except OSError as error:
+        # Still there where both were names of one file: such a renaming does nothing.
         temporary.unlink(missing_ok=True)
+    except OSError as error:
+        _remove(temporary)
         raise CheckpointError(f"{target}: can't be written ({error}); {source} is good") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it.
+
+    Raises:
+        CheckpointError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: the folder can't be made ({error.strerror})") from error
+
+
+def remove_leftovers(folder: Path) -> list[str]:
+    """Remove the temporary files of writers that were killed; returns their names."""
+    found = [path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return sorted(path.name for path in found)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove what was written by half; where even that fails, the first error says why."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def check_whole(path: Path) -> None:
@@ -74,7 +121,7 @@ def check_whole(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: is damaged ({error})") from error
     if damaged is not None:
         raise CheckpointError(f"{path}: is damaged (the checksum of {damaged} does not fit)")

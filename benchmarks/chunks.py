@@ -1,0 +1,107 @@
+"""Memory and time of a training step with and without ``trainer.chunk_size``.
+
+    python -m benchmarks.chunks            # a table
+    python -m benchmarks.chunks --json     # the same as JSON, each run's numbers included
+
+Batch 64 whole, batch 512 whole and batch 512 in chunks of 64, on the CPU and on a GPU where there
+is one. Each run is a process of its own; median and range of several.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.cli import run_cli
+from utils.errors import UserError
+
+CASES = ((64, None), (512, None), (512, 64))  # videos of the batch, of a chunk
+NUMBERS = ("before", "peak", "seconds")
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5, help="processes of each case")
+    parser.add_argument("--steps", type=int, default=3, help="steps of each; the first is untimed")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    arguments = parser.parse_args()
+    if arguments.runs < 1 or arguments.steps < 2:
+        parser.error("--runs: at least 1; --steps: at least 2, the first is untimed")
+    cases = [
+        measured(device, batch, chunk, arguments.runs, arguments.steps)
+        for device in ["cpu"] + ["cuda"] * torch.cuda.is_available()
+        for batch, chunk in CASES
+    ]
+    result = machine() | {"cases": cases}
+    sys.stdout.write(json.dumps(result, indent=2) + "\n" if arguments.json else table(result))
+
+
+def measured(device: str, batch: int, chunk: int | None, runs: int, steps: int) -> dict[str, Any]:
+    """Measure a case in fresh processes; returns the numbers of each run.
+
+    Raises:
+        UserError: a process failed, for example for want of memory.
+    """
+    command = [sys.executable, "-m", "benchmarks.one_step", "--device", device]
+    command += ["--batch", str(batch), "--steps", str(steps)]
+    command += [] if chunk is None else ["--chunk", str(chunk)]
+    found = []
+    for _ in range(runs):
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise UserError(f"{' '.join(command)}: ended with {done.returncode}: {last[0]}")
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return {"device": device, "batch": batch, "chunk": chunk} | {
+        name: [run[name] for run in found] for name in NUMBERS
+    }
+
+
+def machine() -> dict[str, str]:
+    """Return the day, the machine and the versions."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{torch.get_num_threads()} thread(s), {platform.machine()}, {gpu}",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the results as a Markdown table: medians, with the range over the runs."""
+    lines = [
+        f"{result['date']}; {result['machine']}; {result['versions']}",
+        "",
+        "| device | batch | chunk_size | peak MiB | MiB before the step | step alone | s/step |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in result["cases"]:
+        alone = [peak - before for peak, before in zip(case["peak"], case["before"], strict=True)]
+        cells = [spread(case["peak"], 0), spread(case["before"], 0), spread(alone, 0)]
+        cells.append(spread(case["seconds"], 2))
+        head = [case["device"], str(case["batch"]), str(case["chunk"] or "whole")]
+        lines.append(f"| {' | '.join(head + cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Return the median, and least … greatest in brackets."""
+    numbers = statistics.median(values), min(values), max(values)
+    median, least, greatest = (f"{number:.{digits}f}" for number in numbers)
+    return f"{median} ({least} … {greatest})"
+
+
+if __name__ == "__main__":
+    run_cli(main)

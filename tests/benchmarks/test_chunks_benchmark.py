@@ -1,0 +1,71 @@
+"""``python -m benchmarks.chunks``: what it measures and the table it writes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import chunks, one_step
+from tests.conftest import ROOT
+from trainer.passes import Chunked
+from utils.errors import UserError
+
+
+def test_the_table_has_medians_and_ranges():
+    case = {"device": "cpu", "batch": 512, "chunk": 64}
+    numbers = {"before": [100.0, 110.0, 90.0], "peak": [300.0, 330.0, 310.0], "seconds": [1, 2, 3]}
+    head = {"date": "2001-02-03", "machine": "2 threads", "versions": "torch 2"}
+    lines = chunks.table(head | {"cases": [case | numbers]}).splitlines()
+    assert lines[0] == "2001-02-03; 2 threads; torch 2"
+    cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert cells[:3] == ["cpu", "512", "64"]
+    assert cells[3:5] == ["310 (300 … 330)", "100 (90 … 110)"]
+    assert cells[5:] == ["220 (200 … 220)", "2.00 (1.00 … 3.00)"]
+    assert len(lines[2].split("|")) == len(lines[-1].split("|"))
+
+
+def test_a_process_that_fails_is_said(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho begin >&2\necho no memory >&2\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(chunks.sys, "executable", str(python))
+    with pytest.raises(UserError, match="one_step.*--batch 4 .* ended with 3: no memory"):
+        chunks.measured("cpu", 4, None, runs=1, steps=2)
+
+
+def test_the_measured_step_is_that_of_the_demo_model(tmp_path):
+    config = one_step.made_config(tmp_path, chunk=3)
+    demo = json.loads(one_step.CONFIG.read_text())["arch"]["args"]["video_params"]
+    params = config.arch.kwargs()["video_params"]
+    assert demo == {name: getattr(params, name) for name in demo}
+    batch = one_step.made_batch(config, 5)
+    assert batch.video.shape == (5, 2, 3, 64, 64) and len(batch) == 5
+    assert batch.words.mask.sum() == 5 * one_step.VIDEO_WORDS
+    sizes = []
+    real = Chunked.embed
+
+    def spy(self, model, part):
+        sizes.append(len(part))
+        return real(self, model, part)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chunked, "embed", spy)
+        found = one_step.measure(config, 5, torch.device("cpu"), steps=2)
+    assert sizes == [3, 2] * 4  # two steps of two passes
+    assert found.keys() == set(chunks.NUMBERS)
+    assert 0 < found["before"] <= found["peak"] and found["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_chunks_of_a_large_batch_need_the_memory_of_a_small_one():
+    def extra(*options: str) -> float:
+        command = [sys.executable, "-m", "benchmarks.one_step", "--steps", "2", *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        return found["peak"] - found["before"]
+
+    small, large = extra("--batch", "64"), extra("--batch", "512")
+    assert large > 3 * small
+    assert extra("--batch", "512", "--chunk", "64") < 1.5 * small

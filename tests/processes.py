@@ -1,0 +1,43 @@
+"""Runs train.py in a process of its own without importing everything anew: it is forked."""
+
+import logging
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import train
+from tests.conftest import ROOT, tiny
+from utils.cli import run_cli
+
+OCR = ROOT / "configs/demo/ocr.json"
+
+
+def arguments(data_dir: Path, folder: Path, *changes: str) -> list[str]:
+    """The command line of a tiny run of the mode ocr in ``folder``, begun or gone on with."""
+    texts = [*tiny(data_dir), *changes]
+    options = [part for text in texts for part in ("--set", text)]
+    return ["-c", str(OCR), "--run_dir", str(folder), "-r", "auto", *options]
+
+
+def start(argv: list[str], stderr: Path) -> multiprocessing.Process:
+    """Start train.py; what it says goes to a file."""
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(argv, stderr))
+    process.start()
+    return process
+
+
+def finish(argv: list[str], stderr: Path) -> int:
+    """Run train.py to its end; returns its exit code."""
+    process = start(argv, stderr)
+    process.join(120)
+    assert process.exitcode is not None, stderr.read_text()
+    return process.exitcode
+
+
+def _train(argv: list[str], stderr: Path) -> None:
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)  # not pytest's
+    logging.getLogger().handlers.clear()
+    sys.argv = ["train.py", *argv]
+    run_cli(train.main)
