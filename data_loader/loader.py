@@ -139,12 +139,14 @@ class TextVideoDataLoader:
             num_ranks=place.size,
             share="batch" if training else "epoch",
         )
-        if tokenizer_name is None:
-            return
-        tokenizer = load_tokenizer(tokenizer_name)
-        self.watch = ItemWatch(num_workers, item_timeout, _video_names(self.dataset))
-        self.collate = Collate(tokenizer, options.reads, text_params.max_tokens)
-        self.batches = DataLoader(
+        if tokenizer_name is not None:
+            tokenizer = load_tokenizer(tokenizer_name)
+            self.collate = Collate(tokenizer, options.reads, text_params.max_tokens)
+            self.watch = ItemWatch(num_workers, item_timeout, _video_names(self.dataset))
+            self.batches = self._batches(num_workers, prefetch_factor)
+
+    def _batches(self, num_workers: int, prefetch_factor: int) -> DataLoader:
+        return DataLoader(
             _Guarded(self.dataset, self.watch.rows),
             batch_sampler=self.sampler,
             num_workers=num_workers,
