@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,11 @@ Axis = Literal["step", "epoch"]
 Tracker = Literal["tensorboard", "wandb", "none"]
 
 
-class Board(Protocol):
-    """Takes what is looked at while a run goes on; places count along steps or epochs."""
+class Board:
+    """Takes what is looked at while a run goes on, and shows nothing; others override all of it.
+
+    Places count along steps or epochs.
+    """
 
     def scalars(self, values: Mapping[str, float], axis: Axis, place: int) -> None:
         """Add a point to each named curve."""
@@ -51,34 +54,12 @@ def open_board(tracker: Tracker, run_dir: Path, config: Mapping[str, Any]) -> Bo
     boards: dict[Tracker, Callable[[], Board]] = {
         "tensorboard": lambda: TensorBoard(run_dir),
         "wandb": lambda: WeightsAndBiases(run_dir, config),
-        "none": NoBoard,
+        "none": Board,
     }
     return boards[tracker]()
 
 
-class NoBoard:
-    """Shows nothing."""
-
-    def scalars(self, values: Mapping[str, float], axis: Axis, place: int) -> None:
-        """Do nothing."""
-
-    def histogram(self, name: str, values: NDArray, axis: Axis, place: int) -> None:
-        """Do nothing."""
-
-    def image(self, name: str, image: NDArray, axis: Axis, place: int) -> None:
-        """Do nothing."""
-
-    def text(self, name: str, text: str, axis: Axis, place: int) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class TensorBoard:
+class TensorBoard(Board):
     """Writes event files to ``tensorboard/`` in the run's folder."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -112,7 +93,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Board):
     """Sends a run to Weights & Biases, or keeps it in ``wandb/`` with ``WANDB_MODE=offline``.
 
     A resumed run goes on under the id that it keeps in ``wandb_id``.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from numpy.typing import NDArray
 
-from trainer.boards import Axis, Board, NoBoard
+from trainer.boards import Axis, Board
 
 logger = logging.getLogger(__name__)
 
@@ -50,4 +50,4 @@ class SteadyBoard:
         except OSError as error:  # of an earlier call, too: boards write from a thread
             name = type(self._board).__name__
             logger.error("NOT WRITTEN: %s (%s); it shows no more of this run", name, error)
-            self._board = NoBoard()
+            self._board = Board()
