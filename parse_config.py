@@ -30,6 +30,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "add_config_arguments",
+    "add_override_argument",
     "config_from_dict",
     "load_config",
     "load_run_config",
@@ -97,6 +98,11 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True)
     parser.add_argument(
         "-c", "--config", required=required, metavar="FILE", help="configuration file (JSON)"
     )
+    add_override_argument(parser)
+
+
+def add_override_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set`` alone, for a command that finds its configuration elsewhere."""
     parser.add_argument(
         "--set",
         action="append",

@@ -127,16 +127,21 @@ def test_stopped_at_steps(more, steps, stops, make_config, dropout_text_model, t
     check_equal(whole, folder, steps)
 
 
+def run_in_two_parts(config, folder: Path) -> None:
+    """Stop a run after two steps and go on with it."""
+    trainer = made(config, folder)
+    stop_at_step(trainer, 2)
+    stopped(trainer)
+    trainer = made(config, folder)
+    trainer.resume(folder / "model_last.pth")
+    trainer.fit()
+
+
 def test_the_fusion_model_with_loading_processes(make_config, dropout_text_model, tmp_path):
     more = [COSINE, "data_loader.args.num_workers=2", "trainer.init_val=false"]
     config = config_of(make_config, dropout_text_model, *more, kind="fusion")
     whole_run(config, tmp_path / "whole")
-    trainer = made(config, tmp_path / "parts")
-    stop_at_step(trainer, 2)
-    stopped(trainer)
-    trainer = made(config, tmp_path / "parts")
-    trainer.resume(tmp_path / "parts" / "model_last.pth")
-    trainer.fit()
+    run_in_two_parts(config, tmp_path / "parts")
     states = [load_checkpoint(tmp_path / f / "model_last.pth") for f in ("whole", "parts")]
     assert differences(*states) == [] and states[0]["step"] == 6
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
@@ -209,12 +214,7 @@ def test_what_could_not_be_used_is_counted_on(make_config, demo, tmp_path, caplo
     change = [f"data_loader.args.ocr_dir={empty}", "trainer.max_samples_per_epoch=3"]
     config = make_config("trainer.epochs=2", "data_loader.args.batch_size=3", *change)
     made(config, tmp_path / "whole").fit()
-    trainer = made(config, tmp_path / "parts")
-    stop_at_step(trainer, 2)
-    stopped(trainer)
-    trainer = made(config, tmp_path / "parts")
-    trainer.resume(tmp_path / "parts" / "model_last.pth")
-    trainer.fit()
+    run_in_two_parts(config, tmp_path / "parts")
     lines = metrics(tmp_path / "parts")
     assert lines == metrics(tmp_path / "whole")
     assert lines[1]["missing_ocr_documents"] > lines[0]["missing_ocr_documents"] > 8

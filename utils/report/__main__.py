@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from base.base_model import RetrievalModel
 from data_loader.thumbnails import thumbnail
-from parse_config import load_run_config
+from parse_config import add_override_argument, load_run_config
 from trainer.build import build_evaluator, build_loader, build_model
 from trainer.evaluator.encode import Evaluation, Loader
 from trainer.evaluator.examples import (
@@ -63,14 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the first RUN)")
     parser.add_argument("-d", "--device", help="GPU to use, such as 1")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="change a value of every run's configuration, such as data_loader.args.data_dir=DIR",
-    )
+    add_override_argument(parser)
     parser.add_argument("--loader", type=int, default=0, help="which data loader of a list")
     parser.add_argument(
         "--queries", type=positive, default=12, help="best and worst queries (default: %(default)s)"
