@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from base.batch import Tokens, Words
 from model.padding import pad_tokens, similar_words
+from model.text_layer import TextLayer, encode_packed, use_text_layers
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def load_text_model(name: str, pretrained: bool) -> PreTrainedModel:
     files = "config.json and model.safetensors" if pretrained else "config.json"
     try:
         if not pretrained:
-            return AutoModel.from_config(load_text_config(name))
+            return _with_own_layers(AutoModel.from_config(load_text_config(name)))
         # Without the two options transformers warns of such weights, or hides their names.
         model, report = AutoModel.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
@@ -66,7 +67,18 @@ def load_text_model(name: str, pretrained: bool) -> PreTrainedModel:
     except Exception as error:  # of hub, JSON, safetensors, pickle: the types share no base class
         raise _not_loaded(name, files, error) from error
     _check_weights(model, report, name)
+    return _with_own_layers(model)
+
+
+def _with_own_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """Bring layers that waste nothing into the kind of model that has them."""
+    if model.config.model_type == "distilbert":
+        use_text_layers(model)
     return model
+
+
+def _own_layers(model: PreTrainedModel) -> list[TextLayer]:
+    return [part for part in model.modules() if isinstance(part, TextLayer)]
 
 
 def _check_weights(model: PreTrainedModel, report: dict, name: str) -> None:
@@ -113,18 +125,21 @@ def encode_tokens(model: PreTrainedModel, tokens: Tokens, padded: bool = False) 
 def encode_words(model: PreTrainedModel, words: Words, padded: bool = False) -> Tensor:
     """Return one vector a distinct word, (U, D).
 
-    Words of equal token count go through the model together, so none is padded, unless ``padded``
-    asks for few sizes: then words of similar token count go together.
+    None is padded: DistilBERT takes all words at once, laid end to end, other models those of equal
+    token count together. Where ``padded`` asks for few sizes, words of similar token count go
+    together.
 
     Args:
         model: the word encoder.
         words: of a batch.
         padded: see ``encode_tokens``.
     """
-    encoded, start = [], 0
     if padded:
         parts = similar_words(words, _most_tokens(model))
         return torch.cat([encode_tokens(model, part, True) for part in parts])
+    if _own_layers(model):
+        return encode_packed(model, words.input_ids, words.groups)
+    encoded, start = [], 0
     for length, count in words.groups:
         ids = words.input_ids[start : start + count, :length]
         encoded.append(_encode(model, ids, torch.ones_like(ids)))
@@ -151,6 +166,10 @@ def recompute_layers(model: PreTrainedModel) -> None:
     Raises:
         UserError: transformers has none for this kind of model.
     """
+    for layer in (own := _own_layers(model)):
+        layer.recomputes = True
+    if own:
+        return
     if not model.supports_gradient_checkpointing:
         raise UserError(
             f"trainer.activation_checkpointing: the text model {type(model).__name__} has none; "
