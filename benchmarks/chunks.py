@@ -8,10 +8,7 @@ is one. Each run is a process of its own; median and range of several.
 """
 
 import argparse
-import datetime
 import json
-import platform
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.report import head, machine, markdown, spread, write
 from utils.cli import run_cli
 from utils.errors import UserError
 
@@ -43,7 +41,7 @@ def main() -> None:
         for batch, chunk in CASES
     ]
     result = machine() | {"cases": cases}
-    sys.stdout.write(json.dumps(result, indent=2) + "\n" if arguments.json else table(result))
+    write(result, arguments.json, table)
 
 
 def measured(device: str, batch: int, chunk: int | None, runs: int, steps: int) -> dict[str, Any]:
@@ -69,38 +67,17 @@ def measured(device: str, batch: int, chunk: int | None, runs: int, steps: int) 
     }
 
 
-def machine() -> dict[str, str]:
-    """Return the day, the machine and the versions."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{torch.get_num_threads()} thread(s), {platform.machine()}, {gpu}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-    }
-
-
 def table(result: dict[str, Any]) -> str:
     """Return the results as a Markdown table: medians, with the range over the runs."""
-    lines = [
-        f"{result['date']}; {result['machine']}; {result['versions']}",
-        "",
-        "| device | batch | chunk_size | peak MiB | MiB before the step | step alone | s/step |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    columns = ["device", "batch", "chunk_size", "peak MiB", "MiB before the step", "step alone"]
+    columns.append("s/step")
+    rows = []
     for case in result["cases"]:
         alone = [peak - before for peak, before in zip(case["peak"], case["before"], strict=True)]
         cells = [spread(case["peak"], 0), spread(case["before"], 0), spread(alone, 0)]
         cells.append(spread(case["seconds"], 2))
-        head = [case["device"], str(case["batch"]), str(case["chunk"] or "whole")]
-        lines.append(f"| {' | '.join(head + cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Return the median, and least … greatest in brackets."""
-    numbers = statistics.median(values), min(values), max(values)
-    median, least, greatest = (f"{number:.{digits}f}" for number in numbers)
-    return f"{median} ({least} … {greatest})"
+        rows.append([case["device"], str(case["batch"]), str(case["chunk"] or "whole"), *cells])
+    return f"{head(result)}\n\n{markdown(columns, rows)}"
 
 
 if __name__ == "__main__":
