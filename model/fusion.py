@@ -1,15 +1,18 @@
 """The fusion of the query token, the video feature and the OCR words (TextVR, section 4)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+
+from model.attention import Layer, first_token_attention, first_token_shares
 
 
 class FusionAttention(nn.Module):
     """One self-attention layer, of which only the first token's output is used.
 
-    There is no output projection, residual, dropout or feed-forward part. The other tokens
-    serve as keys and values only, so their queries are not computed.
+    There is no output projection, residual, dropout or feed-forward part. The other tokens are only
+    attended to.
 
     Args:
         dim: width of a token; a multiple of ``num_heads``.
@@ -32,10 +35,7 @@ class FusionAttention(nn.Module):
             tokens: (B, S, D).
             mask: (B, S) bool, False on padding.
         """
-        query = self._heads(self.query(tokens[:, :1]))
-        key, value = self._heads(self.key(tokens)), self._heads(self.value(tokens))
-        out = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
-        return out.flatten(1)  # (B, H, 1, C) -> (B, D)
+        return first_token_attention(tokens, *self._layers(), self.num_heads, mask)
 
     def attention(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return the share of each token in the first token's output, (B, S) float32.
@@ -46,13 +46,12 @@ class FusionAttention(nn.Module):
             tokens: (B, S, D).
             mask: (B, S) bool, False on padding.
         """
-        query, key = self._heads(self.query(tokens[:, :1])), self._heads(self.key(tokens))
-        scores = (query * key).sum(-1).float() / key.shape[-1] ** 0.5  # (B, H, S)
-        return scores.masked_fill(~mask[:, None], float("-inf")).softmax(-1).mean(1)
+        query, key, _ = self._layers()
+        return first_token_shares(tokens, query, key, self.num_heads, mask).float().mean(1)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, H, S, C)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def _layers(self) -> Iterator[Layer]:
+        """The weights and biases of query, key and value."""
+        return ((layer.weight, layer.bias) for layer in (self.query, self.key, self.value))
 
 
 def fusion_tokens(

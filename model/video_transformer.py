@@ -47,10 +47,17 @@ class SpaceTimeBlock(nn.Module):
 
     The residual of the space attention is the block's input, not the output of the time
     attention: with a zero-initialised time attention the block is that of the image model.
+
+    Args:
+        dim: width of a token.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP, in multiples of ``dim``.
+        cls_only: compute no other token's output, for it is not read.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, cls_only: bool = False) -> None:
         super().__init__()
+        self.cls_only = cls_only
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = GroupedAttention(dim, num_heads, axis="space")
         self.timeattn = GroupedAttention(dim, num_heads, axis="time")
@@ -59,10 +66,13 @@ class SpaceTimeBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """(B, 1 + F*N, D) -> the same."""
+        """(B, 1 + F*N, D) -> the same; of the last block, CLS alone (B, D)."""
         time = self.timeattn(self.norm3(x), num_frames)
-        space = self.attn(self.norm1(x + time), num_frames)
-        y = x + space
+        tokens = self.norm1(x + time)
+        if self.cls_only:
+            y = x[:, 0] + self.attn.of_cls(tokens)
+        else:
+            y = x + self.attn(tokens, num_frames)
         return y + self.mlp(self.norm2(y))
 
 
@@ -111,7 +121,8 @@ class SpaceTimeTransformer(nn.Module):
         self.temporal_embed = nn.Parameter(torch.zeros(1, num_frames, embed_dim))
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.blocks = nn.ModuleList(
-            SpaceTimeBlock(embed_dim, num_heads, mlp_ratio) for _ in range(depth)
+            SpaceTimeBlock(embed_dim, num_heads, mlp_ratio, cls_only=number == depth - 1)
+            for number in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self._init_weights(time_init)
@@ -141,7 +152,7 @@ class SpaceTimeTransformer(nn.Module):
         x = torch.cat((cls, patches), dim=1)  # (B, 1 + F*N, D)
         for block in self.blocks:
             x = self._run(block, x, frames)
-        return self.norm(x[:, 0])  # LayerNorm is per token: only CLS is used
+        return self.norm(x)  # (B, D): CLS
 
     def _run(self, block: nn.Module, x: Tensor, frames: int) -> Tensor:
         if self.recomputes and torch.is_grad_enabled():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.attention import GroupedAttention
+from model.attention import GroupedAttention, first_token_attention, first_token_shares
 
 DIM, HEADS, FRAMES, PATCHES = 12, 3, 3, 4
 TOKENS = 1 + FRAMES * PATCHES
@@ -71,3 +71,44 @@ def test_one_frame_over_space_is_plain_attention():
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="12 is not a multiple of 5"):
         GroupedAttention(DIM, 5, "time")
+
+
+@pytest.mark.parametrize("axis", ["time", "space"])
+def test_cls_alone_is_that_of_all_tokens_with_its_gradients(axis):
+    module = attention(axis).double()
+    x = torch.randn(2, TOKENS, DIM, dtype=torch.float64, requires_grad=True)
+    found = []
+    for alone in (module.of_cls, lambda tokens: module(tokens, FRAMES)[:, 0]):
+        out = alone(x)
+        found.append((out, *torch.autograd.grad(out.square().sum(), [x, *module.parameters()])))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_the_first_token_does_not_see_padding():
+    torch.manual_seed(0)
+    layers = [(torch.randn(DIM, DIM), torch.randn(DIM)) for _ in range(3)]
+    x, mask = torch.randn(2, 5, DIM), torch.ones(2, 5, dtype=torch.bool)
+    mask[0, 3:] = False
+    found = first_token_attention(x, *layers, HEADS, mask)
+    alone = first_token_attention(x[:1, :3], *layers, HEADS)
+    torch.testing.assert_close(found[:1], alone, rtol=1e-5, atol=1e-6)
+    shares = first_token_shares(x, *layers[:2], HEADS, mask)
+    assert shares[0, :, 3:].eq(0).all() and shares[1].gt(0).all()
+    torch.testing.assert_close(shares.sum(-1), torch.ones(2, HEADS))
+
+
+@pytest.mark.parametrize("patches", [4, 40])  # few keys a group, and many
+def test_groups_of_any_size_equal_attention_with_a_mask(patches):
+    torch.manual_seed(0)
+    module, tokens = GroupedAttention(DIM, HEADS, "space"), 1 + 2 * patches
+    x = torch.randn(2, tokens, DIM)
+    frame = torch.tensor([-1, *([0] * patches), *([1] * patches)])
+    mask = (frame[:, None] == frame) | (frame[:, None] < 0) | (frame < 0)
+    plain = torch.nn.MultiheadAttention(DIM, HEADS, batch_first=True)
+    weights = {"in_proj_weight": module.qkv.weight, "in_proj_bias": module.qkv.bias}
+    weights |= {f"out_proj.{name}": value for name, value in module.proj.state_dict().items()}
+    plain.load_state_dict(weights)
+    with torch.no_grad():
+        expected = plain(x, x, x, attn_mask=~mask)[0]
+        torch.testing.assert_close(module(x, 2), expected, rtol=1e-5, atol=1e-6)
