@@ -25,9 +25,11 @@ from benchmarks.paths import PARTS, Path, assert_same_numbers, our_path, plain_p
 from benchmarks.report import Result, head, machine, markdown, spread, write
 from trainer.build import build_loss, build_model
 from utils.cli import positive, run_cli
+from utils.cpu_memory import keep_freed_memory
 from utils.precision import Precision
 
 TERA = 1e12
+PATHS = ("ours", "plain")
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="as for train.py: another model")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as train.py does; both paths gain by it
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     changes = [f"{where}.video_params.num_frames={arguments.frames}" for where in _FRAMES]
     config = base_config(*changes, *arguments.set)
@@ -69,8 +72,8 @@ def measured(
         weight.requires_grad_(False)
     res = model.video_model.input_res
     batch = made_batch(texts, asked.batch, words, asked.frames, res, device)
-    plain, ours = (plain_path(model.eval(), config, device),
-                   our_path(model, config, asked.precision, device))  # fmt: skip
+    plain = plain_path(model.eval(), config, device)
+    ours = our_path(model, config, asked.precision, device)
     differences = assert_same_numbers(ours.encoder, plain.encoder, batch)
     forward = forward_seconds(ours, plain, batch, asked)
     loss = build_loss(config)
@@ -133,9 +136,9 @@ def table(result: Result) -> str:
     """Return the results as Markdown."""
     lines = [head(result), ""]
     lines.append(
-        f"batch {result['batch']}, {result['frames']} frames, ours in {result['precision']}, median "
-        f"of {result['runs']} runs (range); large matrices: {result['matrix_rate'] / TERA:.3f} "
-        "TFLOP/s"
+        f"batch {result['batch']}, {result['frames']} frames, ours in {result['precision']}, "
+        f"median of {result['runs']} runs (range); large matrices: "
+        f"{result['matrix_rate'] / TERA:.3f} TFLOP/s"
     )
     for case in result["cases"]:
         lines += ["", _case_title(case), "", _forward_table(case), _step_table(case, result)]
@@ -159,23 +162,22 @@ def _forward_table(case: dict[str, Any]) -> str:
 
 
 def _step_table(case: dict[str, Any], result: Result) -> str:
-    steps = case["steps"]
-    rows = []
+    steps, rows = case["steps"], []
     for part in PARTS:
         found = {name: [run[part] for run in runs] for name, runs in steps.items()}
-        cells = [spread(found[name], 3) for name in ("ours", "plain")]
+        cells = [spread(found[name], 3) for name in PATHS]
         rows.append([part, *cells, f"{ratio(found):.2f}"])
     whole = totals(steps)
-    rows.append(["**step**", spread(whole["ours"], 2), spread(whole["plain"], 2),
-                 f"**{ratio(whole):.2f}**"])  # fmt: skip
-    seconds = {name: statistics.median(values) for name, values in whole.items()}
-    counts = {name: case["flops"][name] / TERA for name in seconds}
-    rates = {name: counts[name] / seconds[name] * TERA / result["matrix_rate"] for name in seconds}
-    rows.append(["samples a second"] + [f"{result['batch'] / s:.3f}" for s in seconds.values()] + [""])
-    rows.append(["TFLOP of products"] + [f"{counts[name]:.3f}" for name in seconds] + [""])
-    rows.append(["share of the matrix rate"] + [f"{100 * r:.0f} %" for r in rates.values()] + [""])
+    cells = [spread(whole[name], 2) for name in PATHS]
+    rows.append(["**step**", *cells, f"**{ratio(whole):.2f}**"])
+    seconds = [statistics.median(whole[name]) for name in PATHS]
+    counts = [case["flops"][name] for name in PATHS]
+    rows.append(["samples a second", *(f"{result['batch'] / s:.3f}" for s in seconds), ""])
+    rows.append(["TFLOP of products", *(f"{count / TERA:.3f}" for count in counts), ""])
+    shares = [c / s / result["matrix_rate"] for c, s in zip(counts, seconds, strict=True)]
+    rows.append(["share of the matrix rate", *(f"{share:.0%}" for share in shares), ""])
     alone = case["products_alone"]
-    rows.append(["its products alone, s", f"{alone:.2f}", "", f"step / products {seconds['ours'] / alone:.2f}"])
+    rows.append(["its products alone", f"{alone:.2f}", "", f"{seconds[0] / alone:.2f} of them"])
     return markdown(("training step, seconds", "ours", "plain", "plain / ours"), rows)
 
 

@@ -110,7 +110,7 @@ def first_token_attention(
 def first_token_shares(
     x: Tensor, query: Layer, key: Layer, num_heads: int, mask: Tensor | None = None
 ) -> Tensor:
-    """Return how much each token counts, (B, H, S), rows sum to 1; see ``first_token_attention``."""
+    """Return each token's weight in ``first_token_attention``, (B, H, S); a row sums to 1."""
     weight, bias = (part.unflatten(0, (num_heads, -1)) for part in key)  # (H, C, D), (H, C)
     q = F.linear(x[:, 0], *query).unflatten(1, (num_heads, -1))  # (B, H, C)
     q = q * q.shape[-1] ** -0.5

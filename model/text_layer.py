@@ -40,6 +40,7 @@ class TextLayer(nn.Module):
         self.output_layer_norm = layer.output_layer_norm
         self.first_only = first_only
         self.recomputes = False
+        self.train(layer.training)
 
     def forward(
         self,

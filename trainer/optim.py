@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name.
 
-AdamW's defaults are those of the library that the published run used: eps 1e-6, no decay. Where
-every weight is on a GPU, a step is one fused kernel; which one it is stays out of checkpoints.
+AdamW's defaults are those of the library that the published run used: eps 1e-6, no decay. A step is
+one fused kernel, which reads and writes each value once; which one it is stays out of checkpoints.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -63,11 +63,8 @@ def sgd(
 
 
 def can_fuse(weights: Sequence[torch.Tensor]) -> bool:
-    """Say whether one fused kernel can step all weights: on GPUs only.
-
-    torch has fused steps on the CPU too, but they round otherwise than the plain ones.
-    """
-    return all(weight.device.type == "cuda" for weight in weights)
+    """Say whether one fused kernel can step all weights: where all are on one kind of device."""
+    return {weight.device.type for weight in weights} in ({"cuda"}, {"cpu"})
 
 
 def _built(kind: type[Built], params: Parameters, options: dict[str, Any]) -> Built:

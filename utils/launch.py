@@ -11,6 +11,7 @@ from types import FrameType
 
 import torch
 
+from utils.cpu_memory import keep_freed_memory
 from utils.device import choose_devices, own_device
 from utils.distributed import process_group, ranks
 
@@ -38,6 +39,8 @@ def on_devices(
     if len(devices) > 1 and place.size == 1:
         return launch([sys.executable, *sys.argv], len(devices))
     device = own_device(devices, place)
+    if device.type == "cpu":
+        keep_freed_memory()
     with process_group(device, timeout_s):
         job(device)
     return 0

@@ -1,0 +1,55 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.baseline import assert_equal
+from benchmarks.made import VOCABULARY
+from data_loader.synthetic.text_model import write_text_model
+from tests.conftest import ROOT
+
+VIDEO = {"input_res": 32, "patch_size": 16, "embed_dim": 128, "depth": 2, "num_heads": 4}
+PARTS = {"query", "video", "ocr", "loss", "backward", "optimizer"}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> list[str]:
+    """Options that make the benchmarks' model small."""
+    folder = tmp_path_factory.mktemp("text")
+    write_text_model(folder, [f"w{number}" for number in range(VOCABULARY)])
+    changes = [f"arch.args.text_params.model={folder}"]
+    changes += [f"arch.args.video_params.{name}={value}" for name, value in VIDEO.items()]
+    changes.append("data_loader.args.video_params.input_res=32")
+    return [word for change in changes for word in ("--set", change)]
+
+
+def run(module: str, *options: str) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_steps_of_both_paths(small):
+    options = ["--batch", "3", "--frames", "2", "--words", "0", "5", "--runs", "2", *small]
+    found = json.loads(run("step", "--json", *options))
+    assert [case["words"] for case in found["cases"]] == [0, 5]
+    for case in found["cases"]:
+        assert set(case["forward"]) == {"video", "query", "ocr"}
+        for runs in case["steps"].values():
+            assert len(runs) == 2 and all(set(run) == PARTS for run in runs)
+        assert 0 < case["flops"]["ours"] < case["flops"]["plain"]
+        assert 0 < max(case["differences"].values()) < 1e-5
+        assert case["products_alone"] > 0
+    table = run("step", *options)
+    assert table.count("**step**") == 2 and "5 words a video" in table
+
+
+def test_paths_that_differ_are_not_compared():
+    import torch
+
+    ours = torch.tensor([1.0, 2.0])
+    assert assert_equal(ours, ours + 1e-6, "here") == pytest.approx(5e-7, rel=0.2)
+    with pytest.raises(AssertionError, match="here: differs by"):
+        assert_equal(ours, ours + 1e-3, "here")
