@@ -1,9 +1,10 @@
-"""Measure training steps of the demo's model on a made-up batch, in this fresh process.
+"""Measure training steps on a made-up batch, in this fresh process.
 
-    python -m benchmarks.one_step --batch 512 --chunk 64 --device cpu
+    python -m benchmarks.one_step --batch 512 --chunk 64
+    python -m benchmarks.one_step --model base --path plain --batch 2 --words 50 --frames 4
 
-Writes one line of JSON. ``benchmarks/chunks.py`` calls it. No data files are needed: the model has
-the sizes of configs/demo/fusion.json, frames are noise, words and queries are random tokens.
+Writes one line of JSON. Other benchmarks call it, for the most memory that a step takes is seen
+only in a process that has done nothing else. No data files are needed.
 """
 
 import argparse
@@ -13,72 +14,89 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from base.batch import Batch, Tokens
+from base.batch import Batch
 from base.config import Config
 from base.registry import OPTIMIZERS
-from data_loader.collate import TRACK_SIZE, distinct_words
+from benchmarks.counting import wait
+from benchmarks.made import VOCABULARY, base_config, made_batch, texts_of
+from benchmarks.paths import plain_path
 from data_loader.synthetic.text_model import write_text_model
+from model.frozen_in_time import FrozenInTime
 from parse_config import load_config
-from trainer.build import build_model, build_passes
-from utils.cli import run_cli
+from trainer.build import build_loss, build_model, build_passes
+from utils.cli import positive, run_cli
+from utils.cpu_memory import keep_freed_memory
 from utils.errors import UserError
 from utils.precision import Precision
 
-CONFIG = Path(__file__).parents[1] / "configs/demo/fusion.json"
+DEMO = Path(__file__).parents[1] / "configs/demo/fusion.json"
 MIB = 2**20
-QUERY_TOKENS, VIDEO_WORDS, DISTINCT_WORDS = 12, 4, 500
+
+
+def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or ``words`` in its place."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=("demo", "base"), default="demo", help="its sizes")
+    parser.add_argument("--path", choices=("ours", "plain"), default="ours", help="how to compute")
+    parser.add_argument("--batch", type=positive, required=True, help="videos of the batch")
+    parser.add_argument("--chunk", type=positive, help="trainer.chunk_size")
+    parser.add_argument("--words", type=int, default=4, help="OCR words of a video")
+    parser.add_argument("--frames", type=positive, help="of a clip; default: the model's")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--steps", type=int, default=3, help="the first one is not timed")
+    parser.add_argument("--set", action="append", default=[], help="as for train.py")
+    arguments = parser.parse_args(words)
+    if arguments.steps < 2:
+        parser.error("--steps: at least 2, the first one is not timed")
+    if arguments.path == "plain" and arguments.chunk:
+        parser.error("--chunk: the plain path takes whole batches")
+    return arguments
 
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--batch", type=int, required=True, help="videos of the batch")
-    parser.add_argument("--chunk", type=int, help="trainer.chunk_size")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--steps", type=int, default=3, help="the first one is not timed")
-    arguments = parser.parse_args()
-    if arguments.steps < 2:
-        parser.error("--steps: at least 2, the first one is not timed")
-    device = torch.device(arguments.device)
+    arguments = read_options()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        config = made_config(Path(folder), arguments.chunk)
-        found = measure(config, arguments.batch, device, arguments.steps)
+        found = measure(made_config(Path(folder), arguments), arguments)
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def made_config(folder: Path, chunk: int | None) -> Config:
-    """The demo's configuration with a text model of its sizes, written into ``folder``."""
-    write_text_model(folder, [f"w{number}" for number in range(DISTINCT_WORDS)])
-    size = "null" if chunk is None else chunk
-    return load_config(
-        CONFIG, [f"arch.args.text_params.model={folder}", f"trainer.chunk_size={size}"]
-    )
+def made_config(folder: Path, asked: argparse.Namespace) -> Config:
+    """The configuration; the demo's has a text model of its sizes, written into ``folder``."""
+    changes = [f"trainer.chunk_size={'null' if asked.chunk is None else asked.chunk}"]
+    if asked.frames is not None:
+        blocks = "arch.args", "data_loader.args"
+        changes += [f"{block}.video_params.num_frames={asked.frames}" for block in blocks]
+    if asked.model == "base":
+        return base_config(*changes, *asked.set)
+    write_text_model(folder, [f"w{number}" for number in range(VOCABULARY)])
+    changes.append(f"arch.args.text_params.model={folder}")
+    return load_config(DEMO, [*changes, *asked.set])
 
 
-def measure(config: Config, size: int, device: torch.device, steps: int) -> dict[str, float]:
+def measure(config: Config, asked: argparse.Namespace) -> dict[str, float]:
     """Return MiB before and at the peak of the steps, and seconds of a step, the first left out."""
+    device = torch.device(asked.device)
     model = build_model(config, device).train()
     for weight in model.without_gradient():
         weight.requires_grad_(False)
-    precision = Precision(config.trainer.precision, device)
-    passes = build_passes(config, model, precision)
-    optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
-    batch = made_batch(config, size).to(device)
+    vit = model.video_model
+    sizes = asked.batch, asked.words, vit.num_frames, vit.input_res
+    batch = made_batch(texts_of(None), *sizes, device)
+    step = {"ours": our_step, "plain": plain_step}[asked.path](config, model, batch)
     before, seconds = memory(device)[0], []
-    for _ in range(steps):
+    for _ in range(asked.steps):
         start = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        passes(batch)
-        precision.step(optimizer, None)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        step()
+        wait(device)
         seconds.append(time.perf_counter() - start)
     return {
         "before": before,
@@ -87,26 +105,24 @@ def measure(config: Config, size: int, device: torch.device, steps: int) -> dict
     }
 
 
-def made_batch(config: Config, size: int) -> Batch:
-    """A random batch of the configuration's frame size: 12 tokens a query, 4 words a video."""
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    video = config.arch.kwargs()["video_params"]
-    words = {
-        str(word): rng.integers(5, 100, 3 + word % 4).tolist() for word in range(DISTINCT_WORDS)
-    }
-    texts = [rng.choice(list(words), VIDEO_WORDS, replace=False).tolist() for _ in range(size)]
-    used = {word: words[word] for shown in texts for word in shown}
-    tracks = [rng.random((VIDEO_WORDS, TRACK_SIZE), dtype=np.float32) for _ in texts]
-    ids = torch.randint(5, 100, (size, QUERY_TOKENS), generator=generator)
-    shape = (size, video.num_frames, 3, video.input_res, video.input_res)
-    return Batch(
-        ids=[str(number) for number in range(size)],
-        video_index=torch.arange(size),
-        query=Tokens(ids, torch.ones_like(ids)),
-        query_row=torch.arange(size),
-        video=torch.randn(shape, generator=generator),
-        words=distinct_words(used, texts, tracks, pad_id=0),
-    )
+def our_step(config: Config, model: FrozenInTime, batch: Batch) -> Callable[[], object]:
+    """Return the step that the trainer takes."""
+    precision = Precision(config.trainer.precision, batch.video.device)
+    passes = build_passes(config, model, precision)
+    optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        passes(batch)
+        precision.step(optimizer, None)
+
+    return step
+
+
+def plain_step(config: Config, model: FrozenInTime, batch: Batch) -> Callable[[], object]:
+    """Return the step of the plain reference path."""
+    path, loss = plain_path(model, config, batch.video.device), build_loss(config)
+    return lambda: path.step(batch, loss)
 
 
 def memory(device: torch.device) -> tuple[float, float]:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from benchmarks import chunks, one_step
 from tests.conftest import ROOT
@@ -36,26 +35,43 @@ def test_a_process_that_fails_is_said(monkeypatch, tmp_path):
 
 
 def test_the_measured_step_is_that_of_the_demo_model(tmp_path):
-    config = one_step.made_config(tmp_path, chunk=3)
-    demo = json.loads(one_step.CONFIG.read_text())["arch"]["args"]["video_params"]
+    asked = one_step.read_options(["--batch", "5", "--chunk", "3", "--steps", "2"])
+    config = one_step.made_config(tmp_path, asked)
+    demo = json.loads(one_step.DEMO.read_text())["arch"]["args"]["video_params"]
     params = config.arch.kwargs()["video_params"]
     assert demo == {name: getattr(params, name) for name in demo}
-    batch = one_step.made_batch(config, 5)
-    assert batch.video.shape == (5, 2, 3, 64, 64) and len(batch) == 5
-    assert batch.words.mask.sum() == 5 * one_step.VIDEO_WORDS
-    sizes = []
+    sizes, shapes = [], set()
     real = Chunked.embed
 
     def spy(self, model, part):
         sizes.append(len(part))
+        shapes.add(part.video.shape[1:])
+        assert part.words.mask.sum() == len(part) * asked.words
         return real(self, model, part)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Chunked, "embed", spy)
-        found = one_step.measure(config, 5, torch.device("cpu"), steps=2)
+        found = one_step.measure(config, asked)
+    assert shapes == {(2, 3, 64, 64)}
     assert sizes == [3, 2] * 4  # two steps of two passes
     assert found.keys() == set(chunks.NUMBERS)
     assert 0 < found["before"] <= found["peak"] and found["seconds"] > 0
+
+
+def test_the_plain_path_takes_steps_too(tmp_path):
+    options = ["--batch", "3", "--steps", "2", "--path", "plain", "--words", "2", "--frames", "1"]
+    asked = one_step.read_options([*options, "--set", "arch.args.video_params.embed_dim=128"])
+    found = one_step.measure(one_step.made_config(tmp_path, asked), asked)
+    assert 0 < found["before"] <= found["peak"] and found["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "options", [["--steps", "1"], ["--path", "plain", "--chunk", "1"], ["--words"]]
+)
+def test_options_that_do_not_go_together(options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        one_step.read_options(["--batch", "2", *options])
+    assert stop.value.code == 2 and options[-2:][0] in capsys.readouterr().err
 
 
 @pytest.mark.slow
