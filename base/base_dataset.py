@@ -50,6 +50,13 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
         """
         return None
 
+    def words_of(self, entry_index: int) -> list[str]:
+        """Return the OCR words that the model is given of a video, an index into ``entries``.
+
+        An empty list where there are none.
+        """
+        return []
+
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of samples of one epoch."""

@@ -90,6 +90,16 @@ def load_ocr_document(path: str | Path) -> dict[str, Any] | None:
     return document
 
 
+def read_ocr_words(path: str | Path, params: OcrParams) -> OcrWords | None:
+    """Read the words of an OCR document; None when the file is missing.
+
+    Raises:
+        UserError: the file can't be read, or a record is malformed.
+    """
+    document = load_ocr_document(path)
+    return None if document is None else ocr_words(document, params, str(path))
+
+
 def ocr_words(document: dict[str, Any], params: OcrParams, source: str = "") -> OcrWords:
     """Split a document's lines into words and choose those that the model reads.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from base.base_dataset import VideoEntry
 from data_loader.bars import watched
-from data_loader.ocr_words import OcrParams, load_ocr_document, ocr_words
+from data_loader.ocr_words import OcrParams, read_ocr_words
 
 MIN_LETTERS = 4
 # Every word of a document, whatever the experiment's rules: the split of the captions must not
@@ -43,5 +43,5 @@ def _long_words(text: str) -> set[str]:
 
 def _words(entry: VideoEntry) -> list[str]:
     """Every word of the video's OCR document; none where there is no document."""
-    document = load_ocr_document(entry.ocr) if entry.ocr is not None else None
-    return ocr_words(document, ALL_WORDS, str(entry.ocr)).words if document else []
+    read = None if entry.ocr is None else read_ocr_words(entry.ocr, ALL_WORDS)
+    return [] if read is None else read.words

@@ -17,7 +17,7 @@ from data_loader.annotations import AnnotationError
 from data_loader.bars import watched
 from data_loader.frame_sampling import frame_indices, sliding_window_starts
 from data_loader.image_reader import open_image
-from data_loader.ocr_words import OcrParams, load_ocr_document, normalise_tracks, ocr_words
+from data_loader.ocr_words import OcrParams, OcrWords, normalise_tracks, read_ocr_words
 from data_loader.params import LoaderTextParams, LoaderVideoParams
 from data_loader.reading import captions_that_need_reading
 from data_loader.transforms import ClipTransform
@@ -161,6 +161,18 @@ class TextVideoDataset(BaseTextVideoDataset):
             return None
         return captions_that_need_reading(self.entries)
 
+    def words_of(self, entry_index: int) -> list[str]:
+        """Return the OCR words that the samples of a video hold, without decoding it.
+
+        Best score first, lower-cased; none where the video has no document or the model reads no
+        words.
+
+        Raises:
+            UserError: the document can't be read.
+        """
+        read = self._read_words(entry_index) if self.options.reads else None
+        return [] if read is None else read.words
+
     def __len__(self) -> int:
         return len(self.entries) if self._windows is None else len(self._windows)
 
@@ -223,7 +235,7 @@ class TextVideoDataset(BaseTextVideoDataset):
             sample.frames, sample.num_frames = clip.frames, clip.num_frames
             sample.color, sample.unreadable = clip.color, clip.unreadable
         if options.reads:
-            self._add_words(sample, entry, size)
+            self._add_words(sample, size)
         return sample
 
     def _captions(
@@ -259,18 +271,19 @@ class TextVideoDataset(BaseTextVideoDataset):
         clip[: len(frames)] = frames
         return _Clip(clip, len(frames), color, size)
 
-    def _add_words(
-        self, sample: Sample, entry: VideoEntry, size: tuple[int, int, int] | None
-    ) -> None:
-        """Read the OCR document; tracks are in the units of the video, so they need its size."""
-        if entry.ocr is None:
-            sample.ocr_missing = f"{entry.video} (its entry has no OCR document)"
+    def _add_words(self, sample: Sample, size: tuple[int, int, int] | None) -> None:
+        """Add the words of the sample's video; their tracks are shares of its length and size."""
+        read = self._read_words(sample.video_index)
+        if read is None:
+            entry = self.entries[sample.video_index]
+            unnamed = f"{entry.video} (its entry has no OCR document)"
+            sample.ocr_missing = unnamed if entry.ocr is None else str(entry.ocr)
             return
-        document = load_ocr_document(entry.ocr)
-        if document is None:
-            sample.ocr_missing = str(entry.ocr)
-            return
-        read = ocr_words(document, self.options.ocr, str(entry.ocr))
         sample.words, sample.ocr_skipped = read.words, read.num_skipped
         if size is not None:
             sample.tracks = normalise_tracks(read.tracks, *size)
+
+    def _read_words(self, entry_index: int) -> OcrWords | None:
+        """The words of a video's document; None: it has none."""
+        document = self.entries[entry_index].ocr
+        return None if document is None else read_ocr_words(document, self.options.ocr)

@@ -208,6 +208,12 @@ def words_with(folder, tmp_path, document, **options):
     return path, lambda: dataset(folder, metadata_dir=tmp_path, **options)[SampleKey(0, 0)]
 
 
+def test_the_words_of_a_video_without_decoding_it(folder, tmp_path):
+    data = dataset(folder, **added(folder, tmp_path, "nowhere.mp4"))
+    assert [data.words_of(n) for n in (0, 1)] == [["sale", "now", "open"]] * 2
+    assert dataset(folder, reads=False).words_of(0) == []
+
+
 def test_a_missing_ocr_document_is_no_words_and_reported(folder, tmp_path):
     path, read = words_with(folder, tmp_path, None)
     found = read()
