@@ -50,6 +50,13 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
         """
         return None
 
+    def prepare(self, cache_dir: Path | None) -> None:
+        """Do once what would be done for every sample, before the loading processes start.
+
+        Args:
+            cache_dir: folder of what is kept for later runs; None: nothing is.
+        """
+
     def words_of(self, entry_index: int) -> list[str]:
         """Return the OCR words that the model is given of a video, an index into ``entries``.
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Stands for a video in which nothing was read, with a zero track vector (published behaviour).
 NO_WORDS = " "
 TRACK_SIZE = 12
+# Distinct words whose tokens a process keeps, some 30 MB; a large training set has fewer.
+MOST_KEPT_WORDS = 100_000
 
 
 class Collate:
@@ -37,6 +39,7 @@ class Collate:
         self.tokenizer = tokenizer
         self.with_words = with_words
         self.max_tokens = max_tokens
+        self._word_tokens: dict[str, list[int]] = {}
 
     def __call__(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
         """Return the batch of the samples in their order, or the first sample that is an error."""
@@ -102,13 +105,21 @@ class Collate:
     def _words(self, samples: Sequence[Sample]) -> Words:
         texts = [sample.words or [NO_WORDS] for sample in samples]
         distinct = list(dict.fromkeys(word for words in texts for word in words))
-        tokens = self._tokens(distinct)
         return distinct_words(
-            dict(zip(distinct, tokens, strict=True)),
+            self._tokens_of_words(distinct),
             texts,
             [sample.tracks for sample in samples],
             self.tokenizer.pad_token_id,
         )
+
+    def _tokens_of_words(self, distinct: Sequence[str]) -> dict[str, list[int]]:
+        """Token ids of each word; the same words come again, so each is tokenised once."""
+        known = self._word_tokens
+        if len(known) > MOST_KEPT_WORDS:
+            known.clear()
+        new = [word for word in distinct if word not in known]
+        known.update(zip(new, self._tokens(new), strict=True))
+        return {word: known[word] for word in distinct}
 
 
 def distinct_words(

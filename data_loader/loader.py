@@ -23,6 +23,7 @@ from data_loader.transforms import ClipTransform, DeviceTransform, TransformPara
 from data_loader.watch import ItemWatch, noted, obey_parent_only
 from utils.distributed import ranks
 from utils.errors import UserError
+from utils.files import cache_folder
 
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
@@ -60,6 +61,8 @@ class TextVideoDataLoader:
         prefetch_factor: Batches ahead a worker.
         ocr_dir: Folder of OCR documents; null: Kwai_VideoOCR in data_dir, where there is one.
         item_timeout: Seconds that a worker may take for one video; then the run stops and names it.
+        cache_dir: Folder of what is read once, the words of all OCR documents, to be used again by
+            later runs; null: $TEXTVR_CACHE or ~/.cache/textvr; off: none.
         tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
             wanted, and there are no batches.
         modalities: ``vision`` and/or ``ocr``; what is not used is not read.
@@ -93,6 +96,7 @@ class TextVideoDataLoader:
         prefetch_factor: Positive = 2,
         ocr_dir: str | None = None,
         item_timeout: Annotated[float, Field(gt=0)] = 300.0,
+        cache_dir: str | None = None,
         *,
         tokenizer_name: str | None,
         modalities: tuple[str, ...],
@@ -140,6 +144,7 @@ class TextVideoDataLoader:
             share="batch" if training else "epoch",
         )
         if tokenizer_name is not None:
+            self.dataset.prepare(cache_folder(cache_dir))
             tokenizer = load_tokenizer(tokenizer_name)
             self.collate = Collate(tokenizer, options.reads, text_params.max_tokens)
             self.watch = ItemWatch(num_workers, item_timeout, _video_names(self.dataset))

@@ -1,11 +1,11 @@
 """Which captions speak of the text in their video."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from base.base_dataset import VideoEntry
 from data_loader.bars import watched
-from data_loader.ocr_words import OcrParams, read_ocr_words
+from data_loader.ocr_reader import OcrReader
+from data_loader.ocr_words import OcrParams
 
 MIN_LETTERS = 4
 # Every word of a document, whatever the experiment's rules: the split of the captions must not
@@ -13,18 +13,19 @@ MIN_LETTERS = 4
 ALL_WORDS = OcrParams(max_words=10**9, min_length=1, max_char=None, duplicates="drop")
 
 
-def captions_that_need_reading(entries: Sequence[VideoEntry]) -> list[bool]:
-    """Say of each caption of each entry, in order, whether it needs reading.
+def captions_that_need_reading(reader: OcrReader) -> list[bool]:
+    """Say of each caption of the reader's entries, in order, whether it needs reading.
 
     A video without a document has no words, so its captions do not.
 
     Raises:
         UserError: a document can't be read.
     """
+    reader = reader.with_rules(ALL_WORDS)
     return [
-        needs_reading(caption, words)
-        for entry in watched(entries, "reading OCR documents", " videos")
-        for words in [_words(entry)]
+        needs_reading(caption, [] if read is None else read.words)
+        for index, entry in enumerate(watched(reader.entries, "reading OCR documents", " videos"))
+        for read in [reader.read(index)]
         for caption in entry.captions
     ]
 
@@ -39,9 +40,3 @@ def _long_words(text: str) -> set[str]:
     """The lower-cased words of a text that have at least ``MIN_LETTERS`` letters."""
     words = re.findall(r"\w+", text.lower())
     return {word for word in words if sum(map(str.isalpha, word)) >= MIN_LETTERS}
-
-
-def _words(entry: VideoEntry) -> list[str]:
-    """Every word of the video's OCR document; none where there is no document."""
-    read = None if entry.ocr is None else read_ocr_words(entry.ocr, ALL_WORDS)
-    return [] if read is None else read.words

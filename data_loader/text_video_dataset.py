@@ -17,7 +17,8 @@ from data_loader.annotations import AnnotationError
 from data_loader.bars import watched
 from data_loader.frame_sampling import frame_indices, sliding_window_starts
 from data_loader.image_reader import open_image
-from data_loader.ocr_words import OcrParams, OcrWords, normalise_tracks, read_ocr_words
+from data_loader.ocr_reader import OcrReader
+from data_loader.ocr_words import OcrParams, normalise_tracks
 from data_loader.params import LoaderTextParams, LoaderVideoParams
 from data_loader.reading import captions_that_need_reading
 from data_loader.transforms import ClipTransform
@@ -116,6 +117,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         self.annotation_file = self.metadata_dir / (annotation_file or self.default_annotation())
         entries = self.load_entries()
         self.entries = entries[: max(1, round(len(entries) * subsample))]
+        self._ocr = OcrReader(self.entries, options.ocr, self.ocr_dir)
         if options.reads:
             self._warn_without_documents()
 
@@ -159,7 +161,13 @@ class TextVideoDataset(BaseTextVideoDataset):
         """
         if all(entry.ocr is None for entry in self.entries):
             return None
-        return captions_that_need_reading(self.entries)
+        return captions_that_need_reading(self._ocr)
+
+    def prepare(self, cache_dir: Path | None) -> None:
+        """Have the words of all documents at hand, read once and kept in ``cache_dir``."""
+        self._ocr.cache_dir = cache_dir
+        if self.options.reads:
+            self._ocr.open_store()
 
     def words_of(self, entry_index: int) -> list[str]:
         """Return the OCR words that the samples of a video hold, without decoding it.
@@ -170,7 +178,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         Raises:
             UserError: the document can't be read.
         """
-        read = self._read_words(entry_index) if self.options.reads else None
+        read = self._ocr.read(entry_index) if self.options.reads else None
         return [] if read is None else read.words
 
     def __len__(self) -> int:
@@ -273,7 +281,7 @@ class TextVideoDataset(BaseTextVideoDataset):
 
     def _add_words(self, sample: Sample, size: tuple[int, int, int] | None) -> None:
         """Add the words of the sample's video; their tracks are shares of its length and size."""
-        read = self._read_words(sample.video_index)
+        read = self._ocr.read(sample.video_index)
         if read is None:
             entry = self.entries[sample.video_index]
             unnamed = f"{entry.video} (its entry has no OCR document)"
@@ -282,8 +290,3 @@ class TextVideoDataset(BaseTextVideoDataset):
         sample.words, sample.ocr_skipped = read.words, read.num_skipped
         if size is not None:
             sample.tracks = normalise_tracks(read.tracks, *size)
-
-    def _read_words(self, entry_index: int) -> OcrWords | None:
-        """The words of a video's document; None: it has none."""
-        document = self.entries[entry_index].ocr
-        return None if document is None else read_ocr_words(document, self.options.ocr)

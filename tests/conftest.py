@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from base.config import Config
 from data_loader.synthetic.clip import DemoOptions
 from data_loader.synthetic.demo import make_demo
 from parse_config import load_config
+from utils.files import CACHE_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("data_loader", "model", "trainer", "utils", "parse_config")
@@ -23,6 +24,14 @@ MakeConfig = Callable[..., Config]
 def _one_thread() -> None:
     """Tiny models gain nothing from threads, and loading processes need the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is written to the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
 from base.batch import Sample, Unreadable
+from data_loader import collate
 from data_loader.collate import Collate, pad
 from data_loader.tokenizer import load_tokenizer
 from utils.errors import UserError
@@ -141,3 +144,35 @@ def test_errors_are_handed_through(tokenizer):
 def test_pad():
     assert pad([[1, 2], [3]], 9).tolist() == [[1, 2], [3, 9]]
     assert pad([], 9).shape == (0, 0)
+
+
+class Counting:
+    """A tokenizer that notes what it is asked for."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.asked = tokenizer, []
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, texts, **options):
+        self.asked += texts
+        return self.tokenizer(texts, **options)
+
+
+@pytest.mark.parametrize("most", [0, 2, 100])
+def test_a_word_is_tokenised_once(tokenizer, monkeypatch, most):
+    monkeypatch.setattr(collate, "MOST_KEPT_WORDS", most)
+    batches = [[["the", "zqx"], ["the"]], [["zqx", "and"], []], [["and"], ["the"]], [[], ["the"]]]
+    batches = [[sample(n, words) for n, words in enumerate(videos)] for videos in batches]
+    counting = Counting(tokenizer)
+    kept = Collate(counting, True)
+    for samples in batches:
+        found, plain = kept(samples).words, Collate(tokenizer, True)(samples).words
+        for field in fields(found):
+            one, other = getattr(found, field.name), getattr(plain, field.name)
+            assert one == other if field.name == "groups" else one.equal(other)
+    asked = [text for text in counting.asked if text != "a caption"]
+    if most == 100:
+        assert asked == ["the", "zqx", "and", " "]
+    assert len(kept._word_tokens) <= most + 2  # of what is kept, and of the last batch

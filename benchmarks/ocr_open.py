@@ -1,0 +1,188 @@
+"""Time to open a data set with many OCR documents, and to read the words of one of its videos.
+
+    python -m benchmarks.ocr_open            # a table: 10,500 documents of 100 KB
+    python -m benchmarks.ocr_open --json     # the same as JSON, each run's numbers included
+
+The documents are made up, in the layout of TextVR, and lie in the page cache. Each run opens the
+set in fresh processes: without a store of the words (which the first opening makes), with it, and
+after one document has changed. Then the words of videos are read from documents and store in turn.
+The start of Python and its imports are not counted; median and range of several runs.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chunks import machine, spread
+from data_loader.ocr_words import OcrParams
+from data_loader.params import LoaderTextParams, LoaderVideoParams
+from data_loader.text_video_dataset import OCR_FOLDER, DatasetOptions
+from data_loader.textvr import TextVR
+from data_loader.transforms import ClipTransform, TransformParams
+from utils.cli import positive, run_cli
+
+FRAMES_A_LINE, LINES = 30, 64  # of the made-up tracks
+NUM_WORDS = 20_000  # that the lines are drawn from
+READ_VIDEOS = 200
+OPENINGS = {
+    "first": "first opening: every document parsed, store written",
+    "second": "second opening",
+    "changed": "opening after one document has changed",
+}
+READINGS = {
+    "document": "words of a video, parsed from its document",
+    "store": "words of a video, from the store",
+}
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", type=positive, default=10_500, help="(default: %(default)s)")
+    parser.add_argument("--kilobytes", type=positive, default=100, help="of each document")
+    parser.add_argument("--runs", type=positive, default=5, help="(default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    arguments = parser.parse_args()
+    result = machine() | measured(arguments.documents, arguments.kilobytes, arguments.runs)
+    sys.stdout.write(json.dumps(result, indent=2) + "\n" if arguments.json else table(result))
+
+
+def measured(documents: int, kilobytes: int, runs: int) -> dict[str, Any]:
+    """Measure in a temporary folder.
+
+    Returns:
+        ``seconds`` of each opening and ``milliseconds`` of each reading, one value a run, and
+        ``store_bytes``.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in OPENINGS}
+    milliseconds: dict[str, list[float]] = {name: [] for name in READINGS}
+    with tempfile.TemporaryDirectory() as name:
+        folder, cache = Path(name) / "TextVR", Path(name) / "cache"
+        changing = write_set(folder, documents, kilobytes * 1000)
+        for _ in range(runs):
+            shutil.rmtree(cache, ignore_errors=True)
+            for opening in OPENINGS:
+                if opening == "changed":
+                    changing.write_bytes(changing.read_bytes() + b"\n")
+                seconds[opening].append(in_new_process(opening_seconds, folder, cache))
+            for reading, value in in_new_process(reading_milliseconds, folder, cache).items():
+                milliseconds[reading].append(value)
+        store_bytes = sum(file.stat().st_size for file in cache.iterdir())
+    return {
+        "documents": documents,
+        "kilobytes": kilobytes,
+        "seconds": seconds,
+        "milliseconds": milliseconds,
+        "store_bytes": store_bytes,
+    }
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function gives in a process that nothing was done in before."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def opening_seconds(folder: Path, cache: Path) -> float:
+    """Open the data set as a loader does."""
+    start = time.perf_counter()
+    data_set(folder).prepare(cache)
+    return time.perf_counter() - start
+
+
+def reading_milliseconds(folder: Path, cache: Path) -> dict[str, float]:
+    """Read the same videos' words from documents and store in turn; median of each video's time."""
+    sets = {"document": data_set(folder), "store": data_set(folder)}
+    sets["store"].prepare(cache)
+    times: dict[str, list[float]] = {name: [] for name in sets}
+    for video in range(min(READ_VIDEOS, len(sets["store"]))):
+        words = {}
+        for name, opened in sets.items():
+            start = time.perf_counter()
+            words[name] = opened.words_of(video)
+            times[name].append(1000 * (time.perf_counter() - start))
+        assert words["store"] == words["document"]
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def data_set(folder: Path) -> TextVR:
+    """Return the training set of the folder."""
+    options = DatasetOptions(
+        split="train",
+        training=True,
+        video=LoaderVideoParams(),
+        text=LoaderTextParams(),
+        ocr=OcrParams(),
+        reader="decord",
+        sees=True,
+        reads=True,
+    )
+    return TextVR(folder, options, ClipTransform(TransformParams().resolved("textvr", 224), True))
+
+
+def write_set(folder: Path, documents: int, size: int) -> Path:
+    """Write annotations and documents of about ``size`` bytes; returns one of the documents."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(3, 9))) for _ in range(NUM_WORDS)]
+    tracks = [json.dumps(made_up_track(draw)) for _ in range(LINES)]
+    (folder / OCR_FOLDER).mkdir(parents=True)
+    (folder / "Videos").mkdir()
+    entries = []
+    for number in range(documents):
+        lines, length = [], 0
+        while length < size:
+            text = " ".join(draw.choices(words, k=draw.randint(1, 5)))
+            head = f'"text": "{text}", "score": "{draw.random():.4f}"'
+            lines.append(f'"{len(lines)}": {{{head}, "tracks": {draw.choice(tracks)}}}')
+            length += len(lines[-1])
+        path = folder / OCR_FOLDER / f"{number}.json"
+        path.write_text("{" + ", ".join(lines) + "}")
+        caption = {"caption": f"video {number}", "caption_info": {}}
+        info = {"Kwai_OCR": path.name}
+        entries.append({"path": f"{number}.mp4", "captions_info": [caption], "videos_info": info})
+    (folder / "TextVR_train.json").write_text(json.dumps(entries))
+    return path
+
+
+def made_up_track(draw: random.Random) -> dict[str, list[float]]:
+    """Return the corners of a line that drifts through frames."""
+    x, y, step = draw.uniform(0, 1000), draw.uniform(0, 600), draw.uniform(-3, 3)
+    track = {}
+    for frame in range(FRAMES_A_LINE):
+        left, right = round(x + frame * step, 2), round(x + 200 + frame * step, 2)
+        top, bottom = round(y, 2), round(y + 40, 2)
+        track[str(5 * frame)] = [left, top, right, top, right, bottom, left, bottom, 0.0, 1.0]
+    return track
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the results as a Markdown table: medians, with the range over the runs."""
+    documents, kilobytes = result["documents"], result["kilobytes"]
+    lines = [
+        f"{result['date']}; {result['machine']}; {result['versions']}",
+        f"{documents} documents of {kilobytes} KB; store {result['store_bytes'] / 1e6:.1f} MB",
+        "",
+        "| what | time |",
+        "| --- | ---: |",
+    ]
+    for name, text in OPENINGS.items():
+        lines.append(f"| {text} | {spread(result['seconds'][name], 2)} s |")
+    for name, text in READINGS.items():
+        lines.append(f"| {text} | {spread(result['milliseconds'][name], 3)} ms |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_cli(main)
