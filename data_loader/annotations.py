@@ -56,10 +56,10 @@ def read_json_list(path: Path) -> list[Any]:
 
 def inside(folder: Path, relative: str) -> Path | None:
     """Return ``folder / relative``, or None where that leads out of the folder."""
-    parts = Path(relative).parts
-    if not parts or Path(relative).is_absolute() or ".." in parts or "\0" in relative:
+    path = Path(relative)  # once, which tells in a large set
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in relative:
         return None
-    return folder / relative
+    return folder / path
 
 
 def textvr_entries(

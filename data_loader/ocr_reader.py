@@ -30,7 +30,7 @@ class OcrReader:
     Args:
         entries: the videos.
         params: which words are kept.
-        folder: of the documents; it names the store.
+        folder: of the documents; it names the store, so it is given where ``cache_dir`` is.
         cache_dir: where stores lie; None: there are none.
     """
 
@@ -38,7 +38,7 @@ class OcrReader:
         self,
         entries: Sequence[VideoEntry],
         params: OcrParams,
-        folder: Path,
+        folder: Path | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         self.entries = entries
@@ -79,12 +79,6 @@ class OcrReader:
             rows = {name: store.rows.get(name, _NOT_STORED) for name in good}
             self._rows = np.array([rows.get(name, _NOT_STORED) for name in names], np.int32)
             self._store = store
-
-    def with_rules(self, params: OcrParams) -> "OcrReader":
-        """Return a reader of the same documents by other rules, from a store of its own."""
-        reader = OcrReader(self.entries, params, self.folder, self.cache_dir)
-        reader.open_store()
-        return reader
 
     def read(self, index: int) -> OcrWords | None:
         """Return the words of a video; None: it has no document.

@@ -25,13 +25,14 @@ from data_loader.ocr_store import (
 )
 from data_loader.ocr_words import OcrParams, read_ocr_words
 from utils.errors import UserError
-from utils.files import alone
+from utils.files import CACHE_OFF, alone
 
 logger = logging.getLogger(__name__)
 
 RECENT_NS = 2 * 10**9  # the coarsest clock of a file system (FAT), nanoseconds
 _BYTES_A_PROCESS = 4 << 20  # less is read sooner than a process starts
 _CHUNK = 16  # documents that a process is handed at a time
+_REMEDY = f'Free some memory, or set data_loader.args.cache_dir to "{CACHE_OFF}"'
 
 
 class State(NamedTuple):
@@ -143,7 +144,7 @@ def _documents(
     ]
     size = sum(found[task.name].size for task in tasks)
     workers = min(default_workers(), 1 + size // _BYTES_A_PROCESS)
-    results = run_all(_examined, tasks, workers, "OCR documents", _CHUNK)
+    results = run_all(_examined, tasks, workers, "OCR documents", _CHUNK, _REMEDY)
     for task, result in zip(tasks, results, strict=True):
         if isinstance(result, Stamp):
             documents[task.name] = replace(store.document(task.name), stamp=result)

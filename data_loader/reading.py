@@ -1,8 +1,10 @@
 """Which captions speak of the text in their video."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from base.base_dataset import VideoEntry
 from data_loader.bars import watched
 from data_loader.ocr_reader import OcrReader
 from data_loader.ocr_words import OcrParams
@@ -13,18 +15,26 @@ MIN_LETTERS = 4
 ALL_WORDS = OcrParams(max_words=10**9, min_length=1, max_char=None, duplicates="drop")
 
 
-def captions_that_need_reading(reader: OcrReader) -> list[bool]:
-    """Say of each caption of the reader's entries, in order, whether it needs reading.
+def captions_that_need_reading(
+    entries: Sequence[VideoEntry], ocr_dir: Path | None = None, cache_dir: Path | None = None
+) -> list[bool]:
+    """Say of each caption of each entry, in order, whether it needs reading.
 
     A video without a document has no words, so its captions do not.
+
+    Args:
+        entries: the videos.
+        ocr_dir: folder of their documents.
+        cache_dir: where a store of that folder's words lies; None: documents are read.
 
     Raises:
         UserError: a document can't be read.
     """
-    reader = reader.with_rules(ALL_WORDS)
+    reader = OcrReader(entries, ALL_WORDS, ocr_dir, cache_dir)
+    reader.open_store()
     return [
         needs_reading(caption, [] if read is None else read.words)
-        for index, entry in enumerate(watched(reader.entries, "reading OCR documents", " videos"))
+        for index, entry in enumerate(watched(entries, "reading OCR documents", " videos"))
         for read in [reader.read(index)]
         for caption in entry.captions
     ]

@@ -161,7 +161,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         """
         if all(entry.ocr is None for entry in self.entries):
             return None
-        return captions_that_need_reading(self._ocr)
+        return captions_that_need_reading(self.entries, self.ocr_dir, self._ocr.cache_dir)
 
     def prepare(self, cache_dir: Path | None) -> None:
         """Have the words of all documents at hand, read once and kept in ``cache_dir``."""

@@ -41,9 +41,8 @@ def replaced_by(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(temporary)
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # not there any more, unless something went wrong
 
 
 @contextmanager

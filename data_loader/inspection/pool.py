@@ -32,6 +32,7 @@ def run_all(
     workers: int,
     label: str,
     chunk: int = 1,
+    remedy: str = "Give fewer --workers, or choose another video reader",
 ) -> list[Result]:
     """Apply a module's function to every task; the results are in the tasks' order.
 
@@ -41,6 +42,7 @@ def run_all(
         workers: processes; 1 works in this one.
         label: the bar's title.
         chunk: tasks that a process is handed at a time.
+        remedy: what may help where a process dies.
 
     Raises:
         UserError: a process died, for want of memory or in a decoder.
@@ -70,8 +72,7 @@ def run_all(
         except BrokenProcessPool as error:
             raise UserError(
                 f"{label}: a process ended at file {len(results) + 1} of {len(tasks)} or a few "
-                "after it: the memory was used up, or a file makes the decoder crash. Give fewer "
-                "--workers, or choose another video reader"
+                f"after it: the memory was used up, or a file makes the decoder crash. {remedy}"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

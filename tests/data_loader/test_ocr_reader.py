@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_loader import ocr_reader, ocr_update
-from data_loader.ocr_words import OcrParams, read_ocr_words
+from data_loader.ocr_words import read_ocr_words
 from tests.data_loader.ocr_documents import (
     RULES,
     aged,
@@ -63,13 +63,10 @@ def test_words_from_the_store_are_those_of_the_documents_to_the_bit(tmp_path, ca
         assert (stored._rows >= 0).all() and stored._rows[3] == stored._rows[-2]
 
 
-def test_each_set_of_rules_has_its_own_store(tmp_path, cache, three):
+def test_each_set_of_rules_has_its_own_store(cache, three):
     for number, params in enumerate(RULES, 1):
         reader(three, cache, params)
         assert len(stores(cache)) == number
-    every = reader(three, cache).with_rules(OcrParams(min_length=1))
-    assert every.read(0).words == ["word", "aaa"] and len(stores(cache)) == 4
-    assert same_bits(every, reader(three, None, OcrParams(min_length=1)))
 
 
 def test_a_second_opening_parses_nothing(three, cache, parsed):

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from base.base_dataset import VideoEntry
-from data_loader.ocr_reader import OcrReader
-from data_loader.reading import ALL_WORDS, captions_that_need_reading, needs_reading
+from data_loader.reading import captions_that_need_reading, needs_reading
 from utils.errors import UserError
 
 BOX = [0, 0, 4, 0, 4, 4, 0, 4, 0, 0]
@@ -39,10 +38,6 @@ def entry(folder, name, captions, text=None):
     return VideoEntry(name, folder / name, captions, document)
 
 
-def reader(entries, folder):
-    return OcrReader(entries, ALL_WORDS, folder)
-
-
 def test_captions_of_entries(tmp_path):
     entries = [
         entry(tmp_path, "a", ("a casino", "a house"), "CASINO royale"),
@@ -50,12 +45,11 @@ def test_captions_of_entries(tmp_path):
         entry(tmp_path, "c", ("the Ångström", "ÅNGSTRÖM"), "ångström x"),
         VideoEntry("d", tmp_path / "d", ("word",)),
     ]
-    found = captions_that_need_reading(reader(entries, tmp_path))
-    assert found == [True, False, False, True, True, False]
+    assert captions_that_need_reading(entries) == [True, False, False, True, True, False]
 
 
 def test_a_broken_document(tmp_path):
     broken = entry(tmp_path, "a", ("a casino",), "casino")
     broken.ocr.write_text("{")
     with pytest.raises(UserError, match="a.json: no readable OCR document"):
-        captions_that_need_reading(reader([broken], tmp_path))
+        captions_that_need_reading([broken])
