@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Stands for a video in which nothing was read, with a zero track vector (published behaviour).
 NO_WORDS = " "
 TRACK_SIZE = 12
-# Distinct words whose tokens a process keeps, some 30 MB; a large training set has fewer.
+# Distinct words whose tokens a process keeps, some 30 MB.
 MOST_KEPT_WORDS = 100_000
 
 

@@ -144,8 +144,8 @@ class TextVideoDataLoader:
             share="batch" if training else "epoch",
         )
         if tokenizer_name is not None:
-            self.dataset.prepare(cache_folder(cache_dir))
             tokenizer = load_tokenizer(tokenizer_name)
+            self.dataset.prepare(cache_folder(cache_dir))
             self.collate = Collate(tokenizer, options.reads, text_params.max_tokens)
             self.watch = ItemWatch(num_workers, item_timeout, _video_names(self.dataset))
             self.batches = self._batches(num_workers, prefetch_factor)

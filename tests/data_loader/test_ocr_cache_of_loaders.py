@@ -11,6 +11,7 @@ from tests.data_loader.frozen_folders import document, loader, write_webvid
 from tests.data_loader.test_loader import epoch_of, same
 from tests.data_loader.test_loader import loader as textvr_loader
 from tests.data_loader.textvr_folder import VIDEOS, write_textvr
+from utils.errors import UserError
 
 
 @pytest.fixture
@@ -64,6 +65,8 @@ def test_what_needs_no_words_and_what_only_looks_makes_no_store(folder, tmp_path
     cache = tmp_path / "cache"
     textvr_loader(folder, cache_dir=str(cache), modalities=("vision",))
     textvr_loader(folder, cache_dir=str(cache), tokenizer_name=None)
+    with pytest.raises(UserError, match="tokenizer"):  # said before documents are read
+        textvr_loader(folder, cache_dir=str(cache), tokenizer_name=str(folder))
     assert not cache.exists()
 
 
