@@ -33,22 +33,23 @@ COLOR_SIZE = 9
 IDENTITY_COLOR = color_vector(1, 1, 1, 0)
 
 
-def apply_color(frames: Tensor, color: Tensor) -> Tensor:
+def apply_color(frames: Tensor, color: Tensor, inplace: bool = False) -> Tensor:
     """Apply each clip's colour to all of its frames.
 
     Args:
-        frames: (B, F, C, H, W) float32 in [0, 1]; not changed.
-        color: (B, 9) of ``color_vector``.
+        frames: (B, F, C, H, W) float32 in [0, 1].
+        color: (B, 9) of ``color_vector``; on the CPU it says without a wait what is to be done.
+        inplace: change ``frames`` itself.
 
     Returns:
         (B, F, C, H, W) float32 in [0, 1].
     """
-    # Which clips an operation concerns is decided on the CPU: one wait for the device, not one
-    # for each of the 16 selections.
+    # Which clips an operation concerns is decided on the CPU: at most one wait for the device, not
+    # one for each of the 16 selections.
     plan = color.detach().cpu()
     order, gray = plan[:, NUM_OPERATIONS : 2 * NUM_OPERATIONS], plan[:, -1]
     changes = plan[:, :NUM_OPERATIONS] != torch.from_numpy(IDENTITY_COLOR[:NUM_OPERATIONS])
-    frames = frames.clone()
+    frames = frames if inplace else frames.clone()
     for slot in range(NUM_OPERATIONS):
         for number, operation in enumerate((_brightness, _contrast, _saturation, _hue)):
             rows = ((order[:, slot] == number) & changes[:, number]).nonzero().flatten()
@@ -68,18 +69,21 @@ def _gray(frames: Tensor) -> Tensor:
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(2)
 
 
+# The operations change the frames that they are given, which are a selection's copy.
+
+
 def _brightness(frames: Tensor, factor: Tensor) -> Tensor:
-    return (frames * factor).clamp(0, 1)
+    return frames.mul_(factor).clamp_(0, 1)
 
 
 def _contrast(frames: Tensor, factor: Tensor) -> Tensor:
     mean = _gray(frames).mean(dim=(2, 3, 4), keepdim=True)  # of each frame
-    return (mean + factor * (frames - mean)).clamp(0, 1)
+    return frames.sub_(mean).mul_(factor).add_(mean).clamp_(0, 1)
 
 
 def _saturation(frames: Tensor, factor: Tensor) -> Tensor:
     gray = _gray(frames)
-    return (gray + factor * (frames - gray)).clamp(0, 1)
+    return frames.sub_(gray).mul_(factor).add_(gray).clamp_(0, 1)
 
 
 def _hue(frames: Tensor, shift: Tensor) -> Tensor:
@@ -93,11 +97,10 @@ def _hue(frames: Tensor, shift: Tensor) -> Tensor:
         (green - blue) / safe,
         torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    sixths = sixths + 6 * shift.squeeze(2)
+    sixths += 6 * shift.squeeze(2)
     # Each channel is the value less what its distance on the circle takes of the spread.
-    channels = []
-    for offset in (5, 3, 1):
+    for channel, offset in zip((red, green, blue), (5, 3, 1), strict=True):
         distance = torch.remainder(offset + sixths, 6)
-        share = torch.minimum(distance, 4 - distance).clamp(0, 1)
-        channels.append(high - spread * share)
-    return torch.stack(channels, dim=2)
+        share = torch.minimum(distance, 4 - distance).clamp_(0, 1)
+        torch.sub(high, share.mul_(spread), out=channel)
+    return frames

@@ -241,21 +241,25 @@ class DeviceTransform:
     """
 
     def __init__(self, params: TransformParams) -> None:
-        self.mean = torch.tensor(params.norm_mean).view(3, 1, 1)
-        self.std = torch.tensor(params.norm_std).view(3, 1, 1)
+        self.mean, self.std = params.norm_mean, params.norm_std
 
     def __call__(self, video: Tensor, color: Tensor | None, num_frames: Tensor) -> Tensor:
         """Return the model's input, (B, F, C, R, R) float32.
+
+        Nothing waits for a GPU where ``color`` and ``num_frames`` are on the CPU.
 
         Args:
             video: (B, F, C, R, R) uint8.
             color: (B, K) of ``draw_color``, or None for no change.
             num_frames: (B,) real frames of each clip; those behind are zero after normalisation.
         """
-        frames = video.float() / 255
+        frames = video.float().div_(255)  # the only copy; what follows changes it in place
         if color is not None:
-            frames = apply_color(frames, color)
-        frames = (frames - self.mean.to(frames.device)) / self.std.to(frames.device)
-        position = torch.arange(frames.shape[1], device=frames.device)
-        real = position < num_frames.to(frames.device)[:, None]  # (B, F)
-        return frames * real[:, :, None, None, None]
+            apply_color(frames, color, inplace=True)
+        for channel, mean, std in zip(frames.unbind(dim=2), self.mean, self.std, strict=True):
+            channel.sub_(mean).div_(std)
+        position = torch.arange(frames.shape[1])
+        padding = (position >= num_frames.cpu()[:, None]).nonzero(as_tuple=True)  # clips, frames
+        if len(padding[0]):
+            frames[tuple(place.to(frames.device) for place in padding)] = 0
+        return frames
