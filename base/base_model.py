@@ -6,8 +6,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from base.batch import Batch
+from base.batch import Batch, Tokens
 from utils.errors import UserError
+
+_MISSING = (
+    "{} can't be evaluated: it has no {}, by which evaluation encodes each text of a data set once "
+    "(base/base_model.py); give the architecture this method beside forward"
+)
 
 
 class RetrievalModel(nn.Module, ABC):
@@ -15,7 +20,9 @@ class RetrievalModel(nn.Module, ABC):
 
     ``forward`` returns a dict of embeddings: ``"text"`` (Q, D) for the queries and, of the same
     width, ``"video"`` and/or ``"fusion"`` (B, D). ``video_key`` names the one that queries are
-    compared with.
+    compared with. Training needs ``forward``; evaluation, which encodes each text of a data set
+    once, needs its parts: ``embed_queries``, ``embed_videos`` and, where ``modalities`` has
+    ``ocr``, ``encode_words``.
     """
 
     video_key: str
@@ -23,6 +30,18 @@ class RetrievalModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Embed the queries and the videos of a batch."""
+
+    def embed_queries(self, queries: Tokens) -> Tensor:
+        """Return what ``forward`` gives as ``text`` (N, D), N may be 0."""
+        raise UserError(_MISSING.format(type(self).__name__, "embed_queries(tokens) -> (N, D)"))
+
+    def embed_videos(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what ``forward`` gives but for ``text``, with ``words.vectors`` where given."""
+        raise UserError(_MISSING.format(type(self).__name__, "embed_videos(batch) -> dict"))
+
+    def encode_words(self, words: Tokens) -> Tensor:
+        """Return a vector for each OCR word (N, any width), N may be 0: ``words.vectors``."""
+        raise UserError(_MISSING.format(type(self).__name__, "encode_words(tokens) -> (N, width)"))
 
     def adapted(
         self, weights: dict[str, Tensor], source: str | Path = "the checkpoint"

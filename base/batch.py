@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+TokenIds = tuple[int, ...]  # of one text, without padding
+
 
 @dataclass(frozen=True)
 class SampleKey:
@@ -74,17 +76,31 @@ class Sample:
 class _OnDevice:
     """Moves a dataclass of tensors, and of such dataclasses."""
 
-    def to(self, device: torch.device) -> Self:
-        """Return a copy with every tensor on ``device``."""
-        return self._map(lambda part: part.to(device))
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """Return a copy with every tensor on ``device``.
+
+        Args:
+            device: where to.
+            non_blocking: let a GPU's current stream copy, where this lies in page-locked memory;
+                otherwise it makes no difference. Not for the way back from a GPU.
+        """
+        return self._map(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """Return a copy in page-locked memory (called by ``DataLoader``)."""
         return self._map(lambda part: part.pin_memory())
 
-    def _map(self, change: Callable[[Any], Any]) -> Self:
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of every tensor until the work is done that ``stream`` has by then."""
+        for part in self._parts().values():
+            part.record_stream(stream)
+
+    def _parts(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        moved = {n: change(v) for n, v in values.items() if isinstance(v, Tensor | _OnDevice)}
+        return {n: part for n, part in values.items() if isinstance(part, Tensor | _OnDevice)}
+
+    def _map(self, change: Callable[[Any], Any]) -> Self:
+        moved = {name: change(part) for name, part in self._parts().items()}
         return replace(self, **moved)  # type: ignore[type-var]
 
 
@@ -111,6 +127,8 @@ class Words(_OnDevice):
         index: (B, L) int64, which distinct word stands at each position of each video.
         mask: (B, L) bool, True where there is a word.
         tracks: (B, L, 12) float32, normalised track vectors.
+        vectors: (U, D), what the word encoder makes of the distinct words, where that is known
+            already; None: the model encodes them.
     """
 
     input_ids: Tensor
@@ -118,6 +136,17 @@ class Words(_OnDevice):
     index: Tensor
     mask: Tensor
     tracks: Tensor
+    vectors: Tensor | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """The token count of each distinct word."""
+        return [length for length, count in self.groups for _ in range(count)]
+
+    def token_ids(self) -> list[TokenIds]:
+        """Return the tokens of each distinct word."""
+        rows = zip(self.input_ids.tolist(), self.lengths, strict=True)
+        return [tuple(ids[:length]) for ids, length in rows]
 
     def rows(self, start: int, stop: int) -> Self:
         """Return the words of the videos ``start`` … ``stop - 1``, again each distinct one once."""
@@ -127,7 +156,7 @@ class Words(_OnDevice):
         used = torch.unique(index[mask])  # ascending, so still in the order of token counts
         place = index.new_zeros(len(self.input_ids))
         place[used] = torch.arange(len(used), device=used.device)
-        lengths = [length for length, count in self.groups for _ in range(count)]
+        lengths = self.lengths
         kept = groupby(lengths[word] for word in used.tolist())
         return type(self)(
             input_ids=self.input_ids[used],
@@ -135,6 +164,7 @@ class Words(_OnDevice):
             index=place[index] * mask,
             mask=mask,
             tracks=self.tracks[start:stop, :longest],
+            vectors=None if self.vectors is None else self.vectors[used],
         )
 
 

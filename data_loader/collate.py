@@ -1,13 +1,13 @@
 """Samples -> a batch: frames stacked, queries tokenised, each distinct OCR word once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from base.batch import Batch, Sample, Tokens, Words
+from base.batch import Batch, Sample, TokenIds, Tokens, Words
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,6 +65,16 @@ class Collate:
             num_fillers=sum(sample.is_filler for sample in samples),
             ocr_skipped={s.id: s.ocr_skipped for s in samples if s.ocr_skipped},
         )
+
+    def query_tokens(self, captions: Iterable[str]) -> list[TokenIds]:
+        """Return the tokens that each caption has in a batch."""
+        lowered = [caption.lower() for caption in captions]
+        return [tuple(ids) for ids in self._tokens(lowered, self.max_tokens)]
+
+    def word_tokens(self, videos: Iterable[Sequence[str]]) -> list[TokenIds]:
+        """Return the tokens of each distinct word of some videos' words."""
+        words = dict.fromkeys(word for video in videos for word in video or [NO_WORDS])
+        return [tuple(ids) for ids in self._tokens(list(words))]
 
     def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
         """Return the queries and the OCR words of a video as the model is given them.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseTextVideoDataset
-from base.batch import Batch, Sample, SampleKey
+from base.batch import Batch, Sample, SampleKey, TokenIds
 from base.registry import DATA_LOADERS, DATASETS
+from data_loader.bars import watched
 from data_loader.collate import Collate
 from data_loader.ocr_words import OcrParams
 from data_loader.params import LoaderTextParams, LoaderVideoParams
@@ -186,17 +188,39 @@ class TextVideoDataLoader:
         """
         self.sampler.epoch, self.sampler.limit, self.sampler.first = epoch, num_batches, first
 
+    @cached_property
+    def query_tokens(self) -> list[TokenIds]:
+        """The tokens of every caption, in the order of the data set's entries."""
+        entries = self.dataset.entries
+        return self.collate.query_tokens(text for entry in entries for text in entry.captions)
+
+    @cached_property
+    def word_tokens(self) -> list[TokenIds] | None:
+        """The tokens of each distinct OCR word of all videos; None where the model reads none.
+
+        Raises:
+            UserError: an OCR document can't be read.
+        """
+        if not self.collate.with_words:
+            return None
+        numbers = watched(range(len(self.dataset.entries)), "reading OCR words", " videos")
+        return self.collate.word_tokens(map(self.dataset.words_of, numbers))
+
     def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
         """Return the queries and the OCR words of one of a batch's videos; see ``Collate``."""
         return self.collate.texts(batch, row)
 
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
-        """Return the batch on ``device``, its frames augmented, normalised and float32."""
-        batch = batch.to(device)
-        if batch.video is not None:
-            video: Tensor = self.device_transform(batch.video, batch.color, batch.num_frames)
-            batch.video = video
-        return batch
+        """Return the batch on ``device``, its frames augmented, normalised and float32.
+
+        For a GPU the work is only queued, on its current stream, where the batch lies in
+        page-locked memory, as those of this loader do.
+        """
+        moved = batch.to(device, non_blocking=device.type == "cuda")
+        if moved.video is not None:
+            # What to do is read from the batch as it came: to ask a GPU would be to wait for it.
+            moved.video = self.device_transform(moved.video, batch.color, batch.num_frames)
+        return moved
 
 
 def joint_batch_size(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from base.base_model import RetrievalModel
-from base.batch import Batch, Words
+from base.batch import Batch, Tokens, Words
 from base.registry import ARCHITECTURES
 from model.fusion import FusionAttention, fusion_tokens
 from model.initial_weights import Part, TemporalFix, adapt, check_parts, load_initial_weights
@@ -93,11 +93,15 @@ class FrozenInTime(RetrievalModel):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the embeddings: ``text`` (Q, E) and ``video`` and/or ``fusion`` (B, E)."""
-        embeds = {"text": self.txt_proj(self._encode_queries(batch))}
-        return embeds | self.embed_videos(batch)
+        return {"text": self.embed_queries(batch.query)} | self.embed_videos(batch)
 
-    def _encode_queries(self, batch: Batch) -> Tensor:
-        return encode_tokens(self.text_model, batch.query, self.padded)
+    def embed_queries(self, queries: Tokens) -> Tensor:
+        """Return the embeddings (Q, E)."""
+        return self.txt_proj(encode_tokens(self.text_model, queries, self.padded))
+
+    def encode_words(self, words: Tokens) -> Tensor:
+        """Return the vectors (U, D) that the fusion layer is given of OCR words."""
+        return encode_tokens(self.ocr_model, words, self.padded)
 
     def embed_videos(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``video`` and/or ``fusion`` embeddings (B, E)."""
@@ -150,8 +154,7 @@ class FrozenInTime(RetrievalModel):
 
     def _fuse(self, words: Words, feature: Tensor | None) -> Tensor:
         """Words and, where frames are seen, the video feature -> (B, D)."""
-        distinct = encode_words(self.ocr_model, words, self.padded)  # (U, D)
-        word_tokens = F.embedding(words.index, distinct)  # (B, L, D)
+        word_tokens = F.embedding(words.index, self._vectors(words))  # (B, L, D)
         if feature is None:
             tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, None)
         else:
@@ -160,6 +163,12 @@ class FrozenInTime(RetrievalModel):
             tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, feature)
             tokens = tokens + self.type_embedding(self._types(tokens))
         return self.fusion_model(tokens, mask) + self.query_token
+
+    def _vectors(self, words: Words) -> Tensor:
+        """The distinct words (U, D): as they are given, else encoded here."""
+        if words.vectors is not None:
+            return words.vectors
+        return encode_words(self.ocr_model, words, self.padded)
 
     @staticmethod
     def _types(tokens: Tensor) -> Tensor:

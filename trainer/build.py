@@ -14,7 +14,8 @@ from base.base_model import RetrievalModel
 from base.base_trainer import BestValue
 from base.config import Config, parse_monitor
 from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
-from trainer.evaluator.encode import Evaluator, Loader
+from trainer.evaluator.encode import Evaluator
+from trainer.loading import Loader
 from trainer.optim import build_schedule
 from trainer.passes import Chunked, WholeBatch
 from trainer.recorder import build_recorder

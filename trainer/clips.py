@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base.batch import Batch
-from trainer.evaluator.encode import Loader
+from trainer.loading import Loader
 
 MOST_FRAMES = 8  # of a clip, side by side
 

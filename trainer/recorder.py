@@ -14,7 +14,8 @@ from base.batch import Batch
 from trainer.boards import Board, Tracker, open_board
 from trainer.clips import shown_clips
 from trainer.clock import StepClock
-from trainer.evaluator.encode import Evaluation, Loader
+from trainer.evaluator.encode import Evaluation
+from trainer.loading import Loader
 from trainer.steady_board import SteadyBoard
 from utils.distributed import ranks
 from utils.files import write_text

@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +16,8 @@ from base.base_trainer import BaseTrainer
 from base.batch import Batch
 from base.config import TrainerConfig
 from trainer.data_report import DataReport
-from trainer.evaluator.encode import Evaluation, Evaluator, Loader
+from trainer.evaluator.encode import Evaluation, Evaluator
+from trainer.loading import Loader, ahead, on_device
 from trainer.memory import out_of_memory
 from trainer.moments import SAVE, STOP, SaveMoments
 from trainer.optim import Schedule
@@ -126,21 +127,32 @@ class Trainer(BaseTrainer):
         for number, loader in enumerate(self.loaders):
             total, first = (sum(turn == number for turn, _ in part) for part in (plan, done))
             loader.set_epoch(epoch, total, first)
-        batches = [iter(loader) for loader in self.loaders]
         self.recorder.begin_epoch()
+        batches = ahead(self._read(left), self.on_device, self.evaluator.device)
         with self._bar(epoch, plan, done) as bar:
-            for turn, size in left:
-                with unchanged_random_state(), self.recorder.waiting():
-                    batch = next(batches[turn])
+            for (turn, size), ((_, batch), moved) in zip(left, batches, strict=True):
                 self.report.add(batch)
                 self.recorder.batch(self.loaders[turn], batch, epoch)
-                loss = self.train_step(self.loaders[turn].to_device(batch, self.evaluator.device))
+                loss = self.train_step(moved)
                 self._count(turn, size, loss, batch)
                 self.recorder.batch_done(self.progress.step, size)
                 bar.update(size)
                 bar.set_postfix(loss=f"{loss:.3f}")
                 self._save_or_stop()
         return self.progress.mean_losses() | self.progress.means()
+
+    def _read(self, turns: Sequence[Turn]) -> Iterator[tuple[Loader, Batch]]:
+        """Yield the batches of an epoch's turns as they are read."""
+        sources = [iter(loader) for loader in self.loaders]
+        for turn, _ in turns:
+            with unchanged_random_state(), self.recorder.waiting():
+                batch = next(sources[turn])
+            yield self.loaders[turn], batch
+
+    def on_device(self, read: tuple[Loader, Batch]) -> Batch:
+        """Return a loader's batch as a step takes it."""
+        loader, batch = read
+        return on_device(batch, loader, None, self.evaluator.device)
 
     def train_step(self, batch: Batch) -> float:
         """One optimizer step, unless the loss is not finite; returns the loss."""

@@ -2,7 +2,8 @@
 
     distributed_steps.py TEXT_MODEL OUT CHUNK_SIZE
 
-Each batch is split as the loader does it. The first process writes losses, gradients and weights.
+Each batch is split as the loader does it. The first process writes losses, gradients and weights,
+and the vectors that the last one had of texts before them.
 """
 
 import sys
@@ -16,12 +17,15 @@ from model.loss import NormSoftmaxLoss
 from tests.model.small_models import build, make_batch
 from trainer.optim import adamw
 from trainer.passes import Chunked, WholeBatch
-from utils.distributed import Ranks, process_group
+from trainer.text_table import encode_texts
+from utils.distributed import Ranks, gather_objects, process_group
 from utils.precision import Precision
 
 WORDS = ["one", "two", "long", "longer"]
 # Videos of each batch; the last leaves a third process without any.
 BATCHES = (6, 5, 2)
+# Five lengths and so five chunks for three processes; one text, which leaves two without any.
+TEXTS = [(5 + a, 5 + b, *range(5, 5 + n)) for n in range(5) for a in range(9) for b in range(9)]
 
 
 def joined_batch(size: int):
@@ -51,11 +55,13 @@ def main() -> None:
         model = build(text_model).double()  # in evaluation mode: no dropout
         for weight in model.without_gradient():
             weight.requires_grad_(False)
+        tables = [encode_texts(texts, model.encode_words, device) for texts in (TEXTS, TEXTS[:1])]
         wrapped = DistributedDataParallel(model) if place.size > 1 else model
         others = (wrapped, NormSoftmaxLoss(), model.video_key, Precision("fp32", device))
         passes = Chunked(chunk_size, *others) if chunk_size else WholeBatch(*others)
         optimizer = adamw(model.parameters(), lr=1e-3)
         done = {"losses": [], "gradients": []}
+        done["vectors"] = gather_objects([table.vectors for table in tables])[-1]
         for size in BATCHES:
             optimizer.zero_grad(set_to_none=True)
             done["losses"].append(passes(own_part(joined_batch(size), place)))

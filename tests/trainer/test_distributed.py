@@ -54,3 +54,9 @@ def test_several_processes_equal_one(steps, count, chunk_size):
             torch.testing.assert_close(found[name], grad, atol=1e-9, rtol=1e-9, msg=name)
     for name, weight in one["weights"].items():
         torch.testing.assert_close(several["weights"][name], weight, atol=1e-9, rtol=1e-9)
+
+
+def test_texts_that_several_encode_are_those_of_one_to_the_bit(steps):
+    one, several = steps(1)["vectors"], steps(3)["vectors"]
+    assert [len(vectors) for vectors in one] == [405, 1]
+    assert all(torch.equal(*pair) for pair in zip(one, several, strict=True))

@@ -4,11 +4,10 @@ Shapes: Q captions, V videos, E width of the common space.
 """
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from base.base_dataset import BaseTextVideoDataset
 from base.base_model import RetrievalModel
-from base.batch import Batch
 from base.registry import METRICS
 from trainer.data_report import DataReport
+from trainer.loading import Loader, ahead, on_device
+from trainer.text_table import MustStop, TextTable, encode_texts
 from utils.distributed import gather_objects, ranks
 from utils.errors import UserError
 from utils.seed import unchanged_random_state
@@ -31,20 +30,6 @@ logger = logging.getLogger(__name__)
 
 class NonFiniteEmbeddingsError(UserError):
     """The model's embeddings are NaN or infinite; nothing can be said of their similarity."""
-
-
-class Loader(Protocol):
-    """What training and evaluation ask of a data loader."""
-
-    name: str
-    dataset: BaseTextVideoDataset
-    batch_size: int
-
-    def __len__(self) -> int: ...
-    def __iter__(self): ...  # noqa: ANN204 - an iterator of Batch
-    def set_epoch(self, epoch: int, num_batches: int, first: int = 0) -> None: ...  # noqa: D102
-    def to_device(self, batch: Batch, device: torch.device) -> Batch: ...  # noqa: D102
-    def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]: ...  # noqa: D102
 
 
 @dataclass
@@ -79,50 +64,56 @@ class Evaluation:
     shuffled: bool
 
 
+class _Captions:
+    """The captions of a data set, each distinct one encoded once.
+
+    Args:
+        loader: of the data set.
+        table: its distinct captions.
+    """
+
+    def __init__(self, loader: Loader, table: TextTable) -> None:
+        entries = loader.dataset.entries
+        counts = torch.tensor([len(entry.captions) for entry in entries], dtype=torch.int64)
+        self.vectors = table.vectors.float()  # (distinct captions, E)
+        self.rows = table.rows(loader.query_tokens)  # (Q,)
+        self.video_of_query = torch.arange(len(counts)).repeat_interleave(counts)
+        self._first = counts.cumsum(0) - counts  # (V,)
+        # The further windows of a video are samples without a caption.
+        self._one_each = len(loader.dataset) == len(entries) and bool((counts > 0).all())
+
+    def firsts(self, video_index: Tensor) -> Tensor | None:
+        """(B, E), the first captions of videos; None where not every sample has a caption."""
+        if not self._one_each:
+            return None
+        return self.vectors[self.rows[self._first[video_index]].to(self.vectors.device)]
+
+
 @dataclass
 class _Encoded:
     """What a batch gave.
 
     Attributes:
         number: of the batch, over all processes.
-        text: (queries, E) float32.
-        tokens: of each query.
-        video_of_query: (queries,) positions in the annotation file.
         video: (videos or windows, E) float32.
         video_index: (videos or windows,) positions in the annotation file.
-        loss_sum: the loss, weighted by the videos; None where one of them has no query here.
+        loss_sum: the loss, weighted by the videos; None where not every sample has a caption.
     """
 
     number: int
-    text: Tensor
-    tokens: list[tuple[int, ...]]
-    video_of_query: Tensor
     video: Tensor
     video_index: Tensor
     loss_sum: float | None
 
 
 class _Collected:
-    """The embeddings of all batches of all processes, in the annotation file's order."""
+    """The videos of all batches of all processes."""
 
     def __init__(self, batches: Iterable[_Encoded]) -> None:
         self.batches = sorted(batches, key=lambda batch: batch.number)
 
-    def texts(self) -> tuple[Tensor, list[int]]:
-        """(Q, E) of the queries, and for each the first one of equal tokens.
-
-        Equal queries come in batches of other widths, so that their embeddings differ by rounding;
-        the first stands for all, or ties would be broken by chance.
-        """
-        first = first_equal([tokens for batch in self.batches for tokens in batch.tokens])
-        return torch.cat([batch.text for batch in self.batches])[first], first
-
-    def video_of_query(self) -> NDArray:
-        """(Q,): the column of each query's video."""
-        return torch.cat([batch.video_of_query for batch in self.batches]).numpy()
-
     def videos(self, num_videos: int) -> Tensor:
-        """(V, E): the mean over the windows of each video."""
+        """(V, E), in the annotation file's order: the mean over the windows of each video."""
         video = torch.cat([batch.video for batch in self.batches])
         index = torch.cat([batch.video_index for batch in self.batches])
         windows = torch.zeros(num_videos).index_add_(0, index, torch.ones(len(index)))
@@ -132,7 +123,7 @@ class _Collected:
         return summed / windows[:, None]
 
     def loss(self) -> float | None:
-        """The mean loss of a video; None where a video of some batch has no query."""
+        """The mean loss of a video; None where not every sample has a caption."""
         sums = [batch.loss_sum for batch in self.batches]
         if None in sums:
             return None
@@ -156,31 +147,44 @@ class Evaluator:
     @torch.no_grad()
     @unchanged_random_state()
     def run(
-        self, model: RetrievalModel, loader: Loader, must_stop: Callable[[], bool] = lambda: False
+        self,
+        model: RetrievalModel,
+        loader: Loader,
+        must_stop: MustStop = lambda: False,
+        words: TextTable | None = None,
     ) -> Evaluation | None:
         """Evaluate; deterministic, and the model's mode is left as it was.
 
-        Several processes each take their batches of the loader, and all return the same.
+        The distinct words and captions of the whole set are encoded first, then the videos. Several
+        processes each take their share of all three, and all return the same.
 
         Args:
             model: the model, without anything around it.
             loader: of the whole data set.
-            must_stop: asked before every batch.
+            must_stop: asked before every chunk of texts and every batch.
+            words: those of the data set, where they are encoded already.
 
         Returns:
             None where some process was told to stop.
+
+        Raises:
+            NonFiniteEmbeddingsError: the model's weights are spoilt.
+            UserError: the architecture has no methods for texts and videos apart.
         """
-        was_training, place = model.training, ranks()
+        was_training = model.training
         model.eval()
-        encoded, report = [], DataReport()
-        bar = {"desc": loader.name, "unit": "batch", "dynamic_ncols": True}
         try:
-            for number, batch in enumerate(tqdm(loader, disable=not place.is_first, **bar)):
-                if must_stop():
-                    break
-                report.add(batch)
-                batch = loader.to_device(batch, self.device)
-                encoded.append(self._encoded(model, batch, place.rank + number * place.size))
+            if words is None and loader.word_tokens is not None:
+                texts = loader.word_tokens, model.encode_words, self.device
+                words = encode_texts(*texts, must_stop, "OCR words")
+                if words is None:
+                    return None
+            texts = loader.query_tokens, model.embed_queries, self.device
+            queries = encode_texts(*texts, must_stop, "captions")
+            if queries is None:
+                return None
+            captions = _Captions(loader, queries)
+            encoded, report = self._videos(model, loader, captions, words, must_stop)
         finally:
             model.train(was_training)
         parts = gather_objects((encoded, report, must_stop()))
@@ -188,34 +192,43 @@ class Evaluator:
             return None
         for _, other, _ in parts:
             report.merge(other)
-        return self._evaluation(
-            _Collected(batch for part, _, _ in parts for batch in part), loader, report
-        )
+        collected = _Collected(batch for part, _, _ in parts for batch in part)
+        return self._evaluation(captions, collected, loader, report)
 
-    def _encoded(self, model: RetrievalModel, batch: Batch, number: int) -> _Encoded:
-        embeds = model(batch)
-        text, video = embeds["text"].float(), embeds[model.video_key].float()
-        first, loss_sum = first_query(batch), None
-        if first is not None:
-            loss_sum = float(self.loss(cosine_similarity(text[first], video))) * len(batch)
-        ids, mask = batch.query.input_ids.tolist(), batch.query.attention_mask.tolist()
-        index = batch.video_index.cpu()
-        return _Encoded(
-            number=number,
-            text=text.cpu(),
-            tokens=[tuple(compress(*row)) for row in zip(ids, mask, strict=True)],
-            video_of_query=index[batch.query_row.cpu()],
-            video=video.cpu(),
-            video_index=index,
-            loss_sum=loss_sum,
+    def _videos(
+        self,
+        model: RetrievalModel,
+        loader: Loader,
+        captions: _Captions,
+        words: TextTable | None,
+        must_stop: MustStop,
+    ) -> tuple[list[_Encoded], DataReport]:
+        """Encode this process's batches, until it must stop."""
+        place, encoded, report = ranks(), [], DataReport()
+        bar = tqdm(
+            loader, desc=loader.name, unit="batch", dynamic_ncols=True, disable=not place.is_first
         )
+        moved = partial(on_device, loader=loader, words=words, device=self.device)
+        for number, (read, batch) in enumerate(ahead(bar, moved, self.device)):
+            if must_stop():
+                break
+            report.add(read)
+            video = model.embed_videos(batch)[model.video_key].float()
+            text, loss_sum = captions.firsts(read.video_index), None
+            if text is not None:
+                loss_sum = float(self.loss(cosine_similarity(text, video))) * len(batch)
+            number = place.rank + number * place.size
+            encoded.append(_Encoded(number, video.cpu(), read.video_index, loss_sum))
+        return encoded, report
 
-    def _evaluation(self, collected: _Collected, loader: Loader, report: DataReport) -> Evaluation:
-        text, first = collected.texts()
+    def _evaluation(
+        self, captions: _Captions, collected: _Collected, loader: Loader, report: DataReport
+    ) -> Evaluation:
+        text, rows = captions.vectors.cpu(), captions.rows
         video = collected.videos(len(loader.dataset.entries))
-        video_of_query = collected.video_of_query()
-        # Rows of one product differ by rounding too, with their place in it.
-        similarity = cosine_similarity(text, video)[first].numpy()
+        video_of_query = captions.video_of_query.numpy()
+        # Of each distinct caption once: rows of a product differ by rounding, with their place.
+        similarity = cosine_similarity(text, video)[rows].numpy()
         if not (np.isfinite(similarity).all() and bool(video.isfinite().all())):
             raise NonFiniteEmbeddingsError(
                 f"{loader.name}: the model's embeddings are not finite, its weights are spoilt; "
@@ -225,7 +238,7 @@ class Evaluator:
             similarity=similarity,
             video_of_query=video_of_query,
             ids=[entry.id for entry in loader.dataset.entries],
-            text_embeds=text.numpy(),
+            text_embeds=text[rows].numpy(),
             video_embeds=video.numpy(),
             metrics={
                 name: metric(similarity, video_of_query)
@@ -237,18 +250,3 @@ class Evaluator:
             annotation_file=loader.dataset.annotation_file,
             shuffled=loader.dataset.shuffled,
         )
-
-
-def first_equal(keys: Sequence[Hashable]) -> list[int]:
-    """Return for each key the position of the first one that equals it."""
-    seen: dict[Hashable, int] = {}
-    return [seen.setdefault(key, position) for position, key in enumerate(keys)]
-
-
-def first_query(batch: Batch) -> Tensor | None:
-    """Return the row of each video's first query (B,), or None where a video has none here."""
-    rows = batch.query_row.tolist()
-    first = {row: query for query, row in reversed(list(enumerate(rows)))}
-    if len(first) < len(batch):
-        return None
-    return torch.tensor([first[row] for row in range(len(batch))], device=batch.query_row.device)
