@@ -23,9 +23,15 @@ class RetrievalModel(nn.Module, ABC):
     compared with. Training needs ``forward``; evaluation, which encodes each text of a data set
     once, needs its parts: ``embed_queries``, ``embed_videos`` and, where ``modalities`` has
     ``ocr``, ``encode_words``.
+
+    Attributes:
+        video_key: see above.
+        words_are_fixed: whether training leaves the word encoder as it is, so that a word's vector
+            holds for the whole run.
     """
 
     video_key: str
+    words_are_fixed: bool = False
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

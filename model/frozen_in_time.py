@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from base.base_model import RetrievalModel
 from base.batch import Batch, Tokens, Words
@@ -54,6 +55,8 @@ class FrozenInTime(RetrievalModel):
         load_temporal_fix: Temporal embeddings of frames that a checkpoint does not know, in
             training and test: zeros, interp (those of the nearest frame) or bilinear.
         fusion_heads: Heads of the fusion layer; must divide the text model's width.
+        ocr_encoder_grad: Train the OCR word encoder; false: it stays as it is, without dropout, and
+            each distinct word of a data set is encoded once for the whole run.
 
     Raises:
         UserError: a model or its weights can't be had, or the parts do not fit together.
@@ -70,6 +73,7 @@ class FrozenInTime(RetrievalModel):
         fusion_heads: Annotated[int, Field(ge=1)] = 8,
         load_parts: Annotated[tuple[Part, ...], Field(min_length=1)] | None = None,
         load_temporal_fix: TemporalFix = "zeros",
+        ocr_encoder_grad: bool = True,
     ) -> None:
         if len(set(modalities)) < len(modalities):
             raise UserError(f"arch.args.modalities: {list(modalities)} names one twice")
@@ -78,6 +82,7 @@ class FrozenInTime(RetrievalModel):
         self.sees, self.reads = "vision" in modalities, "ocr" in modalities
         self.video_key = "fusion" if self.reads else "video"
         self.temporal_fix = load_temporal_fix
+        self.words_are_fixed = self.reads and not ocr_encoder_grad
         self.padded = False  # whether the text encoders see only a few sizes
 
         self.text_model = load_text_model(text_params.model, text_params.pretrained)
@@ -121,14 +126,22 @@ class FrozenInTime(RetrievalModel):
         return adapt(weights, shapes, self.temporal_fix, source)
 
     def without_gradient(self) -> list[nn.Parameter]:
-        """Return the weights of ``video`` where ``fusion`` is trained, and of unread poolers.
+        """Return the weights of ``video`` beside ``fusion``, of unread poolers and of fixed words.
 
         Frozen, they need no ``find_unused_parameters`` of DistributedDataParallel, which searches
         the graph in every step: they get no gradient in any step, so freezing changes nothing.
         """
         idle = [self.vid_proj] if self.sees and self.reads else []
         idle += [part for model in self._text_encoders() for part in unread_parts(model)]
+        idle += [self.ocr_model] if self.words_are_fixed else []
         return [weight for part in idle for weight in part.parameters()]
+
+    def train(self, mode: bool = True) -> Self:
+        """Choose training or evaluation; a word encoder that stays as it is drops nothing out."""
+        super().train(mode)
+        if self.words_are_fixed:
+            self.ocr_model.eval()
+        return self
 
     def recompute_activations(self) -> None:
         """Recompute the blocks of the ViT and the layers of the text encoders when going back."""
@@ -168,7 +181,8 @@ class FrozenInTime(RetrievalModel):
         """The distinct words (U, D): as they are given, else encoded here."""
         if words.vectors is not None:
             return words.vectors
-        return encode_words(self.ocr_model, words, self.padded)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.words_are_fixed):
+            return encode_words(self.ocr_model, words, self.padded)
 
     @staticmethod
     def _types(tokens: Tensor) -> Tensor:
@@ -183,6 +197,8 @@ class FrozenInTime(RetrievalModel):
             raise UserError(
                 f"arch.args.fusion_heads: {heads} does not divide the text model's width {width}"
             )
+        if self.words_are_fixed:
+            self.ocr_model.eval()
         self.fusion_model = FusionAttention(width, heads)
         self.query_token = nn.Parameter(torch.zeros(1, width))
         if self.sees:

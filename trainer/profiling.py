@@ -136,8 +136,13 @@ def _large_parts(seconds: dict[str, float], total: float) -> dict[str, float]:
 
 
 def _batches(trainer: Trainer, watch: Stopwatch) -> Iterator[tuple[int, Batch]]:
-    """Yield (loader, batch) of one epoch after the other, as training reads them."""
+    """Yield (loader, batch) of one epoch after the other, as training reads them.
+
+    One after the other, though: on a GPU training has the next batch arrive while a step runs.
+    """
     trainer.model.train()
+    for loader in trainer.loaders:
+        trainer.words.encode(loader)
     for epoch in itertools.count(trainer.epoch + 1):
         plan = plan_epoch(trainer.loaders, trainer.settings.max_samples_per_epoch)
         for number, loader in enumerate(trainer.loaders):
@@ -151,7 +156,7 @@ def _batches(trainer: Trainer, watch: Stopwatch) -> Iterator[tuple[int, Batch]]:
 
 def _step(trainer: Trainer, watch: Stopwatch, turn: int, batch: Batch) -> None:
     with watch.part(TRANSFER):
-        batch = trainer.loaders[turn].to_device(batch, trainer.evaluator.device)
+        batch = trainer.on_device((trainer.loaders[turn], batch))
     trainer.train_step(batch)
 
 

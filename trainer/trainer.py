@@ -17,6 +17,7 @@ from base.batch import Batch
 from base.config import TrainerConfig
 from trainer.data_report import DataReport
 from trainer.evaluator.encode import Evaluation, Evaluator
+from trainer.fixed_words import FixedWords
 from trainer.loading import Loader, ahead, on_device
 from trainer.memory import out_of_memory
 from trainer.moments import SAVE, STOP, SaveMoments
@@ -86,6 +87,7 @@ class Trainer(BaseTrainer):
         self.valid_loaders = valid_loaders
         self.evaluator = evaluator
         self.recorder = recorder
+        self.words = FixedWords(model, evaluator.device)
         self.settings = settings
         self.progress = Progress()
         parts = (model, optimizer, schedule, precision, self.best)
@@ -127,6 +129,7 @@ class Trainer(BaseTrainer):
         for number, loader in enumerate(self.loaders):
             total, first = (sum(turn == number for turn, _ in part) for part in (plan, done))
             loader.set_epoch(epoch, total, first)
+            self._encode_fixed_words(loader)
         self.recorder.begin_epoch()
         batches = ahead(self._read(left), self.on_device, self.evaluator.device)
         with self._bar(epoch, plan, done) as bar:
@@ -152,7 +155,7 @@ class Trainer(BaseTrainer):
     def on_device(self, read: tuple[Loader, Batch]) -> Batch:
         """Return a loader's batch as a step takes it."""
         loader, batch = read
-        return on_device(batch, loader, None, self.evaluator.device)
+        return on_device(batch, loader, self.words.table(loader), self.evaluator.device)
 
     def train_step(self, batch: Batch) -> float:
         """One optimizer step, unless the loss is not finite; returns the loss."""
@@ -180,13 +183,19 @@ class Trainer(BaseTrainer):
         """Evaluate every validation loader."""
         log: dict[str, float] = {}
         for number, loader in enumerate(self.valid_loaders):
-            evaluation = self.evaluator.run(self.model, loader, self.moments.must_stop)
+            self._encode_fixed_words(loader)
+            known = self.moments.must_stop, self.words.table(loader)
+            evaluation = self.evaluator.run(self.model, loader, *known)
             if evaluation is None:
                 self._stop()
             self.report.merge(evaluation.report)
             self.recorder.evaluation(epoch, number, evaluation)
             log |= flat_log(evaluation, number)
         return log
+
+    def _encode_fixed_words(self, loader: Loader) -> None:
+        if not self.words.encode(loader, self.moments.must_stop):
+            self._stop()
 
     def finish_epoch(self, epoch: int) -> None:
         """Count an epoch as done, and advance a schedule by epochs."""
