@@ -8,17 +8,13 @@ is one. Each run is a process of its own; median and range of several.
 """
 
 import argparse
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.processes import run_module
 from benchmarks.report import head, machine, markdown, spread, write
 from utils.cli import run_cli
-from utils.errors import UserError
 
 CASES = ((64, None), (512, None), (512, 64))  # videos of the batch, of a chunk
 NUMBERS = ("before", "peak", "seconds")
@@ -50,18 +46,9 @@ def measured(device: str, batch: int, chunk: int | None, runs: int, steps: int) 
     Raises:
         UserError: a process failed, for example for want of memory.
     """
-    command = [sys.executable, "-m", "benchmarks.one_step", "--device", device]
-    command += ["--batch", str(batch), "--steps", str(steps)]
-    command += [] if chunk is None else ["--chunk", str(chunk)]
-    found = []
-    for _ in range(runs):
-        done = subprocess.run(
-            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise UserError(f"{' '.join(command)}: ended with {done.returncode}: {last[0]}")
-        found.append(json.loads(done.stdout.splitlines()[-1]))
+    options: list[object] = ["--device", device, "--batch", batch, "--steps", steps]
+    options += [] if chunk is None else ["--chunk", chunk]
+    found = [run_module("benchmarks.one_step", *options) for _ in range(runs)]
     return {"device": device, "batch": batch, "chunk": chunk} | {
         name: [run[name] for run in found] for name in NUMBERS
     }

@@ -14,16 +14,13 @@ import json
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chunks import machine, spread
+from benchmarks.processes import in_new_process
+from benchmarks.report import head, machine, markdown, spread, write
 from data_loader.ocr_words import OcrParams
 from data_loader.params import LoaderTextParams, LoaderVideoParams
 from data_loader.text_video_dataset import OCR_FOLDER, DatasetOptions
@@ -56,7 +53,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
     result = machine() | measured(arguments.documents, arguments.kilobytes, arguments.runs)
-    sys.stdout.write(json.dumps(result, indent=2) + "\n" if arguments.json else table(result))
+    write(result, arguments.json, table)
 
 
 def measured(documents: int, kilobytes: int, runs: int) -> dict[str, Any]:
@@ -87,12 +84,6 @@ def measured(documents: int, kilobytes: int, runs: int) -> dict[str, Any]:
         "milliseconds": milliseconds,
         "store_bytes": store_bytes,
     }
-
-
-def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function gives in a process that nothing was done in before."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def opening_seconds(folder: Path, cache: Path) -> float:
@@ -170,18 +161,12 @@ def made_up_track(draw: random.Random) -> dict[str, list[float]]:
 def table(result: dict[str, Any]) -> str:
     """Return the results as a Markdown table: medians, with the range over the runs."""
     documents, kilobytes = result["documents"], result["kilobytes"]
-    lines = [
-        f"{result['date']}; {result['machine']}; {result['versions']}",
-        f"{documents} documents of {kilobytes} KB; store {result['store_bytes'] / 1e6:.1f} MB",
-        "",
-        "| what | time |",
-        "| --- | ---: |",
-    ]
-    for name, text in OPENINGS.items():
-        lines.append(f"| {text} | {spread(result['seconds'][name], 2)} s |")
+    rows = [[text, f"{spread(result['seconds'][n], 2)} s"] for n, text in OPENINGS.items()]
     for name, text in READINGS.items():
-        lines.append(f"| {text} | {spread(result['milliseconds'][name], 3)} ms |")
-    return "\n".join(lines) + "\n"
+        rows.append([text, f"{spread(result['milliseconds'][name], 3)} ms"])
+    size = f"store {result['store_bytes'] / 1e6:.1f} MB"
+    lines = [head(result), f"{documents} documents of {kilobytes} KB; {size}", ""]
+    return "\n".join([*lines, markdown(("what", "time"), rows)])
 
 
 if __name__ == "__main__":

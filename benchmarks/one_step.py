@@ -9,7 +9,6 @@ only in a process that has done nothing else. No data files are needed.
 
 import argparse
 import json
-import re
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from base.config import Config
 from base.registry import OPTIMIZERS
 from benchmarks.counting import wait
 from benchmarks.made import VOCABULARY, base_config, made_batch, texts_of
+from benchmarks.memory import MIB, memory
 from benchmarks.paths import plain_path
 from data_loader.synthetic.text_model import write_text_model
 from model.frozen_in_time import FrozenInTime
@@ -31,11 +31,10 @@ from parse_config import load_config
 from trainer.build import build_loss, build_model, build_passes
 from utils.cli import positive, run_cli
 from utils.cpu_memory import keep_freed_memory
-from utils.errors import UserError
 from utils.precision import Precision
 
 DEMO = Path(__file__).parents[1] / "configs/demo/fusion.json"
-MIB = 2**20
+FLOAT32 = 4  # bytes
 
 
 def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -83,7 +82,12 @@ def made_config(folder: Path, asked: argparse.Namespace) -> Config:
 
 
 def measure(config: Config, asked: argparse.Namespace) -> dict[str, float]:
-    """Return MiB before and at the peak of the steps, and seconds of a step, the first left out."""
+    """Return what was measured.
+
+    Returns:
+        ``before``, ``peak``: MiB before the first step and at the peak; ``state``: MiB of gradients
+        and of Adam's two moments; ``seconds`` of a step, the first one left out.
+    """
     device = torch.device(asked.device)
     model = build_model(config, device).train()
     for weight in model.without_gradient():
@@ -101,6 +105,7 @@ def measure(config: Config, asked: argparse.Namespace) -> dict[str, float]:
     return {
         "before": before,
         "peak": memory(device)[1],
+        "state": 3 * FLOAT32 * model.num_parameters() / MIB,
         "seconds": statistics.median(seconds[1:]),
     }
 
@@ -123,18 +128,6 @@ def plain_step(config: Config, model: FrozenInTime, batch: Batch) -> Callable[[]
     """Return the step of the plain reference path."""
     path, loss = plain_path(model, config, batch.video.device), build_loss(config)
     return lambda: path.step(batch, loss)
-
-
-def memory(device: torch.device) -> tuple[float, float]:
-    """Return the MiB in use now and at most: of CUDA's tensors, else resident in this process."""
-    if device.type == "cuda":
-        used = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
-        return used[0] / MIB, used[1] / MIB
-    status = Path("/proc/self/status")
-    if not status.exists():
-        raise UserError(f"{status}: not there; resident memory is measured on Linux only")
-    sizes = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status.read_text(), re.MULTILINE))
-    return int(sizes["VmRSS"]) / 1024, int(sizes["VmHWM"]) / 1024
 
 
 if __name__ == "__main__":

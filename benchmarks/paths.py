@@ -37,7 +37,7 @@ class OurEncoder:
 
     def queries(self, batch: Batch) -> Tensor:
         """Return the queries' embeddings (Q, E)."""
-        return self.model.txt_proj(self.model._encode_queries(batch))
+        return self.model.embed_queries(batch.query)
 
     def features(self, batch: Batch) -> Tensor:
         """Return the features of the clips (B, D)."""

@@ -29,7 +29,7 @@ def test_a_process_that_fails_is_said(monkeypatch, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho begin >&2\necho no memory >&2\nexit 3\n")
     python.chmod(0o755)
-    monkeypatch.setattr(chunks.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(UserError, match="one_step.*--batch 4 .* ended with 3: no memory"):
         chunks.measured("cpu", 4, None, runs=1, steps=2)
 
@@ -54,7 +54,7 @@ def test_the_measured_step_is_that_of_the_demo_model(tmp_path):
         found = one_step.measure(config, asked)
     assert shapes == {(2, 3, 64, 64)}
     assert sizes == [3, 2] * 4  # two steps of two passes
-    assert found.keys() == set(chunks.NUMBERS)
+    assert found.keys() == {*chunks.NUMBERS, "state"}
     assert 0 < found["before"] <= found["peak"] and found["seconds"] > 0
 
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from benchmarks import evaluate
 from benchmarks.baseline import assert_equal
 from benchmarks.made import VOCABULARY
 from data_loader.synthetic.text_model import write_text_model
@@ -53,3 +54,18 @@ def test_paths_that_differ_are_not_compared():
     assert assert_equal(ours, ours + 1e-6, "here") == pytest.approx(5e-7, rel=0.2)
     with pytest.raises(AssertionError, match="here: differs by"):
         assert_equal(ours, ours + 1e-3, "here")
+
+
+def test_evaluations_of_both_paths(small):
+    options = ["--videos", "5", "--whole", "40", "--batch", "2", "--words", "9", "--runs", "1"]
+    found = json.loads(run("evaluate", "--json", *options, *small))
+    (case,) = found["cases"]
+    assert 9 <= case["distinct_words"] < case["all_words"] == 360
+    assert 0 < case["difference"] < 1e-5
+    for seconds in (*case["seconds"].values(), case["own_texts"], case["whole_texts"]):
+        assert len(seconds) == 1 and seconds[0] > 0
+    ours, plain = evaluate.whole_seconds(case, found)
+    assert plain == pytest.approx(40 / 5 * case["seconds"]["plain"][0])
+    videos = case["seconds"]["ours"][0] - case["own_texts"][0]
+    assert ours == pytest.approx(40 / 5 * videos + case["whole_texts"][0])
+    assert "5 videos, batch 2" in evaluate.table(found)
