@@ -22,6 +22,8 @@ from base.registry import VIDEO_READERS
 from data_loader.video_container import container_fault
 from utils.errors import UserError
 
+INSTALL = "install it, or choose another video reader"
+
 
 class VideoError(UserError):
     """A video file that can't be read as asked.

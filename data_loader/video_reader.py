@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 
 from base.registry import VIDEO_READERS
-from data_loader.video_base import VideoError, VideoReader, load_library
+from data_loader.av_reader import AvReader
+from data_loader.video_base import INSTALL, VideoError, VideoReader, load_library
 from data_loader.video_container import has_index
 
-__all__ = ["VideoError", "VideoReader", "open_video"]
-
-_INSTALL = "install it, or choose another video reader"
+__all__ = ["AvReader", "VideoError", "VideoReader", "open_video"]
 
 
 @VIDEO_READERS.register("decord")
 class DecordReader(VideoReader):
-    """The default: decord 0.6, which decodes in order wherever its seeking can't be trusted.
+    """Decord 0.6, which decodes in order wherever its seeking can't be trusted.
 
     After a seek decord numbers frames wrongly where a group of pictures is open, at recovery
     points, and where an edit list hides frames; it says nothing. So it seeks only in files with
@@ -34,7 +33,7 @@ class DecordReader(VideoReader):
     def __init__(self, path: str | Path) -> None:
         self._library = load_library(
             _import_decord,
-            f'the video reader "decord" needs decord: pip install decord; {_INSTALL}',
+            f'the video reader "decord" needs decord: pip install decord; {INSTALL}',
         )
         super().__init__(path)
 
@@ -88,7 +87,7 @@ class TorchcodecReader(VideoReader):
         self._decoder = load_library(
             _import_torchcodec,
             'the video reader "torchcodec" needs torchcodec (pip install torchcodec) and FFmpeg\'s '
-            f"shared libraries (apt-get install ffmpeg, or conda install ffmpeg); {_INSTALL}",
+            f"shared libraries (apt-get install ffmpeg, or conda install ffmpeg); {INSTALL}",
         )
         super().__init__(path)
 
@@ -118,52 +117,6 @@ def _import_torchcodec() -> Any:
     return VideoDecoder
 
 
-@VIDEO_READERS.register("av")
-class AvReader(VideoReader):
-    """PyAV: decodes from the start up to the last wanted frame and checks every time stamp."""
-
-    name = "av"
-
-    def __init__(self, path: str | Path) -> None:
-        self._library = load_library(
-            _import_av, f'the video reader "av" needs PyAV: pip install av; {_INSTALL}'
-        )
-        super().__init__(path)
-
-    def _open(self) -> int:
-        with self._library.open(self.path) as container:
-            if not container.streams.video:
-                raise VideoError(self.path, "holds no video stream, perhaps only sound")
-            packets = [p for p in container.demux(video=0) if p.size and not p.is_discard]
-        times = [packet.pts for packet in packets]
-        # Presentation order; some containers (AVI) carry no such times.
-        self._times = None if None in times else sorted(times)
-        return len(packets)
-
-    def _decode(self, wanted: list[int]) -> np.ndarray:
-        frames, due = [], iter(wanted)
-        index = next(due)
-        with self._library.open(self.path) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"
-            for number, frame in enumerate(container.decode(stream)):
-                if self._times is not None and frame.pts != self._times[number]:
-                    raise VideoError(self.path, f"frame {number} can't be decoded", self.remedy())
-                if number == index:
-                    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
-                    frames.append(np.rot90(image, round(frame.rotation / 90) % 4))
-                    index = next(due, None)
-                if index is None:
-                    return np.stack(frames)
-        raise VideoError(self.path, f"frame {index} can't be decoded", self.remedy())
-
-
-def _import_av() -> ModuleType:
-    import av
-
-    return av
-
-
 @VIDEO_READERS.register("cv2")
 class Cv2Reader(VideoReader):
     """OpenCV: seeks inexactly and hides decoding errors, so it decodes in order and counts."""
@@ -173,7 +126,7 @@ class Cv2Reader(VideoReader):
     def __init__(self, path: str | Path) -> None:
         self._library = load_library(
             _import_cv2,
-            f'the video reader "cv2" needs OpenCV: pip install opencv-python-headless; {_INSTALL}',
+            f'the video reader "cv2" needs OpenCV: pip install opencv-python-headless; {INSTALL}',
         )
         super().__init__(path)
 
