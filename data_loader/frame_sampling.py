@@ -8,6 +8,31 @@ import numpy as np
 from utils.errors import UserError
 
 
+def intervals(num_frames: int, num_available: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the last frame, which belong to it, of each interval of a video.
+
+    Args:
+        num_frames: frames of a clip, at least 1.
+        num_available: frames the video has, at least 1.
+
+    Returns:
+        Two arrays (min(num_frames, num_available),) int64; the intervals are the whole video.
+
+    Raises:
+        UserError: a count below 1.
+    """
+    if num_frames < 1:
+        raise UserError(f"num_frames is {num_frames}; ask for at least 1 frame")
+    if num_available < 1:
+        raise UserError(
+            f"the video has {num_available} frames, so none can be taken; "
+            "remove it from the annotations or replace the file"
+        )
+    num_intervals = min(num_frames, num_available)
+    edges = np.linspace(0, num_available, num_intervals + 1).astype(np.int64)
+    return edges[:-1], edges[1:] - 1
+
+
 def frame_indices(
     num_frames: int,
     num_available: int,
@@ -30,18 +55,9 @@ def frame_indices(
         UserError: a count below 1, ``rng`` together with ``fix_start``, or a ``fix_start`` that
             leads past the end of the video.
     """
-    if num_frames < 1:
-        raise UserError(f"num_frames is {num_frames}; ask for at least 1 frame")
-    if num_available < 1:
-        raise UserError(
-            f"the video has {num_available} frames, so none can be taken; "
-            "remove it from the annotations or replace the file"
-        )
+    first, last = intervals(num_frames, num_available)
     if rng is not None and fix_start is not None:
         raise UserError("give rng (training) or fix_start (sliding window), not both")
-    num_intervals = min(num_frames, num_available)
-    edges = np.linspace(0, num_available, num_intervals + 1).astype(np.int64)
-    first, last = edges[:-1], edges[1:] - 1  # both ends belong to the interval
     if rng is not None:
         return rng.integers(first, last, endpoint=True, dtype=np.int64)
     if fix_start is None:
@@ -55,6 +71,49 @@ def frame_indices(
             f"frames; use at most {num_available - 1 - first[-1]} for {num_frames} frames"
         )
     return indices
+
+
+def candidate_indices(per_interval: int, num_frames: int, num_available: int) -> np.ndarray:
+    """Choose the frames of a video that a cache keeps for clips of ``num_frames``.
+
+    Of each interval of ``frame_indices`` the middle frame, so that "uniform" finds just its own,
+    and others evenly over the rest; of a short interval all.
+
+    Args:
+        per_interval: most frames of an interval, at least 1.
+        num_frames: frames of a clip, at least 1.
+        num_available: frames the video has, at least 1.
+
+    Returns:
+        (at most per_interval * num_frames,) int64, ascending, distinct.
+    """
+    chosen = []
+    for first, last in zip(*intervals(num_frames, num_available), strict=True):
+        own = first + frame_indices(per_interval, int(last - first) + 1)
+        middle = (first + last) // 2
+        own[np.abs(own - middle).argmin()] = middle
+        chosen.append(own)
+    return np.concatenate(chosen)
+
+
+def nearest_candidates(
+    candidates: np.ndarray, indices: np.ndarray, num_frames: int, num_available: int
+) -> np.ndarray:
+    """Return for each frame of a clip the place of the nearest candidate of its interval.
+
+    Args:
+        candidates: of ``candidate_indices``.
+        indices: one frame of each interval, as ``frame_indices`` gives them.
+        num_frames: frames of a clip.
+        num_available: frames the video has.
+
+    Returns:
+        (len(indices),) places in ``candidates``; of two equally near ones the earlier.
+    """
+    first, last = intervals(num_frames, num_available)
+    distance = np.abs(candidates - indices[:, None])  # (F, candidates)
+    is_own = (candidates >= first[:, None]) & (candidates <= last[:, None])
+    return np.where(is_own, distance, num_available).argmin(axis=1)
 
 
 def sliding_window_starts(num_frames: int, num_available: int, stride: int) -> list[int]:

@@ -65,6 +65,8 @@ class TextVideoDataLoader:
         item_timeout: Seconds that a worker may take for one video; then the run stops and names it.
         cache_dir: Folder of what is read once, the words of all OCR documents, to be used again by
             later runs; null: $TEXTVR_CACHE or ~/.cache/textvr; off: none.
+        frame_cache: Folder of frames made by python -m data_loader.frame_cache, read in place of
+            the videos; null: the videos are decoded.
         tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
             wanted, and there are no batches.
         modalities: ``vision`` and/or ``ocr``; what is not used is not read.
@@ -99,6 +101,7 @@ class TextVideoDataLoader:
         ocr_dir: str | None = None,
         item_timeout: Annotated[float, Field(gt=0)] = 300.0,
         cache_dir: str | None = None,
+        frame_cache: str | None = None,
         *,
         tokenizer_name: str | None,
         modalities: tuple[str, ...],
@@ -122,16 +125,17 @@ class TextVideoDataLoader:
             reads="ocr" in modalities,
             seed=seed,
             sliding_window_stride=-1 if training else sliding_window_stride,
+            frame_cache=folder_of(frame_cache) if frame_cache else None,
         )
         self.dataset: BaseTextVideoDataset = dataset_class(
-            data_dir=_folder(data_dir),
+            data_dir=folder_of(data_dir),
             options=options,
             transform=ClipTransform(transforms, train=augment),
-            metadata_dir=_folder(metadata_dir) if metadata_dir else None,
+            metadata_dir=folder_of(metadata_dir) if metadata_dir else None,
             cut=cut,
             annotation_file=None if training else annotation_file,
             subsample=subsample,
-            ocr_dir=_folder(ocr_dir) if ocr_dir else None,
+            ocr_dir=folder_of(ocr_dir) if ocr_dir else None,
         )
         self.device_transform = DeviceTransform(transforms)
         place = ranks()
@@ -280,7 +284,8 @@ def _video_names(dataset: BaseTextVideoDataset) -> Callable[[int], str]:
     return lambda sample: str(dataset.entry_of(sample).video)
 
 
-def _folder(name: str) -> Path:
+def folder_of(name: str) -> Path:
+    """Return the folder that a configuration names; environment variables are expanded."""
     return Path(os.path.expandvars(name)).expanduser()
 
 

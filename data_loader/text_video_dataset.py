@@ -15,6 +15,7 @@ from base.base_dataset import BaseTextVideoDataset, VideoEntry
 from base.batch import Sample, SampleKey, Unreadable
 from data_loader.annotations import AnnotationError
 from data_loader.bars import watched
+from data_loader.frame_cache.reading import open_frame_cache
 from data_loader.frame_sampling import frame_indices, sliding_window_starts
 from data_loader.image_reader import open_image
 from data_loader.ocr_reader import OcrReader
@@ -44,6 +45,7 @@ class DatasetOptions:
         reads: whether OCR words are wanted.
         seed: of the random draws.
         sliding_window_stride: frames between the windows of a video; -1: one clip a video.
+        frame_cache: folder of the frames that are read in place of the videos, or None.
     """
 
     split: str
@@ -56,6 +58,7 @@ class DatasetOptions:
     reads: bool
     seed: int = 0
     sliding_window_stride: int = -1
+    frame_cache: Path | None = None
 
 
 @dataclass
@@ -89,6 +92,7 @@ class TextVideoDataset(BaseTextVideoDataset):
 
     Raises:
         AnnotationError: the annotations can't be used, or ``ocr_dir`` is given and not there.
+        UserError: the frame cache does not hold what is wanted.
     """
 
     recipe = "frozen_in_time"
@@ -118,6 +122,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         entries = self.load_entries()
         self.entries = entries[: max(1, round(len(entries) * subsample))]
         self._ocr = OcrReader(self.entries, options.ocr, self.ocr_dir)
+        self._cache = open_frame_cache(self) if options.frame_cache and options.sees else None
         if options.reads:
             self._warn_without_documents()
 
@@ -217,6 +222,8 @@ class TextVideoDataset(BaseTextVideoDataset):
         return sliding_window_starts(video.num_frames, length, stride)
 
     def _open(self, entry: VideoEntry) -> AbstractContextManager[VideoReader]:
+        if self._cache is not None:
+            return self._cache.open(entry)
         if self.images:
             return open_image(entry.video)
         return open_video(entry.video, self.options.reader)

@@ -7,6 +7,7 @@ Shapes: B clips, F frames, C = 3 channels, H x W pixels, R = ``input_res``.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -114,6 +115,13 @@ class TransformParams(ConfigModel):
         return self.model_copy(update=values)
 
 
+def resize(frames: Tensor, size: Sequence[int], antialias: bool) -> Tensor:
+    """Resize (F, C, H, W) uint8 to (height, width), or the shorter side to the one number given."""
+    return tv.resize(
+        frames, list(size), interpolation=InterpolationMode.BILINEAR, antialias=antialias
+    )
+
+
 class ClipGeometry:
     """Resizes and crops the frames of one clip.
 
@@ -126,6 +134,17 @@ class ClipGeometry:
         self.params = params
         self.train = train
 
+    @property
+    def first_size(self) -> list[int]:
+        """What frames are first resized to: (height, width), or the shorter side alone.
+
+        The crops of training in the manner of Frozen in Time are drawn before any resizing; this
+        is the size then that test resizes to.
+        """
+        if self.params.recipe == "textvr":
+            return [self.params.resize_train if self.train else self.params.input_res] * 2
+        return [self.params.center_crop]
+
     def __call__(self, frames: Tensor, rng: np.random.Generator | None) -> Tensor:
         """Return (F, C, R, R) uint8.
 
@@ -135,21 +154,17 @@ class ClipGeometry:
         """
         res = self.params.input_res
         if self.params.recipe == "textvr":
-            if not self.train:
-                return self._resize(frames, [res, res])
-            return self._random_crop(self._resize(frames, [self.params.resize_train] * 2), rng)
+            frames = self._resize(frames, self.first_size)
+            return self._random_crop(frames, rng) if self.train else frames
         if self.train:
             top, left, height, width = self._resized_crop_box(frames, rng)
             frames = self._resize(tv.crop(frames, top, left, height, width), [res, res])
             return tv.horizontal_flip(frames) if rng.random() < 0.5 else frames
-        side = self.params.center_crop
-        return self._resize(tv.center_crop(self._resize(frames, [side]), [side, side]), [res, res])
+        frames = tv.center_crop(self._resize(frames, self.first_size), self.first_size * 2)
+        return self._resize(frames, [res, res])
 
     def _resize(self, frames: Tensor, size: list[int]) -> Tensor:
-        """Resize to (height, width), or the shorter side to the one number of ``size``."""
-        return tv.resize(
-            frames, size, interpolation=InterpolationMode.BILINEAR, antialias=self.params.antialias
-        )
+        return resize(frames, size, self.params.antialias)
 
     def _random_crop(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
         res, (height, width) = self.params.input_res, frames.shape[-2:]

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +19,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 QUIET_SECONDS = 2  # work that is done sooner shows no bar
+_PARENT_S = 0.5  # between looks whether the first process is still there
 
 
 def default_workers() -> int:
@@ -33,6 +36,7 @@ def run_all(
     label: str,
     chunk: int = 1,
     remedy: str = "Give fewer --workers, or choose another video reader",
+    unit: str = " files",
 ) -> list[Result]:
     """Apply a module's function to every task; the results are in the tasks' order.
 
@@ -43,6 +47,7 @@ def run_all(
         label: the bar's title.
         chunk: tasks that a process is handed at a time.
         remedy: what may help where a process dies.
+        unit: what a task is, for the bar.
 
     Raises:
         UserError: a process died, for want of memory or in a decoder.
@@ -52,7 +57,7 @@ def run_all(
     bar = tqdm(
         total=len(tasks),
         desc=label,
-        unit=" files",
+        unit=unit,
         delay=QUIET_SECONDS,
         mininterval=0.5 if sys.stderr.isatty() else 10,  # seconds; a log file keeps every line
         dynamic_ncols=True,
@@ -71,7 +76,7 @@ def run_all(
                 bar.update()
         except BrokenProcessPool as error:
             raise UserError(
-                f"{label}: a process ended at file {len(results) + 1} of {len(tasks)} or a few "
+                f"{label}: a process ended at {len(results) + 1} of {len(tasks)}{unit} or a few "
                 f"after it: the memory was used up, or a file makes the decoder crash. {remedy}"
             ) from error
         finally:
@@ -84,10 +89,18 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     # ones are what the data loaders use, too.
     method = "fork" if "fork" in get_all_start_methods() else "spawn"
     return ProcessPoolExecutor(
-        workers, mp_context=get_context(method), initializer=_leave_interrupt_to_parent
+        workers, mp_context=get_context(method), initializer=_depend_on_parent
     )
 
 
-def _leave_interrupt_to_parent() -> None:
-    """Ctrl-C reaches every process: only the first one is to answer."""
+def _depend_on_parent() -> None:
+    """Ctrl-C reaches every process, and only the first one is to answer; all end when it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    # A killed parent tells nobody, and its queue stays open in its other children.
+    while os.getppid() == parent:
+        time.sleep(_PARENT_S)
+    os._exit(1)
