@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_loader.frame_sampling import frame_indices, sliding_window_starts
+from data_loader.frame_sampling import (
+    candidate_indices,
+    frame_indices,
+    intervals,
+    nearest_candidates,
+    sliding_window_starts,
+)
 
 REFERENCE = Path(os.environ.get("TEXTVR_REFERENCE_DIR", "tests/reference"))
 
@@ -78,3 +84,34 @@ def test_window_starts():
 def test_every_window_lies_within_the_video(num_available):
     for start in sliding_window_starts(4, num_available, 1):
         assert frame_indices(4, num_available, fix_start=start)[-1] < num_available
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 4, 12])
+@pytest.mark.parametrize("per_interval", [1, 2, 3, 5])
+def test_candidates_hold_the_uniform_frames_and_lie_evenly(num_frames, per_interval):
+    for available in [*range(1, 40), 250, 1001]:
+        found = candidate_indices(per_interval, num_frames, available)
+        uniform = frame_indices(num_frames, available)
+        assert np.isin(uniform, found).all() and (np.diff(found) > 0).all()
+        first, last = intervals(num_frames, available)
+        assert first[0] == 0 and last[-1] == available - 1 and (first[1:] == last[:-1] + 1).all()
+        for low, high in zip(first, last, strict=True):
+            own = found[(found >= low) & (found <= high)]
+            length = high - low + 1
+            assert len(own) == min(per_interval, length)
+            gaps = np.diff([2 * low - own[0] - 1, *own, 2 * high - own[-1] + 1])
+            assert gaps.max() <= 2 * length / len(own) + 1
+        if per_interval == 1:
+            np.testing.assert_array_equal(found, uniform)
+
+
+def test_the_nearest_candidate_is_one_of_the_frame_s_own_interval():
+    candidates = np.array([1, 4, 10, 16])  # of the intervals 0 … 9 and 10 … 19
+    for drawn, expected in {
+        (0, 10): [0, 2],
+        (3, 13): [1, 2],
+        (9, 14): [1, 3],
+        (2, 19): [0, 3],
+    }.items():
+        found = nearest_candidates(candidates, np.array(drawn), 2, 20)
+        assert found.tolist() == expected
