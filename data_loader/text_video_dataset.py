@@ -214,14 +214,15 @@ class TextVideoDataset(BaseTextVideoDataset):
     def _window_starts(self, entry: VideoEntry) -> list[int]:
         video = self.options.video
         try:
-            with self._open(entry) as reader:
+            with self.open_frames(entry) as reader:
                 length = reader.num_frames
         except VideoError:
             return [0]  # read again, and reported, where the sample is made
         stride = self.options.sliding_window_stride
         return sliding_window_starts(video.num_frames, length, stride)
 
-    def _open(self, entry: VideoEntry) -> AbstractContextManager[VideoReader]:
+    def open_frames(self, entry: VideoEntry) -> AbstractContextManager[VideoReader]:
+        """Open a video's frames, wherever they are kept; raises ``VideoError``."""
         if self._cache is not None:
             return self._cache.open(entry)
         if self.images:
@@ -269,7 +270,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         """Read, resize and pad the frames of a sample."""
         wanted = self.options.video.num_frames
         try:
-            with self._open(entry) as reader:
+            with self.open_frames(entry) as reader:
                 size = (reader.num_frames, reader.width, reader.height)
                 indices = frame_indices(wanted, reader.num_frames, rng=rng, fix_start=start)
                 frames = torch.from_numpy(reader.frames(indices)).permute(0, 3, 1, 2)
