@@ -24,6 +24,7 @@ class AvReader(VideoReader):
     """
 
     name = "av"
+    decodes_at_opening = False
 
     def __init__(self, path: str | Path) -> None:
         self._library = load_library(

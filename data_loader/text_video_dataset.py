@@ -271,9 +271,9 @@ class TextVideoDataset(BaseTextVideoDataset):
         wanted = self.options.video.num_frames
         try:
             with self.open_frames(entry) as reader:
-                size = (reader.num_frames, reader.width, reader.height)
                 indices = frame_indices(wanted, reader.num_frames, rng=rng, fix_start=start)
                 frames = torch.from_numpy(reader.frames(indices)).permute(0, 3, 1, 2)
+                size = (reader.num_frames, reader.width, reader.height)
         except VideoError as error:
             if self.options.video.loading == "strict":
                 raise

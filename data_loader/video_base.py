@@ -13,6 +13,7 @@ workers) and keeps no frame.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,11 @@ class VideoReader:
     Attributes:
         path: the file.
         num_frames: frames that are shown, from 0 in presentation order.
-        width: of a decoded frame, pixels.
-        height: of a decoded frame, pixels.
     """
 
     name = ""
     kind = "a video"
+    decodes_at_opening = True  # the first frame: what a library only meets there is met early
     file_fault = staticmethod(container_fault)  # what is seen before the library opens the file
 
     def __init__(self, path: str | Path) -> None:
@@ -69,7 +69,22 @@ class VideoReader:
             self.num_frames = self._open()
         if self.num_frames < 1:
             raise VideoError(path, "has no video frame")
-        self.height, self.width = self._decode_checked([0]).shape[1:3]
+        if self.decodes_at_opening:
+            self._size = self._decode_checked([0]).shape[1:3]
+
+    @property
+    def width(self) -> int:
+        """Of a decoded frame, pixels."""
+        return self._size[1]
+
+    @property
+    def height(self) -> int:
+        """Of a decoded frame, pixels."""
+        return self._size[0]
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        return self._decode_checked([0]).shape[1:3]
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode frames.
@@ -92,7 +107,9 @@ class VideoReader:
                 f"frames {wanted[0]} to {wanted[-1]} were asked for, but it has {self.num_frames}",
                 "sample frames within the video",
             )
-        return self._decode_checked(wanted.tolist())[order]
+        frames = self._decode_checked(wanted.tolist())
+        self._size = frames.shape[1:3]
+        return frames[order]
 
     def close(self) -> None:
         """Give back the file and the decoder."""

@@ -159,7 +159,7 @@ class CachedVideo(VideoReader):
 
     def __init__(self, cache: FrameCache, path: Path, held: Cached) -> None:
         self.path = str(path)
-        self.num_frames, self.width, self.height = held.num_frames, held.width, held.height
+        self.num_frames, self._size = held.num_frames, (held.height, held.width)
         self._cache = cache
         self._held = held
 
