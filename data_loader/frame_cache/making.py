@@ -67,10 +67,10 @@ def sole_maker(store: Store) -> Iterator[None]:
                         f"{store.folder}: another command is making this cache; wait for its end"
                     ) from error
                 time.sleep(0.1)
-        shards = set(store.shards())
-        unlisted = [p for p in store.folder.glob("[0-9]*.bin") if int(p.stem) not in shards]
-        for path in (*store.folder.glob(".*.tmp"), *unlisted):
-            path.unlink()
+        listed = set(map(store.data, store.shards()))
+        for path in (*store.folder.glob(".*.tmp"), *store.folder.glob("*.bin")):
+            if path not in listed:
+                path.unlink()
         yield
 
 

@@ -85,7 +85,7 @@ class Stamp(NamedTuple):
         """Look at a file; raises ``OSError`` where that can't be done."""
         try:
             found = path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return cls(-1, -1)
         return cls(found.st_size, found.st_mtime_ns)
 
@@ -178,7 +178,8 @@ class Store:
 
     def shards(self) -> list[int]:
         """Return the numbers of the shards that count."""
-        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
+        names = (path.stem for path in self.folder.glob("*.json"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def data(self, shard: int) -> Path:
         """Return the file of a shard's frames."""
