@@ -7,7 +7,7 @@
 The frames go to the folder that data_loader.args.frame_cache names (or --out); from then on
 training, validation and test read them in place of the videos. Training draws among candidates,
 which stand evenly in each interval of a video; validation and test get the frames they had. Frames
-are kept at the size that the transforms first resize to, raw (exact) or as JPEG (about a tenth of
+are kept at the size that the transforms first resize to, raw (exact) or as JPEG (about a sixth of
 the room). The command can be stopped at any moment and run again: it makes what is missing, and
 what was changed since.
 

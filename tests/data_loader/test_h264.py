@@ -68,13 +68,18 @@ def test_real_files_are_decoded_in_part_and_exactly(tmp_path, decoded):
     path = write_video(tmp_path / "a.mp4", 60, gop=25, x264="bframes=3:b-adapt=0:scenecut=0")
     expected = decode_all(path)
     reader = AvReader(path)
-    decoded.clear()
+    assert reader.num_frames == 60 and decoded == []  # opening decodes nothing
     np.testing.assert_array_equal(reader.frames([58, 24, 52]), expected[[58, 24, 52]])
     # The frames 0 … 24 and 50 … 58 hold the wanted ones; about half of them are referred to.
     assert len(decoded) == 2 and decoded[0] <= 15 and decoded[1] <= 7
     for frame in range(60):
         np.testing.assert_array_equal(reader.frames([frame])[0], expected[frame])
     reader.close()
+
+
+def test_the_size_is_known_without_asking_for_frames(tmp_path):
+    reader = AvReader(write_video(tmp_path / "a.mp4", 3))
+    assert (reader.width, reader.height) == (64, 48)
 
 
 def test_a_damaged_picture_that_no_wanted_frame_refers_to_does_no_harm(tmp_path, decoded):
