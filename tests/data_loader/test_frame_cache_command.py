@@ -22,7 +22,7 @@ from tests.videos import write_video
 from utils.cli import run_cli
 from utils.errors import UserError
 
-NUM_VIDEOS = 12
+NUM_VIDEOS = 24
 
 
 @pytest.fixture
@@ -206,22 +206,28 @@ def _started(argv, stderr):
     return process
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_at_any_moment_and_run_again(seed, demo, tmp_path, one_video_a_shard):
-    """The first process is killed: its two workers end, too, and what they had made is kept."""
-    folder = write_textvr(tmp_path / "data")
+@pytest.fixture(scope="module")
+def whole(demo, tmp_path_factory):
+    """A configuration of many videos, and the folder of their cache."""
+    folder = write_textvr(tmp_path_factory.mktemp("data"))
     names = [f"Sports/v{number}.mp4" for number in range(NUM_VIDEOS)]
     for name in names:
         write_video(folder / "Videos" / name, 120, 192, 144)
     write_json(folder / "TextVR_test.json", [entry(name, ["a"]) for name in names])
-    texts = overrides(demo, folder)
-    whole, out, stderr = tmp_path / "whole", tmp_path / "cache", tmp_path / "stderr"
-    assert run(texts, "--out", str(whole), "--split", "val") == 0
+    texts, out = overrides(demo, folder), folder / "whole"
+    assert run(texts, "--out", str(out), "--split", "val") == 0
+    return texts, out
+
+
+@pytest.mark.parametrize("num_shards", [1, 5])
+def test_killed_at_any_moment_and_run_again(num_shards, whole, tmp_path, one_video_a_shard):
+    """The first process is killed: its two workers end, too, and what they had made is kept."""
+    (texts, expected), out, stderr = whole, tmp_path / "cache", tmp_path / "stderr"
     argv = arguments(texts, "--out", str(out), "--split", "val")
     argv[argv.index("--workers") + 1] = "2"
     process = _started(argv, stderr)
     deadline = time.monotonic() + 60
-    while len(list(out.glob("*/0*.json"))) < 2 + 3 * seed:
+    while len(list(out.glob("*/0*.json"))) < num_shards:
         assert process.is_alive() and time.monotonic() < deadline, stderr.read_text()
         time.sleep(0.0005)
     process.kill()
@@ -233,7 +239,7 @@ def test_killed_at_any_moment_and_run_again(seed, demo, tmp_path, one_video_a_sh
     resumed = _started(argv, stderr)
     resumed.join(60)
     assert resumed.exitcode == 0, stderr.read_text()
-    assert content(store) == content(store_of(whole)) and len(content(store)) == NUM_VIDEOS
+    assert content(store) == content(store_of(expected)) and len(content(store)) == NUM_VIDEOS
     assert list(store.folder.glob(".*.tmp")) == []
     assert len(store.shards()) == NUM_VIDEOS  # none was made twice
     assert not store.data(99).exists()
