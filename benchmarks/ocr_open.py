@@ -22,8 +22,9 @@ from typing import Any
 from benchmarks.processes import in_new_process
 from benchmarks.report import head, machine, markdown, spread, write
 from data_loader.ocr_words import OcrParams
+from data_loader.options import DatasetOptions
 from data_loader.params import LoaderTextParams, LoaderVideoParams
-from data_loader.text_video_dataset import OCR_FOLDER, DatasetOptions
+from data_loader.text_video_dataset import OCR_FOLDER
 from data_loader.textvr import TextVR
 from data_loader.transforms import ClipTransform, TransformParams
 from utils.cli import positive, run_cli

@@ -17,9 +17,9 @@ from base.registry import DATA_LOADERS, DATASETS
 from data_loader.bars import watched
 from data_loader.collate import Collate
 from data_loader.ocr_words import OcrParams
+from data_loader.options import DatasetOptions
 from data_loader.params import LoaderTextParams, LoaderVideoParams
 from data_loader.sampler import EpochBatches
-from data_loader.text_video_dataset import DatasetOptions
 from data_loader.tokenizer import load_tokenizer
 from data_loader.transforms import ClipTransform, DeviceTransform, TransformParams
 from data_loader.watch import ItemWatch, noted, obey_parent_only

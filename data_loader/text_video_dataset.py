@@ -19,8 +19,8 @@ from data_loader.frame_cache.reading import open_frame_cache
 from data_loader.frame_sampling import frame_indices, sliding_window_starts
 from data_loader.image_reader import open_image
 from data_loader.ocr_reader import OcrReader
-from data_loader.ocr_words import OcrParams, normalise_tracks
-from data_loader.params import LoaderTextParams, LoaderVideoParams
+from data_loader.ocr_words import normalise_tracks
+from data_loader.options import DatasetOptions
 from data_loader.reading import captions_that_need_reading
 from data_loader.transforms import ClipTransform
 from data_loader.video_reader import VideoError, VideoReader, open_video
@@ -28,37 +28,6 @@ from data_loader.video_reader import VideoError, VideoReader, open_video
 logger = logging.getLogger(__name__)
 
 OCR_FOLDER = "Kwai_VideoOCR"
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """What a data set is told beside its annotations.
-
-    Attributes:
-        split: ``train``, ``val`` or ``test``; names the annotation file.
-        training: random frames, captions and augmentation; otherwise everything is fixed.
-        video: which frames are read.
-        text: which caption is the query.
-        ocr: which OCR words are kept.
-        reader: name of the video reader.
-        sees: whether frames are wanted.
-        reads: whether OCR words are wanted.
-        seed: of the random draws.
-        sliding_window_stride: frames between the windows of a video; -1: one clip a video.
-        frame_cache: folder of the frames that are read in place of the videos, or None.
-    """
-
-    split: str
-    training: bool
-    video: LoaderVideoParams
-    text: LoaderTextParams
-    ocr: OcrParams
-    reader: str
-    sees: bool
-    reads: bool
-    seed: int = 0
-    sliding_window_stride: int = -1
-    frame_cache: Path | None = None
 
 
 @dataclass

@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 
 from data_loader.ocr_words import OcrParams
+from data_loader.options import DatasetOptions
 from data_loader.params import LoaderTextParams, LoaderVideoParams
-from data_loader.text_video_dataset import DatasetOptions
 from data_loader.textvr import TextVR
 from data_loader.transforms import ClipTransform, TransformParams
 from tests.videos import write_video
