@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -191,25 +192,29 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, three, caplog):
     assert str(blocked / "cache") in caplog.text and "cache_dir" in caplog.text
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Let no file grow past 100 bytes, once it is called."""
+    """Let no file grow past 100 bytes; pytest writes its own only after that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_on_a_full_disk_an_older_store_serves_what_has_not_changed(
-    three, cache, full_disk, parsed, monkeypatch
+    three, cache, parsed, monkeypatch
 ):
     warnings = []
     monkeypatch.setattr(ocr_reader, "warn_once", warnings.append)  # no file for the log, either
     reader(three, cache)
     write(three[2], "new")
-    full_disk()
-    found = reader(three, cache)
-    parsed.clear()
-    assert words(found) == [["word", "aaa"], ["word", "bbb"], ["new"]] and parsed == ["c.json"]
+    with full_disk():
+        found = reader(three, cache)
+        parsed.clear()
+        read = words(found)
+    assert read == [["word", "aaa"], ["word", "bbb"], ["new"]] and parsed == ["c.json"]
     assert len(warnings) == 1 and "File too large" in warnings[0] and str(cache) in warnings[0]
     assert not list(cache.glob(".*"))  # nothing half-written is left
 
