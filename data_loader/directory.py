@@ -9,12 +9,10 @@ from base.base_dataset import VideoEntry
 from base.registry import DATASETS
 from data_loader.annotations import AnnotationError
 from data_loader.text_video_dataset import TextVideoDataset
+from data_loader.video_container import VIDEO_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
-VIDEO_EXTENSIONS = (
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .vob"
-).split()
 IMAGE_EXTENSIONS = ".jpg .jpeg .jpe .png .bmp .webp .gif .tif .tiff .ppm .pgm".split()
 
 

@@ -4,6 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+VIDEO_EXTENSIONS = (
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .m2ts .mts .wmv .asf .flv .f4v .3gp .3g2 "
+    ".ogv .ogm .vob .mxf .divx"
+).split()
 _MATROSKA_MAGIC = b"\x1a\x45\xdf\xa3"
 _REPLACE = "download it again, or take it out of the annotations"
 

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "data_loader": {"utils", "base"},
     "model": {"utils", "base"},
     "trainer": {"utils", "base"},
+    "retrieval": {"utils", "base", "parsing", "data_loader", "model", "trainer"},
 }
 SCRIPTS = ("train", "test", "parse_config", "check_data", "demo")
 SHORT_SCRIPTS = ("train", "test")
