@@ -42,14 +42,30 @@ class AvReader(VideoReader):
 
     def _open(self) -> int:
         self._container, stream = self._opened()
-        self._context = stream.codec_context
-        packets = [packet for packet in self._container.demux(stream) if packet.size]
-        shown = [packet.pts for packet in packets if not packet.is_discard]
+        self._context, self._unit = stream.codec_context, stream.time_base
+        rate = stream.average_rate or stream.guessed_rate
+        self._period = 1 / rate if rate else None
+        packets, shown, size = [], [], 0
+        for packet in self._container.demux(stream):
+            if packet.size and not packet.is_discard:
+                shown.append(packet.pts)
+            size += packet.size
+            if size > _MOST_BYTES:
+                packets.clear()
+            elif packet.size:
+                packets.append(packet)
         # Presentation order; some containers (AVI) carry no such times.
         self._times = None if None in shown else sorted(shown)
         self._pictures = self._read_pictures(packets)
         self._packets = packets if self._pictures else []
         return len(shown)
+
+    def _frame_times(self) -> np.ndarray:
+        if self._times is not None:
+            return np.array(self._times, dtype=np.float64) * float(self._unit)
+        if self._period is None:
+            raise VideoError(self.path, "tells no frame's time and no frame rate")
+        return np.arange(self.num_frames) * float(self._period)
 
     def _opened(self) -> tuple[Any, Any]:
         """The file, opened anew, and its video stream."""
@@ -67,32 +83,36 @@ class AvReader(VideoReader):
         times = {packet.pts for packet in packets}
         if size is None or None in times or len(times) < len(packets):
             return None
-        if sum(packet.size for packet in packets) > _MOST_BYTES:
-            return None
         pictures = [read_picture(memoryview(packet), size) for packet in packets]
         return pictures if pictures and None not in pictures and pictures[0].is_start else None
 
-    def _decode(self, wanted: list[int]) -> np.ndarray:
-        frames = self._decode_needed(wanted) if self._pictures else None
-        return np.stack(self._decode_in_order(wanted) if frames is None else frames)
+    def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        left = iter(wanted)
+        for image in self._decode_needed(wanted):
+            next(left)
+            yield image
+        if rest := list(left):
+            yield from self._decode_in_order(rest)
 
-    def _decode_needed(self, wanted: list[int]) -> list[np.ndarray] | None:
-        """Decode as little as possible; None where anything is not as it should be."""
+    def _decode_needed(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """Decode as little as possible; ends early where anything is not as it should be."""
+        if not self._pictures:
+            return
         times = {self._times[number] for number in wanted}
         places = [n for n, packet in enumerate(self._packets) if packet.pts in times]
-        found = []
         for numbers in needed(self._pictures, places):
             packets = [self._packets[number] for number in numbers]
             expected = iter(sorted(packet.pts for packet in packets if not packet.is_discard))
             try:
                 for frame in self._decoded(packets):
                     if frame.pts != next(expected, None) or frame.is_corrupt:
-                        return None
+                        return
                     if frame.pts in times:
-                        found.append(self._as_rgb(frame))
+                        yield self._as_rgb(frame)
             except self._library.error.FFmpegError:  # met again, and told, in order
-                return None
-        return found if len(found) == len(wanted) else None
+                return
+            if next(expected, None) is not None:
+                return
 
     def _decoded(self, packets: list[Any]) -> Iterator[Any]:
         try:
@@ -101,8 +121,8 @@ class AvReader(VideoReader):
         finally:
             self._context.flush_buffers()
 
-    def _decode_in_order(self, wanted: list[int]) -> list[np.ndarray]:
-        frames, due = [], iter(wanted)
+    def _decode_in_order(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        due = iter(wanted)
         index = next(due)
         container, stream = self._opened()
         with container:
@@ -110,10 +130,10 @@ class AvReader(VideoReader):
                 if self._times is not None and frame.pts != self._times[number]:
                     raise VideoError(self.path, f"frame {number} can't be decoded", self.remedy())
                 if number == index:
-                    frames.append(self._as_rgb(frame))
+                    yield self._as_rgb(frame)
                     index = next(due, None)
                 if index is None:
-                    return frames
+                    return
         raise VideoError(self.path, f"frame {index} can't be decoded", self.remedy())
 
     def _as_rgb(self, frame: Any) -> np.ndarray:

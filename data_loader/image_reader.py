@@ -35,8 +35,11 @@ class ImageReader(VideoReader):
             self._frame = np.asarray(image.convert("RGB"))  # (H, W, 3)
         return 1
 
-    def _decode(self, wanted: list[int]) -> np.ndarray:
-        return self._frame[None]
+    def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        yield self._frame
+
+    def _frame_times(self) -> list[float]:
+        return [0.0]
 
     def remedy(self) -> str:
         """Return what a user can do about an image that can't be read."""

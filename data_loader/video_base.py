@@ -70,7 +70,7 @@ class VideoReader:
         if self.num_frames < 1:
             raise VideoError(path, "has no video frame")
         if self.decodes_at_opening:
-            self._size = self._decode_checked([0]).shape[1:3]
+            self._size = next(self._decode_checked([0])).shape[:2]
 
     @property
     def width(self) -> int:
@@ -84,7 +84,7 @@ class VideoReader:
 
     @cached_property
     def _size(self) -> tuple[int, int]:
-        return self._decode_checked([0]).shape[1:3]
+        return next(self._decode_checked([0])).shape[:2]
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode frames.
@@ -99,17 +99,31 @@ class VideoReader:
             VideoError: an index outside of the video, or a frame that can't be decoded.
         """
         wanted, order = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
-        if not len(wanted):
-            raise VideoError(self.path, "no frame was asked for", "ask for at least one")
-        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
-            raise VideoError(
-                self.path,
-                f"frames {wanted[0]} to {wanted[-1]} were asked for, but it has {self.num_frames}",
-                "sample frames within the video",
-            )
-        frames = self._decode_checked(wanted.tolist())
+        frames = np.stack(list(self._decode_checked(wanted.tolist())))
         self._size = frames.shape[1:3]
         return frames[order]
+
+    def stream(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+        """Decode frames in one pass that holds one of them at a time, however long the video.
+
+        Args:
+            indices: frame numbers in ascending order, none twice, each in [0, num_frames).
+
+        Yields:
+            (height, width, 3) uint8 RGB.
+
+        Raises:
+            VideoError: as ``frames``.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        assert (np.diff(wanted) > 0).all(), "frames are streamed in order"
+        return self._decode_checked(wanted.tolist())
+
+    def times(self) -> np.ndarray:
+        """Return when each frame is shown, (num_frames,) float64 in seconds from the first one."""
+        times = np.asarray(self._frame_times(), dtype=np.float64)
+        assert times.shape == (self.num_frames,), times.shape
+        return times - times[0]
 
     def close(self) -> None:
         """Give back the file and the decoder."""
@@ -118,20 +132,34 @@ class VideoReader:
         """Open the file and return the number of frames."""
         raise NotImplementedError
 
-    def _decode(self, wanted: list[int]) -> np.ndarray:
-        """Return the frames ``wanted`` (ascending, distinct) as (F, H, W, 3) uint8."""
+    def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """Yield the frames ``wanted`` (ascending, distinct), each (H, W, 3) uint8."""
         raise NotImplementedError
 
-    def _decode_checked(self, wanted: list[int]) -> np.ndarray:
-        with self._errors(f"frames up to {wanted[-1]} can't be decoded"):
-            frames = np.asarray(self._decode(wanted))
-        if frames.shape[0] != len(wanted) or frames.ndim != 4 or frames.shape[3] != 3:
+    def _frame_times(self) -> Sequence[float] | np.ndarray:
+        """Return when each frame is shown, in seconds, ascending."""
+        raise NotImplementedError
+
+    def _decode_checked(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        if not wanted:
+            raise VideoError(self.path, "no frame was asked for", "ask for at least one")
+        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
             raise VideoError(
                 self.path,
-                f"{len(wanted)} RGB frames were asked for, but an array of {frames.shape} came",
-                self.remedy(),
+                f"frames {wanted[0]} to {wanted[-1]} were asked for, but it has {self.num_frames}",
+                "sample frames within the video",
             )
-        return frames
+        with self._errors(f"frames up to {wanted[-1]} can't be decoded"):
+            num_frames = 0
+            for frame in self._decode(wanted):
+                if frame.ndim != 3 or frame.shape[2] != 3:
+                    reason = f"an RGB frame was asked for, but an array of {frame.shape} came"
+                    raise VideoError(self.path, reason, self.remedy())
+                num_frames += 1
+                yield frame
+            if num_frames != len(wanted):
+                reason = f"{len(wanted)} frames were asked for, but {num_frames} came"
+                raise VideoError(self.path, reason, self.remedy())
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

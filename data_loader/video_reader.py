@@ -47,23 +47,26 @@ class DecordReader(VideoReader):
         self._video, self._position = self._fresh(), 0
         starts = np.asarray(self._video.get_frame_timestamp(range(len(self._video))))[:, 0]
         # decord counts the frames that an edit list hides; they have negative times.
-        num_shown = int((starts > -1e-6).sum())
+        self._times = np.sort(starts[starts > -1e-6])
         has_one_key = len(self._video.get_key_indices()) == 1
-        self._may_seek = has_one_key and num_shown == len(self._video)
-        return num_shown
+        self._may_seek = has_one_key and len(self._times) == len(self._video)
+        return len(self._times)
 
-    def _decode(self, wanted: list[int]) -> np.ndarray:
+    def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
         if self._may_seek:
-            return self._video.get_batch(wanted).asnumpy()
+            for index in wanted:
+                yield self._video[index].asnumpy()
+            return
         if wanted[0] < self._position:
             self._video, self._position = self._fresh(), 0
-        frames, due = [], set(wanted)
-        while len(frames) < len(wanted):
-            frame = self._video.next()  # skip_frames() would seek
-            if self._position in due:
-                frames.append(frame.asnumpy())
-            self._position += 1
-        return np.stack(frames)
+        for index in wanted:
+            while self._position <= index:
+                frame = self._video.next()  # skip_frames() would seek
+                self._position += 1
+            yield frame.asnumpy()
+
+    def _frame_times(self) -> np.ndarray:
+        return self._times
 
     def _fresh(self) -> Any:
         # decord repeats the nearest frame for one it can't decode; this limit makes it raise.
@@ -97,14 +100,16 @@ class TorchcodecReader(VideoReader):
         )
         return len(self._video)
 
-    def _decode(self, wanted: list[int]) -> np.ndarray:
+    def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
         # From the first frame on: get_frames_at() seeks, which is wrong at recovery points.
-        frames, due = [], set(wanted)
+        due = set(wanted)
         for number in range(wanted[-1] + 1):
             frame = self._video.get_frame_at(number).data
             if number in due:
-                frames.append(frame.numpy())
-        return np.stack(frames)
+                yield frame.numpy()
+
+    def _frame_times(self) -> list[float]:
+        return [self._video.get_frame_at(number).pts_seconds for number in range(self.num_frames)]
 
 
 def _import_torchcodec() -> Any:
@@ -131,8 +136,10 @@ class Cv2Reader(VideoReader):
         super().__init__(path)
 
     def _open(self) -> int:
-        num_packets = self._count(self._capture(self._library.CAP_PROP_FORMAT, -1))  # undecoded
-        num_decoded = self._count(self._capture(self._library.CAP_PROP_N_THREADS, 1))
+        undecoded = self._capture(self._library.CAP_PROP_FORMAT, -1)
+        num_packets = len(self._grab_all(undecoded))
+        self._times = self._grab_all(self._capture(self._library.CAP_PROP_N_THREADS, 1))
+        num_decoded = len(self._times)
         if num_decoded != num_packets:
             raise VideoError(
                 self.path,
@@ -142,17 +149,19 @@ class Cv2Reader(VideoReader):
             )
         return num_decoded
 
-    def _decode(self, wanted: list[int]) -> np.ndarray:
-        capture, frames = self._capture(self._library.CAP_PROP_N_THREADS, 1), []
+    def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        capture, due = self._capture(self._library.CAP_PROP_N_THREADS, 1), set(wanted)
         try:
             for number in range(wanted[-1] + 1):
                 if not capture.grab():
                     raise VideoError(self.path, f"frame {number} can't be decoded", self.remedy())
-                if number == wanted[len(frames)]:
-                    frames.append(capture.retrieve()[1][..., ::-1])  # BGR
+                if number in due:
+                    yield capture.retrieve()[1][..., ::-1]  # BGR
         finally:
             capture.release()
-        return np.stack(frames)
+
+    def _frame_times(self) -> list[float]:
+        return self._times
 
     def _capture(self, prop: int, value: int) -> Any:
         capture = self._library.VideoCapture(self.path, self._library.CAP_FFMPEG, [prop, value])
@@ -160,13 +169,13 @@ class Cv2Reader(VideoReader):
             raise VideoError(self.path, "OpenCV finds no video in it", self.remedy())
         return capture
 
-    @staticmethod
-    def _count(capture: Any) -> int:
-        count = 0
+    def _grab_all(self, capture: Any) -> list[float]:
+        """Return each frame's time in seconds."""
+        times = []
         while capture.grab():
-            count += 1
+            times.append(capture.get(self._library.CAP_PROP_POS_MSEC) / 1000)
         capture.release()
-        return count
+        return times
 
 
 def _import_cv2() -> ModuleType:

@@ -85,6 +85,46 @@ def test_readers_return_the_same_frames(video, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
+def test_readers_stream_the_same_frames_and_tell_their_times(video, reader):
+    path, expected = video
+    indices = range(0, len(expected), 7)
+    with open_video(path, reader) as opened:
+        for _ in range(2):  # again from the start
+            streamed = opened.stream(indices)
+            for index in indices:
+                np.testing.assert_array_equal(next(streamed), expected[index])
+            assert next(streamed, None) is None
+        times = opened.times()
+    np.testing.assert_allclose(times, np.arange(len(expected)) / 25, atol=1e-3)
+
+
+def write_uneven(path):
+    """A video whose frames are shown at 0, 0.2, 0.24, 1.0 and 2.0 seconds."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for image, time in zip(make_frames(5, 64, 48), (0, 5, 6, 25, 50), strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts = time
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_times_are_those_of_the_file_not_of_its_frame_rate(folder, reader):
+    with open_video(write_uneven(folder / "uneven.mkv"), reader) as opened:
+        np.testing.assert_allclose(opened.times(), [0, 0.2, 0.24, 1, 2], atol=2e-3)
+
+
+def test_av_tells_times_where_the_container_has_none(folder):
+    with open_video(write_video(folder / "old.avi", 30, codec="mpeg4"), "av") as opened:
+        np.testing.assert_allclose(opened.times(), np.arange(30) / 25)
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_frames_are_rgb_and_in_presentation_order(folder, reader):
     path = write_video(folder / "order.mp4", 20, x264="bframes=3:qp=1")
     source = make_frames(20, 64, 48).astype(float)
