@@ -9,7 +9,7 @@ VIDEO_EXTENSIONS = (
     ".ogv .ogm .vob .mxf .divx"
 ).split()
 _MATROSKA_MAGIC = b"\x1a\x45\xdf\xa3"
-_REPLACE = "download it again, or take it out of the annotations"
+_REPLACE = "download it again, or take it out of the data"
 
 
 def container_fault(path: str | Path) -> tuple[str, str] | None:

@@ -1,0 +1,168 @@
+"""Text spotting by RapidOCR: PP-OCR's detector and recogniser on onnxruntime, without network.
+
+The models come inside the package. Its recogniser (PP-OCRv4) knows Chinese and the Latin letters
+without accents; other scripts need another recogniser in ONNX form, which the user names.
+"""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_loader.video_base import load_library
+from retrieval.spotting.text_spotter import TextLine, TextSpotter
+from utils.errors import UserError
+
+SCRIPTS = ("latin", "chinese")
+_INSTALL = "text spotting needs RapidOCR: pip install rapidocr-onnxruntime==1.4.4"
+# The recogniser was trained on text that is mostly Chinese and leaves out blanks between words: a
+# blank is read where its probability times this is the highest (measured: benchmarks.spotting).
+_BLANK_GAIN = 8.0
+# As keyboards write them: TextVR's models leave out words with characters beyond ASCII.
+_PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
+_SIGNS = "€£¥©®™°•·×‘’“”–—…"
+
+
+class RapidOcrSpotter(TextSpotter):
+    """RapidOCR 1.4 in one thread.
+
+    The detector sees the picture shrunk to ``max_side``, or enlarged to ``min_side``; the
+    recogniser sees the lines as large as they are. (RapidOCR's own ``limit_side_len`` is not used
+    with ``limit_type=max``: it takes 960, 1500 or 2000 after the picture's size.) Lines that stand
+    on their head are not turned.
+
+    Args:
+        script: "latin": what is no Latin letter, digit or usual sign is never read, and full-width
+            forms and typographic quotes become plain ones; "chinese": everything the packaged
+            recogniser knows, Latin letters included. None: latin with the packaged recogniser,
+            everything that another one knows.
+        rec_model: another recogniser, an ONNX file of PP-OCR's form.
+        rec_keys: its characters, one a line, where the file itself doesn't list them.
+        min_score: lines read with less confidence are left out.
+        min_side, max_side: limits of the picture's longer side in the detector, pixels.
+
+    Raises:
+        UserError: RapidOCR is not installed, or a file of the recogniser can't be used.
+    """
+
+    def __init__(
+        self,
+        script: str | None = None,
+        rec_model: str | Path | None = None,
+        rec_keys: str | Path | None = None,
+        min_score: float = 0.5,
+        min_side: int = 640,
+        max_side: int = 960,
+    ) -> None:
+        self._min_score, self._sides = min_score, (min_side, max_side)
+        self._is_latin = script == "latin" or script is None and rec_model is None
+        self._cv2, library = load_library(_import_rapidocr, _INSTALL)
+        changes = {"rec_model_path": rec_model, "rec_keys_path": rec_keys}
+        files = {name: str(path) for name, path in changes.items() if path is not None}
+        for path in files.values():
+            if not Path(path).is_file():
+                raise UserError(f"{path}: no such file; give a recogniser's ONNX file and keys")
+        try:
+            self._engine = library.RapidOCR(
+                intra_op_num_threads=1, inter_op_num_threads=1, det_limit_type="max", **files
+            )
+        except Exception as error:  # onnxruntime's share no base class
+            if not files:
+                raise
+            raise UserError(
+                f"{', '.join(files.values())}: can't be used as a recogniser "
+                f"({' '.join(str(error).split())[:200]}); give an ONNX file of PP-OCR's form, and "
+                "its characters with --rec_keys where it doesn't list them"
+            ) from error
+        recogniser = self._engine.text_rec
+        source = files.get("rec_model_path", "the packaged recogniser")
+        recogniser.postprocess_op = _Decoder(recogniser.postprocess_op, self._is_latin, source)
+
+    def spot(self, picture: np.ndarray) -> list[TextLine]:
+        """Find and read the lines of text; see the base class."""
+        picture = np.ascontiguousarray(picture[..., ::-1])  # RapidOCR wants BGR
+        boxes = self._detect(picture)
+        if not len(boxes):
+            return []
+        crops = self._engine.get_crop_img_list(picture, list(boxes))
+        readings, _ = self._engine.text_rec(crops)
+        lines = []
+        for corners, (text, score) in zip(boxes, readings, strict=True):
+            text = " ".join((_plain(text) if self._is_latin else text).split())
+            if text and score >= self._min_score:
+                lines.append(TextLine(text, float(score), corners.astype(np.float64)))
+        return lines
+
+    def _detect(self, picture: np.ndarray) -> np.ndarray:
+        """Return the corners of the lines, (N, 4, 2) float32 in pixels of the picture."""
+        cv2, (height, width) = self._cv2, picture.shape[:2]
+        low, high = self._sides
+        scale = np.clip(max(height, width), low, high) / max(height, width)
+        if scale != 1:
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+            seen = cv2.resize(picture, size, interpolation=way)
+        else:
+            seen = picture
+        boxes, _ = self._engine.auto_text_det(seen)
+        if boxes is None:
+            return np.zeros((0, 4, 2), np.float32)
+        limits = np.array([width, height], np.float32)
+        boxes = np.minimum(np.asarray(boxes, np.float32) / np.float32(scale), limits)
+        sides = np.linalg.norm(boxes - np.roll(boxes, 1, axis=1), axis=2)  # (N, 4)
+        return boxes[sides.min(axis=1) >= 2]  # the recogniser can't take a crop without pixels
+
+
+class _Decoder:
+    """From the recogniser's probabilities to text (CTC, best path), over allowed characters.
+
+    Args:
+        plain: RapidOCR's own decoder.
+        latin: whether only Latin letters, digits and usual signs are allowed.
+        source: the recogniser's name, for messages.
+    """
+
+    def __init__(self, plain: Any, latin: bool, source: str) -> None:
+        self._plain, self._source = plain, source
+        characters = plain.character  # "blank" means no character; the blank itself is the last
+        self._weights = np.ones(len(characters), np.float32)
+        if latin:
+            self._weights[1:] = [_is_latin(character) for character in characters[1:]]
+            self._weights[characters.index(" ")] = _BLANK_GAIN
+
+    def __call__(
+        self, probabilities: np.ndarray, return_word_box: bool = False, **_: Any
+    ) -> Sequence[tuple[str, float]]:
+        """Decode (N, T, C) probabilities; returns N texts with their mean confidence."""
+        if probabilities.shape[2] != len(self._weights):
+            raise UserError(
+                f"{self._source}: has {probabilities.shape[2]} classes, but there are "
+                f"{len(self._weights)} characters; give the --rec_keys that belong to it"
+            )
+        weighted = probabilities * self._weights  # (N, T, C)
+        best, sure = weighted.argmax(axis=2), weighted.max(axis=2).clip(max=1)
+        return self._plain.decode(best, sure, is_remove_duplicate=True)
+
+
+def _is_latin(character: str) -> bool:
+    if len(character) != 1:
+        return False
+    name = unicodedata.name(character, "")
+    known = character.isascii() or character in _SIGNS
+    return known or name.startswith("LATIN ") or name.startswith("FULLWIDTH ")
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).translate(_PLAIN)
+
+
+def _import_rapidocr() -> tuple[Any, Any]:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
+    import cv2
+    import rapidocr_onnxruntime
+
+    cv2.setNumThreads(1)
+    return cv2, rapidocr_onnxruntime

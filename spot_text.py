@@ -1,0 +1,113 @@
+"""Read the text that can be seen in one's own videos, for the models that use it.
+
+    python spot_text.py my_videos/ --out my_ocr/
+    python spot_text.py my_videos/ --out my_ocr/ --workers 8 --every 1
+    python spot_text.py my_videos/ --out my_ocr/ --script chinese
+    python spot_text.py my_videos/ --out my_ocr/ --rec_model cyrillic.onnx --rec_keys keys.txt
+
+Writes one OCR document for each video, in the form of TextVR's Kwai_VideoOCR: my_videos/a/b.mp4
+has my_ocr/a/b.json. train.py and test.py read them with data_loader.args.ocr_dir. Needs
+RapidOCR (pip install rapidocr-onnxruntime==1.4.4), whose models are in the package: nothing is
+downloaded, nothing leaves the machine.
+
+Stopped, it goes on where it was: documents that are there are kept. Videos that can't be read are
+named and left out.
+Exit code 0: every video has its document; 1: some could not be read; 2: nothing could be done.
+"""
+
+import argparse
+import math
+import sys
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from base.registry import VIDEO_READERS
+from data_loader.inspection.pool import default_workers
+from retrieval.spotting.folder import Outcome, spot_folder
+from retrieval.spotting.rapid_ocr import SCRIPTS, RapidOcrSpotter
+from retrieval.spotting.video import EVERY_S, READER
+from utils.cli import positive, run_cli
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("videos", type=Path, help="the folder of videos; its folders are looked into, too")
+    add("--out", type=Path, required=True, help="the folder for the documents")
+    every = "seconds between two frames that are looked at (default: %(default)s)"
+    add("--every", type=seconds, default=EVERY_S, metavar="S", help=every)
+    add("--workers", type=positive, default=default_workers(), help="(default: %(default)s)")
+    script = "latin: no other letters are read; chinese: those, too (default: latin)"
+    add("--script", choices=SCRIPTS, help=script)
+    add("--rec_model", type=Path, metavar="ONNX", help="another recogniser, for another script")
+    add("--rec_keys", type=Path, metavar="TXT", help="its characters, if the file has them not")
+    add("--min_score", type=share, default=0.5, help="least confidence (default: %(default)s)")
+    side = "longer side of the picture in which text is looked for (default: %(default)s)"
+    add("--max_side", type=positive, default=960, metavar="PIXELS", help=side)
+    reader = "av reads every container and turned files (default: %(default)s)"
+    add("--reader", choices=VIDEO_READERS.names(), default=READER, help=reader)
+    add("--overwrite", action="store_true", help="spot everything anew")
+    return parser.parse_args()
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds above 0 (a ``type`` of argparse)."""
+    number = _number(text)
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
+    return number
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1 (a ``type`` of argparse)."""
+    number = _number(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def described(outcome: Outcome, out: Path) -> str:
+    """Return what was done in one line."""
+    text = f"{out}: {outcome.num_spotted} videos spotted, {outcome.num_lines} lines of text"
+    text += f"; {outcome.num_kept} kept" if outcome.num_kept else ""
+    return text + (f"; {len(outcome.failures)} failed" if outcome.failures else "") + "\n"
+
+
+def main() -> int:
+    """Run the command."""
+    arguments = parse_arguments()
+    outcome = spot_folder(
+        arguments.videos,
+        arguments.out,
+        partial(
+            RapidOcrSpotter,
+            script=arguments.script,
+            rec_model=arguments.rec_model,
+            rec_keys=arguments.rec_keys,
+            min_score=arguments.min_score,
+            max_side=arguments.max_side,
+        ),
+        every=arguments.every,
+        reader=arguments.reader,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+        say=partial(tqdm.write, file=sys.stderr),
+    )
+    sys.stdout.write(described(outcome, arguments.out))
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

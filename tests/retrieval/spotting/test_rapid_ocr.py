@@ -1,0 +1,134 @@
+"""RapidOCR behind the interface: what it reads, where, in which script; files it can't use."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from retrieval.spotting import rapid_ocr
+from retrieval.spotting.rapid_ocr import RapidOcrSpotter
+from retrieval.spotting.video import spot_video
+from utils.errors import UserError
+
+pytest.importorskip("rapidocr_onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def spotter():
+    return RapidOcrSpotter()
+
+
+def picture(*texts: tuple[str, int, int], size=(320, 180), font_size=24) -> np.ndarray:
+    image = Image.new("RGB", size, (40, 90, 60))
+    font = ImageFont.load_default(size=font_size)
+    for text, x, y in texts:
+        ImageDraw.Draw(image).text((x, y), text, font=font, fill=(240, 240, 240))
+    return np.asarray(image)
+
+
+def test_lines_from_the_top_down_with_their_places(spotter):
+    image = picture(("Grand Royal", 100, 120), ("SALE 60", 20, 20))
+    lines = spotter.spot(image)
+    assert [line.text for line in lines] == ["SALE 60", "Grand Royal"]
+    assert all(0.8 < line.score <= 1 for line in lines)
+    for line, top in zip(lines, (20, 120), strict=True):
+        assert line.corners.shape == (4, 2) and line.corners.dtype == np.float64
+        ink = np.argwhere((image > 200).all(axis=2))[:, ::-1]
+        own = ink[np.abs(ink[:, 1] - top - 12) < 20]
+        low, high = line.corners.min(axis=0), line.corners.max(axis=0)
+        assert (low <= own.min(axis=0) + 1).all() and (high >= own.max(axis=0) - 1).all()
+        assert (low > own.min(axis=0) - 12).all() and (high < own.max(axis=0) + 12).all()
+        np.testing.assert_allclose(line.corners[0], low, atol=3)  # begins at the upper left
+
+
+def test_places_are_those_of_a_picture_that_the_detector_saw_smaller():
+    image = picture(("Grand Royal", 500, 300), size=(1000, 500), font_size=50)
+    places = [
+        RapidOcrSpotter(max_side=side).spot(image)[0].corners.mean(axis=0) for side in (640, 1000)
+    ]
+    np.testing.assert_allclose(*places, atol=6)
+
+
+@pytest.mark.parametrize("shape", [(180, 320), (1, 1), (2, 900), (900, 2), (96, 96)])
+def test_without_text_there_are_no_lines(spotter, shape):
+    assert spotter.spot(np.full((*shape, 3), 90, np.uint8)) == []
+
+
+def test_channels_are_red_green_blue(monkeypatch):
+    seen = []
+    spotter = RapidOcrSpotter()
+    monkeypatch.setattr(spotter._engine, "auto_text_det", lambda x: (seen.append(x) or None, 0))
+    assert spotter.spot(picture(("CASINO", 60, 60))) == []
+    assert seen[0][0, 0].tolist() == [60, 90, 40]  # as OpenCV, which RapidOCR is written for
+
+
+def test_blanks_between_words_are_kept(spotter):
+    lines = spotter.spot(picture(("SALE UP TO 60 OFF", 20, 60), size=(640, 180), font_size=48))
+    assert [line.text for line in lines] == ["SALE UP TO 60 OFF"]
+
+
+@pytest.mark.parametrize(
+    ("script", "expected", "score"),
+    [("latin", "B：", 0.6), ("chinese", "区：", 0.75), (None, "B：", 0.6)],
+)
+def test_the_script_decides_which_letters_may_be_read(script, expected, score):
+    decoder = RapidOcrSpotter(script=script)._engine.text_rec.postprocess_op
+    characters = decoder._plain.character
+    probabilities = np.zeros((1, 2, len(characters)), np.float32)
+    for place, character, value in ((0, "区", 0.6), (0, "B", 0.3), (1, "：", 0.9)):
+        probabilities[0, place, characters.index(character)] = value
+    assert decoder(probabilities) == [(expected, pytest.approx(score))]
+
+
+@pytest.mark.parametrize(
+    ("read", "plain"),
+    [("Ｏｐｅｎ：１０", "Open:10"), ("it’s “5–6”…", "it's \"5-6\"..."), ("été", "été")],
+)
+def test_latin_signs_become_plain_ones(read, plain):
+    assert rapid_ocr._plain(read) == plain
+
+
+def test_unsure_lines_are_left_out():
+    image = picture(("SALE 60", 20, 20))
+    assert RapidOcrSpotter(min_score=0.999999).spot(image) == []
+
+
+def test_without_the_package_there_is_an_install_hint(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
+    with pytest.raises(UserError, match=r"pip install rapidocr-onnxruntime==1\.4\.4"):
+        RapidOcrSpotter()
+
+
+def test_another_recogniser_that_cant_be_used_is_named(tmp_path):
+    model, keys = tmp_path / "model.onnx", tmp_path / "keys.txt"
+    with pytest.raises(UserError, match=r"model\.onnx: no such file"):
+        RapidOcrSpotter(rec_model=model)
+    model.write_text("not a network")
+    with pytest.raises(UserError, match=r"model\.onnx: can't be used as a recogniser"):
+        RapidOcrSpotter(rec_model=model)
+    keys.write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(UserError, match="6625 classes.* 4 characters; give the --rec_keys"):
+        RapidOcrSpotter(rec_keys=keys).spot(picture(("SALE 60", 20, 20)))
+
+
+def test_the_packaged_files_can_be_named_like_any_others(tmp_path):
+    import rapidocr_onnxruntime as package
+
+    model = package.main.root_dir / "models/ch_PP-OCRv4_rec_infer.onnx"
+    spotter = RapidOcrSpotter(rec_model=model)
+    assert [line.text for line in spotter.spot(picture(("CASINO", 20, 20)))] == ["CASINO"]
+    assert not spotter._is_latin
+    assert RapidOcrSpotter(rec_model=model, script="latin")._is_latin
+
+
+def test_spot_video_takes_any_engine(tmp_path):
+    from retrieval.spotting.text_spotter import TextLine, TextSpotter
+    from tests.videos import write_video
+
+    class Other(TextSpotter):
+        def spot(self, picture):
+            return [TextLine(str(picture.shape), 1.0, np.zeros((4, 2)))]
+
+    path = write_video(tmp_path / "a.mp4", 5)
+    assert spot_video(path, Other())["0"]["text"] == "(48, 64, 3)"
