@@ -17,7 +17,7 @@ Task = TypeVar("Task")
 Work = Callable[[Task, Callable[[float], None]], Any]
 
 _POLL_S = 2.0
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Progress(NamedTuple):
@@ -173,10 +173,10 @@ def _done(
     except UserError as error:
         return Failed(number, str(error))
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             return _Stop(f"{where}{error.strerror}: free some space, or write to another folder")
-        return Failed(number, f"{error.strerror or error}")
+        return Failed(number, str(error))
     except Exception as error:  # whatever a library makes of a strange file; it is told, not hidden
         return Failed(number, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 

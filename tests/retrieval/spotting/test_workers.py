@@ -63,7 +63,7 @@ def test_what_fails_or_crashes_is_told_and_the_rest_is_done(workers):
     assert reasons[2].startswith("its process ended (SIGSEGV)") and "--workers" in reasons[2]
     assert reasons[3] == "RuntimeError: two lines"
     assert reasons[4].startswith("its process ended (exit code 3)")
-    assert reasons[5] == "Permission denied"
+    assert reasons[5] == "[Errno 13] Permission denied: 'x'"
 
 
 def test_a_full_disk_ends_the_run():

@@ -1,0 +1,114 @@
+"""Real videos with known words through the real engine, and what training makes of the result."""
+
+import json
+import resource
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.spotting import compared
+from benchmarks.text_videos import TextVideo
+from data_loader.video_reader import open_video
+from retrieval.spotting.text_spotter import TextSpotter
+from retrieval.spotting.video import spot_video
+from tests.processes import arguments, finish
+from tests.retrieval.spotting.engines import SameText, command
+from tests.test_test import ended  # noqa: F401 - a fixture
+from tests.videos import damage, write_video
+from utils.errors import UserError
+
+SMALL = {"width": 320, "height": 180, "num_frames": 45}
+
+
+@pytest.fixture(scope="module")
+def rapid():
+    pytest.importorskip("rapidocr_onnxruntime")
+    from retrieval.spotting.rapid_ocr import RapidOcrSpotter
+
+    return RapidOcrSpotter()
+
+
+def test_every_word_of_a_moving_video_is_in_one_track(rapid, tmp_path):
+    lines = TextVideo(letter_height=20, speed=60, **SMALL).write(tmp_path / "a.mp4", seed=1)
+    shares = []
+    document = spot_video(tmp_path / "a.mp4", rapid, progress=shares.append)
+    counts = compared(lines, document)
+    assert counts["found"] == counts["spotted"] == counts["written"] == counts["single"] > 2
+    for record in document.values():
+        assert list(record["tracks"]) == ["0", "10", "20", "30", "40"]
+        lefts, reads = zip(*((box[0], box[-1]) for box in record["tracks"].values()), strict=True)
+        assert len(set(lefts)) > 1 and set(reads) == {1}
+    assert shares == [(index + 1) / 45 for index in range(0, 45, 10)]
+
+
+class Counting(SameText):
+    pictures = 0
+
+    def spot(self, picture):
+        self.pictures += 1
+        return super().spot(picture)
+
+
+def test_a_video_that_stands_still_is_read_once(tmp_path):
+    TextVideo(letter_height=20, blur=1, **SMALL).write(tmp_path / "a.mp4", seed=0)
+    spotter = Counting()
+    document = spot_video(tmp_path / "a.mp4", spotter, every=0.2)
+    assert spotter.pictures == 1
+    assert list(document["0"]["tracks"]) == [str(frame) for frame in range(0, 45, 5)]
+    reads = [corners[-1] for corners in document["0"]["tracks"].values()]
+    assert reads == [1] + [0] * 8
+
+
+@pytest.mark.parametrize("reader", ["av", "decord", "cv2"])
+def test_frames_have_the_same_numbers_with_every_reader(tmp_path, reader):
+    path = write_video(tmp_path / "a.mp4", 30, x264="bframes=3")
+    seen = []
+
+    class Looking(TextSpotter):
+        def spot(self, picture):
+            seen.append(picture)
+            return []
+
+    spot_video(path, Looking(), every=0.2, reader=reader)
+    with open_video(path) as video:
+        np.testing.assert_array_equal(np.stack(seen), video.frames(range(0, 30, 5)))
+
+
+def test_a_damaged_video_has_no_document(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 60, faststart=True)
+    with pytest.raises(UserError, match=r"damaged\.mp4: frame"):
+        spot_video(damage(tmp_path / "damaged.mp4", path), SameText())
+
+
+def test_train_and_test_read_what_spot_text_writes(demo, tmp_path, ended):  # noqa: F811
+    pytest.importorskip("rapidocr_onnxruntime")
+    ocr, run = tmp_path / "ocr", tmp_path / "run"
+    assert command(demo / "Videos", "--out", ocr, "--every", 5, "--workers", 1) == 0
+    names = {path.relative_to(ocr) for path in ocr.rglob("*.json")}
+    given = {path.relative_to(demo / "Kwai_VideoOCR") for path in demo.rglob("Kwai_VideoOCR/*/*")}
+    assert names == given
+    assert any(json.loads((ocr / name).read_text()) for name in names)
+    argv = arguments(demo, run, f"data_loader.args.ocr_dir={ocr}")
+    assert finish(argv, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    code, out, errors = ended("-r", run / "model_last.pth", "--sim_path", tmp_path / "matrix.npy")
+    assert code == 0, errors
+    assert np.load(tmp_path / "matrix.npy").shape == (8, 8)
+    assert json.loads((tmp_path / "data_report.json").read_text())["missing_ocr_documents"] == []
+
+
+def _peak_of(path: Path, out: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    spot_video(path, SameText(), every=0.04)
+    out.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+
+@pytest.mark.slow
+def test_a_long_video_is_never_in_memory(tmp_path):
+    """1,500 pictures of 0.7 MB, each of them looked at."""
+    path = write_video(tmp_path / "long.mp4", 1500, 640, 360)
+    process = get_context("spawn").Process(target=_peak_of, args=(path, tmp_path / "peak"))
+    process.start()
+    process.join()
+    assert int((tmp_path / "peak").read_text()) < 150_000  # KiB
