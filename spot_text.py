@@ -7,8 +7,8 @@
 
 Writes one OCR document for each video, in the form of TextVR's Kwai_VideoOCR: my_videos/a/b.mp4
 has my_ocr/a/b.json. train.py and test.py read them with data_loader.args.ocr_dir. Needs
-RapidOCR (pip install rapidocr-onnxruntime==1.4.4), whose models are in the package: nothing is
-downloaded, nothing leaves the machine.
+RapidOCR (rapidocr-onnxruntime 1.4.4), whose models are in the package: nothing is downloaded,
+nothing leaves the machine. They read Latin letters without accents, and Chinese.
 
 Stopped, it goes on where it was: documents that are there are kept. Videos that can't be read are
 named and left out.

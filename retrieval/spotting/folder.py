@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from data_loader.inspection.pool import QUIET_SECONDS
 from data_loader.ocr_words import load_ocr_document
 from data_loader.video_base import VideoError
 from data_loader.video_container import VIDEO_EXTENSIONS
@@ -143,7 +144,12 @@ def _with_bar(
     num_ended = 0
     pause = 0.5 if sys.stderr.isatty() else 10  # seconds; a log file keeps every line
     with tqdm(
-        total=sum(sizes), desc="text", bar_format=_BAR, mininterval=pause, dynamic_ncols=True
+        total=sum(sizes),
+        desc="text",
+        bar_format=_BAR,
+        delay=QUIET_SECONDS,
+        mininterval=pause,
+        dynamic_ncols=True,
     ) as bar:
         for event in events:
             share = event.share if isinstance(event, Progress) else 1.0

@@ -17,7 +17,11 @@ from retrieval.spotting.text_spotter import TextLine, TextSpotter
 from utils.errors import UserError
 
 SCRIPTS = ("latin", "chinese")
-_INSTALL = "text spotting needs RapidOCR: pip install rapidocr-onnxruntime==1.4.4"
+# Without --no-deps it brings opencv-python, which lies over opencv-python-headless and needs libGL.
+_INSTALL = (
+    "text spotting needs RapidOCR: pip install onnxruntime pyclipper shapely pyyaml six, then "
+    "pip install --no-deps rapidocr-onnxruntime==1.4.4"
+)
 # The recogniser was trained on text that is mostly Chinese and leaves out blanks between words: a
 # blank is read where its probability times this is the highest (measured: benchmarks.spotting).
 _BLANK_GAIN = 8.0

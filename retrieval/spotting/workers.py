@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from utils.errors import UserError
 
@@ -48,7 +48,7 @@ class _Stop(NamedTuple):
 
 
 @dataclass
-class _Worker(Generic[Task]):
+class _Worker:
     process: BaseProcess
     connection: Connection
     number: int = -1  # of the task in hand

@@ -96,7 +96,7 @@ def test_unsure_lines_are_left_out():
 
 def test_without_the_package_there_is_an_install_hint(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
-    with pytest.raises(UserError, match=r"pip install rapidocr-onnxruntime==1\.4\.4"):
+    with pytest.raises(UserError, match=r"pip install --no-deps rapidocr-onnxruntime==1\.4\.4"):
         RapidOcrSpotter()
 
 
