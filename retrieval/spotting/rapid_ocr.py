@@ -72,6 +72,9 @@ class RapidOcrSpotter(TextSpotter):
             self._engine = library.RapidOCR(
                 intra_op_num_threads=1, inter_op_num_threads=1, det_limit_type="max", **files
             )
+            recogniser = self._engine.text_rec
+            recogniser.postprocess_op = _Decoder(recogniser.postprocess_op, self._is_latin)
+            recogniser([np.zeros((48, 96, 3), np.uint8)])  # what doesn't fit together is seen here
         except Exception as error:  # onnxruntime's share no base class
             if not files:
                 raise
@@ -80,9 +83,6 @@ class RapidOcrSpotter(TextSpotter):
                 f"({' '.join(str(error).split())[:200]}); give an ONNX file of PP-OCR's form, and "
                 "its characters with --rec_keys where it doesn't list them"
             ) from error
-        recogniser = self._engine.text_rec
-        source = files.get("rec_model_path", "the packaged recogniser")
-        recogniser.postprocess_op = _Decoder(recogniser.postprocess_op, self._is_latin, source)
 
     def spot(self, picture: np.ndarray) -> list[TextLine]:
         """Find and read the lines of text; see the base class."""
@@ -120,11 +120,10 @@ class _Decoder:
     Args:
         plain: RapidOCR's own decoder.
         latin: whether only Latin letters, digits and usual signs are allowed.
-        source: the recogniser's name, for messages.
     """
 
-    def __init__(self, plain: Any, latin: bool, source: str) -> None:
-        self._plain, self._source = plain, source
+    def __init__(self, plain: Any, latin: bool) -> None:
+        self._plain = plain
         characters = plain.character  # "blank" means no character; the blank itself is the last
         self._weights = np.ones(len(characters), np.float32)
         if latin:
@@ -136,10 +135,8 @@ class _Decoder:
     ) -> Sequence[tuple[str, float]]:
         """Decode (N, T, C) probabilities; returns N texts with their mean confidence."""
         if probabilities.shape[2] != len(self._weights):
-            raise UserError(
-                f"{self._source}: has {probabilities.shape[2]} classes, but there are "
-                f"{len(self._weights)} characters; give the --rec_keys that belong to it"
-            )
+            num_classes, num_characters = probabilities.shape[2], len(self._weights)
+            raise ValueError(f"{num_classes} classes, but {num_characters} characters")
         weighted = probabilities * self._weights  # (N, T, C)
         best, sure = weighted.argmax(axis=2), weighted.max(axis=2).clip(max=1)
         return self._plain.decode(best, sure, is_remove_duplicate=True)
