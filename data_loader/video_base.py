@@ -120,8 +120,13 @@ class VideoReader:
         return self._decode_checked(wanted.tolist())
 
     def times(self) -> np.ndarray:
-        """Return when each frame is shown, (num_frames,) float64 in seconds from the first one."""
-        times = np.asarray(self._frame_times(), dtype=np.float64)
+        """Return when each frame is shown, (num_frames,) float64 in seconds from the first one.
+
+        Raises:
+            VideoError: the file doesn't tell.
+        """
+        with self._errors("its frames' times can't be read"):
+            times = np.asarray(self._frame_times(), dtype=np.float64)
         assert times.shape == (self.num_frames,), times.shape
         return times - times[0]
 

@@ -16,7 +16,15 @@ from data_loader.video_base import VideoError
 from data_loader.video_container import VIDEO_EXTENSIONS
 from retrieval.spotting.text_spotter import TextSpotter
 from retrieval.spotting.video import EVERY_S, READER, spot_video
-from retrieval.spotting.workers import NO_ROOM, Done, Failed, Progress, Work, run_each
+from retrieval.spotting.workers import (
+    NO_ROOM,
+    Done,
+    Failed,
+    Progress,
+    TaskError,
+    Work,
+    run_each,
+)
 from retrieval.videos import find_videos
 from utils.errors import UserError
 from utils.files import write_text
@@ -80,7 +88,8 @@ def spot_folder(
         say: is told one line about each video that fails.
 
     Raises:
-        UserError: there are no videos, the engine can't be made, or the disk is full.
+        UserError: there are no videos, the engine can't be made, the reader is not installed, or
+            the disk is full.
         OSError: ``out`` can't be made.
     """
     videos = find_videos(folder)
@@ -176,14 +185,14 @@ def _make_work(make_spotter: Callable[[], TextSpotter], every: float, reader: st
         try:
             document = spot_video(job.video, spotter, every, reader, tell)
         except VideoError as error:
-            raise UserError(f"{error.reason}; {error.remedy}") from error
+            raise TaskError(f"{error.reason}; {error.remedy}") from error
         try:
             job.document.parent.mkdir(parents=True, exist_ok=True)
             write_text(job.document, json.dumps(document, ensure_ascii=False) + "\n")
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise
-            raise UserError(
+            raise TaskError(
                 f"{shown(job.document)} can't be written ({error.strerror}); give another --out, "
                 "or another name to the video"
             ) from error

@@ -20,6 +20,10 @@ _POLL_S = 2.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+class TaskError(Exception):
+    """This task can't be done, others can; the text, one line, says why."""
+
+
 class Progress(NamedTuple):
     """A task goes on; ``share`` of it, in (0, 1], is done."""
 
@@ -60,7 +64,8 @@ def run_each(
     """Do every task in one of several processes, and tell what happens as it happens.
 
     Args:
-        make_work: makes, in each process, the function that does a task.
+        make_work: makes, in each process, the function that does a task. ``UserError`` from either
+            ends the run, whatever else the function raises fails its task.
         tasks: what the function is given; the events count them from 0.
         workers: processes, at least 1.
 
@@ -68,7 +73,7 @@ def run_each(
         Any number of ``Progress`` for each task and one ``Done`` or ``Failed``.
 
     Raises:
-        UserError: the work can't be made (a package is missing), or the disk is full.
+        UserError: no task can be done (a package is missing), or the disk is full.
     """
     waiting = iter(enumerate(tasks))
     team = []
@@ -122,7 +127,7 @@ def _hand(worker: _Worker, number: int, task: Any) -> None:
 
 
 def _end(worker: _Worker) -> None:
-    worker.process.terminate()
+    worker.process.kill()
     worker.process.join()
     worker.connection.close()
 
@@ -171,6 +176,8 @@ def _done(
     try:
         return Done(number, work(task, tell))
     except UserError as error:
+        return _Stop(str(error))
+    except TaskError as error:
         return Failed(number, str(error))
     except OSError as error:
         if error.errno in NO_ROOM:

@@ -1,4 +1,4 @@
-"""A stand-in for RapidOCR, where the text is of no account; and runs of the command."""
+"""A stand-in for RapidOCR, where the text is of no account; runs of the command, and fixtures."""
 
 import sys
 import time
@@ -9,6 +9,7 @@ import pytest
 
 import spot_text
 from retrieval.spotting.text_spotter import TextLine, TextSpotter
+from tests.videos import write_video
 from utils.cli import run_cli
 
 BOX = np.array([[1, 2], [40, 2], [40, 12], [1, 12]], dtype=np.float64)
@@ -25,6 +26,18 @@ class SameText(TextSpotter):
         return [TextLine("Grand Hotel", 0.9, BOX)]
 
 
+@pytest.fixture(scope="module", name="clip")
+def make_clip(tmp_path_factory) -> bytes:
+    """A small video's bytes."""
+    return write_video(tmp_path_factory.mktemp("clip") / "a.mp4", 12).read_bytes()
+
+
+@pytest.fixture(name="same_text")
+def use_same_text(monkeypatch):
+    """The engine is a stand-in, in the worker processes, too: they are forked."""
+    monkeypatch.setattr(spot_text, "RapidOcrSpotter", SameText)
+
+
 def command(*arguments: object) -> int:
     """Run spot_text.py here; returns its exit code."""
     with pytest.MonkeyPatch.context() as patch:
@@ -37,3 +50,11 @@ def command(*arguments: object) -> int:
 def documents(out: Path) -> list[str]:
     """The files in a folder of documents, temporary ones included."""
     return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+
+
+def put(folder: Path, clip: bytes, *names: str) -> Path:
+    """Copy the clip to these names in a folder; returns the folder."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(clip)
+    return folder

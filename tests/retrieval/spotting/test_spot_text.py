@@ -1,41 +1,21 @@
 """``spot_text.py`` as it is called: documents, what is kept, what fails, what ends it."""
 
-import multiprocessing
 import os
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
-import spot_text
 from data_loader.ocr_words import OcrParams, load_ocr_document, ocr_words
 from retrieval.spotting.folder import shown
-from tests.retrieval.spotting.engines import SameText, command, documents
+from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
+    command,
+    documents,
+    make_clip,
+    put,
+    use_same_text,
+)
 from tests.videos import truncate, write_audio, write_rotated, write_video
-from utils.cli import run_cli
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> bytes:
-    """A small video's bytes."""
-    return write_video(tmp_path_factory.mktemp("clip") / "a.mp4", 12).read_bytes()
-
-
-@pytest.fixture
-def same_text(monkeypatch):
-    """The engine is a stand-in, in the worker processes, too: they are forked."""
-    monkeypatch.setattr(spot_text, "RapidOcrSpotter", SameText)
-
-
-def put(folder: Path, clip: bytes, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(clip)
-    return folder
 
 
 @pytest.mark.usefixtures("same_text")
@@ -80,53 +60,6 @@ def test_what_is_finished_is_kept_and_what_is_half_written_is_not(tmp_path, clip
     assert "0 videos spotted, 0 lines of text; 3 kept\n" in capsys.readouterr().out
     assert command(videos, "--out", out, "--overwrite") == 0
     assert load_ocr_document(out / "a.json") == load_ocr_document(out / "b.json")
-
-
-def _run_slowly(videos: Path, out: Path) -> None:
-    spot_text.RapidOcrSpotter = lambda **_: SameText(pause=0.05)
-    sys.argv = ["spot_text.py", str(videos), "--out", str(out), "--workers", "2"]
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process is killed
-    run_cli(spot_text.main)
-
-
-@pytest.mark.usefixtures("same_text")
-def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path, clip, capsys):
-    videos = put(tmp_path / "videos", clip, *(f"{n}.mp4" for n in range(8)))
-    out = tmp_path / "out"
-    process = multiprocessing.get_context("fork").Process(target=_run_slowly, args=(videos, out))
-    process.start()
-    while not list(out.glob("*.json")):
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
-    assert 0 < len(kept) < 8
-    assert all(load_ocr_document(path) for path in kept)
-    assert command(videos, "--out", out) == 0
-    assert f"; {len(kept)} kept" in capsys.readouterr().out
-    assert len(list(out.glob("*.json"))) == 8
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-def _run_slowly_to_its_end(videos: Path, out: Path) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _run_slowly(videos, out)
-
-
-def test_interrupted_it_leaves_no_process(tmp_path, clip):
-    videos, out = put(tmp_path / "videos", clip, *(f"{n}.mp4" for n in range(30))), tmp_path / "out"
-    process = multiprocessing.get_context("fork").Process(
-        target=_run_slowly_to_its_end, args=(videos, out)
-    )
-    process.start()
-    while not list(out.glob("*.json")):
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(process.pid, signal.SIGINT)
-    process.join(30)
-    assert process.exitcode == 130 and len(children) == 2
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-    assert all(load_ocr_document(path) is not None for path in out.glob("*.json"))
 
 
 @pytest.mark.usefixtures("same_text")
@@ -228,6 +161,14 @@ def test_a_missing_package_is_said_once(tmp_path, clip, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("same_text")
+def test_a_reader_that_is_not_installed_is_said_once(tmp_path, clip, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    videos = put(tmp_path / "videos", clip, "a.mp4", "b.mp4", "c.mp4")
+    assert command(videos, "--out", tmp_path / "out", "--reader", "decord") == 2
+    assert capsys.readouterr().err.count("pip install decord") == 1
+
+
+@pytest.mark.usefixtures("same_text")
 def test_another_reader_says_which_one_to_take(tmp_path, clip, capsys):
     put(tmp_path / "videos", clip, "a.mp4")
     write_rotated(tmp_path / "videos/turned.mp4", tmp_path / "videos/a.mp4")
@@ -235,77 +176,3 @@ def test_another_reader_says_which_one_to_take(tmp_path, clip, capsys):
     assert command(tmp_path / "videos", *options) == 1
     assert 'try the video reader "av"' in capsys.readouterr().err
     assert documents(tmp_path / "out") == ["a.json"]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"a small disk needs the right to mount: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-@pytest.mark.usefixtures("same_text")
-def test_a_full_disk_ends_it_and_what_is_written_stays(tmp_path, clip, small_disk, capsys):
-    videos = put(tmp_path / "videos", clip, *(f"{n}.mp4" for n in range(9)))
-    (small_disk / "ballast").write_bytes(bytes(8192))
-    assert command(videos, "--out", small_disk / "out", "--workers", 1) == 2
-    error = capsys.readouterr().err
-    assert "No space left on device: free some space, or write to another folder" in error
-    written = documents(small_disk / "out")
-    assert 0 < len(written) < 9 and all(load_ocr_document(small_disk / "out" / x) for x in written)
-    (small_disk / "ballast").unlink()
-    for name in written:
-        (tmp_path / "moved").mkdir(exist_ok=True)
-        (tmp_path / "moved" / name).write_bytes((small_disk / "out" / name).read_bytes())
-    assert command(videos, "--out", tmp_path / "moved") == 0
-    assert len(documents(tmp_path / "moved")) == 9
-
-
-@pytest.mark.usefixtures("same_text")
-def test_a_limit_of_file_sizes_fails_the_documents_above_it(tmp_path, clip, capsys):
-    import resource
-
-    videos, out = put(tmp_path / "videos", clip, "a.mp4"), tmp_path / "out"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        assert command(videos, "--out", out, "--workers", 1) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    error = capsys.readouterr().err
-    assert f"a.mp4: {out}/a.json can't be written (File too large); give another --out" in error
-    assert documents(out) == []
-
-
-def _run_unprivileged(videos: Path, out: Path) -> None:
-    if os.geteuid() == 0:
-        os.setegid(65534)
-        os.seteuid(65534)
-    sys.stderr = (out / "stderr").open("w")
-    os._exit(command(videos, "--out", out, "--workers", 1))
-
-
-@pytest.mark.usefixtures("same_text")
-def test_a_video_without_permission_is_named(clip):
-    """Root may read everything, so that the command runs as another user, where it is root."""
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
-        folder = Path(name)
-        videos, out = put(folder / "videos", clip, "a.mp4", "closed.mp4"), folder / "out"
-        out.mkdir()
-        for path, mode in ((folder, 0o755), (out, 0o777), (videos / "closed.mp4", 0o000)):
-            path.chmod(mode)
-        process = multiprocessing.get_context("fork").Process(
-            target=_run_unprivileged, args=(videos, out)
-        )
-        process.start()
-        process.join(60)
-        assert process.exitcode == 1
-        error = (out / "stderr").read_text()
-        assert "closed.mp4: can't be read (Permission denied); check its access rights" in error
-        assert documents(out) == ["a.json", "stderr"]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from retrieval.spotting.workers import Done, Failed, Progress, run_each
+from retrieval.spotting.workers import Done, Failed, Progress, TaskError, run_each
 from tests.conftest import ROOT
 from utils.errors import UserError
 
@@ -18,8 +18,10 @@ from utils.errors import UserError
 def make_work():
     def work(task, tell):
         tell(0.5)
-        if task == "user":
-            raise UserError("bad.mp4: is bad")
+        if task == "bad":
+            raise TaskError("bad.mp4: is bad")
+        if task == "package":
+            raise UserError("a package is missing")
         if task == "strange":
             raise RuntimeError("two\nlines")
         if task == "denied":
@@ -55,7 +57,7 @@ def test_every_task_is_done_once_in_other_processes(workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_fails_or_crashes_is_told_and_the_rest_is_done(workers):
-    tasks = ["a", "user", "crash", "strange", "exit", "denied", "b"]
+    tasks = ["a", "bad", "crash", "strange", "exit", "denied", "b"]
     found = ended(tasks, workers)
     assert isinstance(found[0], Done) and isinstance(found[6], Done)
     reasons = {number: e.reason for number, e in found.items() if isinstance(e, Failed)}
@@ -78,6 +80,11 @@ def refuse():
 def test_work_that_cant_be_made_ends_the_run():
     with pytest.raises(UserError, match="a package is missing"):
         list(run_each(refuse, ["a", "b"], 2))
+
+
+def test_what_no_task_can_do_without_ends_the_run():
+    with pytest.raises(UserError, match="a package is missing"):
+        ended(["a", "package", "b"], 1)
 
 
 def test_no_task_starts_no_process():
