@@ -26,50 +26,53 @@ from utils.cli import run_cli
 
 
 def _run_slowly(videos: Path, out: Path) -> None:
-    spot_text.RapidOcrSpotter = lambda **_: SameText(pause=0.05)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    spot_text.RapidOcrSpotter = lambda **_: SameText(pause=0.2)
     sys.argv = ["spot_text.py", str(videos), "--out", str(out), "--workers", "2"]
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process is killed
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process is stopped
     run_cli(spot_text.main)
 
 
+@pytest.fixture
+def stopped(tmp_path, clip):
+    """Return a function that stops a run of 30 videos by a signal, after its first document.
+
+    It gives the exit code, the folders, and when each document was written.
+    """
+    videos, out = put(tmp_path / "videos", clip, *(f"{n}.mp4" for n in range(30))), tmp_path / "out"
+
+    def stop(signum: int) -> tuple[int, Path, Path, dict[Path, int]]:
+        process = multiprocessing.get_context("fork").Process(
+            target=_run_slowly, args=(videos, out)
+        )
+        process.start()
+        while not list(out.glob("*.json")):
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 2
+        os.kill(process.pid, signum)
+        process.join(30)
+        while any(Path(f"/proc/{pid}").exists() for pid in children):  # or the test never ends
+            time.sleep(0.01)
+        times = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+        assert 0 < len(times) < 30 and all(load_ocr_document(path) for path in times)
+        return process.exitcode, videos, out, times
+
+    return stop
+
+
 @pytest.mark.usefixtures("same_text")
-def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path, clip, capsys):
-    videos = put(tmp_path / "videos", clip, *(f"{n}.mp4" for n in range(8)))
-    out = tmp_path / "out"
-    process = multiprocessing.get_context("fork").Process(target=_run_slowly, args=(videos, out))
-    process.start()
-    while not list(out.glob("*.json")):
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
-    assert 0 < len(kept) < 8
-    assert all(load_ocr_document(path) for path in kept)
+def test_killed_at_any_moment_it_goes_on_where_it_was(stopped, capsys):
+    code, videos, out, kept = stopped(signal.SIGKILL)
+    assert code == -signal.SIGKILL
     assert command(videos, "--out", out) == 0
     assert f"; {len(kept)} kept" in capsys.readouterr().out
-    assert len(list(out.glob("*.json"))) == 8
+    assert len(list(out.glob("*.json"))) == 30
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def _run_slowly_to_its_end(videos: Path, out: Path) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _run_slowly(videos, out)
-
-
-def test_interrupted_it_leaves_no_process(tmp_path, clip):
-    videos, out = put(tmp_path / "videos", clip, *(f"{n}.mp4" for n in range(30))), tmp_path / "out"
-    process = multiprocessing.get_context("fork").Process(
-        target=_run_slowly_to_its_end, args=(videos, out)
-    )
-    process.start()
-    while not list(out.glob("*.json")):
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(process.pid, signal.SIGINT)
-    process.join(30)
-    assert process.exitcode == 130 and len(children) == 2
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-    assert all(load_ocr_document(path) is not None for path in out.glob("*.json"))
+def test_interrupted_it_ends_at_once_with_its_processes(stopped):
+    assert stopped(signal.SIGINT)[0] == 130
 
 
 @pytest.fixture
