@@ -10,9 +10,10 @@ has my_ocr/a/b.json. train.py and test.py read them with data_loader.args.ocr_di
 RapidOCR (rapidocr-onnxruntime 1.4.4), whose models are in the package: nothing is downloaded,
 nothing leaves the machine. They read Latin letters without accents, and Chinese.
 
-Stopped, it goes on where it was: documents that are there are kept. Videos that can't be read are
-named and left out.
-Exit code 0: every video has its document; 1: some could not be read; 2: nothing could be done.
+Stopped, it goes on where it was: documents that are there are kept (--overwrite makes them anew).
+Videos that can't be read are named and left out.
+Exit code 0: every video has its document; 1: some could not be read; 2: the run could not begin,
+or the disk is full.
 """
 
 import argparse
@@ -41,8 +42,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", type=Path, required=True, help="the folder for the documents")
     every = "seconds between two frames that are looked at (default: %(default)s)"
     add("--every", type=seconds, default=EVERY_S, metavar="S", help=every)
-    add("--workers", type=positive, default=default_workers(), help="(default: %(default)s)")
-    script = "latin: no other letters are read; chinese: those, too (default: latin)"
+    workers = "processes (default: %(default)s)"
+    add("--workers", type=positive, default=default_workers(), help=workers)
+    script = "letters that may be read: latin, or chinese and latin (default: latin)"
     add("--script", choices=SCRIPTS, help=script)
     add("--rec_model", type=Path, metavar="ONNX", help="another recogniser, for another script")
     add("--rec_keys", type=Path, metavar="TXT", help="its characters, if the file has them not")

@@ -10,8 +10,8 @@ from retrieval.spotting.text_spotter import TextSpotter
 from retrieval.spotting.tracks import Tracker, document
 
 EVERY_S = 0.4
-# PyAV opens every container and turns what is filmed upright; decord, the training's reader,
-# refuses both turned files and containers without an index. All count frames alike.
+# PyAV opens every container and turns pictures as their file asks; decord, the training's reader,
+# refuses files that ask for it, and containers without an index. All of them count frames alike.
 READER = "av"
 # How far a line may come from one read frame to the next, as a share of the picture's diagonal.
 REACH = 0.25
