@@ -1,0 +1,1 @@
+from retrieval.video_index import VideoIndex as VideoIndex
