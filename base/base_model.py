@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -48,6 +49,32 @@ class RetrievalModel(nn.Module, ABC):
     def encode_words(self, words: Tokens) -> Tensor:
         """Return a vector for each OCR word (N, any width), N may be 0: ``words.vectors``."""
         raise UserError(_MISSING.format(type(self).__name__, "encode_words(tokens) -> (N, width)"))
+    def embed_videos_apart(self, batch: Batch) -> dict[str, Tensor]:
+        """Embed the videos of a batch for a search index.
+
+        Returns:
+            ``whole``: the embeddings (B, D) that queries are compared with; and, where the model
+            fuses both, ``vision`` and ``ocr``: those it gives when it may not use the one or the
+            other.
+
+        Raises:
+            UserError: this architecture can't embed videos without queries.
+        """
+        raise UserError(f"{type(self).__name__} has no embed_videos_apart, which an index needs")
+
+    @classmethod
+    def query_encoder(cls, **arguments: Any) -> nn.Module:
+        """Return a module that embeds queries alone: ``Tokens`` -> (Q, D).
+
+        Its weights have the names that they have in the whole model.
+
+        Args:
+            arguments: those of the whole model.
+
+        Raises:
+            UserError: this architecture has none.
+        """
+        raise UserError(f"{cls.__name__} has no query_encoder, which an index needs")
 
     def adapted(
         self, weights: dict[str, Tensor], source: str | Path = "the checkpoint"

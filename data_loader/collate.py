@@ -47,14 +47,14 @@ class Collate:
         return errors[0] if errors else self._batch(samples)
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
-        queries = [caption.lower() for sample in samples for caption in sample.captions]
+        queries = [caption for sample in samples for caption in sample.captions]
         rows = [row for row, sample in enumerate(samples) for _ in sample.captions]
         has_video = samples[0].frames is not None
         has_color = samples[0].color is not None
         return Batch(
             ids=[sample.id for sample in samples],
             video_index=torch.tensor([sample.video_index for sample in samples]),
-            query=self._queries(queries),
+            query=self.queries(queries),
             query_row=torch.tensor(rows, dtype=torch.int64),
             video=torch.stack([sample.frames for sample in samples]) if has_video else None,
             num_frames=torch.tensor([sample.num_frames for sample in samples]),
@@ -75,6 +75,14 @@ class Collate:
         """Return the tokens of each distinct word of some videos' words."""
         words = dict.fromkeys(word for video in videos for word in video or [NO_WORDS])
         return [tuple(ids) for ids in self._tokens(list(words))]
+
+    def queries(self, texts: Sequence[str]) -> Tokens:
+        """Return queries as the model is given them: lower-cased, as tokens."""
+        tokens = self._tokens([text.lower() for text in texts], self.max_tokens)
+        ids = pad(tokens, self.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
+        mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+        return Tokens(ids, mask.to(torch.int64))
 
     def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
         """Return the queries and the OCR words of a video as the model is given them.
@@ -104,13 +112,6 @@ class Collate:
         most = self.tokenizer.model_max_length
         limit = most if limit is None else min(limit, most)
         return self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-
-    def _queries(self, texts: Sequence[str]) -> Tokens:
-        tokens = self._tokens(texts, self.max_tokens)
-        ids = pad(tokens, self.tokenizer.pad_token_id)
-        lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
-        mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
-        return Tokens(ids, mask.to(torch.int64))
 
     def _words(self, samples: Sequence[Sample]) -> Words:
         texts = [sample.words or [NO_WORDS] for sample in samples]

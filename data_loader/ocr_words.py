@@ -12,6 +12,7 @@ width, height, ex, ey, growth of the width, growth of the height, score; frames 
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -49,6 +50,19 @@ class OcrWord(NamedTuple):
 
     text: str
     track: np.ndarray
+
+
+class OcrLine(NamedTuple):
+    """A record of a document: the text, its score, and frame -> 8 coordinates (4 corners)."""
+
+    text: str
+    score: float
+    frames: dict[int, list[float]]
+
+    def within(self, first: int, stop: int) -> "OcrLine":
+        """Return the line as it is seen in the frames ``first`` … ``stop - 1``, then from 0."""
+        frames = {f - first: quad for f, quad in self.frames.items() if first <= f < stop}
+        return self._replace(frames=frames)
 
 
 @dataclass(frozen=True)
@@ -100,24 +114,41 @@ def read_ocr_words(path: str | Path, params: OcrParams) -> OcrWords | None:
     return None if document is None else ocr_words(document, params, str(path))
 
 
-def ocr_words(document: dict[str, Any], params: OcrParams, source: str = "") -> OcrWords:
-    """Split a document's lines into words and choose those that the model reads.
+def document_lines(document: dict[str, Any], source: str = "") -> list[OcrLine]:
+    """Check a document and return its lines.
 
     Args:
         document: as read by ``load_ocr_document``.
-        params: the rules.
         source: the file's name, for messages.
 
     Raises:
         UserError: a malformed record; names the source, the record's key and what was expected.
-            A record whose ``tracks`` are empty is counted instead: spotters write such records.
+    """
+    return [
+        _checked_record(record, f"{source or 'OCR document'}: record {key!r}")
+        for key, record in document.items()
+    ]
+
+
+def ocr_words(document: dict[str, Any], params: OcrParams, source: str = "") -> OcrWords:
+    """Split a document's lines into words and choose those that the model reads.
+
+    Arguments and errors are those of ``document_lines`` and ``words_of_lines``.
+    """
+    return words_of_lines(document_lines(document, source), params)
+
+
+def words_of_lines(lines: Sequence[OcrLine], params: OcrParams) -> OcrWords:
+    """Split lines into words and choose those that the model reads.
+
+    Args:
+        lines: one that is seen in no frame is counted and left out: spotters write such records.
+        params: the rules.
     """
     kept: list[OcrWord] = []
     seen: set[str] = set()
     num_skipped = 0
-    for key, record in document.items():
-        where = f"{source or 'OCR document'}: record {key!r}"
-        text, score, frames = _checked_record(record, where)
+    for text, score, frames in lines:
         if not frames:
             num_skipped += 1
             continue
@@ -188,8 +219,8 @@ def _track_vector(frames: dict[int, list[float]], score: float) -> np.ndarray:
     return np.array([numbers[0], numbers[-1], len(numbers), *position, score], dtype=np.float64)
 
 
-def _checked_record(record: Any, where: str) -> tuple[str, float, dict[int, list[float]]]:
-    """Return a record's text, score and frames (number -> 8 coordinates), or raise UserError."""
+def _checked_record(record: Any, where: str) -> OcrLine:
+    """Return a record's line, or raise UserError."""
     if not isinstance(record, dict):
         raise _malformed(where, "an object with text, score and tracks", record)
     text, tracks = record.get("text"), record.get("tracks")
@@ -211,7 +242,7 @@ def _checked_record(record: Any, where: str) -> tuple[str, float, dict[int, list
         if None in corners:
             raise _malformed(where, f"finite coordinates for frame {name}", values)
         frames[int(name)] = corners
-    return text, score, frames
+    return OcrLine(text, score, frames)
 
 
 def _number(value: Any) -> float | None:

@@ -9,7 +9,7 @@ models, E width of the common space (``projection_dim``).
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,7 @@ from model.fusion import FusionAttention, fusion_tokens
 from model.initial_weights import Part, TemporalFix, adapt, check_parts, load_initial_weights
 from model.params import TextParams, VideoParams
 from model.pretrained import build_video_model
+from model.query_encoder import QueryEncoder, query_projection
 from model.text_encoder import (
     encode_tokens,
     encode_words,
@@ -118,6 +119,26 @@ class FrozenInTime(RetrievalModel):
             embeds["fusion"] = self.fusion_proj(self._fuse(batch.words, feature))
         return embeds
 
+    def embed_videos_apart(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the embedding (B, E) that queries meet, and for a fusion what each side gives.
+
+        ``vision`` and ``ocr`` are fused embeddings where the fusion layer may not attend to the
+        video feature, or to the words.
+        """
+        if not (self.sees and self.reads):
+            return {"whole": self.embed_videos(batch)[self.video_key]}
+        tokens, mask = self._fusion_tokens(batch.words, self.video_model(batch.video))
+        masks = {"whole": mask, "vision": mask.clone(), "ocr": mask.clone()}
+        masks["vision"][:, 1] = False
+        masks["ocr"][:, 2:] = False
+        fused = {name: self.fusion_model(tokens, seen) for name, seen in masks.items()}
+        return {name: self.fusion_proj(out + self.query_token) for name, out in fused.items()}
+
+    @classmethod
+    def query_encoder(cls, **arguments: Any) -> QueryEncoder:
+        """Return the module that embeds queries, of a model with these arguments."""
+        return QueryEncoder(**arguments)
+
     def adapted(
         self, weights: dict[str, Tensor], source: str | Path = "the checkpoint"
     ) -> tuple[dict[str, Tensor], list[str]]:
@@ -167,15 +188,17 @@ class FrozenInTime(RetrievalModel):
 
     def _fuse(self, words: Words, feature: Tensor | None) -> Tensor:
         """Words and, where frames are seen, the video feature -> (B, D)."""
+        return self.fusion_model(*self._fusion_tokens(words, feature)) + self.query_token
+
+    def _fusion_tokens(self, words: Words, feature: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, S, D) of the fusion layer and their mask (B, S)."""
         word_tokens = F.embedding(words.index, self._vectors(words))  # (B, L, D)
         if feature is None:
-            tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, None)
-        else:
-            word_tokens = word_tokens + self.ocr_pos_embeds(words.tracks)
-            feature = self.video_to_fusion(feature)
-            tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, feature)
-            tokens = tokens + self.type_embedding(self._types(tokens))
-        return self.fusion_model(tokens, mask) + self.query_token
+            return fusion_tokens(self.query_token, word_tokens, words.mask, None)
+        word_tokens = word_tokens + self.ocr_pos_embeds(words.tracks)
+        feature = self.video_to_fusion(feature)
+        tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, feature)
+        return tokens + self.type_embedding(self._types(tokens)), mask
 
     def _vectors(self, words: Words) -> Tensor:
         """The distinct words (U, D): as they are given, else encoded here."""
@@ -214,8 +237,8 @@ class FrozenInTime(RetrievalModel):
 
     def _add_projections(self, projection: str, dim: int, width: int) -> None:
         seen = self.video_model.embed_dim if self.sees else width
+        self.txt_proj = query_projection(projection, width, dim)
         if projection == "minimal":
-            self.txt_proj: nn.Module = nn.Sequential(nn.ReLU(), nn.Linear(width, dim))
             if self.sees:
                 self.vid_proj: nn.Module = nn.Sequential(nn.Linear(seen, dim))
             if self.reads:
@@ -226,4 +249,4 @@ class FrozenInTime(RetrievalModel):
                 'arch.args.projection: "" needs video and text models of one width, '
                 f'these have {seen} and {width}; use "minimal"'
             )
-        self.txt_proj = self.vid_proj = self.fusion_proj = nn.Identity()
+        self.vid_proj = self.fusion_proj = nn.Identity()

@@ -1,8 +1,23 @@
 """Search in an index of one's own videos, from Python."""
 
-from pathlib import Path
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
+from retrieval.errors import IndexFolderError, MissingFileError
 from retrieval.results import Entry, Hit, Mode, TextTrack
+from retrieval.searching.lookup import entry_row, lines_of
+from retrieval.searching.search import Request, search
+from retrieval.searching.snapshot import Snapshot
+from retrieval.storage import database, layout
+
+if TYPE_CHECKING:
+    from retrieval.query_encoder import QueryEncoder
 
 
 class VideoIndex:
@@ -10,27 +25,63 @@ class VideoIndex:
 
     Every method may be called from several threads at once, and while ``index.py`` updates the
     folder: each call sees the state of the last completed update.
+
+    Attributes:
+        path: of the index folder.
+        model: name, path and sha256 of the checkpoint that it was made with.
+        videos: the folder that was indexed.
     """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._encoder: QueryEncoder | None = None
+        with self._reading() as (connection, _):
+            meta = database.read_meta(connection)
+        self.model: dict[str, str] = meta["model"]
+        self.videos = Path(os.fsdecode(bytes.fromhex(meta["folder"])))
+        self._checksum: str = meta["query_encoder"]
 
     @classmethod
     def open(cls, path: str | Path) -> "VideoIndex":
         """Open an index folder; the query encoder is loaded with the first search that needs it.
 
         Raises:
-            UserError: it is no index, is damaged, or was written by a newer version.
+            IndexFolderError: it is no index, is damaged, or was written by a newer version.
         """
-        raise NotImplementedError
+        return cls(Path(path))
 
     def close(self) -> None:
         """Give back files and memory; also at the end of a ``with`` block."""
+        while not self._idle.empty():
+            self._idle.get().close()
+        self._snapshot = self._encoder = None
 
-    def load_query_encoder(self) -> None:
-        """Load what embeds queries now, so that the first search need not wait for it."""
-        raise NotImplementedError
+    def __enter__(self) -> "VideoIndex":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load_query_encoder(self) -> "QueryEncoder":
+        """Load what embeds queries now, so that the first search need not wait for it.
+
+        Raises:
+            UserError: its files are damaged, or not those that the index was made with.
+        """
+        from retrieval.query_encoder import QueryEncoder
+
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = QueryEncoder(self.path / layout.QUERY_ENCODER, self._checksum)
+            return self._encoder
 
     def __len__(self) -> int:
         """Return the number of entries."""
-        raise NotImplementedError
+        with self._reading() as (_, snapshot):
+            return snapshot.num_entries
 
     def search(
         self,
@@ -39,25 +90,35 @@ class VideoIndex:
         mode: Mode = "fused",
         folder: str | None = None,
         explain: bool = False,
+        exact: bool = False,
+        words_weight: float = 1.0,
     ) -> list[Hit]:
         """Return the best entries, best first, at most ``k``.
 
         Args:
             query: a sentence, words, numbers, ``"quoted phrases"``; anything is plain text.
             k: at least 1.
-            mode: by meaning, by words, or both lists fused.
+            mode: by meaning, by words, or both lists fused by their ranks.
             folder: only videos in this folder (as ``folders`` names it) and those below.
             explain: also say where the similarity comes from.
+            exact: compare with all embeddings, even where ``index.py --ann`` has been used.
+            words_weight: of the list by words in the fusion, against 1 for the one by meaning.
 
         Raises:
             UserError: the query is empty or longer than ``MAX_QUERY`` characters, ``k`` below 1,
                 the mode unknown, or there is no such folder.
         """
-        raise NotImplementedError
+        query = query.encode("utf-8", "replace").decode()  # what is no text becomes "?"
+        request = Request(query, k, mode, folder, explain, exact, words_weight)
+        request.check()
+        embedding = None if mode == "words" else self.load_query_encoder().embed(query)
+        with self._reading() as (connection, snapshot):
+            return search(connection, snapshot, request, embedding)
 
     def entry(self, entry_id: int) -> Entry:
         """Return an entry; raises ``UnknownEntryError`` (a ``UserError``)."""
-        raise NotImplementedError
+        with self._reading() as (connection, _):
+            return entry_row(connection, entry_id).entry
 
     def video_file(self, entry_id: int) -> Path:
         """Return the absolute path of an entry's video file.
@@ -66,16 +127,71 @@ class VideoIndex:
             UnknownEntryError: there is no such entry.
             MissingFileError: the file is gone, or is a link out of the indexed folder.
         """
-        raise NotImplementedError
+        root, name = self.videos.resolve(), self.entry(entry_id).video
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            raise MissingFileError(f"{name}: leads out of the indexed folder {self.videos}")
+        if not file.is_file():
+            raise MissingFileError(f"{name}: is not in {self.videos} any more; run index.py again")
+        return file
 
     def thumbnail_file(self, entry_id: int) -> Path:
         """Return the path of an entry's thumbnail, a JPEG; errors as ``video_file``."""
-        raise NotImplementedError
+        entry = self.entry(entry_id)
+        file = layout.thumbnail_file(self.path, entry.id).absolute()
+        if not file.is_file():
+            raise MissingFileError(f"{file}: the thumbnail is missing; make the index anew")
+        return file
 
     def tracks(self, entry_id: int) -> list[TextTrack]:
         """Return the lines of text seen within an entry, by time; raises ``UnknownEntryError``."""
-        raise NotImplementedError
+        with self._reading() as (connection, _):
+            entry_row(connection, entry_id)
+            return lines_of(connection, entry_id)
 
     def folders(self) -> list[str]:
         """Return every folder below the indexed one that holds videos, sorted, with parents."""
-        raise NotImplementedError
+        with self._reading() as (connection, _):
+            paths = connection.execute("SELECT path FROM videos").fetchall()
+        names = {PurePosixPath(os.fsdecode(path)).parent for (path,) in paths}
+        found = {str(folder) for name in names for folder in (name, *name.parents)}
+        return sorted(found - {"."})
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
+        """A connection within a transaction, and the snapshot that it sees."""
+        try:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = database.connect(self.path)
+        try:
+            yield connection, self._begin(connection)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            connection.close()
+            raise database.unreadable(self.path, error) from error
+        except BaseException:
+            connection.rollback()
+            self._idle.put(connection)
+            raise
+        self._idle.put(connection)
+
+    def _begin(self, connection: sqlite3.Connection) -> Snapshot:
+        """Begin a transaction; the arrays of what it sees may be replaced before they are open."""
+        while True:
+            connection.execute("BEGIN")
+            meta = database.read_meta(connection)
+            current = self._snapshot
+            if current is not None and current.number == meta["commits"]:
+                return current
+            try:
+                self._snapshot = fresh = Snapshot(self.path, meta, connection)
+                return fresh
+            except IndexFolderError:
+                connection.rollback()
+                if self._generation(connection) == meta["generation"]:
+                    raise
+
+    @staticmethod
+    def _generation(connection: sqlite3.Connection) -> Any:
+        return database.read_meta(connection)["generation"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.searching.ann import AnnIndex
 from retrieval.searching.vocabulary import Vocabulary
 from retrieval.storage import arrays
 from retrieval.storage.layout import EMBEDDINGS, IDS, WITHOUT, array_file
@@ -33,7 +34,6 @@ class Snapshot:
         without: ``vision`` and ``ocr`` -> (N, E) float32 of length 1, where the model fuses.
         dead: rows of videos that are gone.
         num_entries: N without the dead ones.
-        ann: what ``index.py --ann`` has noted of its FAISS index, or None.
 
     Raises:
         IndexFolderError: a file of it is missing or cut short.
@@ -41,7 +41,8 @@ class Snapshot:
 
     def __init__(self, folder: Path, meta: dict[str, Any], connection: sqlite3.Connection) -> None:
         num_rows, generation = meta["num_rows"], meta["generation"]
-        self.folder, self.number, self.ann = folder, meta["commits"], meta.get("ann")
+        self.folder, self.number = folder, meta["commits"]
+        self._ann: dict[str, Any] | AnnIndex | None = meta.get("ann")
 
         def mapped(name: str) -> NDArray:
             path = array_file(folder, name, generation)
@@ -60,6 +61,17 @@ class Snapshot:
         self._entries: dict[int, NDArray] = {}
         self._num_cached = 0
         self._folders: dict[str, NDArray] = {}
+
+    def ann_index(self) -> AnnIndex | None:
+        """Return the FAISS index, read when it is first wanted; None where there is none.
+
+        Raises:
+            UserError: FAISS is not installed.
+        """
+        with self._lock:
+            if isinstance(self._ann, dict):
+                self._ann = AnnIndex(self.folder / self._ann["file"], self._ann["num_rows"])
+            return self._ann
 
     def vocabulary(self, connection: sqlite3.Connection) -> Vocabulary:
         """Return the distinct words, read when they are first wanted."""

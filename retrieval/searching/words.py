@@ -24,8 +24,7 @@ MOST_WORDS = 500  # of a kind, for a term: those nearest in length
 _WORTH = {"exact": (1.0, 0.0), "prefix": (0.6, 0.2), "substring": (0.35, 0.2)}
 _EDITS_WORTH = {1: 0.3, 2: 0.15}
 _TRIGRAM = 3
-# A 64-bit key for a line of an entry.
-_SHIFT = 32
+_SHIFT = 32  # a line of an entry has one key of 64 bits
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,9 @@ class MetTerm:
         return max(met, key=lambda word: word.worth, default=None)
 
 
-def meet(connection: sqlite3.Connection, snapshot: Snapshot, terms: Sequence[Term]) -> list[MetTerm]:
+def meet(
+    connection: sqlite3.Connection, snapshot: Snapshot, terms: Sequence[Term]
+) -> list[MetTerm]:
     """Look up terms; those that are nowhere are left out."""
     look_up = {True: _meet_phrase, False: _meet_word}
     met = (look_up[term.quoted](connection, snapshot, term) for term in terms)

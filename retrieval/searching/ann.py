@@ -1,0 +1,41 @@
+"""The FAISS index of an index folder: candidates that are compared exactly afterwards.
+
+Shapes: N rows, E width of the common space, M found.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from utils.errors import UserError
+
+PROBES = 32  # cells that a query looks into
+
+
+class AnnIndex:
+    """A FAISS index of the first rows of the embeddings.
+
+    Args:
+        file: as ``build_ann`` has written it.
+        num_rows: how many rows it knows.
+    """
+
+    def __init__(self, file: Path, num_rows: int) -> None:
+        self.index = load_faiss().read_index(str(file))
+        self.num_rows = num_rows
+        self.index.nprobe = min(PROBES, self.index.nlist)
+
+    def rows(self, query: NDArray, count: int) -> NDArray:
+        """Return up to ``count`` rows (M,) that are near a query (E,)."""
+        _, rows = self.index.search(query[None], min(count, self.num_rows))
+        return rows[0][rows[0] >= 0]
+
+
+def load_faiss() -> Any:
+    """Import FAISS; raises ``UserError`` with the way to get it."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(f"FAISS is wanted: pip install faiss-cpu ({error})") from error
+    return faiss
