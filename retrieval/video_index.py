@@ -10,11 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import IndexFolderError, MissingFileError
+from retrieval.identity import check_model
 from retrieval.results import Entry, Hit, Mode, TextTrack
 from retrieval.searching.lookup import entry_row, lines_of
 from retrieval.searching.search import Request, search
 from retrieval.searching.snapshot import Snapshot
 from retrieval.storage import database, layout
+from retrieval.storage.contents import sha256_of
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from retrieval.query_encoder import QueryEncoder
@@ -77,6 +80,16 @@ class VideoIndex:
             if self._encoder is None:
                 self._encoder = QueryEncoder(self.path / layout.QUERY_ENCODER, self._checksum)
             return self._encoder
+
+    def check_model(self, checkpoint: str | Path) -> None:
+        """Raise ``IndexFolderError``, which names both, where the index is of another model."""
+        file = Path(checkpoint)
+        try:
+            checksum = sha256_of(file)
+        except OSError as error:
+            raise UserError(f"{file}: can't be read ({error.strerror})") from error
+        given = {"name": file.stem, "path": str(file.absolute()), "sha256": checksum}
+        check_model(self.path, self.model, given)
 
     def __len__(self) -> int:
         """Return the number of entries."""

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "trainer": {"utils", "base"},
     "retrieval": {"utils", "base", "parsing", "data_loader", "model", "trainer"},
 }
-SCRIPTS = ("train", "test", "parse_config", "check_data", "demo", "spot_text")
+SCRIPTS = ("train", "test", "parse_config", "check_data", "demo", "spot_text", "index", "search")
 SHORT_SCRIPTS = ("train", "test")
 UTILS_PACKAGES = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))

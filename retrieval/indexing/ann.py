@@ -3,7 +3,6 @@
 Shapes: N rows, E width of the common space.
 """
 
-import logging
 import math
 import os
 
@@ -17,12 +16,17 @@ from retrieval.storage.layout import EMBEDDINGS, ann_file, array_file
 from retrieval.storage.writer import IndexWriter
 from utils.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 LEAST_ROWS = 10_000  # below, comparing all of them is as fast
 _ROWS_PER_CELL = 40  # that k-means wants for each cell
 _CODE_BYTES = 64
+_LEAST_KNOWN = 0.9
 _CHECKED = 100  # entries whose nearest ten are looked for both ways
+
+
+def is_current(writer: IndexWriter) -> bool:
+    """Whether there is a FAISS index that knows nearly all rows; a search compares the others."""
+    ann = writer.meta.get("ann")
+    return ann is not None and ann["num_rows"] >= _LEAST_KNOWN * writer.meta["num_rows"]
 
 
 def build_ann(writer: IndexWriter, least_rows: int = LEAST_ROWS) -> float:

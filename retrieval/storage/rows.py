@@ -3,11 +3,29 @@
 import os
 import sqlite3
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from retrieval.storage.contents import NewEntry, NewTrack, NewVideo, stamp_text
+from retrieval.storage.contents import NewEntry, NewTrack, NewVideo, Stamp, stamp_text
 from retrieval.storage.text import words_of
+
+
+class KnownVideo(NamedTuple):
+    """A video of the index and the files it was made from."""
+
+    id: int
+    stamp: Stamp
+    ocr_stamp: Stamp | None
+
+
+def known_videos(connection: sqlite3.Connection) -> dict[str, KnownVideo]:
+    """Return the videos of an index by path."""
+    rows = connection.execute("SELECT id, path, stamp, ocr_stamp FROM videos")
+    return {
+        os.fsdecode(path): KnownVideo(number, Stamp.parse(stamp), Stamp.parse(ocr))
+        for number, path, stamp, ocr in rows
+    }
 
 
 def add_video(

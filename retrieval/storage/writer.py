@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,88 +25,51 @@ from retrieval.storage.layout import (
     array_file,
     thumbnail_file,
 )
-from retrieval.storage.rows import add_video, drop_video
+from retrieval.storage.rows import KnownVideo, add_video, drop_video, known_videos
 
 # Rows of videos that are gone are skipped by a search; beyond this share they are dropped.
 MOST_DEAD = 0.25
 
 
-class KnownVideo(NamedTuple):
-    """A video of the index and the files it was made from."""
-
-    id: int
-    stamp: Stamp
-    ocr_stamp: Stamp | None
-
-
 class IndexWriter:
-    """The one writer of an index folder; a ``with`` block ends it.
+    """Writes to an index folder that is ``locked``; a ``with`` block ends it.
 
     Attributes:
         folder: the index.
         meta: what is kept by name, as of now.
     """
 
-    def __init__(self, folder: Path, lock: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = lock
         self._database = database.connect(folder, writing=True)
         self.meta = database.read_meta(self._database)
         self.array_names = (EMBEDDINGS, *(WITHOUT[name] for name in self.meta["leaves_out"]))
 
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open an index for writing.
-
-        Raises:
-            IndexFolderError: there is none, or another process writes to it.
-        """
-        lock = _locked(folder)
-        try:
-            return cls(folder, lock)
-        except BaseException:
-            os.close(lock)
-            raise
-
-    @classmethod
-    def create(cls, folder: Path, width: int, leaves_out: Sequence[str], meta: dict) -> Self:
-        """Make an empty index in a folder that is there, and open it.
+    @staticmethod
+    def create(folder: Path, width: int, leaves_out: Sequence[str], meta: dict[str, Any]) -> None:
+        """Make an empty index in a folder that is there and locked; the database comes last.
 
         Args:
             folder: holds no index yet.
             width: E.
             leaves_out: ``vision`` and ``ocr``, where embeddings without them are kept, too.
             meta: what else is kept by name.
-
-        Raises:
-            IndexFolderError: another process writes to it.
         """
-        lock = _locked(folder)
-        try:
-            for name in (EMBEDDINGS, *(WITHOUT[part] for part in leaves_out)):
-                arrays.create(array_file(folder, name, 1), np.float32, width)
-            arrays.create(array_file(folder, IDS, 1), np.int64, None)
-            own = {"generation": 1, "num_rows": 0, "commits": 0, "width": width}
-            database.create(folder, meta | own | {"leaves_out": list(leaves_out)})
-            return cls(folder, lock)
-        except BaseException:
-            os.close(lock)
-            raise
+        for name in (EMBEDDINGS, *(WITHOUT[part] for part in leaves_out)):
+            arrays.create(array_file(folder, name, 1), np.float32, width)
+        arrays.create(array_file(folder, IDS, 1), np.int64, None)
+        own = {"generation": 1, "num_rows": 0, "commits": 0, "width": width}
+        database.create(folder, meta | own | {"leaves_out": list(leaves_out)})
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._database.close()
-        os.close(self._lock)
 
     def videos(self) -> dict[str, KnownVideo]:
         """Return the videos of the index by path."""
-        rows = self._database.execute("SELECT id, path, stamp, ocr_stamp FROM videos")
-        return {
-            os.fsdecode(path): KnownVideo(number, Stamp.parse(stamp), Stamp.parse(ocr))
-            for number, path, stamp, ocr in rows
-        }
+        return known_videos(self._database)
 
     def touch(self, stamps: dict[int, tuple[Stamp, Stamp | None]]) -> None:
         """Note new times of videos (by id) whose content is what it was."""
@@ -225,17 +188,23 @@ def _copy_rows(source: NDArray, rows: NDArray, target: Path, width: int | None) 
         arrays.append(target, first, np.asarray(source[part]))
 
 
-def _locked(folder: Path) -> int:
-    """Take the writer's lock, which ends with the process."""
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the one that writes to a folder; ends with the block, or with the process.
+
+    Raises:
+        IndexFolderError: another process is.
+    """
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     except BlockingIOError:
-        os.close(lock)
         raise IndexFolderError(
             f"{folder}: another index.py is writing to it; wait until it has ended"
         ) from None
-    return lock
+    finally:
+        os.close(lock)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -1,0 +1,65 @@
+"""Search an index of videos, made by index.py.
+
+    python search.py my.index/ "a red car passes the sign casino"
+    python search.py my.index/ "RE16" --mode words            only by the text in the videos
+    python search.py my.index/ '"sale up to" 60' --explain    a quoted phrase; what matched where
+    python search.py my.index/ "a beach" -k 50 --folder 2024/summer --json
+
+By meaning (the embedding of the query against those of the entries) and by words (exact, at the
+beginning of a word, within it, and with one or two wrong letters); both lists are fused by their
+ranks. Everything in a query is plain text; only "quotation marks" mean a phrase as it stands.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from retrieval import VideoIndex
+from retrieval.results import MODES
+from retrieval.table import hits_json, hits_table
+from utils.cli import positive, run_cli
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("index", type=Path, help="folder of the index")
+    parser.add_argument("query", help="what to look for")
+    parser.add_argument("-k", type=positive, default=10, help="most hits (default: %(default)s)")
+    parser.add_argument("--mode", choices=MODES, default="fused", help="(default: %(default)s)")
+    parser.add_argument("--folder", help="only videos in this folder of the indexed one, and below")
+    parser.add_argument("--explain", action="store_true", help="say of each hit what matched")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--words_weight", type=float, default=1.0, help="of the words, in the fusion (%(default)s)"
+    )
+    parser.add_argument("--exact", action="store_true", help="leave the FAISS index aside")
+    parser.add_argument(
+        "-r", "--resume", type=Path, metavar="MODEL", help="refuse an index of another model"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = parse_arguments()
+    with VideoIndex.open(arguments.index) as index:
+        if arguments.resume is not None:
+            index.check_model(arguments.resume)
+        hits = index.search(
+            arguments.query,
+            k=arguments.k,
+            mode=arguments.mode,
+            folder=arguments.folder,
+            explain=arguments.explain,
+            exact=arguments.exact,
+            words_weight=arguments.words_weight,
+        )
+    text = hits_json(hits) if arguments.json else hits_table(hits, arguments.explain)
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    run_cli(main)
