@@ -41,7 +41,7 @@ class VideoIndex:
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._encoder: QueryEncoder | None = None
-        with self._reading() as (connection, _):
+        with self.reading() as (connection, _):
             meta = database.read_meta(connection)
         self.model: dict[str, str] = meta["model"]
         self.videos = Path(os.fsdecode(bytes.fromhex(meta["folder"])))
@@ -93,7 +93,7 @@ class VideoIndex:
 
     def __len__(self) -> int:
         """Return the number of entries."""
-        with self._reading() as (_, snapshot):
+        with self.reading() as (_, snapshot):
             return snapshot.num_entries
 
     def search(
@@ -125,12 +125,12 @@ class VideoIndex:
         request = Request(query, k, mode, folder, explain, exact, words_weight)
         request.check()
         embedding = None if mode == "words" else self.load_query_encoder().embed(query)
-        with self._reading() as (connection, snapshot):
+        with self.reading() as (connection, snapshot):
             return search(connection, snapshot, request, embedding)
 
     def entry(self, entry_id: int) -> Entry:
         """Return an entry; raises ``UnknownEntryError`` (a ``UserError``)."""
-        with self._reading() as (connection, _):
+        with self.reading() as (connection, _):
             return entry_row(connection, entry_id).entry
 
     def video_file(self, entry_id: int) -> Path:
@@ -158,21 +158,21 @@ class VideoIndex:
 
     def tracks(self, entry_id: int) -> list[TextTrack]:
         """Return the lines of text seen within an entry, by time; raises ``UnknownEntryError``."""
-        with self._reading() as (connection, _):
+        with self.reading() as (connection, _):
             entry_row(connection, entry_id)
             return lines_of(connection, entry_id)
 
     def folders(self) -> list[str]:
         """Return every folder below the indexed one that holds videos, sorted, with parents."""
-        with self._reading() as (connection, _):
+        with self.reading() as (connection, _):
             paths = connection.execute("SELECT path FROM videos").fetchall()
         names = {PurePosixPath(os.fsdecode(path)).parent for (path,) in paths}
         found = {str(folder) for name in names for folder in (name, *name.parents)}
         return sorted(found - {"."})
 
     @contextmanager
-    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
-        """A connection within a transaction, and the snapshot that it sees."""
+    def reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
+        """Give a connection within a transaction, and the snapshot that it sees."""
         try:
             connection = self._idle.get_nowait()
         except queue.Empty:

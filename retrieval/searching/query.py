@@ -7,8 +7,8 @@ from retrieval.storage.text import words_of
 
 # Words that make a sentence and name nothing; they count where a query has no other, or in quotes.
 FUNCTION_WORDS = frozenset(
-    "a an the and or but nor so as at by for from in into of off on onto out over to under up with "
-    "without is are was were be been being am do does did has have had can could will would it its "
+    "a an the and or but nor so as at by for from in into of on onto over to under with without "
+    "is are was were be been being am do does did has have had can could will would it its "
     "he she they we you i his her their our your my me him them us this that these those there "
     "here which who whom whose what when where while how".split()
 )

@@ -1,0 +1,54 @@
+"""Index folders without a model: embeddings and lines of text as a test wants them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.query_encoder import unit
+from retrieval.storage.contents import NewEntry, NewTrack, NewVideo, Stamp
+from retrieval.storage.layout import EMBEDDINGS
+from retrieval.storage.writer import IndexWriter, locked
+
+WIDTH = 16
+MODEL = {"name": "made", "path": "/made.pth", "sha256": "0" * 64, "settings": "1" * 64}
+BOX = (0.25, 0.5, 0.75, 0.625)
+
+
+def made_embeddings(count: int, seed: int = 0, width: int = WIDTH) -> np.ndarray:
+    """(count, width) float32 of length 1."""
+    return unit(np.random.default_rng(seed).standard_normal((count, width), dtype=np.float32))
+
+
+def made_video(name: str, lines: Sequence[str], rows: np.ndarray) -> NewVideo:
+    """A video of one entry a row; every line is seen in every entry."""
+    entries = [NewEntry(5.0 * i, 5.0 * i + 10, {EMBEDDINGS: row}, b"jpeg")
+               for i, row in enumerate(rows)]  # fmt: skip
+    places = tuple(range(len(entries)))
+    boxes = np.array([(0.5, *BOX), (1.5, *BOX)], dtype=np.float32)
+    tracks = [NewTrack(line, 0.9, 0.5, 1.5, boxes, places) for line in lines]
+    stamp = Stamp(1, 2, "3")
+    return NewVideo(name, stamp, None, 10.0, 64, 48, entries, tracks)
+
+
+def create(folder: Path, width: int = WIDTH) -> None:
+    """An empty index in a new folder."""
+    folder.mkdir(parents=True)
+    meta = {"folder": b"/nowhere".hex(), "model": MODEL, "query_encoder": "", "windows": [10, 5]}
+    with locked(folder):
+        IndexWriter.create(folder, width, (), meta)
+
+
+def add(folder: Path, *videos: NewVideo, drop: Sequence[int] = ()) -> None:
+    """One commit."""
+    with locked(folder), IndexWriter(folder) as writer:
+        writer.write(videos, drop)
+
+
+def index_of_lines(folder: Path, lines: Sequence[Sequence[str]]) -> Path:
+    """An index of one-entry videos ``0.mp4`` …, which show these lines; entry ids count from 1."""
+    create(folder)
+    rows = made_embeddings(len(lines))
+    videos = [made_video(f"{i}.mp4", texts, rows[i : i + 1]) for i, texts in enumerate(lines)]
+    add(folder, *videos)
+    return folder
