@@ -1,0 +1,89 @@
+"""A small fusion model's checkpoint and an index of the demonstration's test videos."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from base.config import resolved
+from parse_config import load_config
+from retrieval.indexing.encoder import ModelFile
+from retrieval.indexing.text import OcrFolder
+from retrieval.indexing.update import IndexOptions, Outcome, update_index
+from tests.conftest import ROOT, tiny
+from trainer.build import build_model
+from utils.checkpoint.files import save_checkpoint
+from utils.files import write_json
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Library:
+    """Videos, their OCR documents, and a model's checkpoint."""
+
+    videos: Path
+    ocr: Path
+    checkpoint: Path
+
+    @property
+    def model(self) -> ModelFile:
+        return ModelFile(self.checkpoint, load_config(self.checkpoint.parent / "config.json"))
+
+    def index(self, out: Path, **options: object) -> Outcome:
+        return update_index(
+            self.videos, out, self.model, OcrFolder(self.ocr), IndexOptions(**options)
+        )
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(demo, tmp_path_factory):
+    """Return a function: kind of the demo -> a checkpoint of freshly initialised weights."""
+
+    def make(kind: str = "fusion", *changes: str) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / kind
+        folder.mkdir()
+        config = load_config(ROOT / f"configs/demo/{kind}.json", [*tiny(demo), *changes])
+        write_json(folder / "config.json", resolved(config))
+        weights = build_model(config, CPU).state_dict()
+        save_checkpoint(folder / "model.pth", {"state_dict": weights})
+        return folder / "model.pth"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(make_checkpoint) -> Path:
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def test_names(demo) -> list[str]:
+    """The test videos, in the annotation file's order."""
+    return [entry["path"] for entry in json.loads((demo / "TextVR_test.json").read_text())]
+
+
+@pytest.fixture
+def library(demo, checkpoint, test_names, tmp_path) -> Library:
+    """A copy of the eight test videos and their documents, to be changed."""
+    for source, target in (("Videos", "my videos"), ("Kwai_VideoOCR", "my ocr")):
+        for name in test_names:
+            file = Path(name) if source == "Videos" else Path(name).with_suffix(".json")
+            (tmp_path / target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(demo / source / file, tmp_path / target / file)
+    return Library(tmp_path / "my videos", tmp_path / "my ocr", checkpoint)
+
+
+@pytest.fixture(scope="session")
+def built(demo, checkpoint, test_names, tmp_path_factory) -> tuple[Path, Library]:
+    """An index that is only read, and what it was made from."""
+    folder = tmp_path_factory.mktemp("built")
+    for name in test_names:
+        (folder / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(demo / "Videos" / name, folder / "videos" / name)
+    library = Library(folder / "videos", demo / "Kwai_VideoOCR", checkpoint)
+    library.index(folder / "my.index")
+    return folder / "my.index", library
