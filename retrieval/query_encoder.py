@@ -35,18 +35,27 @@ def save_query_encoder(
         model: with its weights.
         config: the model's.
         collate: gives the tokenizer and the most tokens of a query.
+
+    Raises:
+        IndexFolderError: they can't be written.
     """
     from utils.checkpoint.safe_tensors import write_safetensors
 
-    folder.mkdir(exist_ok=True)
     encoder, weights = type(model).query_encoder(**config.arch.kwargs()), model.state_dict()
     own = {name: weights[name].cpu().contiguous().clone() for name in encoder.state_dict()}
-    write_safetensors(folder / WEIGHTS, own, {})
-    collate.tokenizer.save_pretrained(folder)
-    encoder.save_text_config(folder)
     settings = {"arch": resolved(config)["arch"], "max_tokens": collate.max_tokens}
-    write_json(folder / SETTINGS, settings)
-    return sha256_of(folder / WEIGHTS)
+    try:
+        folder.mkdir(exist_ok=True)
+        write_safetensors(folder / WEIGHTS, own, {})
+        collate.tokenizer.save_pretrained(folder)
+        encoder.save_text_config(folder)
+        write_json(folder / SETTINGS, settings)
+        return sha256_of(folder / WEIGHTS)
+    except Exception as error:  # of safetensors and tokenizers: the types share no base class
+        raise IndexFolderError(
+            f"{folder}: can't be written ({error}); free some space, or give access, and run the "
+            "command again"
+        ) from error
 
 
 class QueryEncoder:

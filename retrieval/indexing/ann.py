@@ -18,7 +18,8 @@ from utils.errors import UserError
 
 LEAST_ROWS = 10_000  # below, comparing all of them is as fast
 _ROWS_PER_CELL = 40  # that k-means wants for each cell
-_CODE_BYTES = 64
+_CODE_BYTES = 64  # of an entry, at most
+_NUMBERS_OF_BYTE = 4  # that one byte of the code stands for, at least
 _LEAST_KNOWN = 0.9
 _CHECKED = 100  # entries whose nearest ten are looked for both ways
 
@@ -64,7 +65,8 @@ def trained(faiss: object, rows: NDArray) -> object:
     num_rows, width = rows.shape
     cells = max(1, min(int(4 * math.sqrt(num_rows)), num_rows // _ROWS_PER_CELL))
     cells = 2 ** int(math.log2(cells))
-    code = max(part for part in range(1, _CODE_BYTES + 1) if width % part == 0)
+    most = max(1, min(_CODE_BYTES, width // _NUMBERS_OF_BYTE))
+    code = max(part for part in range(1, most + 1) if width % part == 0)
     index = faiss.index_factory(width, f"IVF{cells},PQ{code}", faiss.METRIC_INNER_PRODUCT)
     sample = np.random.default_rng(0).permutation(num_rows)[: cells * 2 * _ROWS_PER_CELL]
     index.train(rows[np.sort(sample)])

@@ -116,8 +116,8 @@ def _check_version(connection: sqlite3.Connection, folder: Path) -> None:
 def unreadable(folder: Path, error: sqlite3.Error) -> IndexFolderError:
     """Return what to say of an error of SQLite while reading."""
     return IndexFolderError(
-        f"{folder / DATABASE}: can't be read ({error}); check its access rights, or delete the "
-        "folder and make the index anew with index.py"
+        f"{folder / DATABASE}: can't be read ({error}); give access to it and free some space, or "
+        "delete the folder and make the index anew with index.py"
     )
 
 
