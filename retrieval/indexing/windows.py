@@ -39,12 +39,12 @@ def check_windows(window_s: float, stride_s: float) -> None:
 
 
 def duration(times: NDArray) -> float:
-    """Return the seconds until the end of the last frame, taken as long as the mean one.
+    """Return the seconds until the end of the last frame, taken as long as the one before.
 
     Args:
         times: (N,) when each frame is shown, seconds from the first one.
     """
-    return float(times[-1] * len(times) / (len(times) - 1)) if len(times) > 1 else 0.0
+    return float(2 * times[-1] - times[-2]) if len(times) > 1 else 0.0
 
 
 def cut(times: NDArray, window_s: float, stride_s: float) -> list[Window]:

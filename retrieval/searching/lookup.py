@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from retrieval.errors import UnknownEntryError
 from retrieval.results import Box, Entry, TextTrack, WordMatch
 from retrieval.searching.words import MetTerm
+from retrieval.storage.text import words_of
 
 MOST_MATCHES = 50  # of a hit
 
@@ -63,19 +64,13 @@ def _box(corners: Sequence[float] | NDArray) -> Box:
 def matches_in(lines: Sequence[TextTrack], met: Sequence[MetTerm]) -> tuple[WordMatch, ...]:
     """Return what terms have met in an entry's lines, best first, then by time."""
     found = []
-    for term in met:
-        for line in lines:
-            word = term.best_in(line.text)
+    for line in lines:
+        words = words_of(line.text)
+        for term in met:
+            word = term.best_in(words)
             if word is not None:
-                match = WordMatch(
-                    term.term.text,
-                    word.text,
-                    word.kind,
-                    line.text,
-                    line.start_s,
-                    line.end_s,
-                    line.box,
-                )
-                found.append((term.weight * word.worth, match))
-    found.sort(key=lambda item: (-item[0], item[1].start_s))
-    return tuple(match for _, match in found[:MOST_MATCHES])
+                read = line.text, line.start_s, line.end_s, line.box
+                match = WordMatch(term.term.text, word.text, word.kind, *read)
+                found.append((-term.weight * word.worth, line.start_s, match))
+    found.sort(key=lambda item: item[:2])
+    return tuple(match for _, _, match in found[:MOST_MATCHES])

@@ -4,7 +4,7 @@ Shapes: E width of the common space.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from retrieval.results import MODES, Explanation, Hit, Mode
 from retrieval.searching.lookup import entry_row, lines_of, matches_in
 from retrieval.searching.meaning import nearest
 from retrieval.searching.query import parse_terms
-from retrieval.searching.ranking import fuse, ranks_of
+from retrieval.searching.ranking import Ranked, fuse, ranked
 from retrieval.searching.snapshot import Snapshot
 from retrieval.searching.words import MetTerm, meet, scored
 from utils.errors import UserError
@@ -64,29 +64,30 @@ def search(
     """
     rows = None if request.folder is None else snapshot.rows_in(connection, request.folder)
     met: list[MetTerm] = []
-    lists, scores = {}, {}
+    lists: dict[Mode, Ranked] = {}
     depth = max(DEPTH, request.k)
     if request.mode != "words":
-        ids, cosines = nearest(snapshot, query, depth, rows, request.exact)
-        lists["meaning"] = ranks_of(ids, cosines)
-        scores = dict(zip(ids.tolist(), cosines.tolist(), strict=True))
+        lists["meaning"] = ranked(*nearest(snapshot, query, depth, rows, request.exact))
     if request.mode != "meaning":
         met = meet(connection, snapshot, parse_terms(request.query))
-        ids, worths = scored(met)
-        if rows is not None:
-            inside = np.isin(ids, snapshot.ids[rows])
-            ids, worths = ids[inside], worths[inside]
-        # All that share a rank are in the list, or none of them would be there by its merit.
-        count = int(np.sum(worths >= worths[depth - 1])) if len(worths) > depth else len(worths)
-        lists["words"] = ranks_of(ids[:count], worths[:count])
-        if request.mode == "words":
-            scores = dict(zip(ids[:count].tolist(), worths[:count].tolist(), strict=True))
+        lists["words"] = _deepest(*scored(met), depth, None if rows is None else snapshot.ids[rows])
     if request.mode == "fused":
-        best = fuse(lists, {"meaning": 1.0, "words": request.words_weight})
-    else:
-        best = list(scores.items())
+        lists["fused"] = fuse([lists["meaning"], lists["words"]], [1.0, request.words_weight])
+    best = lists[request.mode]
     describe = _Describing(connection, snapshot, query, met, lists, request.explain)
-    return [describe(entry, score) for entry, score in best[: request.k]]
+    pairs = zip(best.ids[: request.k].tolist(), best.scores[: request.k].tolist(), strict=True)
+    return [describe(entry, score) for entry, score in pairs]
+
+
+def _deepest(ids: NDArray, worths: NDArray, depth: int, inside: NDArray | None) -> Ranked:
+    """The first ``depth`` entries, of those inside, and all that are worth as much as the last."""
+    if inside is not None:
+        kept = np.isin(ids, inside)
+        ids, worths = ids[kept], worths[kept]
+    count = len(ids)
+    if count > depth:
+        count = int(np.searchsorted(-worths, -worths[depth - 1], side="right"))
+    return ranked(ids[:count], worths[:count])
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class _Describing:
     snapshot: Snapshot
     query: NDArray | None
     met: Sequence[MetTerm]
-    lists: dict[str, dict[int, int]]
+    lists: Mapping[Mode, Ranked]
     explain: bool
 
     def __call__(self, number: int, score: float) -> Hit:
@@ -115,11 +116,14 @@ class _Describing:
             end_s=entry.end_s,
             score=score,
             similarity=similarity,
-            meaning_rank=self.lists.get("meaning", {}).get(number),
-            words_rank=self.lists.get("words", {}).get(number),
+            meaning_rank=self._rank("meaning", number),
+            words_rank=self._rank("words", number),
             words=matches_in(lines, self.met),
             explanation=explanation,
         )
+
+    def _rank(self, mode: Mode, number: int) -> int | None:
+        return self.lists[mode].rank_of(number) if mode in self.lists else None
 
     def _explanation(self, row: int, similarity: float) -> Explanation:
         without = {

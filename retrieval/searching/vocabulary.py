@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import OSA
 
 LONGEST = 32  # letters of a word that is compared with edits
-_ONES = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)
 
 
 class Vocabulary:
@@ -37,7 +36,7 @@ class Vocabulary:
         near = np.abs(self._lengths - len(text)) <= edits
         # An edit takes one letter out of the set of letters, puts one in, or both.
         other = letter_sets([text])[0] ^ self._letters
-        near &= _ONES[other.view(np.uint8)].reshape(-1, 8).sum(axis=1) <= 2 * edits
+        near &= np.bitwise_count(other) <= 2 * edits
         found = []
         for place in np.flatnonzero(near):
             number, word = self.words[place]

@@ -62,9 +62,8 @@ class MetTerm:
     entries: NDArray
     worths: NDArray
 
-    def best_in(self, text: str) -> MetWord | None:
-        """Return the best match of the term in a line of text, or None."""
-        words = words_of(text)
+    def best_in(self, words: Sequence[str]) -> MetWord | None:
+        """Return the best match of the term in the words of a line, or None."""
         if self.term.quoted:
             if not _has_phrase(words, self.term):
                 return None

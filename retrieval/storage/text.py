@@ -11,6 +11,8 @@ def fold(text: str) -> str:
 
     What is no text (control characters, halves of surrogate pairs) becomes a blank.
     """
+    if text.isascii() and text.isprintable():  # most are; the rest would change nothing
+        return text.lower()
     text = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
     text = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
@@ -26,6 +28,8 @@ def words_of(text: str) -> list[str]:
 
 
 def _stripped(piece: str) -> str:
+    if piece.isalnum():
+        return piece
     first, last = 0, len(piece)
     while first < last and not _is_letter(piece[first]):
         first += 1

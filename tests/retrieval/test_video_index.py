@@ -18,7 +18,7 @@ from retrieval.indexing.text import OcrFolder
 from retrieval.indexing.update import IndexOptions, update_index
 from retrieval.results import MODES
 from retrieval.searching.meaning import nearest
-from retrieval.searching.ranking import fuse, ranks_of
+from retrieval.searching.ranking import fuse, ranked
 from retrieval.searching.search import MAX_QUERY
 from retrieval.storage import arrays
 from retrieval.storage.writer import IndexWriter, locked
@@ -66,11 +66,16 @@ def test_fused_is_the_sum_of_reciprocal_ranks(built):
 
 def test_ranks_are_shared_and_lists_joined():
     ids, scores = np.array([7, 3, 9, 1]), np.array([5.0, 2.0, 2.0, 1.0])
-    assert ranks_of(ids, scores) == {7: 1, 3: 2, 9: 2, 1: 4}
-    assert ranks_of(ids[:0], scores[:0]) == {}
-    joined = fuse({"a": {1: 1, 2: 2}, "b": {2: 1, 3: 1}}, {"a": 1.0, "b": 0.5})
-    assert [entry for entry, _ in joined] == [2, 1, 3]
-    assert [score for _, score in joined] == pytest.approx([1 / 62 + 0.5 / 61, 1 / 61, 0.5 / 61])
+    first = ranked(ids, scores)
+    assert first.ranks.tolist() == [1, 2, 2, 4]
+    assert [first.rank_of(entry) for entry in (9, 1, 2)] == [2, 4, None]
+    nothing = ranked(ids[:0], scores[:0])
+    assert nothing.ranks.tolist() == fuse([nothing, nothing], [1, 1]).ids.tolist() == []
+    second = ranked(np.array([8, 3]), np.array([1.0, 1.0]))
+    joined = fuse([first, second], [1.0, 0.5])
+    assert joined.ids.tolist() == [3, 7, 9, 1, 8]
+    wanted = [1 / 62 + 0.5 / 61, 1 / 61, 1 / 62, 1 / 64, 0.5 / 61]
+    assert joined.scores.tolist() == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""``index.py`` and ``search.py`` as they are called."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import index as index_script
+import search as search_script
+from retrieval.results import Box, Explanation, Hit, WordMatch
+from retrieval.table import clock, hits_table
+from tests.conftest import ROOT
+from utils.cli import run_cli
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """Return a function that runs a script here; it gives the exit code, stdout and stderr."""
+
+    def run(script, *command: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, command)])
+        with pytest.raises(SystemExit) as caught:
+            run_cli(script.main)
+        captured = capsys.readouterr()
+        logging.getLogger().handlers.clear()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_make_update_search(library, tmp_path, test_names, ended):
+    out = tmp_path / "my.index"
+    command = [library.videos, "--out", out]
+    code, _, error = ended(index_script, *command)
+    assert code == 2 and "is a new index; give the model's checkpoint with -r" in error
+    options = ["-r", library.checkpoint, "--ocr", library.ocr]
+    code, text, _ = ended(index_script, *command, *options, "--dry-run")
+    assert code == 0 and not out.exists()
+    assert text.splitlines()[:-1] == [f"add     {name}" for name in sorted(test_names)]
+    code, text, _ = ended(index_script, *command, *options)
+    assert code == 0 and text.splitlines()[-1] == f"{out}: 8 videos, 8 entries"
+    # Model, windows and OCR are as before.
+    (library.videos / sorted(test_names)[0]).unlink()
+    (library.videos / "bad.mp4").write_bytes(b"")
+    code, text, _ = ended(index_script, *command, "--dry-run")
+    assert code == 0 and text.splitlines() == [
+        "add     bad.mp4",
+        f"drop    {sorted(test_names)[0]}",
+        "1 to add, 0 to update, 1 to drop, 0 unreadable, 7 unchanged",
+    ]
+    code, text, _ = ended(index_script, *command)
+    assert code == 1 and text.startswith("failed  bad.mp4: ") and "is empty (0 bytes)" in text
+    assert text.splitlines()[-1] == f"{out}: 7 videos, 7 entries"
+    assert ended(index_script, *command, "--set", "seed=3")[0] == 2
+    code, _, error = ended(index_script, *command, "--ann")
+    assert code == 2 and "--ann is for 10,000 entries and more" in error
+
+    code, text, _ = ended(search_script, out, "casino", "--json", "--explain", "-k", 20)
+    hits = json.loads(text)
+    assert code == 0 and len(hits) == 7 and hits[0]["words"][0]["kind"] == "exact"
+    assert set(hits[0]["words"][0]["box"]) == {"left", "top", "right", "bottom"}
+    code, text, _ = ended(search_script, out, "casino", "-k", 2)
+    lines = text.splitlines()
+    assert code == 0 and lines[0].split() == ["time", "score", "words", "video"] and len(lines) == 3
+    assert lines[1].endswith(hits[0]["video"]) and f"{hits[0]['score']:.4f}" in lines[1]
+    assert ended(search_script, out, "zebra", "--mode", "words")[1] == "nothing found\n"
+    code, _, error = ended(search_script, out, "  ")
+    assert code == 2 and error.startswith("the query is empty")
+    other = shutil.copy(library.checkpoint.parent / "config.json", tmp_path / "other.pth")
+    code, _, error = ended(search_script, out, "casino", "-r", other)
+    assert code == 2 and str(library.checkpoint) in error and str(other) in error
+    assert ended(search_script, out, "casino", "-r", library.checkpoint)[0] == 0
+
+
+def test_text_is_spotted_on_the_way(library, tmp_path, test_names, ended):
+    """The words that RapidOCR reads in the demonstration's videos are found."""
+    videos = tmp_path / "v"
+    videos.mkdir()
+    name = next(n for n in test_names if json.loads(document(library, n)).get("0"))
+    word = json.loads(document(library, name))["0"]["text"]
+    shutil.copy(library.videos / name, videos / "one.mp4")
+    code, _, error = ended(index_script, videos, "-r", library.checkpoint, "--out", tmp_path / "i")
+    assert code == 0, error
+    code, text, _ = ended(search_script, tmp_path / "i", word, "--mode", "words", "--json")
+    assert code == 0
+    code, text, _ = ended(index_script, videos, "--out", tmp_path / "i", "--dry-run")
+    assert text == "0 to add, 0 to update, 0 to drop, 0 unreadable, 1 unchanged\n"
+    code, text, _ = ended(index_script, videos, "--out", tmp_path / "i", "--no-ocr", "--dry-run")
+    assert text.splitlines()[0] == "update  one.mp4"  # its text is another one
+
+
+def document(library, name: str) -> str:
+    return (library.ocr / name).with_suffix(".json").read_text()
+
+
+def test_a_search_by_words_loads_no_model(built):
+    code = (
+        "import sys; from retrieval import VideoIndex;"
+        "print(VideoIndex.open(sys.argv[1]).search('casino', mode='words')[0].words[0].text);"
+        "print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, built[0]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.lower().split() == ["casino", "[]"]
+
+
+def test_the_table():
+    box = Box(0.1, 0.2, 0.3, 0.45)
+    match = WordMatch("cas", "casino", "prefix", 'THE "CASINO"', 61.0, 63.5, box)
+    found = Explanation(0.5, 0.25, 0.4, 5 / 7, 2 / 7)
+    alone = Explanation(0.4, None, None, None, None)  # of a model that does not fuse
+    hits = [
+        Hit(7, "a\nb.mp4", 60.0, 70.0, 0.0325, 0.5, 1, 2, (match,), found),
+        Hit(8, "c.mp4", 3600.0, 3612.5, 0.03, 0.4, 2, None, (), alone),
+    ]
+    assert hits_table(hits).splitlines() == [
+        "   time               score   words   video",
+        "1  1:00-1:10          0.0325  casino  'a\\nb.mp4'",
+        "2  1:00:00-1:00:12.5  0.0300          c.mp4",
+    ]
+    lines = hits_table(hits, explain=True).splitlines()
+    assert lines[2].strip() == (
+        "similarity 0.500, without vision 0.250, without OCR 0.400: 71% vision, 29% OCR"
+    )
+    assert lines[3].strip() == (
+        'cas: prefix in "THE \\"CASINO\\"", 1:01-1:03.5, x 10-30 %, y 20-45 % of the frame'
+    )
+    assert lines[5].strip() == "similarity 0.400"
+    assert [clock(t) for t in (0, 9.96, 59.99, 3599.96, 3661.2)] == [
+        "0:00", "0:10", "1:00", "1:00:00", "1:01:01.2",
+    ]  # fmt: skip
