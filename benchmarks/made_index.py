@@ -141,4 +141,6 @@ def _insert(connection: database.sqlite3.Connection, made: Made) -> None:
         ]
     ).T
     keys = keys[np.lexsort(keys.T[::-1])]  # in the table's order, which is the fastest
-    many("INSERT OR IGNORE INTO postings VALUES (?, ?, ?)", map(tuple, keys.tolist()))
+    for first in range(0, len(keys), _CHUNK):
+        part = keys[first : first + _CHUNK].tolist()
+        many("INSERT OR IGNORE INTO postings VALUES (?, ?, ?)", part)

@@ -87,3 +87,9 @@ def built(demo, checkpoint, test_names, tmp_path_factory) -> tuple[Path, Library
     library = Library(folder / "videos", demo / "Kwai_VideoOCR", checkpoint)
     library.index(folder / "my.index")
     return folder / "my.index", library
+
+
+@pytest.fixture
+def copy(built, tmp_path) -> Path:
+    """A copy of the index that may be spoilt."""
+    return Path(shutil.copytree(built[0], tmp_path / "copy.index"))

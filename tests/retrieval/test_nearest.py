@@ -1,0 +1,53 @@
+"""Embeddings in their file, and the ways to the nearest of them."""
+
+import numpy as np
+import pytest
+
+from retrieval import VideoIndex
+from retrieval.indexing.ann import build_ann
+from retrieval.searching.meaning import nearest
+from retrieval.storage import arrays
+from retrieval.storage.writer import IndexWriter, locked
+from tests.retrieval.made_index import add, create, made_embeddings, made_video
+from utils.errors import UserError
+
+
+def test_arrays_grow_while_they_are_mapped(tmp_path):
+    file, rows = tmp_path / "a.npy", made_embeddings(10, width=4)
+    arrays.create(file, np.float32, 4)
+    assert np.load(file).shape == (0, 4) and len(arrays.mapped(file, np.float32, 0, 4)) == 0
+    arrays.append(file, 0, rows[:3])
+    held = arrays.mapped(file, np.float32, 3, 4)
+    arrays.append(file, 3, rows[8:])  # by one that was killed before it said so
+    arrays.append(file, 3, rows[3:4])
+    arrays.append(file, 4, rows[4:7])
+    np.testing.assert_array_equal(held, rows[:3])
+    np.testing.assert_array_equal(np.load(file), rows[:7])
+    np.testing.assert_array_equal(arrays.mapped(file, np.float32, 7, 4), rows[:7])
+
+
+def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
+    folder, rows = tmp_path / "i", made_embeddings(3000)
+    create(folder)
+    add(folder, *(made_video(f"{i}.mp4", [], rows[100 * i : 100 * i + 100]) for i in range(25)))
+    with locked(folder), IndexWriter(folder) as writer:
+        with pytest.raises(UserError, match="--ann is for 10,000 entries and more; .* has 2,500"):
+            build_ann(writer)
+        assert build_ann(writer, least_rows=100) > 0.9
+    # Later ones are found, too, and none that is gone.
+    add(folder, *(made_video(f"{i}.mp4", [], rows[100 * i : 100 * i + 100]) for i in range(25, 30)),
+        drop=[1])  # fmt: skip
+    alive = np.arange(100, 3000)
+    with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
+        assert snapshot.ann_index().num_rows == 2500 and len(index) == 2900
+        shares, newer = [], 0
+        for row in range(0, 3000, 50):
+            wanted = alive[np.argsort(-(rows[alive] @ rows[row]))[:10]] + 1
+            exact, _ = nearest(snapshot, rows[row], 10, exact=True)
+            np.testing.assert_array_equal(exact, wanted)
+            found, cosines = nearest(snapshot, rows[row], 200)
+            assert not set(found.tolist()) & set(range(1, 101))
+            np.testing.assert_allclose(cosines, rows[found - 1] @ rows[row], atol=1e-6)
+            shares.append(len({*wanted.tolist()} & {*found[:10].tolist()}) / 10)
+            newer += int(np.sum(found[:10] > 2500))
+        assert np.mean(shares) > 0.9 and newer > 0
