@@ -5,7 +5,8 @@
 Makes a small TextVR of its own (data_loader/synthetic), trains the three configurations of
 configs/demo with train.py, tests them with test.py, and prints one table. 32 looks meet 32 words;
 a caption speaks of both, and 16 test videos share each look and each word, so a model that only
-sees or only reads can find the right one of its 16 by luck alone.
+sees or only reads can find the right one of its 16 by luck alone. In the end index.py makes the
+test videos searchable with the model that does both.
 """
 
 import argparse
@@ -105,6 +106,31 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def make_searchable(data: Path, out: Path) -> Path:
+    """Index the test videos with the trained fusion model; returns the index folder."""
+    videos, index = out / "test_videos", out / "my.index"
+    for folder in (videos, index):
+        if folder.exists():
+            shutil.rmtree(folder)  # an earlier demonstration's
+    for entry in json.loads((data / "TextVR_test.json").read_text(encoding="utf-8")):
+        target = videos / entry["path"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data / "Videos" / entry["path"], target)
+    model, ocr = out / "fusion" / "model_last.pth", data / "Kwai_VideoOCR"
+    run("index.py", videos, "-r", model, "--ocr", ocr, "--out", index)
+    return index
+
+
+def search_commands(index: Path) -> str:
+    """Return what to type next."""
+    folder = shlex.quote(str(index))
+    return (
+        "search the test videos:\n"
+        f'  python search.py {folder} "a red circle and the sign reads casino" --explain\n'
+        f"  python serve.py {folder}\n"
+    )
+
+
 def main() -> None:
     """Run the command."""
     arguments, start = parse_arguments(), time.monotonic()
@@ -122,8 +148,10 @@ def main() -> None:
     results["ceiling_R1"] = ceiling
     write_json(out / "results.json", results)
     shutil.copyfile(out / "fusion" / "sim_matrix.npy", out / "sim_matrix.npy")
+    index = make_searchable(data, out)
     minutes = (time.monotonic() - start) / 60
     sys.stdout.write(f"\n{table(results)}\n\n{out / 'results.json'}; {minutes:.1f} minutes\n")
+    sys.stdout.write(f"\n{search_commands(index)}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import demo
 from data_loader.synthetic.clip import DemoOptions
 from data_loader.synthetic.demo import make_demo
+from retrieval import VideoIndex
 
 ROOT = Path(demo.__file__).parent
 
@@ -40,6 +41,12 @@ def test_table_shows_every_modality_and_the_ceiling():
     assert text.count("12.50") == text.count("60.2%") == 3
 
 
+def test_the_next_commands_can_be_pasted():
+    text = demo.search_commands(Path("my demo/my.index"))
+    assert "python search.py 'my demo/my.index' \"a red" in text
+    assert "python serve.py 'my demo/my.index'\n" in text
+
+
 @pytest.mark.slow
 def test_the_whole_demonstration_in_small(tmp_path):
     command = [sys.executable, "demo.py", "--data", tmp_path / "data", "--out", tmp_path / "out"]
@@ -52,6 +59,11 @@ def test_the_whole_demonstration_in_small(tmp_path):
     assert all(set(results[modality]) == keys for modality in demo.MODALITIES)
     assert np.load(tmp_path / "out" / "sim_matrix.npy").shape == (8, 8)
     assert results["ceiling_R1"] == 50.0
+    index = tmp_path / "out" / "my.index"
+    assert done.stdout.endswith(demo.search_commands(index))
+    with VideoIndex.open(index) as opened:
+        assert len(opened) == 8 and len(opened.search("a red circle", 20)) == 8
+        assert opened.search("casino", mode="words")[0].words[0].kind == "exact"
     wrong = [*command, *small, "--set", "trainer.epochs=0"]
     failed = subprocess.run(wrong, cwd=ROOT, capture_output=True)
     assert failed.returncode == 2 and b"trainer.epochs" in failed.stderr
