@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from base.batch import Tokens
 from benchmarks.chunks import machine, spread
-from benchmarks.made_index import Made, make_index
+from benchmarks.made_index import WIDTH, make_index
 from model.params import TextParams
 from model.query_encoder import QueryEncoder
 from retrieval import VideoIndex
@@ -56,17 +56,29 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = [size for size in SIZES if size <= arguments.largest] or [arguments.largest]
     cases = []
+    encoder = query_encoder("distilbert-base-uncased")
     for size in sizes:
         folder = Path(tempfile.mkdtemp(prefix="search_scale_", dir=arguments.folder))
         try:
-            cases.append(measured(folder / "index", size, arguments.queries))
+            cases.append(measured(folder / "index", size, arguments.queries, encoder))
         finally:
             shutil.rmtree(folder)
     result = machine() | {"cases": cases}
     sys.stdout.write(json.dumps(result, indent=2) + "\n" if arguments.json else table(result))
 
 
-def measured(folder: Path, size: int, num_queries: int) -> dict[str, Any]:
+def query_encoder(text_model: str) -> QueryEncoder:
+    """Return a query encoder with random weights; its size is what counts here."""
+    return QueryEncoder(TextParams(model=text_model, pretrained=False), "minimal", WIDTH).eval()
+
+
+def measured(
+    folder: Path,
+    size: int,
+    num_queries: int,
+    encoder: QueryEncoder,
+    least_ann: int = LEAST_ROWS,
+) -> dict[str, Any]:
     """Make an index of that size and search it; times are milliseconds."""
     made = make_index(folder, size)
     embeddings, texts = made.queries(num_queries)
@@ -76,16 +88,18 @@ def measured(folder: Path, size: int, num_queries: int) -> dict[str, Any]:
         exact = run_all(partial(run, "meaning", True), embeddings, texts, case, "meaning")
         run_all(partial(run, "words", True), embeddings, texts, case, "words")
         run_all(partial(run, "fused", True), embeddings, texts, case, "fused")
-        case["per_second"] = throughput(partial(run, "fused", False), embeddings, texts)
-    if size >= LEAST_ROWS:
+        case["per_second"] = throughput(partial(run, "fused", False), embeddings, texts, encoder)
+    if size >= least_ann:
         with locked(folder), IndexWriter(folder) as writer:
-            build_ann(writer)
+            build_ann(writer, least_ann)
         with VideoIndex.open(folder) as index:
             run = partial(ask, index)
             found = run_all(partial(run, "meaning", False), embeddings, texts, case, "ann")
             case["recall"] = recall(exact, found)
             run_all(partial(run, "fused", False), embeddings, texts, case, "fused_ann")
-            case["per_second_ann"] = throughput(partial(run, "fused", False), embeddings, texts)
+            case["per_second_ann"] = throughput(
+                partial(run, "fused", False), embeddings, texts, encoder
+            )
     return case
 
 
@@ -122,12 +136,14 @@ def recall(exact: Sequence[list[int]], found: Sequence[list[int]]) -> float:
 
 
 def throughput(
-    run: Callable[[NDArray, str], list[int]], embeddings: NDArray, texts: Sequence[str]
+    run: Callable[[NDArray, str], list[int]],
+    embeddings: NDArray,
+    texts: Sequence[str],
+    encoder: QueryEncoder,
 ) -> float:
     """Return the queries a second of two threads, each query embedded first."""
-    model = "distilbert-base-uncased"
-    encoder = QueryEncoder(TextParams(model=model, pretrained=False), "minimal", 256).eval()
-    ids = torch.randint(1000, 20000, (1, QUERY_TOKENS))
+    most = encoder.text_model.config.vocab_size
+    ids = torch.randint(most, (1, QUERY_TOKENS), generator=torch.Generator().manual_seed(0))
     tokens = Tokens(ids, torch.ones_like(ids))
 
     def job(query: tuple[NDArray, str]) -> None:
@@ -168,8 +184,6 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
-
-__all__ = ["Made", "main", "measured", "table"]
 
 if __name__ == "__main__":
     run_cli(main)

@@ -68,6 +68,7 @@ def trained(faiss: object, rows: NDArray) -> object:
     most = max(1, min(_CODE_BYTES, width // _NUMBERS_OF_BYTE))
     code = max(part for part in range(1, most + 1) if width % part == 0)
     index = faiss.index_factory(width, f"IVF{cells},PQ{code}", faiss.METRIC_INNER_PRODUCT)
+    index.do_polysemous_training = False  # most of the time, for an order that is not used
     sample = np.random.default_rng(0).permutation(num_rows)[: cells * 2 * _ROWS_PER_CELL]
     index.train(rows[np.sort(sample)])
     return index

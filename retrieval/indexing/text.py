@@ -22,6 +22,9 @@ class OcrSource:
         """Return what ``source_of`` makes the same source of, as JSON values."""
         return {"kind": self.kind}
 
+    def prepare(self) -> None:
+        """Load what ``lines`` needs; raises ``UserError`` where that is no video's fault."""
+
     def stamp(self, video: str, known: Stamp | None) -> Stamp | None:
         """Return what stands for a video's text now; None: it has none.
 
@@ -83,7 +86,7 @@ class Spotted(OcrSource):
 
     def __init__(self, script: str = "latin", every: float = 0.4) -> None:
         self.script, self.every = script, every
-        self._spotter: Any = None  # made when it is first wanted
+        self._spotter: Any = None
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
         return {"kind": self.kind, "script": self.script, "every": self.every}
@@ -91,12 +94,14 @@ class Spotted(OcrSource):
     def stamp(self, video: str, known: Stamp | None) -> Stamp | None:  # noqa: D102
         return Stamp(0, 0, f"spotted: {self.script}, every {self.every:g} s")
 
-    def lines(self, video: str, file: Path) -> list[OcrLine]:  # noqa: D102
+    def prepare(self) -> None:  # noqa: D102
         from retrieval.spotting.rapid_ocr import RapidOcrSpotter
+
+        self._spotter = RapidOcrSpotter(self.script)
+
+    def lines(self, video: str, file: Path) -> list[OcrLine]:  # noqa: D102
         from retrieval.spotting.video import spot_video
 
-        if self._spotter is None:
-            self._spotter = RapidOcrSpotter(self.script)
         return document_lines(spot_video(file, self._spotter, self.every), str(file))
 
 

@@ -124,7 +124,9 @@ def update_index(
             writer.write((), [known[name].id for name in outcome.changes.drop])
             params = model.reading(*windows)
             opened = partial(_opened, videos, outcome.changes, params, source)
-            _write_videos(writer, known, outcome, opened, load, options.batch_size)
+            if outcome.changes.stamps:
+                source.prepare()
+                _write_videos(writer, known, outcome, opened, load(), options.batch_size)
             _finish(writer, options.ann, outcome)
     return outcome
 
@@ -134,14 +136,11 @@ def _write_videos(
     known: Mapping[str, KnownVideo],
     outcome: Outcome,
     opened: Callable[[str], VideoFile],
-    load: Callable[[], WindowEncoder],
+    encoder: WindowEncoder,
     batch_size: int,
 ) -> None:
     """Add and update, as fast as videos are complete."""
     names = sorted(outcome.changes.add + outcome.changes.update)
-    if not names:
-        return
-    encoder = load()
     bar = tqdm(names, desc="indexing", unit="video", dynamic_ncols=True)
     for group in encode(bar, opened, encoder, batch_size):
         # What the index has of a video that has changed and can't be read is no longer true.
