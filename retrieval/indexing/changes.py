@@ -21,8 +21,7 @@ class Changes:
         update: videos whose file, or whose text, is another one.
         drop: videos that are gone.
         touch: number in the index -> stamps, of videos that only have another time.
-        stamps: of the videos to add and to update.
-        failed: path -> why it can't be read.
+        failed: path -> why it can't be compared; the index keeps what it has.
         num_same: videos that are as they were.
     """
 
@@ -30,7 +29,6 @@ class Changes:
     update: list[str] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
     touch: dict[int, Stamps] = field(default_factory=dict)
-    stamps: dict[str, Stamps] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     num_same: int = 0
 
@@ -51,7 +49,8 @@ def compare(
 ) -> Changes:
     """Compare a folder with what an index knows of it.
 
-    A file of the same size and time is taken for the same; otherwise its content decides.
+    A file of the same size and time is taken for the same, one of another size for another;
+    otherwise its content decides.
 
     Args:
         folder: of the videos.
@@ -63,27 +62,31 @@ def compare(
     names = list(names)
     changes.drop = sorted(known.keys() - set(names))
     for name in names:
-        before = known.get(name)
+        if name not in known:
+            changes.add.append(name)
+            continue
         try:
-            now = _stamps(folder / name, name, before, source)
+            now = _same(folder / name, name, known[name], source)
         except (UserError, OSError) as error:
             changes.failed[name] = str(error)
             continue
-        if before is not None and _content(now) == _content((before.stamp, before.ocr_stamp)):
-            changes.num_same += 1
-            if now != (before.stamp, before.ocr_stamp):
-                changes.touch[before.id] = now
-        else:
-            (changes.add if before is None else changes.update).append(name)
-            changes.stamps[name] = now
+        if now is None:
+            changes.update.append(name)
+            continue
+        changes.num_same += 1
+        if now != known[name][1:]:
+            changes.touch[known[name].id] = now
     return changes
 
 
-def _stamps(file: Path, name: str, before: KnownVideo | None, source: OcrSource) -> Stamps:
-    same = before is not None and before.stamp.is_like(file)
-    stamp = before.stamp if same else Stamp.of(file)
-    return stamp, source.stamp(name, None if before is None else before.ocr_stamp)
-
-
-def _content(stamps: Stamps) -> tuple[str | None, ...]:
-    return tuple(stamp and stamp.sha256 for stamp in stamps)
+def _same(file: Path, name: str, before: KnownVideo, source: OcrSource) -> Stamps | None:
+    """The stamps of a video whose content, and whose text, is what it was; None: it is not."""
+    ocr = source.stamp(name, before.ocr_stamp)
+    if (ocr and ocr.sha256) != (before.ocr_stamp and before.ocr_stamp.sha256):
+        return None
+    if before.stamp.is_like(file):
+        return before.stamp, ocr
+    if file.stat().st_size != before.stamp.size:
+        return None
+    stamp = Stamp.of(file)
+    return (stamp, ocr) if stamp.sha256 == before.stamp.sha256 else None

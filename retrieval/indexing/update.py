@@ -26,6 +26,7 @@ from retrieval.indexing.encoding import encode
 from retrieval.indexing.reading import ReadingParams, VideoFile
 from retrieval.indexing.text import OcrSource
 from retrieval.storage import database
+from retrieval.storage.contents import Stamp
 from retrieval.storage.rows import KnownVideo, known_videos
 from retrieval.storage.writer import IndexWriter, locked
 
@@ -123,8 +124,8 @@ def update_index(
             writer.set_meta(ocr=source.settings())
             writer.write((), [known[name].id for name in outcome.changes.drop])
             params = model.reading(*windows)
-            opened = partial(_opened, videos, outcome.changes, params, source)
-            if outcome.changes.stamps:
+            opened = partial(_opened, videos, params, source)
+            if outcome.changes.add or outcome.changes.update:
                 source.prepare()
                 _write_videos(writer, known, outcome, opened, load(), options.batch_size)
             _finish(writer, options.ann, outcome)
@@ -148,10 +149,10 @@ def _write_videos(
         outcome.failed |= group.failed
 
 
-def _opened(
-    videos: Path, changes: Changes, params: ReadingParams, source: OcrSource, name: str
-) -> VideoFile:
-    return VideoFile(videos, name, changes.stamps[name], params, source)
+def _opened(videos: Path, params: ReadingParams, source: OcrSource, name: str) -> VideoFile:
+    # What it was before it is read: what changes meanwhile is found by the next run.
+    stamps = Stamp.of(videos / name), source.stamp(name, None)
+    return VideoFile(videos, name, stamps, params, source)
 
 
 def _finish(writer: IndexWriter, ann: bool, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from retrieval.errors import IndexFolderError
 from utils.errors import UserError
 
 PROBES = 32  # cells that a query looks into
@@ -19,10 +20,20 @@ class AnnIndex:
     Args:
         file: as ``build_ann`` has written it.
         num_rows: how many rows it knows.
+
+    Raises:
+        IndexFolderError: the file is missing or damaged.
+        UserError: FAISS is not installed.
     """
 
     def __init__(self, file: Path, num_rows: int) -> None:
-        self.index = load_faiss().read_index(str(file))
+        faiss = load_faiss()
+        try:
+            self.index = faiss.read_index(str(file))
+        except RuntimeError as error:  # whatever is wrong with it
+            raise IndexFolderError(
+                f"{file}: can't be read; make it anew with index.py --ann ({error})"
+            ) from error
         self.num_rows = num_rows
         self.index.nprobe = min(PROBES, self.index.nlist)
 

@@ -1,9 +1,12 @@
 """Embeddings in their file, and the ways to the nearest of them."""
 
+import os
+
 import numpy as np
 import pytest
 
 from retrieval import VideoIndex
+from retrieval.errors import IndexFolderError
 from retrieval.indexing.ann import build_ann
 from retrieval.searching.meaning import nearest
 from retrieval.storage import arrays
@@ -51,3 +54,10 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
             shares.append(len({*wanted.tolist()} & {*found[:10].tolist()}) / 10)
             newer += int(np.sum(found[:10] > 2500))
         assert np.mean(shares) > 0.9 and newer > 0
+    (file,) = folder.glob("*.faiss")
+    for spoil in (lambda: os.truncate(file, 1000), file.unlink):
+        spoil()
+        with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
+            with pytest.raises(IndexFolderError, match="make it anew with index.py --ann"):
+                nearest(snapshot, rows[0], 10)
+            assert nearest(snapshot, rows[200], 1, exact=True)[0].tolist() == [201]
