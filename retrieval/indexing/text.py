@@ -9,6 +9,7 @@ import numpy as np
 
 from data_loader.ocr_words import OcrLine, document_lines, load_ocr_document
 from retrieval.indexing.windows import Window
+from retrieval.spotting.video import EVERY_S, spot_video
 from retrieval.storage.contents import NewTrack, Stamp
 from utils.errors import UserError
 
@@ -84,7 +85,7 @@ class Spotted(OcrSource):
 
     kind = "spotted"
 
-    def __init__(self, script: str = "latin", every: float = 0.4) -> None:
+    def __init__(self, script: str = "latin", every: float = EVERY_S) -> None:
         self.script, self.every = script, every
         self._spotter: Any = None
 
@@ -100,8 +101,6 @@ class Spotted(OcrSource):
         self._spotter = RapidOcrSpotter(self.script)
 
     def lines(self, video: str, file: Path) -> list[OcrLine]:  # noqa: D102
-        from retrieval.spotting.video import spot_video
-
         return document_lines(spot_video(file, self._spotter, self.every), str(file))
 
 
