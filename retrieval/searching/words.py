@@ -139,7 +139,7 @@ def _meet_word(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) -
     # The words come best first, and unique keeps the first of equal ids.
     entries, first = np.unique(np.concatenate(every), return_index=True)
     best = [by_word[word.number] for word in words if word.kind == words[0].kind]
-    num_best = len(np.unique(np.concatenate(best))) if best else 0
+    num_best = len(best[0]) if len(best) == 1 else len(np.unique(np.concatenate(best or every)))
     weight = rarity(num_best, snapshot.num_entries)
     return MetTerm(term, {word.text: word for word in words}, weight, entries, worths[first])
 

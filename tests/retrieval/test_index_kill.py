@@ -87,7 +87,7 @@ def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path):
     create(folder)
     rng = random.Random(0)
     commits = []
-    for seed in range(12):
+    for seed in range(8):
         process = started(churn, folder, seed)
         time.sleep(rng.uniform(0.02, 0.25))
         os.kill(process.pid, signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path):
             check_words(index)
             with index.reading() as (_, snapshot):
                 commits.append(snapshot.number)
-    assert commits == sorted(commits) and commits[-1] > 12
+    assert commits == sorted(commits) and commits[-1] > 8
     churn(folder, 99, rounds=3)  # and it is written to as ever
     with VideoIndex.open(folder) as index:
         num_entries = check(index)
@@ -133,7 +133,7 @@ def test_a_real_run_that_is_killed_goes_on(library, tmp_path):
     """Whatever was there is kept, and in the end it is what an undisturbed run makes."""
     out = tmp_path / "my.index"
     rng = random.Random(1)
-    for _ in range(6):
+    for _ in range(4):
         process = started(library.index, out)
         time.sleep(rng.uniform(0.05, 0.6))
         process.kill()

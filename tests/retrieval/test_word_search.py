@@ -181,7 +181,7 @@ def test_nearly_equal_words_are_all_found():
     words = ["".join(rng.choices("abcdé酒7", k=rng.randint(1, 9))) for _ in range(400)]
     words += ["x" * (LONGEST + 1), "", "casino"]
     vocabulary = Vocabulary(list(enumerate(words)))
-    for text in [*words[:60], "casion", "x" * LONGEST, "x" * 40]:
+    for text in [*words[:25], "casion", "x" * LONGEST, "x" * 40]:
         for most in (0, 1, 2):
             found = vocabulary.within(text, most)
             wanted = {n: d for n, w in enumerate(words) if 0 < (d := edits(text, w)) <= most}
