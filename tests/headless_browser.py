@@ -15,6 +15,10 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WAIT_S = 60.0
+KEY_CODES = {
+    "Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36,
+    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "/": 191,
+}  # fmt: skip
 
 
 def find_browser() -> str | None:
@@ -65,8 +69,8 @@ class Page:
         line, _, self._rest = self._rest.partition(b"\0")
         return json.loads(line)
 
-    def open(self, file: Path, width: int, height: int = 900, dark: bool = False) -> None:
-        """Open a file in a window of that many pixels, and wait until it is drawn."""
+    def open(self, page: Path | str, width: int, height: int = 900, dark: bool = False) -> None:
+        """Open a file or an address in a window of that many pixels; wait until it is loaded."""
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
@@ -74,7 +78,8 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self.ask("Page.navigate", url=file.resolve().as_uri())
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self.ask("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
@@ -83,6 +88,37 @@ class Page:
         answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until a script's expression is true."""
+        deadline = time.monotonic() + WAIT_S
+        while not self.value(f"Boolean({expression})"):
+            assert time.monotonic() < deadline, f"never true: {expression}"
+            time.sleep(0.02)
+
+    def type(self, text: str) -> None:
+        """Type a text where the focus is."""
+        self.ask("Input.insertText", text=text)
+
+    def press(self, key: str) -> None:
+        """Press a key and let it go: a character, or a name as scripts have it (``ArrowDown``)."""
+        code = KEY_CODES.get(key) or ord(key.upper())
+        typed = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        values = {"key": key, "windowsVirtualKeyCode": code}
+        kind = "keyDown" if typed else "rawKeyDown"
+        self.ask("Input.dispatchKeyEvent", type=kind, text=typed, **values)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", **values)
+
+    def click(self, selector: str) -> None:
+        """Click with the mouse in the middle of the first such element."""
+        box = self.value(
+            f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect();"
+            " return [b.x + b.width / 2, b.y + b.height / 2]; })"
+            f"(document.querySelector({json.dumps(selector)}))"
+        )
+        place = {"x": box[0], "y": box[1], "button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, **place)
 
     def complaints(self) -> list[dict[str, Any]]:
         """Return errors and everything that was written to the console."""
