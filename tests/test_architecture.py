@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "trainer": {"utils", "base"},
     "retrieval": {"utils", "base", "parsing", "data_loader", "model", "trainer"},
 }
-SCRIPTS = ("train", "test", "parse_config", "check_data", "demo", "spot_text", "index", "search")
+SCRIPTS = ("train", "test", "parse_config", "check_data", "demo")
+SCRIPTS += ("spot_text", "index", "search", "serve")
 SHORT_SCRIPTS = ("train", "test")
 UTILS_PACKAGES = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))

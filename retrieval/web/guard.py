@@ -1,0 +1,120 @@
+"""Who is answered, and what every answer tells the browser to refuse."""
+
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import urlencode
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "media-src": "'self'",
+    "connect-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+    "require-trusted-types-for": "'script'",
+}
+HEADERS = {
+    "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in _POLICY.items()),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private, no-cache",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        local: only those who name this machine in the address. A page elsewhere whose name was
+            made to point here (DNS rebinding) would otherwise read everything.
+        token: must come with every request, or once by ``/?token=``; None: none is needed.
+        cookie: name of the cookie that the link sets.
+        session: what the cookie holds, another one in each process.
+    """
+
+    local: bool = True
+    token: str | None = None
+    cookie: str = "textvr"
+    session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+
+
+class Guard:
+    """An ASGI application around another: refuses what may not pass, sets headers on the rest."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        request = Request(scope)
+        answer = self._host_refusal(request) or self._token_answer(request)
+        await (answer or self._app)(scope, receive, send_guarded)
+
+    def _host_refusal(self, request: Request) -> Response | None:
+        if not self._access.local or _host(request) in LOCAL_NAMES:
+            return None
+        return _refusal(request, HTTPStatus.FORBIDDEN, "this server answers to localhost only")
+
+    def _token_answer(self, request: Request) -> Response | None:
+        """Return None where the token or the cookie is there, else what to answer."""
+        token = self._access.token
+        if token is None:
+            return None
+        given = request.query_params.get("token")
+        if request.url.path == "/" and given is not None and _same(given, token):
+            return self._welcome(request)
+        kind, _, value = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and _same(value.strip(), token):
+            return None
+        if _same(request.cookies.get(self._access.cookie, ""), self._access.session):
+            return None
+        text = "a token is needed: open the address that serve.py has printed"
+        answer = _refusal(request, HTTPStatus.UNAUTHORIZED, text)
+        answer.headers["WWW-Authenticate"] = "Bearer"
+        return answer
+
+    def _welcome(self, request: Request) -> Response:
+        """Set the cookie, and lead to the same address without the token."""
+        rest = [item for item in request.query_params.multi_items() if item[0] != "token"]
+        answer = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", HTTPStatus.SEE_OTHER)
+        answer.set_cookie(
+            self._access.cookie, self._access.session, httponly=True, samesite="strict"
+        )
+        return answer
+
+
+def _host(request: Request) -> str:
+    """The name in the Host header, without the port."""
+    name, colon, port = request.headers.get("host", "").lower().rpartition(":")
+    return name if colon and port.isdecimal() else name + colon + port
+
+
+def _same(given: str, own: str) -> bool:
+    """Whether two secrets are the same; takes no longer where more of them is."""
+    return hmac.compare_digest(given.encode(), own.encode())
+
+
+def _refusal(request: Request, status: HTTPStatus, text: str) -> Response:
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"detail": text}, status)
+    return PlainTextResponse(text + "\n", status)

@@ -1,0 +1,186 @@
+// The search form, its results, and the keys.
+
+import { byId, clock, element, fetched, marked, matchedLines, pathParts, span } from "./dom.js";
+import { Player } from "./player.js";
+
+const FEW = 24; // results at first
+const MOST = 100; // as the server's limit
+const MOST_LINES = 3; // of a card
+
+const [form, query, folder, results] = ["form", "query", "folder", "results"].map(byId);
+const player = new Player();
+let running = null; // the search that is under way
+
+const mode = () => form.elements.mode.value;
+const cards = () => [...results.querySelectorAll("button")];
+
+function asked(count) {
+  const values = { q: query.value.trim(), mode: mode(), folder: folder.value, k: count };
+  return new URLSearchParams(Object.entries(values).filter(([, value]) => value !== ""));
+}
+
+async function search(count = FEW) {
+  running?.abort();
+  running = null;
+  show({ fault: "" });
+  if (!query.value.trim()) return show({ hits: [], status: "", intro: true, busy: false });
+  const own = (running = new AbortController());
+  show({ busy: true, intro: false });
+  try {
+    const { hits } = await fetched(`/api/search?${asked(count)}`, own.signal);
+    show({ hits, status: told(hits.length, count), more: count < MOST && hits.length === count });
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    show({ hits: [], status: "", fault: error.message });
+  }
+  show({ busy: false });
+}
+
+function told(found, count) {
+  const text = `“${query.value.trim()}”`;
+  const where = folder.value ? ` in ${folder.value}` : "";
+  if (!found && mode() === "words") return `Nothing found: no text like ${text} was read${where}.`;
+  if (!found) return `Nothing found for ${text}${where}.`;
+  if (found === count) return `The best ${found} results for ${text}${where}`;
+  return `${found} ${found === 1 ? "result" : "results"} for ${text}${where}`;
+}
+
+function show({ hits, status, fault, intro, busy, more }) {
+  if (hits) results.replaceChildren(...hits.map(card));
+  if (hits) byId("more").hidden = !more;
+  if (status !== undefined) byId("status").textContent = status;
+  if (fault !== undefined) byId("fault").textContent = fault;
+  if (fault !== undefined) byId("fault").hidden = !fault;
+  if (intro !== undefined) byId("intro").hidden = !intro;
+  if (busy !== undefined) {
+    results.setAttribute("aria-busy", String(busy));
+    byId("progress").hidden = !busy;
+  }
+}
+
+function card(hit) {
+  const [place, name] = pathParts(hit.video);
+  const lines = [...matchedLines(hit.words).values()];
+  const picture = element("img", {
+    src: `/api/entries/${hit.id}/thumbnail`, alt: "", loading: "lazy", decoding: "async",
+  });
+  picture.addEventListener("error", () => picture.replaceWith(element("i", { text: "No picture" })));
+  const time = element("span", { class: "time", text: span(hit) });
+  const button = element(
+    "button",
+    { type: "button", "aria-label": label(hit, lines) },
+    element("span", { class: "picture" }, picture, time),
+    element("span", { class: "name", dir: "auto", text: name }),
+    ...(place ? [element("span", { class: "place", dir: "auto", text: place })] : []),
+    ...lines.slice(0, MOST_LINES).map((line) =>
+      element("span", { class: "line", dir: "auto" }, ...marked(line.text, line.marks))),
+    ...(lines.length > MOST_LINES
+      ? [element("span", { class: "place", text: `and ${lines.length - MOST_LINES} more` })]
+      : []),
+  );
+  button.addEventListener("click", () => player.open(hit));
+  return element("li", {}, button);
+}
+
+function label(hit, lines) {
+  const read = lines.length ? `. Text: ${lines.map((line) => line.text).join("; ")}` : "";
+  return `Play ${hit.video} from ${clock(hit.start_s)} to ${clock(hit.end_s)}${read}`;
+}
+
+// The address holds what is searched for: it can be kept, and the browser's Back goes back.
+function remember() {
+  const values = asked("");
+  if (values.get("mode") === "fused") values.delete("mode");
+  const address = values.has("q") ? `/?${values}` : "/";
+  if (address !== location.pathname + location.search) history.pushState(null, "", address);
+  entitle();
+}
+
+function entitle() {
+  const text = query.value.trim();
+  document.title = text ? `${text} – Search your videos` : "Search your videos";
+}
+
+function recall() {
+  const values = new URLSearchParams(location.search);
+  query.value = values.get("q") ?? "";
+  const chosen = values.get("mode") ?? "fused";
+  for (const radio of form.elements.mode) radio.checked = radio.value === chosen;
+  chooseFolder(values.get("folder") ?? "");
+  entitle();
+  return search();
+}
+
+function chooseFolder(name) {
+  folder.value = name;
+  if (folder.value === name) return;
+  folder.append(element("option", { value: name, text: name })); // the server says it is none
+  folder.value = name;
+}
+
+async function loadFolders() {
+  const { folders, num_entries: count } = await fetched("/api/folders");
+  folder.append(...folders.map((name) => element("option", { value: name, text: name })));
+  byId("folder-choice").hidden = !folders.length;
+  const many = count === 1 ? "moment" : "moments";
+  query.placeholder = `Search ${count.toLocaleString("en")} ${many}`;
+}
+
+// The card above, below or beside one; the search box is above the first row.
+function neighbour(key, all, place) {
+  const top = all[0].offsetTop;
+  const columns = all.filter((one) => one.offsetTop === top).length;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+  if (key === "Home") return all[0];
+  if (key === "End") return all.at(-1);
+  const target = place + steps[key];
+  if (target >= 0) return all[Math.min(target, all.length - 1)];
+  return key === "ArrowUp" ? query : all[0];
+}
+
+const MOVING = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"];
+
+function onKey(event) {
+  if (player.dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
+  const { key, target } = event;
+  const place = cards().indexOf(target);
+  const typing = target.matches("input[type=search], select");
+  if (key === "/" && !typing) {
+    query.focus();
+    query.select();
+  } else if (key === "ArrowDown" && target === query && cards().length) {
+    cards()[0].focus();
+  } else if (key === "Escape" && place >= 0) {
+    query.focus();
+  } else if (place >= 0 && MOVING.includes(key)) {
+    neighbour(key, cards(), place).focus();
+  } else {
+    return;
+  }
+  event.preventDefault();
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  remember();
+  search();
+});
+form.addEventListener("change", (event) => {
+  if (event.target === query) return; // Enter submits it
+  remember();
+  search();
+});
+byId("more").addEventListener("click", async () => {
+  const before = cards().length;
+  await search(MOST);
+  cards()[before]?.focus();
+});
+document.addEventListener("keydown", onKey);
+addEventListener("popstate", recall);
+
+try {
+  await loadFolders();
+} catch (error) {
+  show({ fault: error.message });
+}
+if (location.search) await recall();

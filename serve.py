@@ -1,0 +1,97 @@
+"""Search an index of videos, made by index.py, in a web page on this machine.
+
+    python serve.py my.index/                        then open the address that is printed
+    python serve.py my.index/ --port 9000
+    python serve.py my.index/ --host 0.0.0.0 --token   for others in the network, with a token
+
+Nothing leaves the machine, and only this machine is answered unless --host says otherwise. With
+--token every request needs it: the printed link sets a cookie in the browser that opens it,
+programs send "Authorization: Bearer TOKEN". The token is made up, unless the environment variable
+TEXTVR_TOKEN holds one, or it is given as --token TOKEN, where others on this machine can see it.
+The connection is not encrypted: across a network that you do not trust use a tunnel
+(ssh -L 8000:127.0.0.1:8000 MACHINE).
+
+The page plays a video from the moment that was found and draws the text over it; "/" goes to the
+search box, the arrow keys between results, Enter plays, Escape closes. The same as JSON, for
+programs: /api/search?q=...&k=...&mode=...&folder=..., described in /api/openapi.json. The index may
+be updated by index.py all the while. Ctrl-C or SIGTERM ends the server.
+"""
+
+import argparse
+import os
+import re
+import secrets
+import sys
+from pathlib import Path
+
+import torch
+
+from retrieval import VideoIndex
+from retrieval.web.app import make_app
+from retrieval.web.guard import Access
+from retrieval.web.server import address_of, is_local, listening_socket, serve
+from utils.cli import run_cli
+from utils.errors import UserError
+from utils.run_dir import setup_logging
+
+LOCAL_HOST = "127.0.0.1"
+TOKEN_VARIABLE = "TEXTVR_TOKEN"
+UNPROTECTED = "they can search and watch these videos; --token keeps others out"
+UNENCRYPTED = "the token and the videos are sent to them unencrypted"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("index", type=Path, help="folder of the index")
+    parser.add_argument("--host", default=LOCAL_HOST, help="address to answer at (%(default)s)")
+    parser.add_argument("--port", type=port, default=8000, help="0: any free one (%(default)s)")
+    parser.add_argument("--token", nargs="?", const="", help="ask for a token (one is made up)")
+    parser.add_argument(
+        "-r", "--resume", type=Path, metavar="MODEL", help="refuse an index of another model"
+    )
+    return parser.parse_args()
+
+
+def port(text: str) -> int:
+    """Read the number of a port."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, got {text}")
+    return int(text)
+
+
+def chosen_token(given: str | None) -> str | None:
+    """Return the token: given, of the environment, made up, or None where none is asked for."""
+    if given is None:
+        return None
+    token = given or os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
+    if not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
+        raise UserError("the token is part of a link: letters, digits and . _ ~ - only")
+    return token
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = parse_arguments()
+    setup_logging(verbosity=0)
+    token = chosen_token(arguments.token)
+    torch.set_num_threads(1)  # several searches run side by side
+    with VideoIndex.open(arguments.index) as index:
+        if arguments.resume is not None:
+            index.check_model(arguments.resume)
+        index.load_query_encoder()
+        with listening_socket(arguments.host, arguments.port) as listener:
+            local, number = is_local(listener), listener.getsockname()[1]
+            if not local:
+                risk = UNPROTECTED if token is None else UNENCRYPTED
+                sys.stderr.write(f"warning: other machines can reach {arguments.host}: {risk}\n")
+            link = address_of(listener, arguments.host) + (f"?token={token}" if token else "")
+            sys.stdout.write(f"{len(index):,} entries of {index.videos} at {link}\n")
+            sys.stdout.flush()
+            serve(make_app(index, Access(local, token, f"textvr-{number}")), listener)
+
+
+if __name__ == "__main__":
+    run_cli(main)

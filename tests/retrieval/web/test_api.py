@@ -1,0 +1,161 @@
+"""The JSON API: what is found is what ``VideoIndex`` finds; limits, faults, and the description."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from retrieval import VideoIndex
+from tests.retrieval.web.conftest import serving
+from tests.retrieval.web.street import EVIL, Sign, update, write_scene
+
+
+@pytest.fixture(scope="module")
+def index(street):
+    with VideoIndex.open(street / "my.index") as opened:
+        yield opened
+
+
+def found(client, query: str, **options) -> list[dict]:
+    answer = client.get("/api/search", params={"q": query, **options})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["hits"]
+
+
+@pytest.mark.parametrize("mode", ["fused", "meaning", "words"])
+@pytest.mark.parametrize("query", ["a red car passes the sign casino", '"up to"', "RE1", "casimo"])
+def test_a_search_finds_what_the_index_finds(client, index, mode, query):
+    hits = found(client, query, mode=mode, k=5)
+    expected = index.search(query, 5, mode)
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+    for hit, own in zip(hits, expected, strict=True):
+        assert hit["start_s"] == own.start_s and hit["similarity"] == own.similarity
+        assert hit["score"] == own.score and hit["words_rank"] == own.words_rank
+        assert [(w["text"], w["word"], w["kind"]) for w in hit["words"]] == [
+            (word.text, word.word, word.kind) for word in own.words
+        ]
+        assert all(w["marks"] for w in hit["words"])
+        assert [tuple(w["box"].values()) for w in hit["words"]] == [w.box for w in own.words]
+
+
+def test_marks_are_where_the_words_are(client):
+    (hit,) = found(client, "up to", mode="words")
+    texts = {w["query"]: [w["text"][a:b] for a, b in w["marks"]] for w in hit["words"]}
+    assert texts["up"] == ["up", "up"]
+    (hit,) = found(client, '"up to the top"', mode="words")
+    assert [hit["words"][0]["text"][a:b] for a, b in hit["words"][0]["marks"]] == ["up to the top"]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("", "q: "),
+        ("q=", "q: "),
+        ("q=%20%20", "the query is empty"),
+        ("q=" + "a" * 1001, "q: "),
+        ("q=a&k=0", "k: "),
+        ("q=a&k=101", "k: "),
+        ("q=a&k=ten", "k: "),
+        ("q=a&mode=magic", "mode: "),
+        ("q=a&folder=nowhere", "nowhere: the index has no video in such a folder"),
+        ("q=a&folder=..", "..: the index has no video"),
+        ("q=a&limit=5", "limit: "),
+    ],
+)
+def test_what_can_t_be_answered_is_one_clear_message(client, query, said):
+    answer = client.get(f"/api/search?{query}")
+    assert answer.status_code == 422 and list(answer.json()) == ["detail"]
+    assert answer.json()["detail"].startswith(said) and "\n" not in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["'; DROP TABLE videos; --", '"', "NEAR(a b)", "a* OR b", "???", "%", "\x00", "a" * 1000],
+)
+def test_every_text_is_a_query(client, query):
+    assert isinstance(found(client, query), list)
+
+
+def test_folders(client, index):
+    shown = client.get("/api/folders").json()
+    assert shown["num_entries"] == len(index) == 7
+    assert shown["folders"] == ["holiday", "holiday/beach", "street", "street/caf\ufffd"]
+    names = {name: {hit["video"] for hit in found(client, "car", folder=name)}
+             for name in shown["folders"]}  # fmt: skip
+    assert names["holiday"] == {"holiday/casino.mp4", 'holiday/beach/café "à la" <b>&.mp4'}
+    assert names["street/caf\ufffd"] == {"street/caf\ufffd/no text.mp4"}
+
+
+def test_an_entry_and_its_lines(client, index):
+    (hit,) = found(client, "onerror", mode="words")
+    entry = client.get(f"/api/entries/{hit['id']}").json()
+    assert (entry["width"], entry["height"], entry["start_s"]) == (320, 180, 0)
+    (line,) = entry["tracks"]
+    (own,) = index.tracks(hit["id"])
+    assert line["text"] == EVIL == own.text
+    boxes = [(box.pop("time_s"), tuple(box.values())) for box in line["boxes"]]
+    assert boxes == list(own.boxes)
+
+
+@pytest.mark.parametrize("path", ["", "/thumbnail", "/video"])
+def test_no_other_entry_is_answered(client, path):
+    for number in (0, -1, 10**6, 2**63, 2**70):
+        answer = client.get(f"/api/entries/{number}{path}")
+        assert answer.status_code == 404 and "no such entry" in answer.json()["detail"]
+    assert client.get(f"/api/entries/top.mp4{path}").status_code == 422
+
+
+def test_the_description_is_typed(client):
+    described = client.get("/api/openapi.json").json()
+    schemas = described["components"]["schemas"]
+    for path, name in (
+        ("/api/search", "SearchAnswer"),
+        ("/api/folders", "FoldersAnswer"),
+        ("/api/entries/{entry_id}", "EntryAnswer"),
+    ):
+        operation = described["paths"][path]["get"]
+        for code, schema in (("200", name), ("422", "Problem")):
+            content = operation["responses"][code]["content"]["application/json"]
+            assert content["schema"]["$ref"].endswith(f"/{schema}") and schema in schemas
+    assert "HTTPValidationError" not in str(described)
+    options = {
+        p["name"]: p["schema"] for p in described["paths"]["/api/search"]["get"]["parameters"]
+    }
+    assert options["q"]["maxLength"] == 1000 and options["k"]["maximum"] == 100
+    assert options["mode"]["enum"] == ["fused", "meaning", "words"]
+    files = described["paths"]["/api/entries/{entry_id}/video"]["get"]["responses"]
+    assert {"200", "206", "404", "416"} <= set(files) and "video/*" in files["206"]["content"]
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+def test_an_index_is_updated_while_it_is_served(own_street, make_config):
+    config = make_config()
+    with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
+        (gone,) = found(client, "RE16", mode="words")
+        os.remove(own_street / "videos" / gone["video"])
+        write_scene(own_street, "new/one.mp4", 2, [Sign("brandnew")])
+
+        def ask(number: int) -> int:
+            return client.get("/api/search", params={"q": f"casino {number}"}).status_code
+
+        with ThreadPoolExecutor(4) as pool:
+            asked = pool.map(ask, range(60))
+            update(own_street, config)
+            assert set(asked) == {200}
+        assert found(client, "RE16", mode="words") == []
+        (hit,) = found(client, "brandnew", mode="words")
+        assert client.get(f"/api/entries/{hit['id']}/video").status_code == 200
+        assert client.get(f"/api/entries/{hit['id']}/thumbnail").status_code == 200
+        assert client.get(f"/api/entries/{gone['id']}").status_code == 404
+        assert "new" in client.get("/api/folders").json()["folders"]
+
+
+def test_an_index_that_is_damaged_meanwhile_is_said_and_no_path_is_told(own_street):
+    with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
+        for file in (own_street / "my.index").glob("index.db*"):
+            file.write_bytes(b"no database" * 1000)
+        answer = client.get("/api/folders")
+        assert answer.status_code == 503
+        assert "the index can't be read" in answer.json()["detail"]
+        assert str(own_street) not in answer.text

@@ -1,0 +1,221 @@
+"""Files are sent by the number of an entry: whole, in ranges, and never another one."""
+
+import os
+import re
+import socket
+
+import httpx
+import pytest
+
+from data_loader.video_container import VIDEO_EXTENSIONS
+from retrieval.web.api import MEDIA_TYPES
+from retrieval.web.app import STATIC
+from retrieval.web.guard import HEADERS
+from tests.retrieval.web.conftest import serving
+
+NAME = 'holiday/beach/café "à la" <b>&.mp4'
+
+
+def entry_of(client: httpx.Client, query: str) -> str:
+    hits = client.get("/api/search", params={"q": query, "mode": "words"}).json()["hits"]
+    return f"/api/entries/{hits[0]['id']}"
+
+
+@pytest.fixture(scope="module")
+def entry(client) -> str:
+    """The entry of the video ``NAME``."""
+    return entry_of(client, "onerror")
+
+
+@pytest.fixture(scope="module")
+def content(street) -> bytes:
+    return (street / "videos" / NAME).read_bytes()
+
+
+def test_a_whole_file(client, entry, content):
+    answer = client.get(f"{entry}/video")
+    assert answer.status_code == 200 and answer.content == content
+    assert answer.headers["content-type"] == "video/mp4"
+    assert answer.headers["accept-ranges"] == "bytes"
+    shown = "inline; filename*=utf-8''caf%C3%A9%20%22%C3%A0%20la%22%20%3Cb%3E%26.mp4"
+    assert answer.headers["content-disposition"] == shown
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "end"),
+    [
+        ("0-0", 0, 1),
+        ("5-9", 5, 10),
+        ("100-", 100, None),
+        ("-7", -7, None),
+        ("-99999999", 0, None),
+        ("10-99999999", 10, None),
+    ],
+)
+def test_ranges(client, entry, content, asked, first, end):
+    expected = content[first:end]
+    start = content.rindex(expected) if asked.startswith("-") else first
+    for method in ("GET", "HEAD"):
+        answer = client.request(method, f"{entry}/video", headers={"Range": f"bytes={asked}"})
+        assert answer.status_code == 206
+        last = start + len(expected) - 1
+        assert answer.headers["content-range"] == f"bytes {start}-{last}/{len(content)}"
+        assert answer.headers["content-length"] == str(len(expected))
+        assert answer.content == (expected if method == "GET" else b"")
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=-0", "bytes=9999999999999999999-"])
+def test_what_is_beyond_the_end_is_no_range(client, entry, content, asked):
+    answer = client.get(f"{entry}/video", headers={"Range": asked})
+    assert answer.status_code == 416
+    assert answer.headers["content-range"] == f"bytes */{len(content)}"
+
+
+@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=", "bytes=x-y", "lines=1-2", "bytes"])
+def test_a_malformed_range_is_refused(client, entry, asked):
+    assert client.get(f"{entry}/video", headers={"Range": asked}).status_code == 400
+
+
+def test_a_range_of_what_has_changed_is_the_whole_file(client, entry, content):
+    headers = {"Range": "bytes=0-9", "If-Range": '"another"'}
+    answer = client.get(f"{entry}/video", headers=headers)
+    assert answer.status_code == 200 and answer.content == content
+
+
+def test_head_is_get_without_the_body(client, entry):
+    for path in ("/", f"{entry}/video", f"{entry}/thumbnail"):
+        head, full = client.head(path), client.get(path)
+        assert head.status_code == 200 and head.content == b"" and full.content
+        for name in ("content-length", "content-type", "etag"):
+            assert head.headers[name] == full.headers[name]
+
+
+def test_thumbnails(client, entry):
+    answer = client.get(f"{entry}/thumbnail")
+    assert answer.headers["content-type"] == "image/jpeg" and answer.content[:3] == b"\xff\xd8\xff"
+
+
+def test_every_container_has_its_type():
+    endings = [ending for endings in MEDIA_TYPES.values() for ending in endings.split()]
+    assert sorted(endings) == sorted(VIDEO_EXTENSIONS)
+
+
+def test_names_are_safe_in_headers(client):
+    answer = client.get(entry_of(client, "RE16") + "/video")
+    assert answer.headers["content-disposition"] == "inline; filename*=utf-8''two%0Alines.mp4"
+    hits = client.get("/api/search", params={"q": "a", "folder": "street/caf\ufffd"}).json()["hits"]
+    answer = client.get(f"/api/entries/{hits[0]['id']}/video")
+    assert answer.headers["content-disposition"] == "inline; filename*=utf-8''no%20text.mp4"
+
+
+def test_links_out_of_the_folder_and_missing_files_are_refused(own_street, caplog):
+    secret = own_street / "secret.mp4"
+    secret.write_bytes(b"secret")
+    with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
+        entry = entry_of(client, "onerror")
+        video = own_street / "videos" / NAME
+        for change in (
+            lambda: video.symlink_to(secret),
+            lambda: None,
+            lambda: os.mkfifo(video),
+            lambda: video.mkdir(),
+        ):
+            video.unlink(missing_ok=True)
+            change()
+            answer = client.get(f"{entry}/video")
+            assert answer.status_code == 404 and b"secret" not in answer.content
+            assert "run index.py again" in answer.json()["detail"]
+            assert str(own_street) not in answer.text
+        beach = video.parent
+        beach.rename(own_street / "elsewhere")
+        beach.symlink_to(own_street / "elsewhere")
+        assert client.get(f"{entry}/video").status_code == 404
+
+
+def raw(address: str, request: bytes) -> tuple[int, bytes]:
+    """Send bytes as they are; returns the status and the whole answer."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return int(answer.split(b" ", 2)[1]), answer
+
+
+def get(address: str, target: bytes) -> tuple[int, bytes]:
+    return raw(address, b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/api/entries/1/../../../etc/passwd",
+        b"/api/entries/%2e%2e%2fapp.py/video",
+        b"/api/entries/1%00/video",
+        b"/api/entries/1%2f..%2f2/video",
+        b"/api/entries/1/video%00.jpg",
+        b"/api/entries/1/video/../../../app.py",
+        b"/api/entries/1/video%0d%0aX-Evil:%201",
+        b"/api/entries/%0d%0aX-Evil:%201/video",
+        b"/static/../app.py",
+        b"/static/%2e%2e/app.py",
+        b"/static/..%2fapp.py",
+        b"/static/..%5capp.py",
+        b"/static/%252e%252e/app.py",
+        b"/static/%252e%252e%252fapp.py",
+        b"/static/app.js%00",
+        b"/static/%00",
+        b"/static//etc/passwd",
+        b"/static/%2fetc/passwd",
+        b"/static/",
+        b"//etc/passwd",
+        b"/..%2f..%2fetc/passwd",
+        b"/static/" + b"a" * 5000,
+        b"/\xff\xfe",
+        b"http://evil.example/static/../app.py",
+    ],
+)
+def test_encoded_tricks_lead_nowhere(address, target):
+    status, answer = get(address, target)
+    assert status in (400, 404, 422), answer[:300]
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"x-evil" not in head.lower()
+    assert b"import" not in body and b"root:" not in body
+
+
+def test_a_plain_request_of_that_kind_is_answered(address):
+    assert get(address, b"/static/app.js")[0] == get(address, b"/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"GET / HTTP/1.1\r\n\r\n", b"GET /\r\n\r\n", b"\x16\x03\x01\r\n\r\n"]
+)
+def test_what_is_no_request_is_refused(address, request_line):
+    assert raw(address, request_line)[0] in (400, 403)
+
+
+def test_every_answer_has_the_headers(client, entry):
+    for path, status in (
+        ("/", 200), ("/static/app.js", 200), ("/nowhere", 404), ("/api/search", 422),
+        (f"{entry}/video", 200), ("/api/entries/0", 404),
+    ):  # fmt: skip
+        answer = client.get(path)
+        assert answer.status_code == status
+        assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+        assert "server" not in answer.headers
+    assert client.post("/api/search").status_code == 405
+    beyond = client.get(f"{entry}/video", headers={"Range": "bytes=-0"})
+    assert beyond.headers["content-security-policy"].startswith("default-src 'none'; ")
+
+
+def test_the_page_is_all_in_its_folder():
+    texts = {file.name: file.read_text() for file in STATIC.iterdir()}
+    assert {"index.html", "style.css", "app.js"} <= set(texts)
+    for name, text in texts.items():
+        own = text.replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in own and "https:" not in own and "//cdn" not in own, name
+        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+            assert word not in text, name
+    inline = re.findall(r"<[^>]*\s(?:on\w+|style)=|<script>|<style", texts["index.html"])
+    assert inline == []

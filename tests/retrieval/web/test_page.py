@@ -1,0 +1,237 @@
+"""The page in a real browser: search, marks, playing from the moment, boxes, keys, widths."""
+
+import pytest
+from headless_browser import Page, browser_page, find_browser
+
+from tests.retrieval.web.street import EVIL, HEIGHT, SCENES, WIDTH
+
+pytestmark = pytest.mark.skipif(
+    find_browser() is None, reason="no chromium or chrome on PATH: the page is not looked at"
+)
+CARDS = "[...document.querySelectorAll('#results button')]"
+SETTLED = "document.querySelector('#results').getAttribute('aria-busy') === 'false'"
+FOCUSED = "document.activeElement"
+CASINO = SCENES["holiday/casino.mp4"][1][0]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with browser_page(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page as it is opened first, and nothing but it was asked for when the test ends."""
+    browser.open(f"{address}/", 1280)
+    browser.wait_for("document.querySelector('#folder').options.length > 1")
+    yield browser
+    assert browser.complaints() == []
+    assert [url for url in browser.requests() if not url.startswith(f"{address}/")] == []
+
+
+def search(page: Page, query: str, mode: str = "fused") -> list[str]:
+    """Search with the mouse; returns the names of the results, for a screen reader."""
+    page.click(f"input[value={mode}]")
+    page.value("document.querySelector('#query').value = ''")
+    page.click("#query")
+    page.type(query)
+    page.click("#submit")
+    page.wait_for(f"document.title.startsWith({query!r}) && {SETTLED}")
+    return page.value(f"{CARDS}.map(card => card.ariaLabel)")
+
+
+def text(page: Page, selector: str) -> str:
+    return page.value(f"document.querySelector({selector!r}).textContent")
+
+
+def test_a_search_shows_results_with_the_words_marked(page):
+    assert page.value("getComputedStyle(document.querySelector('#intro')).display") != "none"
+    names = search(page, "casino", "words")
+    assert len(names) == 3
+    assert {name.split(". ")[0] for name in names} == {
+        "Play holiday/casino.mp4 from 0:02 to 0:04",
+        "Play holiday/casino.mp4 from 0:04 to 0:06",
+        "Play top.mp4 from 0:00 to 0:02",
+    }
+    marks = "[...document.querySelectorAll('#results mark')].map(mark => mark.textContent)"
+    assert sorted(page.value(marks)) == ["CASINO", "CASINO", "casino"]
+    assert text(page, "#status") == "3 results for “casino”"
+    page.wait_for("[...document.images].every(image => image.naturalWidth > 100)")
+    assert page.value("document.querySelector('#intro').hidden")
+    assert "q=casino" in page.value("location.search")
+
+
+def test_marks_count_characters(page):
+    search(page, "up", "words")
+    marked = "[...document.querySelectorAll('#results mark')].map(mark => mark.textContent)"
+    assert page.value(marked) == ["up", "up"]
+
+
+def test_names_and_texts_that_are_markup_stay_text(page):
+    (name,) = search(page, "onerror", "words")
+    assert EVIL in name and 'café "à la" <b>&.mp4' in name
+    assert text(page, "#results .line") == EVIL
+    assert page.value("document.querySelectorAll('#results b, #results img').length") == 1
+    page.click("#results button")
+    page.wait_for("document.querySelector('#lines button')")
+    assert EVIL in text(page, "#lines") and text(page, "#player-title") == 'café "à la" <b>&.mp4'
+    page.press("Escape")
+    search(page, "RE16", "words")
+    assert text(page, "#results .name") == "two\nlines.mp4"
+
+
+def test_nothing_found_and_no_answer_are_said(page):
+    assert search(page, "zzzzqqqq", "words") == []
+    assert "Nothing found: no text like “zzzzqqqq”" in text(page, "#status")
+    folder = "document.querySelector('#folder')"
+    page.value(f"{folder}.value = 'street'; {folder}.dispatchEvent(new Event('change', "
+               "{bubbles: true}))")  # fmt: skip
+    page.wait_for("document.querySelector('#status').textContent.endsWith('in street.')")
+    assert len(search(page, "RE16", "words")) == 1
+    assert search(page, "casino", "words") == []
+    page.value("window.fetch = () => Promise.reject(new TypeError('no network'))")
+    page.value("document.querySelector('#submit').click()")
+    page.wait_for("!document.querySelector('#fault').hidden")
+    assert "Is serve.py still running?" in text(page, "#fault")
+
+
+def test_a_folder_whose_name_is_no_text_can_be_chosen(page):
+    page.open(page.value("location.origin") + "/?q=car&mode=meaning", 1280)
+    page.wait_for(f"{CARDS}.length")
+    folder = "document.querySelector('#folder')"
+    page.value(f"{folder}.selectedIndex = {folder}.options.length - 1;"
+               f"{folder}.dispatchEvent(new Event('change', {{bubbles: true}}))")  # fmt: skip
+    page.wait_for(f"{CARDS}.length === 1 && {SETTLED}")
+    assert page.value(f"{CARDS}[0].ariaLabel").startswith("Play street/caf\ufffd/no text.mp4")
+
+
+def test_a_click_plays_from_the_moment_with_boxes_over_the_picture(page):
+    search(page, "casino royale", "words")
+    card = next(i for i, name in enumerate(page.value(f"{CARDS}.map(c => c.ariaLabel)"), 1)
+                if "from 0:02" in name)  # fmt: skip
+    page.value("HTMLMediaElement.prototype.play = function () { window.started = "
+               "this.currentTime; return Promise.resolve(); }")  # fmt: skip
+    page.click(f"#results li:nth-child({card}) button")
+    video = "document.querySelector('#video')"
+    page.wait_for(f"{video}.readyState >= 2 && document.querySelector('.box')")
+    assert page.value("window.started") == 2.0 == page.value(f"{video}.currentTime")
+    assert page.value(f"{video}.videoWidth") == WIDTH
+    drawn = (
+        "[...document.querySelectorAll('.box.matched')].filter(box => !box.hidden).map(box => {"
+        f"const [b, v] = [box, {video}].map(e => e.getBoundingClientRect());"
+        f"const x = {WIDTH} / v.width, y = {HEIGHT} / v.height;"
+        "return [(b.left - v.left) * x, (b.top - v.top) * y, (b.right - v.left) * x,"
+        "(b.bottom - v.top) * y]; })"
+    )
+    for frame in (50, 75, 90):  # the sign moves; it was spotted at 50, 60, 70 …
+        page.value(f"{video}.currentTime = {frame / 25}")
+        page.wait_for(f"!{video}.seeking")
+        page.wait_for(f"Math.abs(({drawn})[0]?.[0] - {CASINO.box(frame)[0]}) < 1.5")
+        assert page.value(drawn)[0] == pytest.approx(CASINO.box(frame), abs=1.5)
+    page.value(f"{video}.currentTime = 5.5")
+    page.wait_for(f"({drawn}).length === 0")
+    page.click("#draw")
+    assert page.value("getComputedStyle(document.querySelector('#boxes')).display") == "none"
+    page.click("#draw")
+    page.click("#player-close")
+    page.wait_for("!document.querySelector('#player').open")
+    page.wait_for(f"!{video}.hasAttribute('src')")
+
+
+def test_it_plays_by_itself_and_asks_for_ranges(page):
+    search(page, "casino royale", "words")
+    page.click("#results button")
+    page.wait_for("document.querySelector('#video').currentTime > 2.2")
+    assert not page.value("document.querySelector('#video').paused")
+    page.press("Escape")
+    page.wait_for("!document.querySelector('#player').open")
+    answers = [e["params"]["response"] for e in page.events
+               if e.get("method") == "Network.responseReceived"]  # fmt: skip
+    assert {a["status"] for a in answers if a["url"].endswith("/video")} == {206}
+
+
+def test_everything_can_be_done_with_keys(page):
+    page.value(f"{FOCUSED}.blur()")
+    page.press("/")
+    assert page.value(f"{FOCUSED}.id") == "query" and page.value(f"{FOCUSED}.value") == ""
+    page.type("casino")
+    page.press("Enter")
+    page.wait_for(f"{CARDS}.length > 3 && {SETTLED}")
+    place = f"{CARDS}.indexOf({FOCUSED})"
+    for key, expected in (
+        ("ArrowDown", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowDown", 4), ("Home", 0),
+    ):  # fmt: skip
+        page.press(key)
+        assert page.value(place) == expected, key
+    outline = f"getComputedStyle({FOCUSED}).outlineStyle"
+    assert page.value(outline) == "solid"
+    page.press("Enter")
+    page.wait_for("document.querySelector('#player').open")
+    assert page.value(f"{FOCUSED}.closest('dialog') !== null")
+    page.press("/")  # is the player's now
+    assert page.value(f"{FOCUSED}.closest('dialog') !== null")
+    page.press("Escape")
+    page.wait_for("!document.querySelector('#player').open")
+    assert page.value(place) == 0
+    page.press("ArrowUp")
+    assert page.value(f"{FOCUSED}.id") == "query"
+    page.press("ArrowDown")
+    page.press("Escape")
+    assert page.value(f"{FOCUSED}.id") == "query"
+
+
+def test_screen_readers_are_told_everything(page):
+    search(page, "casino")
+    assert page.value("document.querySelector('#status').ariaLive") == "polite"
+    page.click("#results button")
+    page.wait_for("document.querySelector('#lines button')")
+    nodes = page.ask("Accessibility.getFullAXTree")["nodes"]
+    named = {"button", "textbox", "searchbox", "radio", "checkbox", "combobox", "dialog", "Video"}
+    found = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes
+             if not node["ignored"] and node["role"]["value"] in named]  # fmt: skip
+    assert {"button", "checkbox", "dialog", "Video"} <= {role for role, _ in found}
+    assert all(name for _, name in found), found
+
+
+def test_back_goes_back(page):
+    search(page, "RE16", "words")
+    search(page, "casino", "words")
+    page.value("history.back()")
+    page.wait_for(f"document.title.startsWith('RE16') && {CARDS}.length === 1")
+    assert page.value("document.querySelector('#query').value") == "RE16"
+
+
+def test_light_dark_and_the_switch(page):
+    colour = "getComputedStyle(document.body).backgroundColor"
+    origin = page.value("location.origin")
+    light = page.value(colour)
+    page.open(origin, 1280, dark=True)
+    dark = page.value(colour)
+    assert light == "rgb(250, 249, 247)" and dark == "rgb(18, 20, 22)"
+    page.click("#theme")
+    assert page.value(colour) == light
+    page.open(origin, 1280, dark=True)
+    assert page.value(colour) == light  # it was kept
+    page.click("#theme")
+    assert page.value(colour) == dark
+    page.value("localStorage.clear()")
+
+
+@pytest.mark.parametrize("width", [360, 800])
+def test_no_width_overflows(page, address, width):
+    beyond = (
+        "[...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && "
+        f"e.getBoundingClientRect().right > {width} + 0.5).map(e => e.outerHTML.slice(0, 90))"
+    )
+    for path in ("/", "/?q=casino", "/?q=zzzzqqqq&mode=words"):
+        page.open(address + path, width)
+        page.wait_for(f"{CARDS}.length || document.querySelector('#status').textContent || "
+                      "!document.querySelector('#intro').hidden")  # fmt: skip
+        assert page.value("document.documentElement.scrollWidth") <= width
+        assert page.value(beyond) == []
+    page.open(f"{address}/?q=casino", width)
+    page.wait_for(f"{CARDS}.length")
+    page.click("#results button")
+    page.wait_for("document.querySelector('#video').readyState >= 2")
+    assert page.value(beyond) == []
