@@ -3,6 +3,8 @@
 import pytest
 from headless_browser import Page, browser_page, find_browser
 
+from retrieval.web.guard import Access
+from tests.retrieval.web.conftest import serving
 from tests.retrieval.web.street import EVIL, HEIGHT, SCENES, WIDTH
 
 pytestmark = pytest.mark.skipif(
@@ -192,6 +194,33 @@ def test_screen_readers_are_told_everything(page):
              if not node["ignored"] and node["role"]["value"] in named]  # fmt: skip
     assert {"button", "checkbox", "dialog", "Video"} <= {role for role, _ in found}
     assert all(name for _, name in found), found
+
+
+def test_a_video_that_can_t_be_played_is_said(browser, own_street):
+    (own_street / "videos" / "top.mp4").write_bytes(b"no video" * 1000)
+    with serving(own_street / "my.index") as address:
+        browser.open(f"{address}/?q=sale&mode=words", 1280)
+        browser.wait_for(f"{CARDS}.length")
+        browser.click("#results button")
+        browser.wait_for("!document.querySelector('#player-fault').hidden")
+        assert "can’t play the video" in text(browser, "#player-fault")
+        link = browser.value("document.querySelector('#player-fault a').href")
+        assert link.startswith(f"{address}/api/entries/") and link.endswith("/video")
+        browser.open("about:blank", 1280)
+
+
+def test_a_link_with_the_token_opens_page_pictures_and_videos(browser, street):
+    access = Access(token="s3cret", cookie="mine")
+    with serving(street / "my.index", access) as address:
+        browser.open(f"{address}/?token=s3cret&q=casino&mode=words", 1280)
+        browser.wait_for(f"{CARDS}.length === 3")
+        assert browser.value("location.search") == "?q=casino&mode=words"
+        assert browser.value("document.cookie") == ""
+        browser.wait_for("[...document.images].every(image => image.naturalWidth > 100)")
+        browser.click("#results button")
+        browser.wait_for("document.querySelector('#video').readyState >= 2")
+        assert browser.complaints() == []
+        browser.open("about:blank", 1280)
 
 
 def test_back_goes_back(page):
