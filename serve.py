@@ -5,11 +5,11 @@
     python serve.py my.index/ --host 0.0.0.0 --token   for others in the network, with a token
 
 Nothing leaves the machine, and only this machine is answered unless --host says otherwise. With
---token every request needs it: the printed link sets a cookie in the browser that opens it,
-programs send "Authorization: Bearer TOKEN". The token is made up, unless the environment variable
-TEXTVR_TOKEN holds one, or it is given as --token TOKEN, where others on this machine can see it.
-The connection is not encrypted: across a network that you do not trust use a tunnel
-(ssh -L 8000:127.0.0.1:8000 MACHINE).
+--token (it keeps out other users of this machine, too) every request needs it: the printed link
+sets a cookie in the browser that opens it, programs send "Authorization: Bearer TOKEN". The token
+is made up, unless the environment variable TEXTVR_TOKEN holds one, or it is given as --token TOKEN,
+where others on this machine can see it. The connection is not encrypted: across a network that you
+do not trust use a tunnel (ssh -L 8000:127.0.0.1:8000 MACHINE).
 
 The page plays a video from the moment that was found and draws the text over it; "/" goes to the
 search box, the arrow keys between results, Enter plays, Escape closes. The same as JSON, for
@@ -27,9 +27,10 @@ from pathlib import Path
 import torch
 
 from retrieval import VideoIndex
+from retrieval.table import shown
 from retrieval.web.app import make_app
-from retrieval.web.guard import Access
-from retrieval.web.server import address_of, is_local, listening_socket, serve
+from retrieval.web.guard import LOCAL_NAMES, Access
+from retrieval.web.server import is_local, listening_socket, name_of, serve
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.run_dir import setup_logging
@@ -83,14 +84,15 @@ def main() -> None:
             index.check_model(arguments.resume)
         index.load_query_encoder()
         with listening_socket(arguments.host, arguments.port) as listener:
-            local, number = is_local(listener), listener.getsockname()[1]
-            if not local:
+            name, number = name_of(listener, arguments.host), listener.getsockname()[1]
+            names = LOCAL_NAMES | {name} if is_local(listener) else None
+            if names is None:
                 risk = UNPROTECTED if token is None else UNENCRYPTED
                 sys.stderr.write(f"warning: other machines can reach {arguments.host}: {risk}\n")
-            link = address_of(listener, arguments.host) + (f"?token={token}" if token else "")
-            sys.stdout.write(f"{len(index):,} entries of {index.videos} at {link}\n")
+            link = f"http://{name}:{number}/" + (f"?token={token}" if token else "")
+            sys.stdout.write(f"{len(index):,} entries of {shown(str(index.videos))} at {link}\n")
             sys.stdout.flush()
-            serve(make_app(index, Access(local, token, f"textvr-{number}")), listener)
+            serve(make_app(index, Access(names, token, f"textvr-{number}")), listener)
 
 
 if __name__ == "__main__":

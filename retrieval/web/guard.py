@@ -39,14 +39,14 @@ class Access:
     """Who may ask.
 
     Attributes:
-        local: only those who name this machine in the address. A page elsewhere whose name was
-            made to point here (DNS rebinding) would otherwise read everything.
+        names: of this server in addresses; None: any. Where only this machine is answered, a page
+            elsewhere whose name was made to point here (DNS rebinding) would otherwise read all.
         token: must come with every request, or once by ``/?token=``; None: none is needed.
         cookie: name of the cookie that the link sets.
         session: what the cookie holds, another one in each process.
     """
 
-    local: bool = True
+    names: frozenset[str] | None = LOCAL_NAMES
     token: str | None = None
     cookie: str = "textvr"
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
@@ -71,7 +71,8 @@ class Guard:
         await (answer or self._app)(scope, receive, send_guarded)
 
     def _host_refusal(self, request: Request) -> Response | None:
-        if not self._access.local or _host(request) in LOCAL_NAMES:
+        names = self._access.names
+        if names is None or _host(request) in names:
             return None
         return _refusal(request, HTTPStatus.FORBIDDEN, "this server answers to localhost only")
 

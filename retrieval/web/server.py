@@ -44,13 +44,11 @@ def is_local(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def address_of(listener: socket.socket, host: str) -> str:
-    """Return what to open in a browser on this machine."""
-    own = ipaddress.ip_address(listener.getsockname()[0])
-    if own.is_unspecified:
+def name_of(listener: socket.socket, host: str) -> str:
+    """Return what stands for a host in addresses; for all of this machine's, the machine's name."""
+    if ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
         host = socket.gethostname()
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{listener.getsockname()[1]}/"
+    return f"[{host}]" if ":" in host else host.lower()
 
 
 class Server(uvicorn.Server):

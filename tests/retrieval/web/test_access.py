@@ -37,56 +37,60 @@ def test_only_names_of_this_machine_are_answered(client, host, status):
 
 @pytest.fixture(scope="module")
 def guarded(street):
-    with serving(street / "my.index", Access(local=False, token=TOKEN, cookie="mine")) as address:
+    with serving(street / "my.index", Access(names=None, token=TOKEN, cookie="mine")) as address:
         yield address
 
 
-def status(address: str, path: str, **options) -> int:
-    return httpx.get(f"{address}{path}", **options).status_code
+@pytest.fixture
+def stranger(guarded):
+    """A client that knows neither token nor cookie."""
+    with httpx.Client(base_url=guarded, verify=False) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_everything_needs_the_token(guarded, path):
-    refused = httpx.get(f"{guarded}{path}")
+def test_everything_needs_the_token(stranger, path):
+    def status(authorization: str | bytes) -> int:
+        return stranger.get(path, headers={"Authorization": authorization}).status_code
+
+    refused = stranger.get(path)
     assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
     assert "serve.py has printed" in refused.text and "set-cookie" not in refused.headers
     for given in ("wrong", TOKEN + "x", TOKEN[:-1], "é"):
-        headers = {"Authorization": f"Bearer {given}".encode("latin-1")}
-        assert status(guarded, path, headers=headers) == 401
+        assert status(f"Bearer {given}".encode("latin-1")) == 401
     for given in (TOKEN, f"Basic {TOKEN}", "Bearer"):
-        assert status(guarded, path, headers={"Authorization": given}) == 401
+        assert status(given) == 401
     for kind in ("Bearer", "bearer"):
-        assert status(guarded, path, headers={"Authorization": f"{kind} {TOKEN}"}) == 200
+        assert status(f"{kind} {TOKEN}") == 200
 
 
-def test_the_link_sets_a_cookie_that_opens_everything(guarded):
-    with httpx.Client(base_url=guarded) as client:
-        answer = client.get(f"/?token={TOKEN}&q=a+b%0d%0aX-Evil:1&mode=words")
-        assert answer.status_code == 303
-        assert answer.headers["location"] == "/?q=a+b%0D%0AX-Evil%3A1&mode=words"
-        assert "x-evil" not in answer.headers
-        cookie = answer.headers["set-cookie"]
-        assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
-        assert cookie.startswith("mine=") and TOKEN not in cookie
-        assert client.get(f"/?token={TOKEN}").headers["location"] == "/"
-        assert {client.get(path).status_code for path in PATHS} == {200}
-        assert client.get("/api/entries/1/video", headers={"Range": "bytes=0-9"}).status_code == 206
+def test_the_link_sets_a_cookie_that_opens_everything(stranger):
+    answer = stranger.get(f"/?token={TOKEN}&q=a+b%0d%0aX-Evil:1&mode=words")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/?q=a+b%0D%0AX-Evil%3A1&mode=words"
+    assert "x-evil" not in answer.headers
+    cookie = answer.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    assert cookie.startswith("mine=") and TOKEN not in cookie
+    assert stranger.get(f"/?token={TOKEN}").headers["location"] == "/"
+    assert {stranger.get(path).status_code for path in PATHS} == {200}
+    assert stranger.get("/api/entries/1/video", headers={"Range": "bytes=0-9"}).status_code == 206
 
 
 @pytest.mark.parametrize(
     "path",
     ["/?token=", "/?token=wrong", f"/static/app.js?token={TOKEN}", f"/api/folders?token={TOKEN}"],
 )
-def test_no_other_link_does(guarded, path):
-    answer = httpx.get(f"{guarded}{path}")
+def test_no_other_link_does(stranger, path):
+    answer = stranger.get(path)
     assert answer.status_code == 401 and "set-cookie" not in answer.headers
 
 
-def test_a_cookie_of_another_process_is_none(guarded):
+def test_a_cookie_of_another_process_is_none(stranger):
     for value in (TOKEN, "", Access(token=TOKEN).session):
-        assert status(guarded, "/", headers={"Cookie": f"mine={value}"}) == 401
+        assert stranger.get("/", headers={"Cookie": f"mine={value}"}).status_code == 401
 
 
-def test_any_name_is_answered_where_others_may_ask(guarded):
+def test_any_name_is_answered_where_others_may_ask(stranger):
     headers = {"Host": "evil.example", "Authorization": f"Bearer {TOKEN}"}
-    assert status(guarded, "/api/folders", headers=headers) == 200
+    assert stranger.get("/api/folders", headers=headers).status_code == 200

@@ -1,6 +1,7 @@
 """The JSON API: what is found is what ``VideoIndex`` finds; limits, faults, and the description."""
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -149,6 +150,26 @@ def test_an_index_is_updated_while_it_is_served(own_street, make_config):
         assert client.get(f"/api/entries/{hit['id']}/thumbnail").status_code == 200
         assert client.get(f"/api/entries/{gone['id']}").status_code == 404
         assert "new" in client.get("/api/folders").json()["folders"]
+
+
+def test_slow_searches_block_nothing_else(street, monkeypatch):
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> list:
+        begun.release()
+        assert go_on.wait(60)
+        return []
+
+    monkeypatch.setattr(VideoIndex, "search", slow)
+    with serving(street / "my.index") as address, ThreadPoolExecutor(50) as pool:
+        answers = [pool.submit(httpx.get, f"{address}/api/search?q=a", timeout=60, verify=False)
+                   for _ in range(50)]  # fmt: skip
+        assert begun.acquire(timeout=60)
+        for path in ("/", "/api/folders", "/api/entries/1/thumbnail", "/api/entries/1/video"):
+            assert httpx.get(f"{address}{path}", timeout=60, verify=False).status_code == 200
+        assert not any(answer.done() for answer in answers)
+        go_on.set()
+        assert {answer.result().status_code for answer in answers} == {200}
 
 
 def test_an_index_that_is_damaged_meanwhile_is_said_and_no_path_is_told(own_street):

@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from data_loader.video_container import VIDEO_EXTENSIONS
+from retrieval.searching.search import MAX_QUERY
+from retrieval.web.answers import MOST_HITS
 from retrieval.web.api import MEDIA_TYPES
 from retrieval.web.app import STATIC
 from retrieval.web.guard import HEADERS
@@ -217,5 +219,7 @@ def test_the_page_is_all_in_its_folder():
         assert "http:" not in own and "https:" not in own and "//cdn" not in own, name
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
             assert word not in text, name
+    assert f"const MOST = {MOST_HITS};" in texts["app.js"]
+    assert f'maxlength="{MAX_QUERY}"' in texts["index.html"]
     inline = re.findall(r"<[^>]*\s(?:on\w+|style)=|<script>|<style", texts["index.html"])
     assert inline == []

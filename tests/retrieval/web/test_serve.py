@@ -92,6 +92,13 @@ def test_it_is_a_command(street):
         assert started.wait(20) == 0
 
 
+def test_the_name_that_was_given_is_answered(street, tmp_path):
+    with process(tmp_path, street / "my.index", "--host", "127.0.0.2") as (_, address, out):
+        assert address.startswith("http://127.0.0.2:") and "warning" not in out.read_text()
+        assert httpx.get(address).status_code == 200
+        assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 403
+
+
 def refused(monkeypatch, capsys, *argv: object) -> str:
     """Run the command in this process; returns its one line."""
     monkeypatch.setattr(sys, "argv", ["serve.py", *map(str, argv)])
