@@ -3,6 +3,7 @@
 import pytest
 from headless_browser import Page, browser_page, find_browser
 
+from retrieval import VideoIndex
 from retrieval.web.guard import Access
 from tests.retrieval.web.conftest import serving
 from tests.retrieval.web.street import EVIL, HEIGHT, SCENES, WIDTH
@@ -194,6 +195,21 @@ def test_screen_readers_are_told_everything(page):
              if not node["ignored"] and node["role"]["value"] in named]  # fmt: skip
     assert {"button", "checkbox", "dialog", "Video"} <= {role for role, _ in found}
     assert all(name for _, name in found), found
+
+
+def test_more_results(browser, street, monkeypatch):
+    with VideoIndex.open(street / "my.index") as index:
+        found = index.search("casino", 1)
+    monkeypatch.setattr(VideoIndex, "search", lambda _, query, k, mode, folder: found * k)
+    with serving(street / "my.index") as address:
+        browser.open(f"{address}/?q=casino", 1280)
+        browser.wait_for(f"{CARDS}.length === 24")
+        assert text(browser, "#status") == "The best 24 results for “casino”"
+        browser.click("#more")
+        browser.wait_for(f"{CARDS}.length === 100")
+        browser.wait_for(f"{CARDS}.indexOf({FOCUSED}) === 24")
+        assert browser.value("document.querySelector('#more').hidden")
+        assert browser.complaints() == []
 
 
 def test_a_video_that_can_t_be_played_is_said(browser, own_street):
