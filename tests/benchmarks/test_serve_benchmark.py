@@ -5,7 +5,7 @@ import pytest
 from benchmarks.made_index import make_index
 from benchmarks.serve import add_query_encoder, ask_all, percentile, search_paths, table
 from retrieval import VideoIndex
-from tests.retrieval.web.conftest import serving
+from tests.retrieval.web.serving import serving
 
 SMALL = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
 

@@ -1,35 +1,15 @@
-"""A real server, in a thread, of an index of small videos."""
+"""An index of small videos, and a server of it."""
 
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from retrieval import VideoIndex
 from retrieval.storage.writer import IndexWriter, locked
-from retrieval.web.app import make_app
-from retrieval.web.guard import Access
-from retrieval.web.server import Server, listening_socket
+from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import write_street
-
-
-@contextmanager
-def serving(folder: Path, access: Access | None = None) -> Iterator[str]:
-    """Serve an index on a free port; yields the address, without the last slash."""
-    with VideoIndex.open(folder) as index, listening_socket("127.0.0.1", 0) as listener:
-        server = Server(make_app(index, access or Access()))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-            assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

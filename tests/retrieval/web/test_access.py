@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from retrieval.web.guard import Access
-from tests.retrieval.web.conftest import serving
+from tests.retrieval.web.serving import serving
 
 TOKEN = "s3cret-token"
 PATHS = ("/", "/static/app.js", "/api/search?q=a", "/api/folders", "/api/openapi.json",

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from retrieval import VideoIndex
-from tests.retrieval.web.conftest import serving
+from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import EVIL, Sign, update, write_scene
 
 

@@ -5,7 +5,7 @@ from headless_browser import Page, browser_page, find_browser
 
 from retrieval import VideoIndex
 from retrieval.web.guard import Access
-from tests.retrieval.web.conftest import serving
+from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import EVIL, HEIGHT, SCENES, WIDTH
 
 pytestmark = pytest.mark.skipif(

@@ -13,7 +13,7 @@ from retrieval.web.answers import MOST_HITS
 from retrieval.web.api import MEDIA_TYPES
 from retrieval.web.app import STATIC
 from retrieval.web.guard import HEADERS
-from tests.retrieval.web.conftest import serving
+from tests.retrieval.web.serving import serving
 
 NAME = 'holiday/beach/café "à la" <b>&.mp4'
 
