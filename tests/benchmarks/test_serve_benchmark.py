@@ -47,11 +47,11 @@ def test_percentiles():
 
 
 def test_the_table():
-    case = {"entries": 10_000, "clients": 20, "times": [1.0, 2.0, 9.0], "errors": ["x"],
+    case = {"encoder": "small", "entries": 10_000, "clients": 20, "times": [1.0, 2.0, 9.0], "errors": ["x"],
             "seconds": 1.5}  # fmt: skip
     result = {"date": "today", "machine": "this", "versions": "new", "cases": [case]}
     lines = table(result).splitlines()
     assert lines[0] == "today; this; new"
-    assert lines[-1] == "| 10,000 | 20 | 3 | 2 | 2 | 9 | 9 | 1 |"
+    assert lines[-1] == "| small | 10,000 | 20 | 3 | 2 | 2 | 9 | 9 | 1 |"
     result["cases"] = [case | {"times": []}]
-    assert table(result).splitlines()[-1] == "| 10,000 | 20 | 0 | 0 |  |  |  | 1 |"
+    assert table(result).splitlines()[-1] == "| small | 10,000 | 20 | 0 | 0 |  |  |  | 1 |"
