@@ -56,10 +56,10 @@ def test_a_process_that_dies_is_named_with_what_it_read(folder, demo, monkeypatc
 
 
 def test_time_between_batches_does_not_count(folder, demo):
-    loader = made(folder, demo, item_timeout=0.6, prefetch_factor=1)
+    loader = made(folder, demo, item_timeout=2.0, prefetch_factor=1)
     ids = []
     for batch in loader:
-        time.sleep(0.7)
+        time.sleep(2.3)
         ids += batch.ids
     assert len(ids) == 4
 
