@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny
 
 from base.config import resolved
 from parse_config import load_config
+from tests.conftest import ROOT, tiny
 from tests.real_shape import write_real_shape
 from trainer.build import build_loader, build_model
 from trainer.evaluator.table import SHUFFLED_NOTE

@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny
 
 import train
 from base.config import resolved
 from parse_config import load_config
+from tests.conftest import ROOT, tiny
 from utils.checkpoint.files import load_checkpoint
 from utils.cli import run_cli
 

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny
 from timm.layers import resample_abs_pos_embed
 
 from base.config import ConfigError, resolved
@@ -16,6 +15,7 @@ from model.frozen_in_time import FrozenInTime
 from model.initial_weights import POSITION, TIME, adapt, fit_frames, parts_of
 from model.params import TextParams, VideoParams
 from parse_config import load_config
+from tests.conftest import ROOT, tiny
 from tests.model.small_models import SMALL_VIT, build, make_batch, write_text_model
 from trainer.build import build_model
 from utils.checkpoint.files import CheckpointError, save_checkpoint

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, tiny
 
 import train
 from base.config import resolved
+from tests.conftest import ROOT, tiny
 from trainer.build import build_trainer
 from trainer.profiling import NUM_TRACED, OTHER, Stopwatch, profile_run, time_table
 from utils.cli import run_cli

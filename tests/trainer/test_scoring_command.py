@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, tiny
 
 from model.metric import t2v_metrics, v2t_metrics
+from tests.conftest import ROOT, tiny
 from tests.data_loader.textvr_folder import entry, write_json
 from trainer.evaluator import __main__ as command
 from trainer.evaluator.matrix import follows_other_columns

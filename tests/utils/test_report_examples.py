@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import MakeConfig
 from torch import nn
 
 from base.batch import Batch, SampleKey
 from model.fusion import FusionAttention
 from model.text_encoder import encode_words
+from tests.conftest import MakeConfig
 from tests.trainer.scored_matrices import queries, random_case
 from trainer.build import build_loader, build_model
 from trainer.evaluator.examples import (
