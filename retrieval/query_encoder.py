@@ -5,6 +5,8 @@ Shapes: E width of the common space.
 
 import json
 import threading
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from data_loader.collate import Collate
 
 WEIGHTS, SETTINGS = "weights.safetensors", "query_encoder.json"
+MOST_AT_ONCE = 32  # queries of a batch
 _ANEW = "make the index anew with index.py"
 
 
@@ -90,15 +93,42 @@ class QueryEncoder:
         load_weights(self._model, folder / WEIGHTS)
         self._model.eval()
         self._lock = threading.Lock()
+        self._waiting: deque[_Asked] = deque()
 
     def embed(self, query: str) -> NDArray:
-        """Return the embedding of a query, (E,) float32 of length 1."""
+        """Return the embedding of a query, (E,) float32 of length 1.
+
+        Queries that wait at the same time are embedded as one batch, which takes little longer than
+        one of them; their embeddings then differ from those alone by rounding.
+        """
+        own = _Asked(query)
+        self._waiting.append(own)
+        with self._lock:
+            if own.embedding is None:  # no thread before has taken it along
+                self._embed_waiting(own)
+        return own.embedding
+
+    def _embed_waiting(self, own: "_Asked") -> None:
         import torch
 
-        with self._lock:  # a tokenizer is no thing for two threads
-            tokens = self._collate.queries([query])
+        batch = [own]
+        while self._waiting and len(batch) < MOST_AT_ONCE:
+            asked = self._waiting.popleft()
+            if asked is not own and asked.embedding is None:
+                batch.append(asked)
+        tokens = self._collate.queries([asked.query for asked in batch])
         with torch.inference_mode():
-            return unit(self._model(tokens).float().numpy())[0]
+            embeddings = unit(self._model(tokens).float().numpy())
+        for asked, embedding in zip(batch, embeddings, strict=True):
+            asked.embedding = embedding
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A query and, once it is known, its embedding."""
+
+    query: str
+    embedding: NDArray | None = None
 
 
 def _build(arch: dict[str, Any], folder: Path) -> Any:
