@@ -49,7 +49,7 @@ class TextLayer(nn.Module):
         groups: Groups | None = None,
         **_: object,
     ) -> Tensor:
-        """Take texts end to end (M, D), or padded ones (N, T, D) as the model itself gives them.
+        """Take padded texts (N, T, D), or texts end to end (1, M, D) with ``groups``.
 
         Args:
             hidden_states: the tokens, group by group.
@@ -58,10 +58,10 @@ class TextLayer(nn.Module):
             groups: of texts end to end.
 
         Returns:
-            The tokens in the same form; of the last layer (N, D), or (N, 1, D), the first ones.
+            The tokens in the same form; of the last layer (N, 1, D) or (1, N, D), the first ones.
         """
         if groups is not None:
-            return self._recomputed(hidden_states, groups, None)
+            return self._recomputed(hidden_states[0], groups, None)[None]
         count, length = hidden_states.shape[:2]
         mask = attention_mask
         if mask is not None and self.first_only:
@@ -121,8 +121,5 @@ def encode_packed(model: "DistilBertModel", ids: Tensor, groups: Groups) -> Tens
     flat = torch.cat([row[:, :t].flatten() for row, (t, _) in zip(rows, groups, strict=True)])
     places = torch.arange(ids.shape[1], device=ids.device)
     place = torch.cat([places[:length].repeat(count) for length, count in groups])
-    own = model.embeddings
-    x = own.dropout(own.LayerNorm(own.word_embeddings(flat) + own.position_embeddings(place)))
-    for layer in model.transformer.layer:
-        x = layer(x, groups=groups)
-    return x
+    output = model(input_ids=flat[None], position_ids=place[None], groups=groups)
+    return output.last_hidden_state[0]

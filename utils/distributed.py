@@ -111,6 +111,10 @@ def _watch(place: Ranks, timeout_s: float, done: threading.Event) -> None:
         os._exit(_STALLED)
 
 
+# Its name before torch 2.14 is deprecated since.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
 def gather(rows: Tensor) -> Tensor:
     """Return the rows of all processes, rank by rank, with the gradient of the own ones.
 
@@ -156,14 +160,14 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         size, rank = dist.get_world_size(), dist.get_rank()
         counts = rows.new_empty(size, dtype=torch.int64)
-        dist.all_gather_into_tensor(counts, counts.new_tensor([len(rows)]))
+        _all_gather(counts, counts.new_tensor([len(rows)]))
         lengths = counts.tolist()
         ctx.start, ctx.count, ctx.size = sum(lengths[:rank]), lengths[rank], size
         # Collectives want equal shapes: padded to the longest, cut again below.
         padded = rows.new_zeros(max(lengths), *rows.shape[1:])
         padded[: len(rows)] = rows
         gathered = rows.new_empty(size * len(padded), *rows.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded)
+        _all_gather(gathered, padded)
         parts = gathered.split(len(padded))
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
