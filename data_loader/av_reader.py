@@ -138,7 +138,9 @@ class AvReader(VideoReader):
 
     def _as_rgb(self, frame: Any) -> np.ndarray:
         """(H, W, 3) uint8 of PyAV's frame, turned as the file asks."""
-        image = self._reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC")
+        # One thread: a loading process that is forked from this one would wait for others for ever.
+        how = {"format": "rgb24", "interpolation": "BICUBIC", "threads": 1}
+        image = self._reformatter.reformat(frame, **how)
         return np.rot90(image.to_ndarray(), round(frame.rotation / 90) % 4)
 
 

@@ -1,11 +1,14 @@
 import pickle
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from base.registry import VIDEO_READERS
 from data_loader.video_reader import VideoError, open_video
+from tests.conftest import ROOT
 from tests.videos import (
     damage,
     make_frames,
@@ -262,3 +265,21 @@ def test_unknown_reader_names_the_nearest():
 def test_errors_survive_the_way_out_of_a_worker():
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "is bad", "mend it")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "is bad", "a.mp4: is bad; mend it")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted on Linux")
+def test_pyav_starts_no_thread(tmp_path):
+    """A forked loading process that frees a reader of its parent would wait for it for ever."""
+    file = write_video(tmp_path / "a.mp4", width=640, height=360)
+    program = f"""
+import os
+from data_loader.video_reader import open_video
+before = len(os.listdir("/proc/self/task"))
+with open_video({str(file)!r}, "av") as video:
+    video.frames([0, 7])
+    print(before, len(os.listdir("/proc/self/task")))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    before, during = map(int, done.stdout.split())
+    assert during == before, done.stderr
