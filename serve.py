@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from retrieval import VideoIndex
-from retrieval.table import shown
+from retrieval.videos import shown
 from retrieval.web.app import make_app
 from retrieval.web.guard import LOCAL_NAMES, Access
 from retrieval.web.server import is_local, listening_socket, name_of, serve

@@ -193,6 +193,8 @@ def draw(panel: Any, growth: Result, name: str) -> None:
     panel.errorbar(x, middle, [low, high], marker="o", capsize=3)
     panel.plot(x, [middle[-1] * value / x[-1] for value in x], "--", color="0.7")
     panel.set(xscale="log", yscale="log", xlabel=growth["title"].split(": ")[-1], ylabel=name)
+    panel.set_xticks(x, labels=[f"{value:,}" for value in x])
+    panel.minorticks_off()
     panel.set_title(f"exponent {growth['exponents'][name]:.2f} (dashed: 1)", fontsize=9)
     panel.grid(True, which="both", alpha=0.2)
 

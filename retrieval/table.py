@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrieval.results import Explanation, Hit, WordMatch
+from retrieval.videos import shown
 
 if TYPE_CHECKING:
     from retrieval.indexing.changes import Changes
@@ -103,8 +104,3 @@ def clock(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     text = f"{rest // 10:02}" + (f".{rest % 10}" if rest % 10 else "")
     return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"
-
-
-def shown(text: str) -> str:
-    """Return a text as one line that any terminal can show."""
-    return text if text.isprintable() else ascii(text)

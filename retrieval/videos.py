@@ -50,3 +50,9 @@ def _unreadable(error: OSError) -> None:
         f"{os.fsdecode(error.filename)}: the folder can't be read ({error.strerror}); give access "
         "to it, or move it elsewhere"
     ) from error
+
+
+def shown(name: str | Path) -> str:
+    """Return a name or another text as one line that any terminal can show."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)

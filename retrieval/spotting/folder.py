@@ -25,7 +25,7 @@ from retrieval.spotting.workers import (
     Work,
     run_each,
 )
-from retrieval.videos import find_videos
+from retrieval.videos import find_videos, shown
 from utils.errors import UserError
 from utils.files import write_text
 
@@ -119,12 +119,6 @@ def spot_folder(
             outcome.num_spotted += 1
             outcome.num_lines += event.result
     return outcome
-
-
-def shown(path: Path) -> str:
-    """Return a path as one line that any terminal can show."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def _jobs(videos: list[Path], folder: Path, out: Path) -> Iterator[tuple[Job, Path | None]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_loader.ocr_words import OcrParams, load_ocr_document, ocr_words
-from retrieval.spotting.folder import shown
+from retrieval.videos import shown
 from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
     command,
     documents,
