@@ -15,10 +15,11 @@ demo: $(VENV)/.installed  ## make data, train three models, test them, print a t
 	$(BIN)/python demo.py
 
 test: $(VENV)/.installed-dev  ## run the default tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope
 
 lint: $(VENV)/.installed-dev  ## check the code's style
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 schema: $(VENV)/.installed  ## write configs/schema.json anew
 	$(BIN)/python parse_config.py --schema > configs/schema.json

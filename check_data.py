@@ -13,23 +13,23 @@ import argparse
 import sys
 from pathlib import Path
 
+from base.base_model import describe_model_input
 from base.config import Config
-from data_loader.inspection.needs import disk_needs, loader_needs, model_needs
-from data_loader.inspection.page import page
-from data_loader.inspection.pool import default_workers
-from data_loader.inspection.report import Report
-from data_loader.inspection.splits import (
+from data_loader.data_check.needs import estimate_disk, estimate_loader, estimate_model
+from data_loader.data_check.splits import (
     USES,
     Split,
+    check_split,
     compare_splits,
-    inspect_split,
-    merge_equal,
+    merge_equal_splits,
 )
+from data_loader.data_check.text_page import Report
 from parse_config import add_config_arguments, load_config
-from trainer.build import build_dataset, without_initial_weights
-from utils.cli import positive, run_cli
+from trainer.build import build_dataset
+from utils.cli import positive_int, run_cli
 from utils.errors import UserError
 from utils.files import write_json
+from utils.processes import count_cpus
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument("--decode", action="store_true", help="decode every video")
     parser.add_argument(
-        "--workers", type=positive, default=default_workers(), help="(default: %(default)s)"
+        "--workers", type=positive_int, default=count_cpus(), help="(default: %(default)s)"
     )
     parser.add_argument(
         "--out",
@@ -59,48 +59,47 @@ def parse_arguments() -> argparse.Namespace:
 def open_splits(config: Config) -> tuple[list[Split], dict[str, str]]:
     """Open what training, validation and test read; returns it, and what can't be opened."""
     splits: list[Split] = []
-    closed: dict[str, list[str]] = {}
+    closed: dict[tuple[int, str], list[str]] = {}
     for number, block in enumerate(config.data_loader):
         for use in USES:
             changes = {} if use == "train" else {"split": use}
             try:
                 dataset = build_dataset(config, number, training=use == "train", **changes)
             except UserError as error:
-                closed.setdefault(f"{number}: {error}", []).append(use)
+                closed.setdefault((number, str(error)), []).append(use)
                 continue
             splits.append(Split(number, (use,), dataset, block.kwargs()))
-    reasons = {}
-    for key, uses in closed.items():
-        number, text = key.split(": ", 1)
-        reasons[f"loader {number}, {' and '.join(uses)}"] = text
-    return merge_equal(splits), reasons
+    reasons = {
+        f"loader {number}, {' and '.join(uses)}": text for (number, text), uses in closed.items()
+    }
+    return merge_equal_splits(splits), reasons
 
 
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
     config = load_config(arguments.config, arguments.overrides)
-    modalities = config.arch.kwargs()["modalities"]
+    model_input = describe_model_input(config.arch)
     splits, closed = open_splits(config)
     facts = [
-        inspect_split(split, modalities, arguments.workers, arguments.decode) for split in splits
+        check_split(split, model_input, arguments.workers, arguments.decode) for split in splits
     ]
     compare_splits(splits, facts, content=arguments.decode)
-    model = model_needs(without_initial_weights(config.arch.kwargs()), config)
+    model = estimate_model(config)
     report = Report(
         config=arguments.config,
-        modalities=modalities,
+        model_input=model_input,
         splits=facts,
         closed=closed,
         model=model,
-        disk=disk_needs(config.trainer, model.checkpoint_bytes),
-        loaders=[loader_needs(block.kwargs()) for block in config.data_loader],
+        disk=estimate_disk(config.trainer, model.checkpoint_bytes),
+        loaders=[estimate_loader(block.kwargs()) for block in config.data_loader],
     )
-    sys.stdout.write(page(report) + "\n")
-    write_json(arguments.out, report.lists())
+    sys.stdout.write(report.to_text() + "\n")
+    write_json(arguments.out, report.list_files())
     sys.stdout.write(f"\nThe whole lists are in {arguments.out}\n")
     if arguments.json is not None:
-        write_json(arguments.json, report.described())
+        write_json(arguments.json, report.to_json())
     return 1 if report.wrong else 0
 
 

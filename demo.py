@@ -3,10 +3,10 @@
     make demo          (or: python demo.py)
 
 Makes a small TextVR of its own (data_loader/synthetic), trains the three configurations of
-configs/demo with train.py, tests them with test.py, and prints one table. 32 looks meet 32 words;
-a caption speaks of both, and 16 test videos share each look and each word, so a model that only
-sees or only reads can find the right one of its 16 by luck alone. In the end index.py makes the
-test videos searchable with the model that does both.
+configs/demo with train.py, tests them with test.py, and prints one table. Each of 32 looks is
+paired with each of 32 words; a caption speaks of both, and 16 test videos share each look and each
+word, so a model that only sees or only reads can find the right one of its 16 by luck alone. In the
+end index.py makes the test videos searchable with the model that does both.
 """
 
 import argparse
@@ -37,12 +37,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, default=Path("data/demo"), help="made if need be")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/demo"), help="runs and results")
-    parser.add_argument("--make", default="", help="options for data_loader.synthetic")
+    parser.add_argument("--make", default="", help="options for tools.make_data")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     return parser.parse_args()
 
 
-def run(*command: str | Path) -> None:
+def run_command(*command: str | Path) -> None:
     """Show and run one of the project's commands; raises ``UserError`` when it fails."""
     words = [str(word) for word in command]
     sys.stdout.write(f"\n$ python {shlex.join(words)}\n")
@@ -58,11 +58,11 @@ def train_and_test(modality: str, out: Path, changes: list[str]) -> None:
     if folder.exists():
         shutil.rmtree(folder)  # an earlier demonstration's
     options = [word for change in changes for word in ("--set", change)]
-    run("train.py", "-c", f"configs/demo/{modality}.json", "--run_dir", folder, *options)
-    run("test.py", "-r", folder / "model_last.pth", "--sim_path", folder / "sim_matrix.npy")
+    run_command("train.py", "-c", f"configs/demo/{modality}.json", "--run_dir", folder, *options)
+    run_command("test.py", "-r", folder / "model_last.pth", "--sim_path", folder / "sim_matrix.npy")
 
 
-def understood(similarity: NDArray, labels: NDArray) -> float:
+def measure_understanding(similarity: NDArray, labels: NDArray) -> float:
     """Return the share of queries, in per cent, whose first video has the right label.
 
     Args:
@@ -72,7 +72,7 @@ def understood(similarity: NDArray, labels: NDArray) -> float:
     return 100.0 * float(np.mean(labels[similarity.argmax(axis=1)] == labels))
 
 
-def results_of(modality: str, out: Path, labels: dict[str, NDArray]) -> dict[str, Any]:
+def read_results(modality: str, out: Path, labels: dict[str, NDArray]) -> dict[str, Any]:
     """Return a tested model's metrics and what it has understood."""
     folder = out / modality
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -80,8 +80,8 @@ def results_of(modality: str, out: Path, labels: dict[str, NDArray]) -> dict[str
     return {
         "t2v": metrics["t2v_metrics"],
         "v2t": metrics["v2t_metrics"],
-        "right_look": understood(similarity, labels["look"]),
-        "right_word": understood(similarity, labels["word"]),
+        "right_look": measure_understanding(similarity, labels["look"]),
+        "right_word": measure_understanding(similarity, labels["word"]),
     }
 
 
@@ -94,7 +94,7 @@ def read_labels(data: Path) -> tuple[dict[str, NDArray], float]:
     return labels, max(made["ceiling_R1"].values())
 
 
-def table(results: dict[str, Any]) -> str:
+def format_table(results: dict[str, Any]) -> str:
     """Return the results as a table."""
     head = f"{'modality':<10}" + "".join(f"{name:>8}" for name in COLUMNS.values())
     lines = [head + f"{'right look':>13}{'right word':>13}"]
@@ -106,7 +106,7 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def make_searchable(data: Path, out: Path) -> Path:
+def index_videos(data: Path, out: Path) -> Path:
     """Index the test videos with the trained fusion model; returns the index folder."""
     videos, index = out / "test_videos", out / "my.index"
     for folder in (videos, index):
@@ -117,11 +117,11 @@ def make_searchable(data: Path, out: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(data / "Videos" / entry["path"], target)
     model, ocr = out / "fusion" / "model_last.pth", data / "Kwai_VideoOCR"
-    run("index.py", videos, "-r", model, "--ocr", ocr, "--out", index)
+    run_command("index.py", videos, "-r", model, "--ocr", ocr, "--out", index)
     return index
 
 
-def search_commands(index: Path) -> str:
+def format_search_commands(index: Path) -> str:
     """Return what to type next."""
     folder = shlex.quote(str(index))
     return (
@@ -135,7 +135,7 @@ def main() -> None:
     """Run the command."""
     arguments, start = parse_arguments(), time.monotonic()
     data, out = arguments.data, arguments.out
-    run("-m", "data_loader.synthetic", "--out", data, *shlex.split(arguments.make))
+    run_command("-m", "tools.make_data", "--out", data, *shlex.split(arguments.make))
     changes = [
         f"data_loader.args.data_dir={data}",
         f"arch.args.text_params.model={data / 'text_model'}",
@@ -144,14 +144,16 @@ def main() -> None:
     for modality in MODALITIES:
         train_and_test(modality, out, changes)
     labels, ceiling = read_labels(data)
-    results = {modality: results_of(modality, out, labels) for modality in MODALITIES}
+    results = {modality: read_results(modality, out, labels) for modality in MODALITIES}
     results["ceiling_R1"] = ceiling
     write_json(out / "results.json", results)
     shutil.copyfile(out / "fusion" / "sim_matrix.npy", out / "sim_matrix.npy")
-    index = make_searchable(data, out)
+    index = index_videos(data, out)
     minutes = (time.monotonic() - start) / 60
-    sys.stdout.write(f"\n{table(results)}\n\n{out / 'results.json'}; {minutes:.1f} minutes\n")
-    sys.stdout.write(f"\n{search_commands(index)}")
+    sys.stdout.write(
+        f"\n{format_table(results)}\n\n{out / 'results.json'}; {minutes:.1f} minutes\n"
+    )
+    sys.stdout.write(f"\n{format_search_commands(index)}")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from typing import Any
 import data_loader.registrations  # noqa: F401
 import model.registrations  # noqa: F401
 import trainer.registrations  # noqa: F401
-from base.config import Config, ConfigError, resolved
-from parsing.build import build_config
-from parsing.file import merged, parse_json, plain, read_config
-from parsing.schema import file_schema
+from base.config import Config, ConfigError, resolve_config
+from parsing.config_builder import build_config
+from parsing.json_files import merge_configs, parse_json, read_config, to_plain_values
+from parsing.schema import make_file_schema
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.run_dir import CONFIG_NAME
@@ -34,7 +34,7 @@ __all__ = [
     "config_from_dict",
     "load_config",
     "load_run_config",
-    "resolved",
+    "resolve_config",
 ]
 
 
@@ -49,13 +49,13 @@ def load_config(
         under: another JSON file, whose keys count where ``path`` does not set them.
 
     Raises:
-        ConfigError: with every fault of the file and of the overrides.
+        ConfigError: with every problem of the file and of the overrides.
     """
-    data, faults = read_config(str(path))
+    data, problems = read_config(str(path))
     if under is not None:
-        lower, lower_faults = read_config(str(under))
-        data, faults = merged(lower, data), lower_faults + faults
-    return build_config(data, str(path), overrides, faults)
+        lower, lower_problems = read_config(str(under))
+        data, problems = merge_configs(lower, data), lower_problems + problems
+    return build_config(data, str(path), overrides, problems)
 
 
 def load_run_config(
@@ -65,7 +65,7 @@ def load_run_config(
 
     Raises:
         UserError: there is no such checkpoint, or neither file.
-        ConfigError: with every fault of the files and of the overrides.
+        ConfigError: with every problem of the files and of the overrides.
     """
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
@@ -81,16 +81,16 @@ def config_from_dict(data: dict[str, Any], source: str, overrides: Sequence[str]
     """Check a configuration that is already in memory, such as a checkpoint's.
 
     Args:
-        data: JSON values; what ``resolved`` returns is accepted.
+        data: JSON values; what ``resolve_config`` returns is accepted.
         source: named in messages, such as the checkpoint's path.
         overrides: ``KEY=VALUE`` texts as ``--set`` takes them.
 
     Raises:
-        ConfigError: with every fault.
+        ConfigError: with every problem.
     """
-    data, faults = plain(parse_json(json.dumps(data)))
+    data, problems = to_plain_values(parse_json(json.dumps(data)))
     data.pop("$schema", None)
-    return build_config(data, source, overrides, faults)
+    return build_config(data, source, overrides, problems)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -123,9 +123,9 @@ def main() -> None:
     if options.schema == (options.config is not None):
         parser.error("give either -c FILE or --schema")
     if options.schema:
-        result = file_schema()
+        result = make_file_schema()
     else:
-        result = resolved(load_config(options.config, options.overrides))
+        result = resolve_config(load_config(options.config, options.overrides))
     sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 

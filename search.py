@@ -1,13 +1,14 @@
 """Search an index of videos, made by index.py.
 
     python search.py my.index/ "a red car passes the sign casino"
-    python search.py my.index/ "RE16" --mode words            only by the text in the videos
+    python search.py my.index/ "RE16" --mode keyword          only by the text in the videos
     python search.py my.index/ '"sale up to" 60' --explain    a quoted phrase; what matched where
     python search.py my.index/ "a beach" -k 50 --folder 2024/summer --json
 
-By meaning (the embedding of the query against those of the entries) and by words (exact, at the
-beginning of a word, within it, and with one or two wrong letters); both lists are fused by their
-ranks. Everything in a query is plain text; only "quotation marks" mean a phrase as it stands.
+Semantic search compares the embedding of the query with those of the entries; keyword search its
+words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: with one
+or two wrong letters); hybrid search fuses both lists by their ranks. Everything in a query is plain
+text; only "quotation marks" mean a phrase as it stands.
 """
 
 import argparse
@@ -15,9 +16,9 @@ import sys
 from pathlib import Path
 
 from retrieval import VideoIndex
-from retrieval.results import MODES
-from retrieval.table import hits_json, hits_table
-from utils.cli import positive, run_cli
+from retrieval.printing import dump_hits, format_hits
+from retrieval.results import MODES, rename_mode
+from utils.cli import positive_int, run_cli
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,13 +28,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("index", type=Path, help="folder of the index")
     parser.add_argument("query", help="what to look for")
-    parser.add_argument("-k", type=positive, default=10, help="most hits (default: %(default)s)")
-    parser.add_argument("--mode", choices=MODES, default="fused", help="(default: %(default)s)")
+    parser.add_argument(
+        "-k", type=positive_int, default=10, help="most hits (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--mode", type=rename_mode, choices=MODES, default="hybrid", help="(default: %(default)s)"
+    )
     parser.add_argument("--folder", help="only videos in this folder of the indexed one, and below")
     parser.add_argument("--explain", action="store_true", help="say of each hit what matched")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--words_weight", type=float, default=1.0, help="of the words, in the fusion (%(default)s)"
+        "--words_weight", type=float, default=1.0, help="of the keyword list (%(default)s)"
     )
     parser.add_argument("--exact", action="store_true", help="leave the FAISS index aside")
     parser.add_argument(
@@ -48,16 +53,9 @@ def main() -> None:
     with VideoIndex.open(arguments.index) as index:
         if arguments.resume is not None:
             index.check_model(arguments.resume)
-        hits = index.search(
-            arguments.query,
-            k=arguments.k,
-            mode=arguments.mode,
-            folder=arguments.folder,
-            explain=arguments.explain,
-            exact=arguments.exact,
-            words_weight=arguments.words_weight,
-        )
-    text = hits_json(hits) if arguments.json else hits_table(hits, arguments.explain)
+        names = ("k", "mode", "folder", "explain", "exact", "words_weight")
+        hits = index.search(arguments.query, **{name: vars(arguments)[name] for name in names})
+    text = dump_hits(hits) if arguments.json else format_hits(hits, arguments.explain)
     sys.stdout.write(text)
 
 

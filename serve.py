@@ -27,10 +27,9 @@ from pathlib import Path
 import torch
 
 from retrieval import VideoIndex
-from retrieval.videos import shown
-from retrieval.web.app import make_app
-from retrieval.web.guard import LOCAL_NAMES, Access
-from retrieval.web.server import is_local, listening_socket, name_of, serve
+from retrieval.printing import escape
+from retrieval.web.access import LOCAL_NAMES, Access
+from retrieval.web.server import build_app, get_public_name, is_local, open_socket, serve
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.run_dir import setup_logging
@@ -48,7 +47,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("index", type=Path, help="folder of the index")
     parser.add_argument("--host", default=LOCAL_HOST, help="address to answer at (%(default)s)")
-    parser.add_argument("--port", type=port, default=8000, help="0: any free one (%(default)s)")
+    parser.add_argument(
+        "--port", type=parse_port, default=8000, help="0: any free one (%(default)s)"
+    )
     parser.add_argument("--token", nargs="?", const="", help="ask for a token (one is made up)")
     parser.add_argument(
         "-r", "--resume", type=Path, metavar="MODEL", help="refuse an index of another model"
@@ -56,14 +57,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def port(text: str) -> int:
+def parse_port(text: str) -> int:
     """Read the number of a port."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, got {text}")
     return int(text)
 
 
-def chosen_token(given: str | None) -> str | None:
+def choose_token(given: str | None) -> str | None:
     """Return the token: given, of the environment, made up, or None where none is asked for."""
     if given is None:
         return None
@@ -77,22 +78,22 @@ def main() -> None:
     """Run the command."""
     arguments = parse_arguments()
     setup_logging(verbosity=0)
-    token = chosen_token(arguments.token)
+    token = choose_token(arguments.token)
     torch.set_num_threads(1)  # several searches run side by side
     with VideoIndex.open(arguments.index) as index:
         if arguments.resume is not None:
             index.check_model(arguments.resume)
         index.load_query_encoder()
-        with listening_socket(arguments.host, arguments.port) as listener:
-            name, number = name_of(listener, arguments.host), listener.getsockname()[1]
+        with open_socket(arguments.host, arguments.port) as listener:
+            name, number = get_public_name(listener, arguments.host), listener.getsockname()[1]
             names = LOCAL_NAMES | {name} if is_local(listener) else None
             if names is None:
                 risk = UNPROTECTED if token is None else UNENCRYPTED
                 sys.stderr.write(f"warning: other machines can reach {arguments.host}: {risk}\n")
             link = f"http://{name}:{number}/" + (f"?token={token}" if token else "")
-            sys.stdout.write(f"{len(index):,} entries of {shown(str(index.videos))} at {link}\n")
+            sys.stdout.write(f"{len(index):,} entries of {escape(str(index.videos))} at {link}\n")
             sys.stdout.flush()
-            serve(make_app(index, Access(names, token, f"textvr-{number}")), listener)
+            serve(build_app(index, Access(names, token, f"textvr-{number}")), listener)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@
     python spot_text.py my_videos/ --out my_ocr/ --rec_model cyrillic.onnx --rec_keys keys.txt
 
 Writes one OCR document for each video, in the form of TextVR's Kwai_VideoOCR: my_videos/a/b.mp4
-has my_ocr/a/b.json. train.py and test.py read them with data_loader.args.ocr_dir. Needs
-RapidOCR (rapidocr-onnxruntime 1.4.4), whose models are in the package: nothing is downloaded,
-nothing leaves the machine. They read Latin letters without accents, and Chinese.
+has my_ocr/a/b.mp4.json. train.py and test.py read them with data_loader.args.ocr_dir. Linked files
+and folders are followed. The engine is RapidOCR (rapidocr-onnxruntime 1.4.4) unless --engine names
+another one (CONTRIBUTING.md says how one is added). Its models are in the package: nothing is
+downloaded, nothing leaves the machine. They read Latin letters without accents, and Chinese.
 
-Stopped, it goes on where it was: documents that are there are kept (--overwrite makes them anew).
-Videos that can't be read are named and left out.
+Stopped, it goes on where it was: documents that are there are kept (--overwrite makes them anew),
+a/b.json of earlier versions too, where it can be of one video only. A folder that another engine
+has spotted is refused. Videos that can't be read are named and left out.
 Exit code 0: every video has its document; 1: some could not be read; 2: the run could not begin,
 or the disk is full.
 """
@@ -24,12 +26,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import retrieval.registrations  # noqa: F401
 from base.registry import VIDEO_READERS
-from data_loader.inspection.pool import default_workers
 from retrieval.spotting.folder import Outcome, spot_folder
-from retrieval.spotting.rapid_ocr import SCRIPTS, RapidOcrSpotter
+from retrieval.spotting.rapid_ocr import SCRIPTS
+from retrieval.spotting.text_spotter import build_spotter
 from retrieval.spotting.video import EVERY_S, READER
-from utils.cli import positive, run_cli
+from utils.cli import positive_int, run_cli
+from utils.processes import count_cpus
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,74 +45,68 @@ def parse_arguments() -> argparse.Namespace:
     add("videos", type=Path, help="the folder of videos; its folders are looked into, too")
     add("--out", type=Path, required=True, help="the folder for the documents")
     every = "seconds between two frames that are looked at (default: %(default)s)"
-    add("--every", type=seconds, default=EVERY_S, metavar="S", help=every)
+    add("--every", type=parse_seconds, default=EVERY_S, metavar="S", help=every)
     workers = "processes (default: %(default)s)"
-    add("--workers", type=positive, default=default_workers(), help=workers)
+    add("--workers", type=positive_int, default=count_cpus(), help=workers)
+    engine = "what reads the text (default: %(default)s)"
+    add("--engine", default="rapidocr", metavar="NAME", help=engine)
     script = "letters that may be read: latin, or chinese and latin (default: latin)"
     add("--script", choices=SCRIPTS, help=script)
     add("--rec_model", type=Path, metavar="ONNX", help="another recogniser, for another script")
     add("--rec_keys", type=Path, metavar="TXT", help="its characters, if the file has them not")
-    add("--min_score", type=share, default=0.5, help="least confidence (default: %(default)s)")
-    side = "longer side of the picture in which text is looked for (default: %(default)s)"
-    add("--max_side", type=positive, default=960, metavar="PIXELS", help=side)
+    add("--min_score", type=parse_share, help="least confidence (default: 0.5)")
+    side = "longer side of the picture in which text is looked for (default: 960)"
+    add("--max_side", type=positive_int, metavar="PIXELS", help=side)
     reader = "av reads every container and turned files (default: %(default)s)"
     add("--reader", choices=VIDEO_READERS.names(), default=READER, help=reader)
     add("--overwrite", action="store_true", help="spot everything anew")
     return parser.parse_args()
 
 
-def seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """Read a number of seconds above 0 (a ``type`` of argparse)."""
-    number = _number(text)
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
-    return number
-
-
-def share(text: str) -> float:
-    """Read a number from 0 to 1 (a ``type`` of argparse)."""
-    number = _number(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
-    return number
-
-
-def _number(text: str) -> float:
     try:
-        return float(text)
+        if 0 < float(text) < math.inf:
+            return float(text)
     except ValueError:
-        return math.nan
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
 
 
-def described(outcome: Outcome, out: Path) -> str:
-    """Return what was done in one line."""
-    text = f"{out}: {outcome.num_spotted} videos spotted, {outcome.num_lines} lines of text"
-    text += f"; {outcome.num_kept} kept" if outcome.num_kept else ""
-    return text + (f"; {len(outcome.failures)} failed" if outcome.failures else "") + "\n"
+def parse_share(text: str) -> float:
+    """Read a number from 0 to 1 (a ``type`` of argparse)."""
+    try:
+        if 0 <= float(text) <= 1:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
 
 
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
+    own = ("script", "rec_model", "rec_keys", "min_score", "max_side")  # of the engine
+    spotter = build_spotter(arguments.engine, {name: getattr(arguments, name) for name in own})
     outcome = spot_folder(
         arguments.videos,
         arguments.out,
-        partial(
-            RapidOcrSpotter,
-            script=arguments.script,
-            rec_model=arguments.rec_model,
-            rec_keys=arguments.rec_keys,
-            min_score=arguments.min_score,
-            max_side=arguments.max_side,
-        ),
+        spotter,
         every=arguments.every,
         reader=arguments.reader,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
         say=partial(tqdm.write, file=sys.stderr),
     )
-    sys.stdout.write(described(outcome, arguments.out))
+    sys.stdout.write(f"{arguments.out}: {describe_outcome(outcome)}\n")
     return 1 if outcome.failures else 0
+
+
+def describe_outcome(outcome: Outcome) -> str:
+    """Return what was done in one line."""
+    text = f"{outcome.num_spotted} videos spotted, {outcome.num_lines} lines of text"
+    text += f"; {outcome.num_kept} kept" if outcome.num_kept else ""
+    return text + (f"; {len(outcome.failures)} failed" if outcome.failures else "")
 
 
 if __name__ == "__main__":

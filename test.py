@@ -11,20 +11,23 @@ Videos without captions only have embeddings: give --save_feats.
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
-import torch
-
-from base.config import Config
+from evaluation.evaluator import Evaluator
+from evaluation.postprocess import add_postprocess_arguments
+from evaluation.results import (
+    format_evaluation,
+    open_ground_truth,
+    score_evaluation,
+    write_evaluation,
+)
 from parse_config import add_config_arguments, load_run_config
-from trainer.build import build_evaluator, build_loader, build_model
-from trainer.evaluator.postprocess import add_postprocess_arguments
-from trainer.evaluator.report import evaluation_table, open_queries, scored, write_evaluation
-from utils.checkpoint.weights import load_weights
-from utils.cli import positive, run_cli
-from utils.distributed import ranks
-from utils.launch import on_devices
+from trainer.build import build_criterion, build_loader, build_model
+from trainer.checkpointing import load_model
+from utils.cli import positive_int, run_cli
+from utils.device import choose_devices
+from utils.distributed import get_dist_info
+from utils.launch import join_run, must_launch, relaunch_for_each
 from utils.run_dir import setup_logging
 
 
@@ -41,37 +44,40 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--save_feats", type=Path, help="folder for embeddings and ids")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.add_argument("--batch_size", type=positive, help="videos a batch")
-    parser.add_argument("--sliding_window_stride", type=positive, help="frames between clips")
+    parser.add_argument("--batch_size", type=positive_int, help="videos a batch")
+    parser.add_argument("--sliding_window_stride", type=positive_int, help="frames between clips")
     parser.add_argument("--loader", type=int, default=0, help="which data loader of a list")
     add_postprocess_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> int:
-    """Run the command; with several GPUs, start it once for each."""
+    """Test in this process; with several GPUs, start the command once for each.
+
+    Each process takes its share of the batches; the first one writes.
+    """
     arguments = parse_arguments()
     config = load_run_config(arguments.resume, arguments.config, arguments.overrides)
-    job = partial(test, arguments, config)
-    return on_devices(job, config.n_gpu, arguments.device, config.trainer.rank_timeout)
-
-
-def test(arguments: argparse.Namespace, config: Config, device: torch.device) -> None:
-    """Test in this process, which takes its share of the batches; the first one writes."""
-    setup_logging(verbosity=1 if ranks().is_first else 0)
+    devices = choose_devices(config.n_gpu, arguments.device)
+    if must_launch(devices):
+        return relaunch_for_each(devices)
     names = ("split", "batch_size", "sliding_window_stride")
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     changes |= {"per_gpu_batch_size": None} if "batch_size" in changes else {}
-    loader = build_loader(config, arguments.loader, training=False, **changes)
-    queries = open_queries(loader.dataset, arguments.save_feats)
-    model = build_model(config, device, initial_weights=False)
-    load_weights(model, arguments.resume)
-    evaluation = build_evaluator(config, device).run(model, loader)
-    if ranks().is_first:
-        changes = arguments.postprocess, arguments.temperature
-        tested = scored(evaluation, queries, config.metrics, *changes)
-        write_evaluation(tested, arguments.sim_path, arguments.save_feats)
-        sys.stdout.write(evaluation_table(tested) + "\n")
+    with join_run(devices, config.trainer.rank_timeout) as device:
+        setup_logging(verbosity=1 if get_dist_info().is_main else 0)
+        loader = build_loader(config, arguments.loader, training=False, **changes)
+        ground_truth = open_ground_truth(loader.dataset, arguments.save_feats)
+        model = build_model(config, device, initial_weights=False)
+        criterion = build_criterion(config, device)
+        load_model(model, criterion, arguments.resume)
+        evaluation = Evaluator(config.metrics, criterion, device).run(model, loader)
+        if get_dist_info().is_main:
+            after = arguments.postprocess, arguments.temperature
+            scored = score_evaluation(evaluation, ground_truth, config.metrics, *after)
+            write_evaluation(scored, arguments.sim_path, arguments.save_feats)
+            sys.stdout.write(format_evaluation(scored) + "\n")
+    return 0
 
 
 if __name__ == "__main__":

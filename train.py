@@ -15,20 +15,17 @@ SIGTERM and Ctrl-C finish the step, save, and end with code 143 or 130.
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
-import torch
-
-from base.config import Config
-from parse_config import add_config_arguments, load_config, load_run_config, resolved
+from parse_config import add_config_arguments, load_config, load_run_config, resolve_config
 from trainer.build import build_trainer
-from trainer.opening import enter_run
+from trainer.checkpointing import enter_run
 from trainer.profiling import profile_run
-from trainer.summary import train_to_the_end
+from trainer.tracking import summarize_run
 from utils.cli import run_cli
-from utils.distributed import ranks
-from utils.launch import on_devices
+from utils.device import choose_devices
+from utils.distributed import get_dist_info
+from utils.launch import join_run, must_launch, relaunch_for_each
 from utils.run_dir import describe_run
 
 
@@ -52,28 +49,30 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the command; with several GPUs, start it once for each."""
+    """Train in this process; with several GPUs, start the command once for each."""
     arguments = parse_arguments()
     if arguments.config is not None:
         config = load_config(arguments.config, arguments.overrides)
     else:
         config = load_run_config(Path(arguments.resume), None, arguments.overrides)
-    job = partial(train, arguments, config)
-    return on_devices(job, config.n_gpu, arguments.device, config.trainer.rank_timeout)
-
-
-def train(arguments: argparse.Namespace, config: Config, device: torch.device) -> None:
-    """Train in this process; the first of them makes the folder and writes."""
-    run = enter_run(config, arguments.resume, arguments.run_dir)
-    trainer = build_trainer(config, run.folder, device, resolved(config), arguments.allow_shuffled)
-    if run.checkpoint is not None:
-        trainer.resume(run.checkpoint)
-    if ranks().is_first:
-        describe_run(run.folder, resolved(config), sys.argv)
-    work = profile_run if arguments.profile else train_to_the_end
-    text = work(trainer, run.folder)
-    if ranks().is_first:
-        sys.stdout.write(text)
+    devices = choose_devices(config.n_gpu, arguments.device)
+    if must_launch(devices):
+        return relaunch_for_each(devices)
+    with join_run(devices, config.trainer.rank_timeout) as device:
+        run = enter_run(config, arguments.resume, arguments.run_dir)
+        trainer = build_trainer(config, run.folder, device, arguments.allow_shuffled)
+        if run.checkpoint is not None:
+            trainer.resume(run.checkpoint)
+        if get_dist_info().is_main:
+            describe_run(run.folder, resolve_config(config), sys.argv)
+        if arguments.profile:
+            text = profile_run(trainer, run.folder)
+        else:
+            trainer.fit()
+            text = summarize_run(run.folder, trainer.epoch, trainer.monitor)
+        if get_dist_info().is_main:
+            sys.stdout.write(text)
+    return 0
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
             cache_dir: folder of what is kept for later runs; None: nothing is.
         """
 
-    def words_of(self, entry_index: int) -> list[str]:
+    def get_words(self, entry_index: int) -> list[str]:
         """Return the OCR words that the model is given of a video, an index into ``entries``.
 
         An empty list where there are none.
@@ -69,7 +69,7 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
         """Return the number of samples of one epoch."""
 
     @abstractmethod
-    def entry_of(self, sample: int) -> VideoEntry:
+    def get_entry(self, sample: int) -> VideoEntry:
         """Return the video that sample number ``sample`` is made of."""
 
     @abstractmethod

@@ -1,13 +1,18 @@
-"""What the trainer and the evaluator ask of a model."""
+"""The contract of a model: what training, evaluation, search and the data loader ask of it."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from base.batch import Batch, Tokens
+from base.config import Block
+from base.registry import ARCHITECTURES
 from utils.errors import UserError
 
 _MISSING = (
@@ -16,23 +21,105 @@ _MISSING = (
 )
 
 
+@dataclass(frozen=True)
+class ModelInput:
+    """What a model takes, known from its arguments before it is built.
+
+    Attributes:
+        modalities: what of a video is used: ``vision``, ``ocr`` or both.
+        tokenizer_name: Hugging Face name or folder of the tokenizer of queries and words.
+        frame_size: side of a frame, pixels; None: any.
+        max_frames: frames of the longest clip; None: any.
+        mean: of each colour channel of frames in [0, 1], where the model needs its own; None: the
+            data set's.
+        std: likewise.
+    """
+
+    modalities: tuple[str, ...]
+    tokenizer_name: str
+    frame_size: int | None = None
+    max_frames: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    @property
+    def uses_vision(self) -> bool:
+        """Whether the model is given frames."""
+        return "vision" in self.modalities
+
+    @property
+    def uses_ocr(self) -> bool:
+        """Whether the model is given OCR words."""
+        return "ocr" in self.modalities
+
+
 class RetrievalModel(nn.Module, ABC):
     """A model that embeds queries and videos in one space.
 
     ``forward`` returns a dict of embeddings: ``"text"`` (Q, D) for the queries and, of the same
     width, ``"video"`` and/or ``"fusion"`` (B, D). ``video_key`` names the one that queries are
     compared with. Training needs ``forward``; evaluation, which encodes each text of a data set
-    once, needs its parts: ``embed_queries``, ``embed_videos`` and, where ``modalities`` has
-    ``ocr``, ``encode_words``.
+    once, needs its parts: ``embed_queries``, ``embed_videos`` and, where it reads OCR words,
+    ``encode_words``.
+
+    Nothing outside the model's module knows the names of its arguments: what others want to know is
+    asked by the class methods here, which take the arguments of the configuration.
 
     Attributes:
         video_key: see above.
-        words_are_fixed: whether training leaves the word encoder as it is, so that a word's vector
-            holds for the whole run.
+        frozen_word_encoder: whether training leaves the word encoder as it is, so that a word's
+            vector holds for the whole run.
+        training_only: arguments that don't change the forward pass of a model with given weights;
+            those of nested objects with a dot.
     """
 
     video_key: str
-    words_are_fixed: bool = False
+    frozen_word_encoder: bool = False
+    training_only: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    @abstractmethod
+    def describe_input(cls, **arguments: Any) -> ModelInput:
+        """Return what a model with these arguments takes.
+
+        Raises:
+            UserError: the arguments do not fit together.
+        """
+
+    @classmethod
+    def inference_settings(cls, **arguments: Any) -> dict[str, Any]:
+        """Return the settings that change the forward pass, where they differ from their defaults.
+
+        Embeddings depend on these and on the weights; what only training uses is left out
+        (``training_only``). A new argument with a default changes nothing of what is returned.
+
+        Returns:
+            Argument, or ``argument.member`` of a nested object -> JSON value.
+        """
+        defaults = inspect.signature(cls).parameters
+        found: dict[str, Any] = {}
+        for name, value in arguments.items():
+            if isinstance(value, BaseModel):
+                members = value.model_dump(mode="json", exclude_defaults=True)
+                found |= {f"{name}.{key}": member for key, member in members.items()}
+            elif name not in defaults or value != defaults[name].default:
+                found[name] = list(value) if isinstance(value, tuple) else value
+        return {name: value for name, value in found.items() if name not in cls.training_only}
+
+    @classmethod
+    def without_initial_weights(cls, **arguments: Any) -> dict[str, Any]:
+        """Return the arguments with everything pretrained turned off.
+
+        For a model whose weights come from a checkpoint anyway, so that those of its start need not
+        be there. An architecture whose arguments have other names overrides this.
+        """
+        off = {
+            name: value.model_copy(update={"pretrained": False})
+            for name, value in arguments.items()
+            if hasattr(value, "pretrained")
+        }
+        checkpoint = {"load_checkpoint": "", "load_parts": None}
+        return arguments | off | {key: v for key, v in checkpoint.items() if key in arguments}
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -49,6 +136,7 @@ class RetrievalModel(nn.Module, ABC):
     def encode_words(self, words: Tokens) -> Tensor:
         """Return a vector for each OCR word (N, any width), N may be 0: ``words.vectors``."""
         raise UserError(_MISSING.format(type(self).__name__, "encode_words(tokens) -> (N, width)"))
+
     def embed_videos_apart(self, batch: Batch) -> dict[str, Tensor]:
         """Embed the videos of a batch for a search index.
 
@@ -63,20 +151,22 @@ class RetrievalModel(nn.Module, ABC):
         raise UserError(f"{type(self).__name__} has no embed_videos_apart, which an index needs")
 
     @classmethod
-    def query_encoder(cls, **arguments: Any) -> nn.Module:
-        """Return a module that embeds queries alone: ``Tokens`` -> (Q, D).
+    def build_query_encoder(cls, text_folder: Path | None = None, **arguments: Any) -> nn.Module:
+        """Build a module that embeds queries alone: ``Tokens`` -> (Q, E).
 
-        Its weights have the names that they have in the whole model.
+        Its weights have the names that they have in the whole model; it has a method
+        ``save_text_config(folder)``, which writes what ``text_folder`` wants to find.
 
         Args:
-            arguments: those of the whole model.
+            text_folder: where the text model's configuration is; None: where the arguments say.
+            arguments: those of the whole model; no weights are loaded.
 
         Raises:
             UserError: this architecture has none.
         """
-        raise UserError(f"{cls.__name__} has no query_encoder, which an index needs")
+        raise UserError(f"{cls.__name__} has no build_query_encoder, which an index needs")
 
-    def adapted(
+    def adapt_weights(
         self, weights: dict[str, Tensor], source: str | Path = "the checkpoint"
     ) -> tuple[dict[str, Tensor], list[str]]:
         """Return a checkpoint's weights in the sizes that this model takes.
@@ -93,7 +183,7 @@ class RetrievalModel(nn.Module, ABC):
         """
         return weights, []
 
-    def without_gradient(self) -> list[nn.Parameter]:
+    def parameters_without_gradient(self) -> list[nn.Parameter]:
         """Return the weights that no training loss reaches, for they do not enter ``video_key``."""
         return []
 
@@ -125,3 +215,19 @@ class RetrievalModel(nn.Module, ABC):
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def describe_model_input(arch: Block) -> ModelInput:
+    """Return what the model of a configuration's ``arch`` block takes.
+
+    Raises:
+        UserError: the arguments do not fit together, or the architecture does not say.
+    """
+    describe = getattr(ARCHITECTURES.get(arch.type), "describe_input", None)
+    found = describe(**arch.kwargs()) if describe is not None else None
+    if found is None:
+        raise UserError(
+            f"{arch.type} does not say what it takes: give the architecture a class method "
+            "describe_input(**arguments) -> ModelInput (base/base_model.py)"
+        )
+    return found

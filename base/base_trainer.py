@@ -3,15 +3,19 @@
 import logging
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+
+from base.registry import nearest
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class BestValue:
-    """The best value of the monitored quantity so far.
+class Monitor:
+    """The value that says which epoch is best: ``trainer.monitor``.
 
     Attributes:
         mode: ``min`` or ``max``.
@@ -31,12 +35,24 @@ class BestValue:
 
     def update(self, log: dict[str, float], epoch: int | None = None) -> bool:
         """Take in the log of ``epoch``; returns whether it is the best so far."""
-        new = log[self.name]
+        new = log.get(self.name, math.nan)
         if math.isfinite(new) and self._is_better(new):
             self.value, self.epochs_without, self.epoch = new, 0, epoch
             return True
         self.epochs_without += 1
         return False
+
+    def check_logged(self, log: dict[str, float], epoch: int) -> None:
+        """Raise a ``UserError`` where the monitored value is not in the log of an epoch."""
+        if self.name in log:
+            return
+        reason = f'trainer.monitor: epoch {epoch} has no "{self.name}"'
+        if self.name.startswith("val_loss"):
+            reason += ": a validation video has no caption, so there is no validation loss"
+        raise UserError(
+            f"{reason}{nearest(self.name, log)} The epoch is saved: go on from its checkpoint with "
+            "--set trainer.monitor=…"
+        )
 
     def _is_better(self, new: float) -> bool:
         if self.value is None:
@@ -44,7 +60,7 @@ class BestValue:
         return new < self.value if self.mode == "min" else new > self.value
 
     @property
-    def exhausted(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether training should stop."""
         return self.patience is not None and self.epochs_without >= self.patience
 
@@ -54,7 +70,7 @@ class BestValue:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; another monitored quantity starts afresh."""
+        """Go on from a checkpoint; another monitored value starts afresh."""
         if (state["mode"], state["name"]) == (self.mode, self.name):
             self.value, self.epochs_without = state["value"], state["epochs_without"]
             self.epoch = state.get("epoch")  # checkpoints of version 2 lack it
@@ -66,41 +82,54 @@ class BaseTrainer(ABC):
     Args:
         epochs: the last epoch; they count from 1.
         save_period: keep a checkpoint every so many epochs, beside the best and the last.
-        best: the monitored quantity; None: there is no best.
+        monitor: says which epoch is best; None: there is no best.
         validate_first: also validate before the first epoch.
     """
 
     def __init__(
-        self, epochs: int, save_period: int, best: BestValue | None, validate_first: bool
+        self, epochs: int, save_period: int, monitor: Monitor | None, validate_first: bool
     ) -> None:
         self.epochs = epochs
         self.save_period = save_period
-        self.best = best
+        self.monitor = monitor
         self.validate_first = validate_first
         self.epoch = 0  # the last one finished
         self.has_begun = False  # whether this or an earlier run has taken a step
 
     def fit(self) -> None:
-        """Train from the epoch after ``self.epoch`` to the last, or to the early stop."""
-        if self.validate_first and self.epoch == 0 and not self.has_begun:
-            self.record(0, self.validate(0))
-        while self.epoch < self.epochs and not (self.best and self.best.exhausted):
-            epoch = self.epoch + 1
-            log = self.train_epoch(epoch) | self.validate(epoch)
-            self.finish_epoch(epoch)
-            improved = self.best is not None and self.best.update(log, epoch)
-            self.record(epoch, log)
-            self.save(epoch, improved, keep=epoch % self.save_period == 0)
-        if self.best and self.best.exhausted:
+        """Train from the epoch after ``self.epoch`` to the last, or to the early stop.
+
+        Raises:
+            UserError: the monitored value was not logged; the epoch is saved.
+        """
+        with self.manage_run():
+            if self.validate_first and self.epoch == 0 and not self.has_begun:
+                self.log_epoch(0, self.validate(0))
+            while self.epoch < self.epochs and not self.stops_early:
+                epoch = self.epoch + 1
+                log = self.train_epoch(epoch) | self.validate(epoch)
+                self.finish_epoch(epoch)
+                improved = self.monitor is not None and self.monitor.update(log, epoch)
+                self.log_epoch(epoch, log)
+                self.save_epoch(improved, keep=epoch % self.save_period == 0)
+                if self.monitor is not None:
+                    self.monitor.check_logged(log, epoch)
+        if self.stops_early:
             logger.info(
                 "stopped after epoch %d: %s has not improved on %s for %d epochs",
-                self.epoch,
-                self.best.name,
-                self.best.value,
-                self.best.epochs_without,
-            )
+                self.epoch, self.monitor.name, self.monitor.value, self.monitor.epochs_without,
+            )  # fmt: skip
         else:
             logger.info("%d of %d epochs are done", self.epoch, self.epochs)
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the monitored value has not improved for too long."""
+        return self.monitor is not None and self.monitor.is_exhausted
+
+    def manage_run(self) -> AbstractContextManager:
+        """Return the context that the whole of ``fit`` runs in."""
+        return nullcontext()
 
     @abstractmethod
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -115,9 +144,9 @@ class BaseTrainer(ABC):
         self.epoch = epoch
 
     @abstractmethod
-    def record(self, epoch: int, log: dict[str, float]) -> None:
+    def log_epoch(self, epoch: int, log: dict[str, float]) -> None:
         """Write the log of an epoch."""
 
     @abstractmethod
-    def save(self, epoch: int, improved: bool, keep: bool) -> None:
+    def save_epoch(self, improved: bool, keep: bool) -> None:
         """Write the last checkpoint, the best if ``improved``, and a numbered one if ``keep``."""

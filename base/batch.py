@@ -116,6 +116,15 @@ class Tokens(_OnDevice):
     input_ids: Tensor
     attention_mask: Tensor
 
+    def hash_texts(self) -> Tensor:
+        """Return a number a text, (N,) int64: equal for equal texts, however they are padded."""
+        # A random odd weight a place (splitmix64's mixing); int64 wraps around, as a hash may.
+        weights = torch.arange(1, self.input_ids.shape[1] + 1, device=self.input_ids.device)
+        for multiplier in (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB):
+            weights = weights * multiplier
+            weights = weights ^ (weights >> 31)
+        return (self.input_ids * self.attention_mask * (weights | 1)).sum(1)
+
 
 @dataclass
 class Words(_OnDevice):

@@ -19,18 +19,18 @@ NO_EFFECT: Any = Field(json_schema_extra={"no_effect": True, "deprecated": True}
 
 
 class ConfigError(UserError):
-    """A configuration that can't be used; ``faults`` holds one line for each thing to mend."""
+    """A configuration that can't be used; ``problems`` holds one line for each thing to mend."""
 
-    def __init__(self, source: str, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
-        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        super().__init__("\n  ".join([f"{source}: {count}", *self.faults]))
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n  ".join([f"{source}: {count}", *self.problems]))
 
 
 class ConfigModel(BaseModel):
     """Base of every object of a configuration: frozen, no unknown keys.
 
-    Files are read strictly besides (``base/config_blocks.py``): "10" is no number, true no 1.
+    Files are read strictly besides (``parsing/blocks.py``): "10" is no number, true no 1.
     """
 
     model_config = ConfigDict(
@@ -71,8 +71,7 @@ def parse_monitor(text: str) -> tuple[str, str] | None:
         return None
     if len(words) != 2 or words[0] not in ("min", "max"):
         raise UserError(
-            'expected "off", "min NAME" or "max NAME" (for example "min val_loss_0"), '
-            f'got "{text}"'
+            f'expected "off", "min NAME" or "max NAME" (for example "min val_loss_0"), got "{text}"'
         )
     return words[0], "val_loss_0" if words[1] == "val_loss" else words[1]
 
@@ -130,6 +129,12 @@ class TrainerConfig(ConfigModel):
         default=False,
         description="Compile the encoders with torch.compile, which takes minutes at the start; "
         "results follow those without it but for rounding.",
+    )
+    log_every: int = Field(
+        default=10,
+        ge=1,
+        description="The numbers of every so many steps are shown; between them a GPU is not "
+        "waited for.",
     )
     save_every_steps: int | None = Field(
         default=None, ge=1, description="Also save within an epoch, every so many steps."
@@ -216,7 +221,7 @@ class Config(ConfigModel):
         return name
 
 
-def resolved(config: Config) -> dict[str, Any]:
+def resolve_config(config: Config) -> dict[str, Any]:
     """Return the configuration as JSON values, all defaults written out.
 
     What it returns is itself a valid configuration of the same meaning. Keys without effect are

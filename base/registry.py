@@ -35,10 +35,12 @@ class Entry:
         target: the class or function that is called with the configuration's arguments.
         provided: names of the parameters that the program supplies (the model's parameters, the
             tokenizer …); a configuration can't set them.
+        keys: of a metric, the names of its values, which ``trainer.monitor`` may then give.
     """
 
     target: Callable[..., Any]
     provided: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 class Registry:
@@ -48,17 +50,24 @@ class Registry:
         self.kind = kind
         self._entries: dict[str, Entry] = {}
 
-    def register(self, name: str, provided: tuple[str, ...] = ()) -> Callable[[T], T]:
+    def register(
+        self, name: str, provided: tuple[str, ...] = (), keys: tuple[str, ...] = ()
+    ) -> Callable[[T], T]:
         """Return a decorator that registers a class or function under ``name``.
 
+        Args:
+            name: as configurations give it.
+            provided: see ``Entry``.
+            keys: see ``Entry``.
+
         Raises:
-            KeyError: the name is taken (a fault of the program, not of a configuration).
+            KeyError: the name is taken (an error of the program, not of a configuration).
         """
 
         def add(target: T) -> T:
             if name in self._entries:
                 raise KeyError(f"{self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(target, provided)
+            self._entries[name] = Entry(target, provided, keys)
             return target
 
         return add
@@ -79,9 +88,14 @@ class Registry:
 
 
 ARCHITECTURES = Registry("architecture")
+VIDEO_ENCODERS = Registry("video encoder")
+TEXT_ENCODERS = Registry("text encoder")
+TOWERS = Registry("image-text tower")
+FUSIONS = Registry("fusion")
 DATA_LOADERS = Registry("data loader")
 DATASETS = Registry("data set")
 VIDEO_READERS = Registry("video reader")
+TEXT_SPOTTERS = Registry("text spotter")
 OPTIMIZERS = Registry("optimizer")
 LR_SCHEDULERS = Registry("learning-rate schedule")
 LOSSES = Registry("loss")

@@ -10,12 +10,12 @@ head, L words of a video, T tokens of its longest word, E width of the common sp
 """
 
 import torch
+from model.attention import GroupedAttention
+from model.video_transformer import SpaceTimeBlock, SpaceTimeTransformer
 from torch import Tensor, nn
 
 from base.batch import Batch, Words
-from model.attention import GroupedAttention
 from model.frozen_in_time import QUERY_TYPE, VIDEO_TYPE, WORD_TYPE, FrozenInTime
-from model.video_transformer import SpaceTimeBlock, SpaceTimeTransformer
 
 TOLERANCE = 1e-5
 MASKED = -10_000.0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision import transforms
 
-from data_loader.frame_sampling import frame_indices
+from data_loader.frame_sampling import sample_frame_indices
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RES, RESIZE_TRAIN = 224, 242
@@ -30,7 +30,7 @@ def opened(path: Path) -> decord.VideoReader:
 
 def chosen(num_available: int, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
     """Choose the frames of a clip: drawn, or the middle ones without ``rng``."""
-    return frame_indices(num_frames, num_available, rng=rng)
+    return sample_frame_indices(num_frames, num_available, rng=rng)
 
 
 def decoded(video: decord.VideoReader, indices: np.ndarray) -> np.ndarray:

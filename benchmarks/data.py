@@ -22,20 +22,19 @@ from statistics import median
 import decord
 import numpy as np
 import torch
+from data_loader.frame_cache.making import make
+from data_loader.frame_cache.reading import video_name, wanted_frames
 
 from base.batch import SampleKey
 from benchmarks import baseline_data as plain
 from benchmarks.made_videos import make_folder
 from benchmarks.report import Result, head, machine, markdown, spread, write
 from data_loader import registrations  # noqa: F401
-from data_loader.frame_cache.making import make
-from data_loader.frame_cache.reading import video_name, wanted_frames
+from data_loader.datasets.text_video_dataset import LoaderVideoParams, TextVideoDataset
 from data_loader.frame_cache.store import Kept, Store
-from data_loader.frame_sampling import frame_indices
+from data_loader.frame_sampling import sample_frame_indices
 from data_loader.loader import TextVideoDataLoader
-from data_loader.params import LoaderVideoParams
-from data_loader.text_video_dataset import TextVideoDataset
-from utils.cli import positive, run_cli
+from utils.cli import positive_int, run_cli
 
 VIDEOS = ((640, 360, 0), (640, 360, 3), (320, 180, 0))  # width, height, cuts
 NUM_FRAMES, PER_INTERVAL = 4, 4
@@ -52,9 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=positive, default=7, help="of each path, in turn")
-    parser.add_argument("--videos", type=positive, default=3, help="of each kind")
-    parser.add_argument("--seconds", type=positive, default=10, help="of each video")
+    parser.add_argument("--rounds", type=positive_int, default=7, help="of each path, in turn")
+    parser.add_argument("--videos", type=positive_int, default=3, help="of each kind")
+    parser.add_argument("--seconds", type=positive_int, default=10, help="of each video")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -198,7 +197,7 @@ def our_parts(dataset: TextVideoDataset, rounds: int) -> dict[str, list[float]]:
         rng = drawn(dataset.options.training, epoch, index)
         with dataset.open_frames(dataset.entries[index]) as reader:
             times.append(time.process_time())
-            frames = reader.frames(frame_indices(NUM_FRAMES, reader.num_frames, rng=rng))
+            frames = reader.frames(sample_frame_indices(NUM_FRAMES, reader.num_frames, rng=rng))
         times.append(time.process_time())
         frames, _ = dataset.transform(torch.from_numpy(frames).permute(0, 3, 1, 2), rng)
         times.append(time.process_time())

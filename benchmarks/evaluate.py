@@ -30,11 +30,11 @@ from benchmarks.made import Texts, base_config, made_batch, texts_of
 from benchmarks.paths import Encoder, plain_path
 from benchmarks.report import Result, head, machine, markdown, spread, write
 from data_loader.transforms import DeviceTransform, TransformParams
+from evaluation.embedding_cache import encode_texts
 from model.frozen_in_time import FrozenInTime
 from trainer.build import build_evaluator, build_model
-from trainer.text_table import encode_texts
-from utils.cli import positive, run_cli
-from utils.cpu_memory import keep_freed_memory
+from utils.cli import positive_int, run_cli
+from utils.launch import keep_freed_memory
 from utils.similarity import cosine_similarity
 
 SIMILAR = 1e-5  # most difference of a similarity
@@ -46,11 +46,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--annotations", type=Path, help="draw words and queries from its captions")
-    parser.add_argument("--videos", type=positive, default=32, help="that are evaluated")
-    parser.add_argument("--whole", type=positive, default=2727, help="videos of the whole set")
-    parser.add_argument("--batch", type=positive, default=4, help="videos of a batch")
+    parser.add_argument("--videos", type=positive_int, default=32, help="that are evaluated")
+    parser.add_argument("--whole", type=positive_int, default=2727, help="videos of the whole set")
+    parser.add_argument("--batch", type=positive_int, default=4, help="videos of a batch")
     parser.add_argument("--words", type=int, nargs="+", default=[50, 200], help="of a video")
-    parser.add_argument("--runs", type=positive, default=3, help="of each path; the median counts")
+    parser.add_argument("--runs", type=positive_int, default=3, help="of each path; the median counts")
     parser.add_argument("--set", action="append", default=[], help="as for train.py: another model")
     parser.add_argument("--json", action="store_true", help="write JSON")
     asked = parser.parse_args()

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from base.batch import Batch, Tokens
 from base.config import Config
-from data_loader.collate import TRACK_SIZE, distinct_words, pad
-from data_loader.ocr_words import OcrParams
+from data_loader.collate import lay_out_words, pad_tokens
+from data_loader.ocr.ocr_words import TRACK_SIZE, OcrParams
 from parse_config import load_config
 from utils.errors import UserError
 
@@ -129,7 +129,7 @@ def made_batch(
     tracks = [rng.random((len(words), TRACK_SIZE), dtype=np.float32) for words in shown]
     chosen = rng.choice(len(texts.captions), size, replace=False)
     ids = texts.tokens([texts.captions[number] for number in chosen])
-    query = pad(ids, PAD)
+    query = pad_tokens(ids, PAD)
     mask = torch.arange(query.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]
     return Batch(
         ids=[str(number) for number in range(size)],
@@ -137,5 +137,5 @@ def made_batch(
         query=Tokens(query, mask.long()),
         query_row=torch.arange(size),
         video=torch.randn((size, frames, 3, res, res), generator=generator),
-        words=distinct_words(used, shown, tracks, PAD),
+        words=lay_out_words(used, shown, tracks, PAD),
     ).to(device)

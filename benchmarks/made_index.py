@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.query_encoder import unit
-from retrieval.storage import arrays, database
-from retrieval.storage.layout import EMBEDDINGS, IDS, array_file
-from retrieval.storage.writer import IndexWriter
+from retrieval.index import arrays, database
+from retrieval.index.layout import EMBEDDINGS, IDS, array_file
+from retrieval.index.query_embedder import normalize_rows
+from retrieval.index.writer import IndexWriter
 
 WIDTH = 256
 VOCABULARY = 50_000
@@ -48,12 +48,12 @@ class Made:
         """
         rng = np.random.default_rng(1)
         chosen = rng.integers(len(self.rows), size=count)
-        noise = 0.5 * unit(rng.standard_normal((count, WIDTH), dtype=np.float32))
+        noise = 0.5 * normalize_rows(rng.standard_normal((count, WIDTH), dtype=np.float32))
         texts = []
         for entry in chosen:
             first, second, third = (self.vocabulary[word] for word in self.words[entry, :3])
             texts.append(f"{first} {second} {third[:2]}#{third[3:]}".replace("#", "q"))
-        return unit(self.rows[chosen] + noise), texts
+        return normalize_rows(self.rows[chosen] + noise), texts
 
 
 def make_index(folder: Path, size: int) -> Made:
@@ -65,9 +65,9 @@ def make_index(folder: Path, size: int) -> Made:
     made = Made(_embeddings(size), _words(size), _vocabulary())
     for first in range(0, size, _CHUNK):
         part = made.rows[first : first + _CHUNK]
-        arrays.append(array_file(folder, EMBEDDINGS, 1), first, part)
+        arrays.append_rows(array_file(folder, EMBEDDINGS, 1), first, part)
         ids = np.arange(first + 1, first + 1 + len(part))
-        arrays.append(array_file(folder, IDS, 1), first, ids)
+        arrays.append_rows(array_file(folder, IDS, 1), first, ids)
     with closing(database.connect(folder, writing=True)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("BEGIN")
@@ -80,13 +80,13 @@ def make_index(folder: Path, size: int) -> Made:
 
 def _embeddings(size: int) -> NDArray:
     rng = np.random.default_rng(0)
-    centres = unit(rng.standard_normal((max(1, size // ENTRIES_OF_CLUSTER), WIDTH), np.float32))
+    centres = normalize_rows(rng.standard_normal((max(1, size // ENTRIES_OF_CLUSTER), WIDTH), np.float32))
     rows = np.empty((size, WIDTH), dtype=np.float32)
     for first in range(0, size, _CHUNK):
         count = min(_CHUNK, size - first)
         own = centres[rng.integers(len(centres), size=count)]
-        noise = unit(rng.standard_normal((count, WIDTH), dtype=np.float32))
-        rows[first : first + count] = unit(own + SPREAD * noise)
+        noise = normalize_rows(rng.standard_normal((count, WIDTH), dtype=np.float32))
+        rows[first : first + count] = normalize_rows(own + SPREAD * noise)
     return rows
 
 

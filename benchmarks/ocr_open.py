@@ -21,13 +21,16 @@ from typing import Any
 
 from benchmarks.processes import in_new_process
 from benchmarks.report import head, machine, markdown, spread, write
-from data_loader.ocr_words import OcrParams
-from data_loader.options import DatasetOptions
-from data_loader.params import LoaderTextParams, LoaderVideoParams
-from data_loader.text_video_dataset import OCR_FOLDER
-from data_loader.textvr import TextVR
+from data_loader.datasets.text_video_dataset import (
+    OCR_FOLDER,
+    DatasetOptions,
+    LoaderTextParams,
+    LoaderVideoParams,
+)
+from data_loader.datasets.textvr import TextVR
+from data_loader.ocr.ocr_words import OcrParams
 from data_loader.transforms import ClipTransform, TransformParams
-from utils.cli import positive, run_cli
+from utils.cli import positive_int, run_cli
 
 FRAMES_A_LINE, LINES = 30, 64  # of the made-up tracks
 NUM_WORDS = 20_000  # that the lines are drawn from
@@ -48,9 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--documents", type=positive, default=10_500, help="(default: %(default)s)")
-    parser.add_argument("--kilobytes", type=positive, default=100, help="of each document")
-    parser.add_argument("--runs", type=positive, default=5, help="(default: %(default)s)")
+    parser.add_argument("--documents", type=positive_int, default=10_500, help="(default: %(default)s)")
+    parser.add_argument("--kilobytes", type=positive_int, default=100, help="of each document")
+    parser.add_argument("--runs", type=positive_int, default=5, help="(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
     result = machine() | measured(arguments.documents, arguments.kilobytes, arguments.runs)
@@ -103,7 +106,7 @@ def reading_milliseconds(folder: Path, cache: Path) -> dict[str, float]:
         words = {}
         for name, opened in sets.items():
             start = time.perf_counter()
-            words[name] = opened.words_of(video)
+            words[name] = opened.get_words(video)
             times[name].append(1000 * (time.perf_counter() - start))
         assert words["store"] == words["document"]
     return {name: statistics.median(values) for name, values in times.items()}

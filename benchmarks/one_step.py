@@ -29,8 +29,8 @@ from data_loader.synthetic.text_model import write_text_model
 from model.frozen_in_time import FrozenInTime
 from parse_config import load_config
 from trainer.build import build_loss, build_model, build_passes
-from utils.cli import positive, run_cli
-from utils.cpu_memory import keep_freed_memory
+from utils.cli import positive_int, run_cli
+from utils.launch import keep_freed_memory
 from utils.precision import Precision
 
 DEMO = Path(__file__).parents[1] / "configs/demo/fusion.json"
@@ -44,10 +44,10 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", choices=("demo", "base"), default="demo", help="its sizes")
     parser.add_argument("--path", choices=("ours", "plain"), default="ours", help="how to compute")
-    parser.add_argument("--batch", type=positive, required=True, help="videos of the batch")
-    parser.add_argument("--chunk", type=positive, help="trainer.chunk_size")
+    parser.add_argument("--batch", type=positive_int, required=True, help="videos of the batch")
+    parser.add_argument("--chunk", type=positive_int, help="trainer.chunk_size")
     parser.add_argument("--words", type=int, default=4, help="OCR words of a video")
-    parser.add_argument("--frames", type=positive, help="of a clip; default: the model's")
+    parser.add_argument("--frames", type=positive_int, help="of a clip; default: the model's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--steps", type=int, default=3, help="the first one is not timed")
     parser.add_argument("--set", action="append", default=[], help="as for train.py")
@@ -90,7 +90,7 @@ def measure(config: Config, asked: argparse.Namespace) -> dict[str, float]:
     """
     device = torch.device(asked.device)
     model = build_model(config, device).train()
-    for weight in model.without_gradient():
+    for weight in model.parameters_without_gradient():
         weight.requires_grad_(False)
     vit = model.video_model
     sizes = asked.batch, asked.words, vit.num_frames, vit.input_res

@@ -25,9 +25,9 @@ from benchmarks.ocr_open import measured as opened
 from benchmarks.processes import in_new_process, run_module
 from benchmarks.report import Result, head, machine, markdown, spread, write
 from model.metric import t2v_metrics, v2t_metrics
-from utils.cli import positive, run_cli
-from utils.cpu_memory import keep_freed_memory
+from utils.cli import positive_int, run_cli
 from utils.errors import UserError
+from utils.launch import keep_freed_memory
 from utils.similarity import cosine_similarity
 
 WIDTH = 256  # of the embeddings
@@ -111,9 +111,9 @@ def main() -> None:
     names = list(growths("base", 0, 0))
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
     parser.add_argument("--model", choices=("base", "demo"), default="base", help="of the steps")
-    parser.add_argument("--steps", type=positive, default=4, help="of each; the first is untimed")
-    parser.add_argument("--runs", type=positive, default=3, help="processes of each point")
-    parser.add_argument("--largest", type=positive, default=50_000, help="of the evaluation")
+    parser.add_argument("--steps", type=positive_int, default=4, help="of each; the first is untimed")
+    parser.add_argument("--runs", type=positive_int, default=3, help="processes of each point")
+    parser.add_argument("--largest", type=positive_int, default=50_000, help="of the evaluation")
     parser.add_argument("--plot", type=Path, help="draw them into this PNG file")
     parser.add_argument("--json", action="store_true", help="write JSON")
     asked = parser.parse_args()

@@ -26,18 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from model.query_encoder import QueryEncoder
 from numpy.typing import NDArray
 
 from base.batch import Tokens
 from benchmarks.chunks import machine, spread
 from benchmarks.made_index import WIDTH, make_index
 from model.params import TextParams
-from model.query_encoder import QueryEncoder
 from retrieval import VideoIndex
-from retrieval.indexing.ann import LEAST_ROWS, build_ann
-from retrieval.searching.search import Request, search
-from retrieval.storage.writer import IndexWriter, locked
-from utils.cli import positive, run_cli
+from retrieval.index.ann import LEAST_ROWS, build_ann
+from retrieval.index.writer import IndexWriter, lock_index
+from retrieval.search.hybrid import SearchRequest, run_search
+from utils.cli import positive_int, run_cli
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 TOP = 10
@@ -49,8 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--largest", type=positive, default=100_000, help="most entries")
-    parser.add_argument("--queries", type=positive, default=50, help="queries of each kind")
+    parser.add_argument("--largest", type=positive_int, default=100_000, help="most entries")
+    parser.add_argument("--queries", type=positive_int, default=50, help="queries of each kind")
     parser.add_argument("--folder", type=Path, help="where the indexes are made (default: /tmp)")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
@@ -85,18 +85,18 @@ def measured(
     case: dict[str, Any] = {"entries": size}
     with VideoIndex.open(folder) as index:
         run = partial(ask, index)
-        exact = run_all(partial(run, "meaning", True), embeddings, texts, case, "meaning")
-        run_all(partial(run, "words", True), embeddings, texts, case, "words")
-        run_all(partial(run, "fused", True), embeddings, texts, case, "fused")
+        exact = map_tasks(partial(run, "meaning", True), embeddings, texts, case, "meaning")
+        map_tasks(partial(run, "words", True), embeddings, texts, case, "words")
+        map_tasks(partial(run, "fused", True), embeddings, texts, case, "fused")
         case["per_second"] = throughput(partial(run, "fused", False), embeddings, texts, encoder)
     if size >= least_ann:
-        with locked(folder), IndexWriter(folder) as writer:
+        with lock_index(folder), IndexWriter(folder) as writer:
             build_ann(writer, least_ann)
         with VideoIndex.open(folder) as index:
             run = partial(ask, index)
-            found = run_all(partial(run, "meaning", False), embeddings, texts, case, "ann")
+            found = map_tasks(partial(run, "meaning", False), embeddings, texts, case, "ann")
             case["recall"] = recall(exact, found)
-            run_all(partial(run, "fused", False), embeddings, texts, case, "fused_ann")
+            map_tasks(partial(run, "fused", False), embeddings, texts, case, "fused_ann")
             case["per_second_ann"] = throughput(
                 partial(run, "fused", False), embeddings, texts, encoder
             )
@@ -105,13 +105,13 @@ def measured(
 
 def ask(index: VideoIndex, mode: str, exact: bool, embedding: NDArray, text: str) -> list[int]:
     """Search with a query that is embedded already; returns the entries."""
-    request = Request(text, TOP, mode, None, False, exact, 1.0)
+    request = SearchRequest(text, TOP, mode, None, False, exact, 1.0)
     with index.reading() as (connection, snapshot):
         query = None if mode == "words" else embedding
-        return [hit.id for hit in search(connection, snapshot, request, query)]
+        return [hit.id for hit in run_search(connection, snapshot, request, query)]
 
 
-def run_all(
+def map_tasks(
     run: Callable[[NDArray, str], list[int]],
     embeddings: NDArray,
     texts: Sequence[str],

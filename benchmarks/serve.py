@@ -28,19 +28,18 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import torch
+from data_loader.synthetic.files import write_json
 
 from benchmarks.made_index import VOCABULARY, WIDTH, Made, make_index
 from benchmarks.report import Result, head, machine, markdown, write
-from data_loader.collate import Collate
-from data_loader.synthetic.files import write_json
+from data_loader.collate import Collate, load_tokenizer
 from data_loader.synthetic.text_model import MODEL_CONFIG, write_text_model
-from data_loader.tokenizer import load_tokenizer
 from parse_config import load_config
-from retrieval.query_encoder import save_query_encoder
-from retrieval.storage.layout import QUERY_ENCODER
-from retrieval.storage.writer import IndexWriter, locked
+from retrieval.index.layout import QUERY_ENCODER
+from retrieval.index.query_embedder import save_query_encoder
+from retrieval.index.writer import IndexWriter, lock_index
 from trainer.build import build_model
-from utils.cli import positive, run_cli
+from utils.cli import positive_int, run_cli
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -57,9 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--entries", type=positive, default=10_000, help="of the index")
-    parser.add_argument("--clients", type=positive, default=20, help="at once")
-    parser.add_argument("--seconds", type=positive, default=30, help="for each query encoder")
+    parser.add_argument("--entries", type=positive_int, default=10_000, help="of the index")
+    parser.add_argument("--clients", type=positive_int, default=20, help="at once")
+    parser.add_argument("--seconds", type=positive_int, default=30, help="for each query encoder")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
     if arguments.clients > MOST_CLIENTS or arguments.seconds > MOST_SECONDS:
@@ -102,7 +101,7 @@ def add_query_encoder(folder: Path, words: Sequence[str], size: dict[str, int]) 
         model = build_model(config, torch.device("cpu"))
         collate = Collate(load_tokenizer(str(text_model)), False, MOST_TOKENS)
         checksum = save_query_encoder(folder / QUERY_ENCODER, model, config, collate)
-    with locked(folder), IndexWriter(folder) as writer:
+    with lock_index(folder), IndexWriter(folder) as writer:
         writer.set_meta(query_encoder=checksum)
 
 

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.text_videos import TextVideo
-from data_loader.ocr_words import OcrParams, load_ocr_document, ocr_words
+from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document
 from parse_config import load_run_config
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
 from retrieval.spotting.text_spotter import TextLine, TextSpotter
 from retrieval.spotting.video import spot_video
-from utils.cli import positive, run_cli
+from utils.cli import positive_int, run_cli
 from utils.errors import UserError
 
 LETTER_HEIGHTS = (10, 14, 24, 48)  # pixels
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--videos", type=positive, default=3, help="of each kind")
+    parser.add_argument("--videos", type=positive_int, default=3, help="of each kind")
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.add_argument("--demo", type=Path, metavar="CHECKPOINT", help="a demonstration's model")
     arguments = parser.parse_args()
@@ -100,7 +100,7 @@ def compared(lines: Iterable[str], document: dict[str, Any]) -> dict[str, int]:
     """Count words: written, spotted, both, and those of both that a single track holds."""
     written = {word for line in lines for word in line.lower().split()}
     params = OcrParams(duplicates="keep")
-    spotted = [set(ocr_words({"0": record}, params).words) for record in document.values()]
+    spotted = [set(extract_words({"0": record}, params).words) for record in document.values()]
     found = written & set().union(*spotted)
     once = [word for word in found if sum(word in words for words in spotted) == 1]
     return {
@@ -136,7 +136,7 @@ def compare_demo(checkpoint: Path) -> dict[str, Any]:
             for entry in entries
         ]
         num_read = sum(
-            word in ocr_words(document, OcrParams()).words
+            word in extract_words(document, OcrParams()).words
             for word, document in zip(words, documents, strict=True)
         )
         return {

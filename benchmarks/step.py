@@ -24,8 +24,8 @@ from benchmarks.made import Texts, base_config, made_batch, texts_of
 from benchmarks.paths import PARTS, Path, assert_same_numbers, our_path, plain_path
 from benchmarks.report import Result, head, machine, markdown, spread, write
 from trainer.build import build_loss, build_model
-from utils.cli import positive, run_cli
-from utils.cpu_memory import keep_freed_memory
+from utils.cli import positive_int, run_cli
+from utils.launch import keep_freed_memory
 from utils.precision import Precision
 
 TERA = 1e12
@@ -39,11 +39,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--annotations", type=File, help="draw words and queries from its captions")
-    parser.add_argument("--batch", type=positive, default=4, help="videos of a batch")
-    parser.add_argument("--frames", type=positive, default=4, help="of a clip")
+    parser.add_argument("--batch", type=positive_int, default=4, help="videos of a batch")
+    parser.add_argument("--frames", type=positive_int, default=4, help="of a clip")
     parser.add_argument("--words", type=int, nargs="+", default=[50, 200], help="of a video")
     parser.add_argument("--precision", choices=sorted(DTYPES), default="fp32", help="of ours")
-    parser.add_argument("--runs", type=positive, default=3, help="of each path; the median counts")
+    parser.add_argument("--runs", type=positive_int, default=3, help="of each path; the median counts")
     parser.add_argument("--set", action="append", default=[], help="as for train.py: another model")
     parser.add_argument("--json", action="store_true", help="write JSON")
     arguments = parser.parse_args()
@@ -68,7 +68,7 @@ def measured(
 ) -> Result:
     """Compare the paths on videos of ``words`` OCR words each."""
     model = build_model(config, device)
-    for weight in model.without_gradient():
+    for weight in model.parameters_without_gradient():
         weight.requires_grad_(False)
     res = model.video_model.input_res
     batch = made_batch(texts, asked.batch, words, asked.frames, res, device)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from data_loader.synthetic.files import write_video
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from data_loader.synthetic.files import write_video
 from data_loader.synthetic.words import DISTRACTORS, SIGN_WORDS, change_case
 
 WORDS = tuple(word for word in (*SIGN_WORDS, *DISTRACTORS) if len(word) > 3)

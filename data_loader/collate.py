@@ -1,90 +1,111 @@
-"""Samples -> a batch: frames stacked, queries tokenised, each distinct OCR word once."""
+"""Tokenisation and batching: frames stacked, queries tokenised, each distinct OCR word once."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from base.batch import Batch, Sample, TokenIds, Tokens, Words
+from data_loader.ocr.ocr_words import EMPTY_WORD, TRACK_SIZE
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Stands for a video in which nothing was read, with a zero track vector (published behaviour).
-NO_WORDS = " "
-TRACK_SIZE = 12
-# Distinct words whose tokens a process keeps, some 30 MB.
-MOST_KEPT_WORDS = 100_000
+MAX_CACHED_WORDS = 100_000  # distinct words whose tokens a process keeps, some 30 MB
+TOKENIZER_FILES = "tokenizer.json (or vocab.txt) and tokenizer_config.json"
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer by Hugging Face name or local folder.
+
+    Raises:
+        UserError: it is not there, or has no vocabulary; says which file to put where.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # of hub, JSON and tokenizers: the types share no base class
+        detail = " ".join(str(error).split())[:300]
+        where = (
+            f"the folder must hold {TOKENIZER_FILES}"
+            if Path(name).is_dir()
+            else "is no local folder and could not be had from the Hugging Face hub; without "
+            f"network put {TOKENIZER_FILES} of {name} into a folder and give that folder in its "
+            "place in arch.args (FrozenInTime: arch.args.text_params.model)"
+        )
+        raise UserError(f'tokenizer "{name}": {where} ({detail})') from error
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        raise UserError(
+            f'tokenizer "{name}": has no vocabulary; the folder must hold {TOKENIZER_FILES}'
+        )
+    return tokenizer
 
 
 class Collate:
     """Turns samples into a batch; runs in the loader's workers.
 
     Args:
-        tokenizer: of the text model.
+        tokenizer: of the text model; its own limit of tokens always holds.
         with_words: whether the model reads OCR words.
-        max_tokens: queries are cut to this many tokens; None: the tokenizer's own limit,
-            which also holds for words.
+        max_tokens: queries are cut to this many tokens; None: no further limit.
     """
 
     def __init__(
-        self,
-        tokenizer: "PreTrainedTokenizerBase",
-        with_words: bool,
-        max_tokens: int | None = None,
+        self, tokenizer: "PreTrainedTokenizerBase", with_words: bool, max_tokens: int | None = None
     ) -> None:
         self.tokenizer = tokenizer
         self.with_words = with_words
         self.max_tokens = max_tokens
-        self._word_tokens: dict[str, list[int]] = {}
+        self._cached_tokens: dict[str, list[int]] = {}
 
     def __call__(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
         """Return the batch of the samples in their order, or the first sample that is an error."""
-        errors = [sample for sample in samples if isinstance(sample, UserError)]
-        return errors[0] if errors else self._batch(samples)
-
-    def _batch(self, samples: Sequence[Sample]) -> Batch:
-        queries = [caption for sample in samples for caption in sample.captions]
+        for sample in samples:
+            if isinstance(sample, UserError):
+                return sample
+        captions = [caption for sample in samples for caption in sample.captions]
         rows = [row for row, sample in enumerate(samples) for _ in sample.captions]
         has_video = samples[0].frames is not None
         has_color = samples[0].color is not None
         return Batch(
             ids=[sample.id for sample in samples],
             video_index=torch.tensor([sample.video_index for sample in samples]),
-            query=self.queries(queries),
+            query=self.tokenize_queries(captions),
             query_row=torch.tensor(rows, dtype=torch.int64),
             video=torch.stack([sample.frames for sample in samples]) if has_video else None,
             num_frames=torch.tensor([sample.num_frames for sample in samples]),
             color=torch.from_numpy(np.stack([s.color for s in samples])) if has_color else None,
-            words=self._words(samples) if self.with_words else None,
+            words=self._collate_words(samples) if self.with_words else None,
             unreadable=[s.unreadable for s in samples if s.unreadable is not None],
             ocr_missing=[s.ocr_missing for s in samples if s.ocr_missing is not None],
             num_fillers=sum(sample.is_filler for sample in samples),
             ocr_skipped={s.id: s.ocr_skipped for s in samples if s.ocr_skipped},
         )
 
-    def query_tokens(self, captions: Iterable[str]) -> list[TokenIds]:
+    def tokenize_captions(self, captions: Iterable[str]) -> list[TokenIds]:
         """Return the tokens that each caption has in a batch."""
         lowered = [caption.lower() for caption in captions]
-        return [tuple(ids) for ids in self._tokens(lowered, self.max_tokens)]
+        return [tuple(ids) for ids in self._tokenize(lowered, self.max_tokens)]
 
-    def word_tokens(self, videos: Iterable[Sequence[str]]) -> list[TokenIds]:
+    def tokenize_distinct_words(self, videos: Iterable[Sequence[str]]) -> list[TokenIds]:
         """Return the tokens of each distinct word of some videos' words."""
-        words = dict.fromkeys(word for video in videos for word in video or [NO_WORDS])
-        return [tuple(ids) for ids in self._tokens(list(words))]
+        words = dict.fromkeys(word for video in videos for word in video or [EMPTY_WORD])
+        return [tuple(ids) for ids in self._tokenize(list(words))]
 
-    def queries(self, texts: Sequence[str]) -> Tokens:
-        """Return queries as the model is given them: lower-cased, as tokens."""
-        tokens = self._tokens([text.lower() for text in texts], self.max_tokens)
-        ids = pad(tokens, self.tokenizer.pad_token_id)
+    def tokenize_queries(self, texts: Sequence[str]) -> Tokens:
+        """Return queries as the model is given them: lower-cased, as padded tokens."""
+        tokens = self._tokenize([text.lower() for text in texts], self.max_tokens)
+        ids = pad_tokens(tokens, self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
         return Tokens(ids, mask.to(torch.int64))
 
-    def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
+    def get_texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
         """Return the queries and the OCR words of a video as the model is given them.
 
         They are put together from tokens, so what the tokenizer does not know shows as such; None
@@ -92,20 +113,20 @@ class Collate:
         """
         own = batch.query_row == row
         tokens = zip(batch.query.input_ids[own], batch.query.attention_mask[own], strict=True)
-        queries = [self._text(ids[mask.bool()]) for ids, mask in tokens]
+        queries = [self._decode(ids[mask.bool()]) for ids, mask in tokens]
         if batch.words is None:
             return queries, None
         shown = batch.words.index[row][batch.words.mask[row]]
-        words = [self._text(ids) for ids in batch.words.input_ids[shown]]
+        words = [self._decode(ids) for ids in batch.words.input_ids[shown]]
         return queries, [word for word in words if word]
 
-    def _text(self, ids: torch.Tensor) -> str:
+    def _decode(self, ids: torch.Tensor) -> str:
         names = self.tokenizer.convert_ids_to_tokens(ids.tolist())
         frame = {self.tokenizer.cls_token, self.tokenizer.sep_token, self.tokenizer.pad_token}
         kept = [name for name in names if name not in frame]
         return self.tokenizer.convert_tokens_to_string(kept)
 
-    def _tokens(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+    def _tokenize(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
         """Unpadded token ids of each text, cut to the limit and to the tokenizer's own."""
         if not texts:
             return []
@@ -113,27 +134,20 @@ class Collate:
         limit = most if limit is None else min(limit, most)
         return self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
 
-    def _words(self, samples: Sequence[Sample]) -> Words:
-        texts = [sample.words or [NO_WORDS] for sample in samples]
+    def _collate_words(self, samples: Sequence[Sample]) -> Words:
+        texts = [sample.words or [EMPTY_WORD] for sample in samples]
         distinct = list(dict.fromkeys(word for words in texts for word in words))
-        return distinct_words(
-            self._tokens_of_words(distinct),
-            texts,
-            [sample.tracks for sample in samples],
-            self.tokenizer.pad_token_id,
-        )
-
-    def _tokens_of_words(self, distinct: Sequence[str]) -> dict[str, list[int]]:
-        """Token ids of each word; the same words come again, so each is tokenised once."""
-        known = self._word_tokens
-        if len(known) > MOST_KEPT_WORDS:
-            known.clear()
-        new = [word for word in distinct if word not in known]
-        known.update(zip(new, self._tokens(new), strict=True))
-        return {word: known[word] for word in distinct}
+        cached = self._cached_tokens  # the same words come again, so each is tokenised once
+        if len(cached) > MAX_CACHED_WORDS:
+            cached.clear()
+        new = [word for word in distinct if word not in cached]
+        cached.update(zip(new, self._tokenize(new), strict=True))
+        tokens = {word: cached[word] for word in distinct}
+        tracks = [sample.tracks for sample in samples]
+        return lay_out_words(tokens, texts, tracks, self.tokenizer.pad_token_id)
 
 
-def distinct_words(
+def lay_out_words(
     tokens: dict[str, list[int]],
     texts: Sequence[Sequence[str]],
     tracks: Sequence[np.ndarray | None],
@@ -145,7 +159,7 @@ def distinct_words(
         tokens: token ids of each distinct word.
         texts: the words of each video, at least one.
         tracks: (words, 12) of each video; None: zeros.
-        pad_id: the padding token.
+        pad_id: of the padding token.
     """
     order = sorted(tokens, key=lambda word: len(tokens[word]))  # stable: first come, first laid
     place = {word: position for position, word in enumerate(order)}
@@ -161,7 +175,7 @@ def distinct_words(
             track[row, : len(words)] = torch.as_tensor(vectors, dtype=torch.float32)
     groups = groupby(len(tokens[word]) for word in order)
     return Words(
-        input_ids=pad([tokens[word] for word in order], pad_id),
+        input_ids=pad_tokens([tokens[word] for word in order], pad_id),
         groups=tuple((length, len(list(same))) for length, same in groups),
         index=index,
         mask=mask,
@@ -169,7 +183,7 @@ def distinct_words(
     )
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
+def pad_tokens(rows: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
     """Pad rows of token ids to one (N, T) tensor."""
     width = max((len(row) for row in rows), default=0)
     padded = torch.full((len(rows), width), pad_id, dtype=torch.int64)

@@ -1,6 +1,8 @@
-"""Which frames of a video a clip is made of (TextVR, arXiv 2305.03347; Frozen in Time, 2104.00650).
+"""Frame sampling: which frames of a video make a clip (TextVR, arXiv 2305.03347; Frozen in Time).
 
 Pure functions of numbers: no file is opened here. Frames are counted from 0 in presentation order.
+Everywhere ``num_frames`` is the number of a clip's frames and ``num_available`` that of the
+video's, both at least 1; another value is a ``UserError``.
 """
 
 import numpy as np
@@ -8,18 +10,11 @@ import numpy as np
 from utils.errors import UserError
 
 
-def intervals(num_frames: int, num_available: int) -> tuple[np.ndarray, np.ndarray]:
+def split_into_intervals(num_frames: int, num_available: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first and the last frame, which belong to it, of each interval of a video.
-
-    Args:
-        num_frames: frames of a clip, at least 1.
-        num_available: frames the video has, at least 1.
 
     Returns:
         Two arrays (min(num_frames, num_available),) int64; the intervals are the whole video.
-
-    Raises:
-        UserError: a count below 1.
     """
     if num_frames < 1:
         raise UserError(f"num_frames is {num_frames}; ask for at least 1 frame")
@@ -33,7 +28,7 @@ def intervals(num_frames: int, num_available: int) -> tuple[np.ndarray, np.ndarr
     return edges[:-1], edges[1:] - 1
 
 
-def frame_indices(
+def sample_frame_indices(
     num_frames: int,
     num_available: int,
     rng: np.random.Generator | None = None,
@@ -41,21 +36,18 @@ def frame_indices(
 ) -> np.ndarray:
     """Choose one frame from each of ``num_frames`` equal intervals of a video.
 
-    Args:
-        num_frames: frames asked for, at least 1.
-        num_available: frames the video has, at least 1.
-        rng: training: a random frame of each interval, both of its ends included.
-        fix_start: the frame this many after each interval's start (sliding window). Without
-            ``rng`` and ``fix_start``: the middle frame of each interval, rounded down ("uniform").
+    For training ``rng`` draws a random frame of each interval, both of its ends included; for a
+    sliding window ``fix_start`` takes the frame this many after each interval's start. Without
+    either it is the middle frame of each interval, rounded down ("uniform").
 
     Returns:
         (min(num_frames, num_available),) int64, ascending, each in [0, num_available).
 
     Raises:
-        UserError: a count below 1, ``rng`` together with ``fix_start``, or a ``fix_start`` that
-            leads past the end of the video.
+        UserError: ``rng`` together with ``fix_start``, or a ``fix_start`` that leads past the end
+            of the video.
     """
-    first, last = intervals(num_frames, num_available)
+    first, last = split_into_intervals(num_frames, num_available)
     if rng is not None and fix_start is not None:
         raise UserError("give rng (training) or fix_start (sliding window), not both")
     if rng is not None:
@@ -73,68 +65,48 @@ def frame_indices(
     return indices
 
 
-def candidate_indices(per_interval: int, num_frames: int, num_available: int) -> np.ndarray:
+def choose_candidates(per_interval: int, num_frames: int, num_available: int) -> np.ndarray:
     """Choose the frames of a video that a cache keeps for clips of ``num_frames``.
 
-    Of each interval of ``frame_indices`` the middle frame, so that "uniform" finds just its own,
-    and others evenly over the rest; of a short interval all.
-
-    Args:
-        per_interval: most frames of an interval, at least 1.
-        num_frames: frames of a clip, at least 1.
-        num_available: frames the video has, at least 1.
+    Of each interval of ``sample_frame_indices`` the middle frame, so that "uniform" finds just its
+    own, and others evenly over the rest; of a short interval all.
 
     Returns:
         (at most per_interval * num_frames,) int64, ascending, distinct.
     """
     chosen = []
-    for first, last in zip(*intervals(num_frames, num_available), strict=True):
-        own = first + frame_indices(per_interval, int(last - first) + 1)
+    for first, last in zip(*split_into_intervals(num_frames, num_available), strict=True):
+        own = first + sample_frame_indices(per_interval, int(last - first) + 1)
         middle = (first + last) // 2
         own[np.abs(own - middle).argmin()] = middle
         chosen.append(own)
     return np.concatenate(chosen)
 
 
-def nearest_candidates(
+def find_nearest_candidates(
     candidates: np.ndarray, indices: np.ndarray, num_frames: int, num_available: int
 ) -> np.ndarray:
     """Return for each frame of a clip the place of the nearest candidate of its interval.
 
-    Args:
-        candidates: of ``candidate_indices``.
-        indices: one frame of each interval, as ``frame_indices`` gives them.
-        num_frames: frames of a clip.
-        num_available: frames the video has.
+    ``candidates`` are of ``choose_candidates``, ``indices`` of ``sample_frame_indices``.
 
     Returns:
         (len(indices),) places in ``candidates``; of two equally near ones the earlier.
     """
-    first, last = intervals(num_frames, num_available)
+    first, last = split_into_intervals(num_frames, num_available)
     distance = np.abs(candidates - indices[:, None])  # (F, candidates)
     is_own = (candidates >= first[:, None]) & (candidates <= last[:, None])
     return np.where(is_own, distance, num_available).argmin(axis=1)
 
 
-def sliding_window_starts(num_frames: int, num_available: int, stride: int) -> list[int]:
-    """Return the ``fix_start`` values of a test with a sliding window.
+def list_window_starts(num_frames: int, num_available: int, stride: int) -> list[int]:
+    """Return the ``fix_start`` values of a test with a sliding window of so many frames' stride.
 
     They are 0, stride, 2·stride … below ``int(num_available / (num_frames + 1))``; a video too
     short for a second window still has the first, so the list is never empty.
-
-    Args:
-        num_frames: frames of a clip, at least 1.
-        num_available: frames the video has, at least 1.
-        stride: frames between two windows, at least 1.
-
-    Raises:
-        UserError: a value below 1.
     """
-    for name, value in (
-        ("num_frames", num_frames),
-        ("num_available", num_available),
-        ("stride", stride),
-    ):
+    counts = {"num_frames": num_frames, "num_available": num_available, "stride": stride}
+    for name, value in counts.items():
         if value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
     return list(range(0, num_available // (num_frames + 1), stride)) or [0]

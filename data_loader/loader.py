@@ -1,7 +1,7 @@
-"""The loader of a data set: what a configuration's ``data_loader`` block builds."""
+"""Data loader: what a configuration's ``data_loader`` block builds."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,22 +14,24 @@ from torch.utils.data import DataLoader, Dataset
 from base.base_dataset import BaseTextVideoDataset
 from base.batch import Batch, Sample, SampleKey, TokenIds
 from base.registry import DATA_LOADERS, DATASETS
-from data_loader.bars import watched
-from data_loader.collate import Collate
-from data_loader.ocr_words import OcrParams
-from data_loader.options import DatasetOptions
-from data_loader.params import LoaderTextParams, LoaderVideoParams
+from data_loader.collate import Collate, load_tokenizer
+from data_loader.datasets.text_video_dataset import (
+    DatasetOptions,
+    LoaderTextParams,
+    LoaderVideoParams,
+)
+from data_loader.ocr.ocr_words import OcrParams
 from data_loader.sampler import EpochBatches
-from data_loader.tokenizer import load_tokenizer
 from data_loader.transforms import ClipTransform, DeviceTransform, TransformParams
-from data_loader.watch import ItemWatch, noted, obey_parent_only
-from utils.distributed import ranks
+from data_loader.worker_watch import WorkerWatch, obey_only_parent, record_sample
+from utils.distributed import get_dist_info, show_progress
 from utils.errors import UserError
-from utils.files import cache_folder
+from utils.files import get_cache_folder
 
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
-PROVIDED = ("tokenizer_name", "modalities", "seed", "training")
+Rgb = tuple[float, float, float]
+PROVIDED = ("tokenizer_name", "modalities", "mean", "std", "seed", "training")
 
 
 @DATA_LOADERS.register("MultiDistTextVideoDataLoader", provided=PROVIDED)
@@ -70,11 +72,14 @@ class TextVideoDataLoader:
         tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
             wanted, and there are no batches.
         modalities: ``vision`` and/or ``ocr``; what is not used is not read.
+        mean: of R, G, B in [0, 1], where the model was trained with its own; None: tsfm_params.
+        std: likewise.
         seed: Of order and draws.
         training: Whether to shuffle, draw and augment.
 
     Raises:
-        UserError: the data set can't be opened, or the tokenizer can't be had.
+        UserError: the data set can't be opened, the tokenizer can't be had, or tsfm_params
+            normalises frames otherwise than the model does.
     """
 
     def __init__(
@@ -107,12 +112,14 @@ class TextVideoDataLoader:
         modalities: tuple[str, ...],
         seed: int,
         training: bool,
+        mean: Rgb | None = None,
+        std: Rgb | None = None,
     ) -> None:
         self.name = f"{dataset_name} {split}"
-        self.num_frames = video_params.num_frames
         dataset_class = DATASETS.get(dataset_name)
-        transforms = tsfm_params or TransformParams()
-        transforms = transforms.resolved(dataset_class.recipe, video_params.input_res)
+        transforms = (tsfm_params or TransformParams()).resolve(
+            dataset_class.recipe, video_params.input_res, mean, std
+        )
         augment = training and tsfm_split in (None, "train")
         options = DatasetOptions(
             split=split,
@@ -121,44 +128,49 @@ class TextVideoDataLoader:
             text=text_params,
             ocr=ocr_params,
             reader=reader,
-            sees="vision" in modalities,
-            reads="ocr" in modalities,
+            uses_vision="vision" in modalities,
+            uses_ocr="ocr" in modalities,
             seed=seed,
             sliding_window_stride=-1 if training else sliding_window_stride,
-            frame_cache=folder_of(frame_cache) if frame_cache else None,
+            frame_cache=expand_folder(frame_cache) if frame_cache else None,
         )
         self.dataset: BaseTextVideoDataset = dataset_class(
-            data_dir=folder_of(data_dir),
+            data_dir=expand_folder(data_dir),
             options=options,
             transform=ClipTransform(transforms, train=augment),
-            metadata_dir=folder_of(metadata_dir) if metadata_dir else None,
+            metadata_dir=expand_folder(metadata_dir) if metadata_dir else None,
             cut=cut,
             annotation_file=None if training else annotation_file,
             subsample=subsample,
-            ocr_dir=folder_of(ocr_dir) if ocr_dir else None,
+            ocr_dir=expand_folder(ocr_dir) if ocr_dir else None,
         )
         self.device_transform = DeviceTransform(transforms)
-        place = ranks()
-        self.batch_size = joint_batch_size(batch_size, per_gpu_batch_size, place.size, training)
+        place = get_dist_info()
+        self.batch_size = compute_joint_batch_size(
+            batch_size, per_gpu_batch_size, place.world_size, training
+        )
         self.sampler = EpochBatches(
             len(self.dataset),
             self.batch_size,
             shuffle and training,
             seed,
             rank=place.rank,
-            num_ranks=place.size,
+            num_ranks=place.world_size,
             share="batch" if training else "epoch",
         )
         if tokenizer_name is not None:
             tokenizer = load_tokenizer(tokenizer_name)
-            self.dataset.prepare(cache_folder(cache_dir))
-            self.collate = Collate(tokenizer, options.reads, text_params.max_tokens)
-            self.watch = ItemWatch(num_workers, item_timeout, _video_names(self.dataset))
-            self.batches = self._batches(num_workers, prefetch_factor)
+            self.dataset.prepare(get_cache_folder(cache_dir))
+            self.collate = Collate(tokenizer, options.uses_ocr, text_params.max_tokens)
+            data = self.dataset  # in a lambda; self would be a cycle that keeps the loader
+            self.watch = WorkerWatch(
+                num_workers, item_timeout, lambda sample: str(data.get_entry(sample).video)
+            )
+            self.batches = self._build_batches(num_workers, prefetch_factor)
 
-    def _batches(self, num_workers: int, prefetch_factor: int) -> DataLoader:
+    def _build_batches(self, num_workers: int, prefetch_factor: int) -> DataLoader:
         return DataLoader(
-            _Guarded(self.dataset, self.watch.rows),
+            _ErrorsAsValues(self.dataset, self.watch.rows),
             batch_sampler=self.sampler,
             num_workers=num_workers,
             collate_fn=self.collate,
@@ -174,7 +186,7 @@ class TextVideoDataLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches; a ``UserError`` tells of a sample or a worker that is lost."""
-        with self.watch.guarding():
+        with self.watch.guard():
             for batch in self.batches:
                 if isinstance(batch, UserError):
                     # A new error: one that its own traceback's frame holds would keep the workers
@@ -183,36 +195,26 @@ class TextVideoDataLoader:
                 yield batch
 
     def set_epoch(self, epoch: int, num_batches: int, first: int = 0) -> None:
-        """Choose the epoch that the next iteration reads, and which of its batches.
-
-        Args:
-            epoch: from 1.
-            num_batches: how many batches the epoch has in all.
-            first: the batch to begin with, where those before it were read in another run.
-        """
+        """Choose the epoch that is read next, how many batches it has, and the first to read."""
         self.sampler.epoch, self.sampler.limit, self.sampler.first = epoch, num_batches, first
 
     @cached_property
     def query_tokens(self) -> list[TokenIds]:
         """The tokens of every caption, in the order of the data set's entries."""
         entries = self.dataset.entries
-        return self.collate.query_tokens(text for entry in entries for text in entry.captions)
+        return self.collate.tokenize_captions(text for entry in entries for text in entry.captions)
 
     @cached_property
     def word_tokens(self) -> list[TokenIds] | None:
-        """The tokens of each distinct OCR word of all videos; None where the model reads none.
-
-        Raises:
-            UserError: an OCR document can't be read.
-        """
+        """The tokens of each distinct OCR word of all videos; None where the model reads none."""
         if not self.collate.with_words:
             return None
-        numbers = watched(range(len(self.dataset.entries)), "reading OCR words", " videos")
-        return self.collate.word_tokens(map(self.dataset.words_of, numbers))
+        numbers = show_progress(range(len(self.dataset.entries)), "reading OCR words", " videos")
+        return self.collate.tokenize_distinct_words(map(self.dataset.get_words, numbers))
 
-    def texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
+    def get_texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
         """Return the queries and the OCR words of one of a batch's videos; see ``Collate``."""
-        return self.collate.texts(batch, row)
+        return self.collate.get_texts(batch, row)
 
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on ``device``, its frames augmented, normalised and float32.
@@ -227,19 +229,15 @@ class TextVideoDataLoader:
         return moved
 
 
-def joint_batch_size(
+def compute_joint_batch_size(
     batch_size: int | None, per_gpu: int | None, num_ranks: int, training: bool
 ) -> int:
-    """Return the videos of a batch over all processes.
+    """Return the videos of a batch over all processes; without either number, 1 in all.
 
-    Args:
-        batch_size: over all processes, or None.
-        per_gpu: of each process, in place of it, or None; without either, 1 in all.
-        num_ranks: number of processes.
-        training: whether a batch is shared by the processes; else each takes whole ones.
+    In training a batch is shared by the processes, otherwise each takes whole ones.
 
     Raises:
-        UserError: both are given, or the processes can't have equal shares.
+        UserError: both numbers are given, or the processes can't have equal shares.
     """
     if batch_size is not None and per_gpu is not None:
         raise UserError(
@@ -258,7 +256,7 @@ def joint_batch_size(
     return size
 
 
-class _Guarded(Dataset):
+class _ErrorsAsValues(Dataset):
     """Hands user errors to the main process as values.
 
     Raised in a worker they would arrive as a wall of text around a traceback.
@@ -273,18 +271,13 @@ class _Guarded(Dataset):
 
     def __getitem__(self, key: SampleKey) -> Sample | UserError:
         try:
-            with noted(self.rows, key.index):
+            with record_sample(self.rows, key.index):
                 return self.dataset[key]
         except UserError as error:
             return UserError(str(error))
 
 
-def _video_names(dataset: BaseTextVideoDataset) -> Callable[[int], str]:
-    """Sample -> file; a function of the data set alone, so that no cycle keeps the loader."""
-    return lambda sample: str(dataset.entry_of(sample).video)
-
-
-def folder_of(name: str) -> Path:
+def expand_folder(name: str) -> Path:
     """Return the folder that a configuration names; environment variables are expanded."""
     return Path(os.path.expandvars(name)).expanduser()
 
@@ -292,4 +285,4 @@ def folder_of(name: str) -> Path:
 def _start_worker(worker: int) -> None:
     """Keep a worker to one core, for the workers are the parallelism; the main process ends it."""
     torch.set_num_threads(1)
-    obey_parent_only()
+    obey_only_parent()

@@ -1,18 +1,8 @@
-"""Importing this module registers every data set, loader and reader that a file may name.
+"""Registration of every data set, loader and reader that a configuration may name.
 
 The package itself imports nothing, so that commands which need no torch start at once.
 """
 
-from data_loader import (  # noqa: F401
-    conceptual_captions,
-    didemo,
-    directory,
-    loader,
-    lsmdc,
-    msrvtt,
-    msvd,
-    textvr,
-    video_reader,
-    webvid,
-    youcook2,
-)
+from data_loader import loader  # noqa: F401
+from data_loader.datasets import csv_tables, directory, lsmdc, msrvtt, textvr  # noqa: F401
+from data_loader.readers import video_readers  # noqa: F401

@@ -1,11 +1,13 @@
-"""From decoded frames to the model's input (TextVR, arXiv 2305.03347; Frozen in Time, 2104.00650).
+"""Transforms of clips for the model (TextVR, arXiv 2305.03347; Frozen in Time, 2104.00650).
 
 The geometry (resize, crop, flip) runs per clip in the loader's worker, on uint8; the colour runs
-for a whole batch on the device (``data_loader/color.py``). One draw holds for all frames of a clip.
+for a whole batch on the device (``data_loader/color_jitter.py``). One draw holds for all frames of
+a clip.
 
 Shapes: B clips, F frames, C = 3 channels, H x W pixels, R = ``input_res``.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -19,8 +21,10 @@ from torchvision.transforms.v2 import functional as tv
 from typing_extensions import Self
 
 from base.config import ConfigModel
-from data_loader.color import IDENTITY_COLOR, apply_color, color_vector
+from data_loader.color_jitter import IDENTITY_COLOR, apply_color, make_color_vector
 from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Recipe = Literal["textvr", "frozen_in_time"]
 _JITTER = {"textvr": (0.5, 0.5, 0.5, 0.1), "frozen_in_time": (0.0, 0.0, 0.0, 0.0)}
@@ -88,15 +92,20 @@ class TransformParams(ConfigModel):
             )
         return self
 
-    def resolved(self, recipe: Recipe, input_res: int) -> "TransformParams":
+    def resolve(
+        self, recipe: Recipe, input_res: int, mean: Rgb | None = None, std: Rgb | None = None
+    ) -> "TransformParams":
         """Return a copy with every null replaced.
 
         Args:
             recipe: the data set's own, used where ``self.recipe`` is null.
             input_res: of the video parameters, used where ``self.input_res`` is null.
+            mean: that the model was trained with, in place of ``norm_mean``; None: any.
+            std: likewise.
 
         Raises:
-            UserError: ``resize_train`` is smaller than the input.
+            UserError: ``resize_train`` is smaller than the input, or the configuration normalises
+                otherwise than the model.
         """
         recipe = self.recipe or recipe
         res = self.input_res or input_res
@@ -112,7 +121,23 @@ class TransformParams(ConfigModel):
                 f"resize_train is {self.resize_train}, too small for a crop of {res} pixels; "
                 f"give at least {res}, or null"
             )
+        for name, own in (("norm_mean", mean), ("norm_std", std)):
+            if own is not None:
+                values[name] = self._use_own_statistic(name, tuple(own))
         return self.model_copy(update=values)
+
+    def _use_own_statistic(self, name: str, own: Rgb) -> Rgb:
+        """Return the model's mean or standard deviation, unless the configuration sets another."""
+        given, default = getattr(self, name), type(self).model_fields[name].default
+        # A resolved configuration has the default written out.
+        if given not in (own, default):
+            raise UserError(
+                f"data_loader.args.tsfm_params.{name} is {list(given)}, but the model takes frames "
+                f"normalised with {list(own)}; leave {name} out"
+            )
+        if given != own:
+            logger.info("frames are normalised with the model's own %s, %s", name, list(own))
+        return own
 
 
 def resize(frames: Tensor, size: Sequence[int], antialias: bool) -> Tensor:
@@ -123,12 +148,7 @@ def resize(frames: Tensor, size: Sequence[int], antialias: bool) -> Tensor:
 
 
 class ClipGeometry:
-    """Resizes and crops the frames of one clip.
-
-    Args:
-        params: resolved.
-        train: random crops; otherwise nothing is random.
-    """
+    """Resizes and crops the frames of one clip; at random where ``train`` is true."""
 
     def __init__(self, params: TransformParams, train: bool) -> None:
         self.params = params
@@ -155,9 +175,13 @@ class ClipGeometry:
         res = self.params.input_res
         if self.params.recipe == "textvr":
             frames = self._resize(frames, self.first_size)
-            return self._random_crop(frames, rng) if self.train else frames
+            if not self.train:
+                return frames
+            height, width = frames.shape[-2:]
+            top, left = rng.integers(0, [height - res, width - res], endpoint=True).tolist()
+            return tv.crop(frames, top, left, res, res)
         if self.train:
-            top, left, height, width = self._resized_crop_box(frames, rng)
+            top, left, height, width = self._draw_crop_box(frames, rng)
             frames = self._resize(tv.crop(frames, top, left, height, width), [res, res])
             return tv.horizontal_flip(frames) if rng.random() < 0.5 else frames
         frames = tv.center_crop(self._resize(frames, self.first_size), self.first_size * 2)
@@ -166,14 +190,7 @@ class ClipGeometry:
     def _resize(self, frames: Tensor, size: list[int]) -> Tensor:
         return resize(frames, size, self.params.antialias)
 
-    def _random_crop(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
-        res, (height, width) = self.params.input_res, frames.shape[-2:]
-        top, left = rng.integers(0, [height - res, width - res], endpoint=True).tolist()
-        return tv.crop(frames, top, left, res, res)
-
-    def _resized_crop_box(
-        self, frames: Tensor, rng: np.random.Generator
-    ) -> tuple[int, int, int, int]:
+    def _draw_crop_box(self, frames: Tensor, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw (top, left, height, width) as torchvision's RandomResizedCrop does."""
         height, width = frames.shape[-2:]
         ratios = 3 / 4, 4 / 3
@@ -191,11 +208,9 @@ class ClipGeometry:
 
 
 def draw_color(params: TransformParams, rng: np.random.Generator) -> np.ndarray:
-    """Draw a training clip's colour change, (K,) float32; see ``data_loader/color.py``.
+    """Draw a training clip's colour change, (K,) float32; see ``data_loader/color_jitter.py``.
 
-    Args:
-        params: resolved.
-        rng: the only source; always drawn from equally often.
+    ``rng`` is always drawn from equally often.
     """
     *strengths, hue = params.color_jitter
     factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
@@ -205,16 +220,11 @@ def draw_color(params: TransformParams, rng: np.random.Generator) -> np.ndarray:
     gray = rng.random() < params.grayscale_p
     if not jitter:
         factors, shift = [1.0, 1.0, 1.0], 0.0
-    return color_vector(*factors, shift, order, gray)
+    return make_color_vector(*factors, shift, order, gray)
 
 
 class ClipTransform:
-    """The worker's part: a clip's geometry, and the colour drawn for it.
-
-    Args:
-        params: resolved.
-        train: augment; otherwise nothing is random.
-    """
+    """The worker's part: a clip's geometry, and the colour drawn for it where ``train`` is true."""
 
     def __init__(self, params: TransformParams, train: bool) -> None:
         self.params = params
@@ -241,19 +251,11 @@ class ClipTransform:
                 )
             return self.geometry(frames, None), None
         frames = self.geometry(frames, rng)
-        return frames, draw_color(self.params, rng) if self.train else self.identity_color()
-
-    def identity_color(self) -> np.ndarray:
-        """Return the (K,) colour that changes nothing, for a clip that is not augmented."""
-        return IDENTITY_COLOR.copy()
+        return frames, draw_color(self.params, rng) if self.train else IDENTITY_COLOR.copy()
 
 
 class DeviceTransform:
-    """The device's part: colours, normalisation and padding of a whole batch.
-
-    Args:
-        params: resolved or not; only ``norm_mean`` and ``norm_std`` are read.
-    """
+    """The device's part: colours, normalisation and padding of a whole batch."""
 
     def __init__(self, params: TransformParams) -> None:
         self.mean, self.std = params.norm_mean, params.norm_std

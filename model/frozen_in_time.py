@@ -3,8 +3,8 @@
 Paper: Wu et al., "A Large Cross-Modal Video Retrieval Dataset with Reading Comprehension",
 arXiv 2305.03347, section 4; parameter names are those of its published weights.
 
-Shapes: B videos, Q queries, U distinct words, L words of the longest video, D width of the text
-models, E width of the common space (``projection_dim``).
+Shapes: B videos, Q queries, U distinct words, L words of the longest video, S tokens of the fusion
+layer, D width of the text models, E width of the common space (``projection_dim``).
 """
 
 from collections.abc import Callable
@@ -17,21 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from base.base_model import RetrievalModel
+from base.base_model import ModelInput, RetrievalModel
 from base.batch import Batch, Tokens, Words
-from base.registry import ARCHITECTURES
-from model.fusion import FusionAttention, fusion_tokens
-from model.initial_weights import Part, TemporalFix, adapt, check_parts, load_initial_weights
-from model.params import TextParams, VideoParams
-from model.pretrained import build_video_model
-from model.query_encoder import QueryEncoder, query_projection
-from model.text_encoder import (
-    encode_tokens,
-    encode_words,
-    load_text_model,
-    recompute_layers,
-    unread_parts,
+from base.registry import ARCHITECTURES, FUSIONS, VIDEO_ENCODERS
+from model.fusion import DEFAULT_FUSION
+from model.initialization import (
+    Part,
+    TemporalFix,
+    adapt_embeddings,
+    check_parts,
+    load_initial_weights,
 )
+from model.params import TextParams, VideoParams
+from model.space_time_vit import SpaceTimeTransformer
+from model.text_encoder import encode_tokens, encode_words, get_text_encoder, load_text_model
 from utils.errors import UserError
 
 Modality = Literal["vision", "ocr"]
@@ -44,7 +43,7 @@ class FrozenInTime(RetrievalModel):
     """Embeds queries and videos in one space, by what a video shows, the text in it, or both.
 
     Args:
-        video_params: Video encoder, the space-time ViT.
+        video_params: Video encoder.
         text_params: Query encoder, and the OCR word encoder of the same kind.
         projection: Layers into the common space: minimal (one a branch), or none.
         projection_dim: Width of the common space.
@@ -58,10 +57,18 @@ class FrozenInTime(RetrievalModel):
         fusion_heads: Heads of the fusion layer; must divide the text model's width.
         ocr_encoder_grad: Train the OCR word encoder; false: it stays as it is, without dropout, and
             each distinct word of a data set is encoded once for the whole run.
+        fusion: Fusion layer, by its registered name.
 
     Raises:
         UserError: a model or its weights can't be had, or the parts do not fit together.
     """
+
+    # The weights and the tokenizer say which text model it was.
+    training_only = frozenset({
+        "load_checkpoint", "load_parts", "ocr_encoder_grad", "video_params.pretrained",
+        "video_params.vit_init", "video_params.time_init", "video_params.attention_style",
+        "video_params.loading", "text_params.pretrained", "text_params.model", "text_params.input",
+    })  # fmt: skip
 
     def __init__(
         self,
@@ -75,24 +82,37 @@ class FrozenInTime(RetrievalModel):
         load_parts: Annotated[tuple[Part, ...], Field(min_length=1)] | None = None,
         load_temporal_fix: TemporalFix = "zeros",
         ocr_encoder_grad: bool = True,
+        fusion: str = DEFAULT_FUSION,
     ) -> None:
         if len(set(modalities)) < len(modalities):
             raise UserError(f"arch.args.modalities: {list(modalities)} names one twice")
         check_parts(load_parts, load_checkpoint)
+        build_fusion, build_video = FUSIONS.get(fusion), VIDEO_ENCODERS.get(video_params.model)
         super().__init__()
-        self.sees, self.reads = "vision" in modalities, "ocr" in modalities
-        self.video_key = "fusion" if self.reads else "video"
+        self.uses_vision, self.uses_ocr = "vision" in modalities, "ocr" in modalities
+        self.video_key = "fusion" if self.uses_ocr else "video"
         self.temporal_fix = load_temporal_fix
-        self.words_are_fixed = self.reads and not ocr_encoder_grad
-        self.padded = False  # whether the text encoders see only a few sizes
+        self.frozen_word_encoder = self.uses_ocr and not ocr_encoder_grad
+        self.pads_to_buckets = False  # whether the text encoders are given only a few sizes
 
         self.text_model = load_text_model(text_params.model, text_params.pretrained)
-        width = self.text_model.config.hidden_size
-        if self.reads:
-            self._add_ocr_branch(text_params, width, fusion_heads)
-        if self.sees:
-            self.video_model = build_video_model(video_params)
-            self._bridge_widths(width)
+        width = get_text_encoder(self.text_model).width
+        if self.uses_ocr:
+            self.ocr_model = load_text_model(text_params.model, text_params.pretrained)
+            if self.frozen_word_encoder:
+                self.ocr_model.eval()
+            self.fusion_model = build_fusion(width, fusion_heads)
+            self.query_token = nn.Parameter(torch.zeros(1, width))
+            if self.uses_vision:
+                self.type_embedding = nn.Embedding(3, width)
+                self.ocr_pos_embeds = nn.Linear(TRACK_SIZE, width)
+        if self.uses_vision:
+            self.video_model = build_video(video_params)
+            # The published models share one width.
+            bridged = self.uses_ocr and self.video_model.embed_dim != width
+            self.video_to_fusion = (
+                nn.Linear(self.video_model.embed_dim, width) if bridged else nn.Identity()
+            )
         self._add_projections(projection, projection_dim, width)
         if load_checkpoint:
             load_initial_weights(self, load_checkpoint, load_parts)
@@ -103,150 +123,200 @@ class FrozenInTime(RetrievalModel):
 
     def embed_queries(self, queries: Tokens) -> Tensor:
         """Return the embeddings (Q, E)."""
-        return self.txt_proj(encode_tokens(self.text_model, queries, self.padded))
+        return self.txt_proj(encode_tokens(self.text_model, queries, self.pads_to_buckets))
 
     def encode_words(self, words: Tokens) -> Tensor:
         """Return the vectors (U, D) that the fusion layer is given of OCR words."""
-        return encode_tokens(self.ocr_model, words, self.padded)
+        return encode_tokens(self.ocr_model, words, self.pads_to_buckets)
 
     def embed_videos(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``video`` and/or ``fusion`` embeddings (B, E)."""
         embeds, feature = {}, None
-        if self.sees:
-            feature = self.video_model(batch.video)  # (B, width of the ViT)
+        if self.uses_vision:
+            feature = self.video_model(batch.video)  # (B, width of the video encoder)
             embeds["video"] = self.vid_proj(feature)
-        if self.reads:
-            embeds["fusion"] = self.fusion_proj(self._fuse(batch.words, feature))
+        if self.uses_ocr:
+            embeds["fusion"] = self.fusion_proj(self.fuse(batch.words, feature))
         return embeds
 
     def embed_videos_apart(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the embedding (B, E) that queries meet, and for a fusion what each side gives.
+        """Return the embedding (B, E) that queries are compared with, and each side's where fused.
 
         ``vision`` and ``ocr`` are fused embeddings where the fusion layer may not attend to the
         video feature, or to the words.
         """
-        if not (self.sees and self.reads):
+        if not (self.uses_vision and self.uses_ocr):
             return {"whole": self.embed_videos(batch)[self.video_key]}
-        tokens, mask = self._fusion_tokens(batch.words, self.video_model(batch.video))
+        tokens, mask = self._build_fusion_tokens(batch.words, self.video_model(batch.video))
         masks = {"whole": mask, "vision": mask.clone(), "ocr": mask.clone()}
         masks["vision"][:, 1] = False
         masks["ocr"][:, 2:] = False
-        fused = {name: self.fusion_model(tokens, seen) for name, seen in masks.items()}
+        fused = {name: self.fusion_model(tokens, mask) for name, mask in masks.items()}
         return {name: self.fusion_proj(out + self.query_token) for name, out in fused.items()}
 
     @classmethod
-    def query_encoder(cls, **arguments: Any) -> QueryEncoder:
-        """Return the module that embeds queries, of a model with these arguments."""
-        return QueryEncoder(**arguments)
+    def describe_input(
+        cls,
+        video_params: VideoParams = VideoParams(),
+        text_params: TextParams = TextParams(),
+        modalities: tuple[Modality, ...] = ("vision", "ocr"),
+        **others: Any,
+    ) -> ModelInput:
+        """Return what a model with these arguments takes."""
+        return ModelInput(
+            modalities=modalities,
+            tokenizer_name=text_params.model,
+            frame_size=video_params.input_res,
+            max_frames=video_params.num_frames,
+        )
 
-    def adapted(
+    @classmethod
+    def inference_settings(cls, **arguments: Any) -> dict[str, Any]:
+        """Return the settings that change the forward pass, where they differ from defaults."""
+        settings = super().inference_settings(**arguments)
+        video = arguments.get("video_params", VideoParams())
+        if video.input_res == VideoParams(arch_config=video.arch_config).input_res:
+            settings.pop("video_params.input_res", None)  # arch_config says it
+        return settings
+
+    @classmethod
+    def build_query_encoder(
+        cls,
+        text_folder: Path | None = None,
+        text_params: TextParams = TextParams(),
+        projection: str = "minimal",
+        projection_dim: int = 256,
+        **others: Any,
+    ) -> "QueryEncoder":
+        """Return the module that embeds queries, of a model with these arguments."""
+        name = text_params.model if text_folder is None else str(text_folder)
+        return QueryEncoder(name, projection, projection_dim)
+
+    def adapt_weights(
         self, weights: dict[str, Tensor], source: str | Path = "the checkpoint"
     ) -> tuple[dict[str, Tensor], list[str]]:
-        """Fit the embeddings of other numbers of frames and of patches; see ``adapt``."""
+        """Fit the ViT's embeddings of other numbers of frames and of patches."""
+        if not isinstance(getattr(self, "video_model", None), SpaceTimeTransformer):
+            return weights, []
         shapes = {name: value.shape for name, value in self.state_dict().items()}
-        return adapt(weights, shapes, self.temporal_fix, source)
+        return adapt_embeddings(weights, shapes, self.temporal_fix, source)
 
-    def without_gradient(self) -> list[nn.Parameter]:
-        """Return the weights of ``video`` beside ``fusion``, of unread poolers and of fixed words.
+    def parameters_without_gradient(self) -> list[nn.Parameter]:
+        """Return the weights of ``video`` beside ``fusion``, of unused poolers and frozen words.
 
         Frozen, they need no ``find_unused_parameters`` of DistributedDataParallel, which searches
         the graph in every step: they get no gradient in any step, so freezing changes nothing.
         """
-        idle = [self.vid_proj] if self.sees and self.reads else []
-        idle += [part for model in self._text_encoders() for part in unread_parts(model)]
-        idle += [self.ocr_model] if self.words_are_fixed else []
-        return [weight for part in idle for weight in part.parameters()]
+        unused = [self.vid_proj] if self.uses_vision and self.uses_ocr else []
+        for text_model in self._text_models():
+            unused += get_text_encoder(text_model).find_unused_parts().values()
+        unused += [self.ocr_model] if self.frozen_word_encoder else []
+        return [weight for part in unused for weight in part.parameters()]
 
     def train(self, mode: bool = True) -> Self:
-        """Choose training or evaluation; a word encoder that stays as it is drops nothing out."""
+        """Choose training or evaluation; a frozen word encoder drops nothing out."""
         super().train(mode)
-        if self.words_are_fixed:
+        if self.frozen_word_encoder:
             self.ocr_model.eval()
         return self
 
     def recompute_activations(self) -> None:
-        """Recompute the blocks of the ViT and the layers of the text encoders when going back."""
-        for model in self._text_encoders():
-            recompute_layers(model)
-        if self.sees:
-            self.video_model.recomputes = True
+        """Recompute the video encoder's blocks and the text models' layers in the backward pass.
+
+        Raises:
+            UserError: the video encoder has no ``recompute_activations``, or a text model none.
+        """
+        if self.uses_vision:
+            if not hasattr(self.video_model, "recompute_activations"):
+                raise UserError(
+                    "trainer.activation_checkpointing: the video encoder "
+                    f"{type(self.video_model).__name__} has none; set it to false"
+                )
+            self.video_model.recompute_activations()
+        for text_model in self._text_models():
+            get_text_encoder(text_model).recompute_activations()
 
     def compile_encoders(self, backend: str | Callable = "inductor") -> None:
-        """Compile the ViT and the text encoders.
+        """Compile the video encoder and the text models.
 
-        Texts come in ever other sizes: they are padded to a few, and the text encoders compiled
-        for whatever size. The ViT learns that the number of clips may vary when it first does.
+        Texts come in ever other sizes: they are padded to a few, and the text models compiled for
+        whatever size. The ViT learns that the number of clips may vary when it first does.
         """
-        self.padded = True
-        for model in self._text_encoders():
-            model.compile(dynamic=True, backend=backend)
-        if self.sees:
+        self.pads_to_buckets = True
+        for text_model in self._text_models():
+            text_model.compile(dynamic=True, backend=backend)
+        if self.uses_vision:
             self.video_model.compile(backend=backend)
 
-    def _text_encoders(self) -> list[nn.Module]:
-        return [self.text_model, self.ocr_model] if self.reads else [self.text_model]
+    def _text_models(self) -> list[nn.Module]:
+        return [self.text_model, self.ocr_model] if self.uses_ocr else [self.text_model]
 
-    def _fuse(self, words: Words, feature: Tensor | None) -> Tensor:
-        """Words and, where frames are seen, the video feature -> (B, D)."""
-        return self.fusion_model(*self._fusion_tokens(words, feature)) + self.query_token
+    def fuse(self, words: Words, feature: Tensor | None) -> Tensor:
+        """Return (B, D) of the words and, where there are frames, the video feature."""
+        return self.fusion_model(*self._build_fusion_tokens(words, feature)) + self.query_token
 
-    def _fusion_tokens(self, words: Words, feature: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, S, D) of the fusion layer and their mask (B, S)."""
-        word_tokens = F.embedding(words.index, self._vectors(words))  # (B, L, D)
-        if feature is None:
-            return fusion_tokens(self.query_token, word_tokens, words.mask, None)
-        word_tokens = word_tokens + self.ocr_pos_embeds(words.tracks)
-        feature = self.video_to_fusion(feature)
-        tokens, mask = fusion_tokens(self.query_token, word_tokens, words.mask, feature)
-        return tokens + self.type_embedding(self._types(tokens)), mask
+    def _build_fusion_tokens(self, words: Words, feature: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, S, D), query token, video feature, words; and their mask (B, S)."""
+        word_tokens = F.embedding(words.index, self._get_word_vectors(words))  # (B, L, D)
+        tokens = [self.query_token.expand(len(words.index), 1, -1), word_tokens]
+        if feature is not None:
+            tokens[1] = word_tokens + self.ocr_pos_embeds(words.tracks)
+            tokens.insert(1, self.video_to_fusion(feature)[:, None])
+        always = words.mask.new_ones(len(words.mask), len(tokens) - 1)
+        tokens, mask = torch.cat(tokens, dim=1), torch.cat((always, words.mask), dim=1)
+        if feature is not None:
+            types = torch.full((tokens.shape[1],), WORD_TYPE, device=tokens.device)
+            types[0], types[1] = QUERY_TYPE, VIDEO_TYPE
+            tokens = tokens + self.type_embedding(types)
+        return tokens, mask
 
-    def _vectors(self, words: Words) -> Tensor:
+    def _get_word_vectors(self, words: Words) -> Tensor:
         """The distinct words (U, D): as they are given, else encoded here."""
         if words.vectors is not None:
             return words.vectors
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.words_are_fixed):
-            return encode_words(self.ocr_model, words, self.padded)
-
-    @staticmethod
-    def _types(tokens: Tensor) -> Tensor:
-        """Token types (S,): the query token, the video feature, then words."""
-        types = torch.full((tokens.shape[1],), WORD_TYPE, device=tokens.device)
-        types[0], types[1] = QUERY_TYPE, VIDEO_TYPE
-        return types
-
-    def _add_ocr_branch(self, text_params: TextParams, width: int, heads: int) -> None:
-        self.ocr_model = load_text_model(text_params.model, text_params.pretrained)
-        if width % heads:
-            raise UserError(
-                f"arch.args.fusion_heads: {heads} does not divide the text model's width {width}"
-            )
-        if self.words_are_fixed:
-            self.ocr_model.eval()
-        self.fusion_model = FusionAttention(width, heads)
-        self.query_token = nn.Parameter(torch.zeros(1, width))
-        if self.sees:
-            self.type_embedding = nn.Embedding(3, width)
-            self.ocr_pos_embeds = nn.Linear(TRACK_SIZE, width)
-
-    def _bridge_widths(self, width: int) -> None:
-        """Bring the video feature to the words' width; the published models share one width."""
-        same = self.video_model.embed_dim == width
-        self.video_to_fusion: nn.Module = nn.Identity()
-        if self.reads and not same:
-            self.video_to_fusion = nn.Linear(self.video_model.embed_dim, width)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_word_encoder):
+            return encode_words(self.ocr_model, words, self.pads_to_buckets)
 
     def _add_projections(self, projection: str, dim: int, width: int) -> None:
-        seen = self.video_model.embed_dim if self.sees else width
-        self.txt_proj = query_projection(projection, width, dim)
+        video_width = self.video_model.embed_dim if self.uses_vision else width
+        self.txt_proj = _build_query_projection(projection, width, dim)
         if projection == "minimal":
-            if self.sees:
-                self.vid_proj: nn.Module = nn.Sequential(nn.Linear(seen, dim))
-            if self.reads:
+            if self.uses_vision:
+                self.vid_proj: nn.Module = nn.Sequential(nn.Linear(video_width, dim))
+            if self.uses_ocr:
                 self.fusion_proj: nn.Module = nn.Sequential(nn.ReLU(), nn.Linear(width, dim))
             return
-        if self.video_key == "video" and seen != width:
+        if self.video_key == "video" and video_width != width:
             raise UserError(
                 'arch.args.projection: "" needs video and text models of one width, '
-                f'these have {seen} and {width}; use "minimal"'
+                f'these have {video_width} and {width}; use "minimal"'
             )
         self.vid_proj = self.fusion_proj = nn.Identity()
+
+
+def _build_query_projection(projection: str, width: int, dim: int) -> nn.Module:
+    """The layers from the text model's width into the common space."""
+    if projection == "minimal":
+        return nn.Sequential(nn.ReLU(), nn.Linear(width, dim))
+    return nn.Identity()
+
+
+class QueryEncoder(nn.Module):
+    """The side of a FrozenInTime that embeds queries, under the same names of weights.
+
+    ``text_model`` is the name or folder of the text model, whose weights are not loaded.
+    """
+
+    def __init__(self, text_model: str, projection: str, projection_dim: int) -> None:
+        super().__init__()
+        self.text_model = load_text_model(text_model, pretrained=False)
+        width = get_text_encoder(self.text_model).width
+        self.txt_proj = _build_query_projection(projection, width, projection_dim)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Return the embeddings of queries, (Q, E)."""
+        return self.txt_proj(encode_tokens(self.text_model, tokens))
+
+    def save_text_config(self, folder: Path) -> None:
+        """Write the text model's ``config.json``, so that ``folder`` names the text model."""
+        self.text_model.config.save_pretrained(folder)

@@ -4,60 +4,54 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from base.criterion import Criterion
 from base.registry import LOSSES
 
 
 @LOSSES.register("NormSoftmaxLoss")
-class NormSoftmaxLoss(nn.Module):
+class NormSoftmaxLoss(Criterion):
     """Symmetric InfoNCE: the cross-entropy of the rows plus that of the columns (a sum).
 
     Frozen in Time (arXiv 2104.00650), section 3.3.
 
     Args:
-        temperature: what similarities are divided by.
+        temperature: What similarities are divided by.
     """
 
-    def __init__(
-        self,
-        temperature: Annotated[
-            float, Field(gt=0, description="What similarities are divided by.")
-        ] = 0.05,
-    ) -> None:
+    def __init__(self, temperature: Annotated[float, Field(gt=0)] = 0.05) -> None:
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, similarity: Tensor) -> Tensor:
-        """Return the loss of a square matrix (B, B) whose diagonal holds the right pairs."""
-        logits = similarity / self.temperature
+    def compute_logits(self, similarity: Tensor) -> Tensor:
+        """Divide by the temperature."""
+        return similarity / self.temperature
+
+    def compute_loss(self, similarity: Tensor, caption_ids: Tensor | None = None) -> Tensor:
+        """Return the loss of (B, B) similarities, the right pairs on the diagonal."""
+        logits = self.compute_logits(similarity)
         target = torch.arange(len(logits), device=logits.device)
         return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
 
 
 @LOSSES.register("MaxMarginRankingLoss")
-class MaxMarginRankingLoss(nn.Module):
+class MaxMarginRankingLoss(Criterion):
     """Hinge on the margin of the right pair over every other of its row and of its column.
 
     Args:
-        margin: by how much the right pair shall be ahead.
-        fix_norm: leave the right pairs themselves out of the mean.
+        margin: Wanted distance.
+        fix_norm: Leave the right pairs themselves out of the mean.
     """
 
-    def __init__(
-        self,
-        margin: Annotated[float, Field(ge=0, description="Wanted distance.")] = 0.2,
-        fix_norm: Annotated[
-            bool, Field(description="Leave the right pairs themselves out of the mean.")
-        ] = True,
-    ) -> None:
+    def __init__(self, margin: Annotated[float, Field(ge=0)] = 0.2, fix_norm: bool = True) -> None:
         super().__init__()
         self.margin = margin
         self.fix_norm = fix_norm
 
-    def forward(self, similarity: Tensor) -> Tensor:
-        """Return the loss of a square matrix (B, B) whose diagonal holds the right pairs."""
+    def compute_loss(self, similarity: Tensor, caption_ids: Tensor | None = None) -> Tensor:
+        """Return the loss of (B, B) similarities, the right pairs on the diagonal."""
         right = similarity.diagonal()
         over_rows = F.relu(self.margin - (right[:, None] - similarity))
         over_columns = F.relu(self.margin - (right[None, :] - similarity))

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from base.registry import METRICS
-from utils.ranks import summary, t2v_ranks, v2t_ranks
+from utils.ranking import METRIC_KEYS, compute_t2v_ranks, compute_v2t_ranks, summarize_ranks
 
 
-@METRICS.register("t2v_metrics")
+@METRICS.register("t2v_metrics", keys=METRIC_KEYS)
 def t2v_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) -> dict[str, float]:
     """Metrics of finding a query's video.
 
@@ -20,28 +20,29 @@ def t2v_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) ->
             those of one video side by side.
 
     Returns:
-        ``R1``, ``R5``, ``R10``, ``R50`` in per cent, ``MedR``, ``MeanR`` and
-        ``geometric_mean_R1-R5-R10``.
+        ``METRIC_KEYS`` -> value; recalls in per cent.
 
     Raises:
         ValueError: the shapes do not fit, or a score is not finite.
     """
-    similarity, truth = _checked(similarity, video_of_query)
-    return summary(t2v_ranks(similarity, np.arange(len(truth)), truth))
+    similarity, truth = _check_input(similarity, video_of_query)
+    return summarize_ranks(compute_t2v_ranks(similarity, np.arange(len(truth)), truth))
 
 
-@METRICS.register("v2t_metrics")
+@METRICS.register("v2t_metrics", keys=METRIC_KEYS)
 def v2t_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) -> dict[str, float]:
     """Metrics of finding a video's query: the best ranked of its queries counts.
 
     Arguments, result and errors are those of ``t2v_metrics``; videos without a query are left out.
     """
-    similarity, truth = _checked(similarity, video_of_query)
-    ranks = v2t_ranks(similarity, np.arange(len(truth)), truth, own_ties=True)
-    return summary(ranks[~np.isnan(ranks)])
+    similarity, truth = _check_input(similarity, video_of_query)
+    ranks = compute_v2t_ranks(similarity, np.arange(len(truth)), truth, own_ties=True)
+    return summarize_ranks(ranks[~np.isnan(ranks)])
 
 
-def _checked(similarity: ArrayLike, video_of_query: ArrayLike | None) -> tuple[NDArray, NDArray]:
+def _check_input(
+    similarity: ArrayLike, video_of_query: ArrayLike | None
+) -> tuple[NDArray, NDArray]:
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or 0 in similarity.shape:
         raise ValueError(f"a similarity matrix has two dimensions, not shape {similarity.shape}")

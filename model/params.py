@@ -1,4 +1,4 @@
-"""What a configuration says of the model: ``arch.args.video_params`` and ``text_params``."""
+"""Settings of the encoders: ``arch.args.video_params`` and ``arch.args.text_params``."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -12,11 +12,9 @@ PUBLISHED_VIT_TAG = "augreg_in21k_ft_in1k"
 
 
 class VideoParams(ConfigModel):
-    """The space-time ViT."""
+    """The video encoder: by default the space-time ViT."""
 
-    model: Literal["SpaceTimeTransformer"] = Field(
-        "SpaceTimeTransformer", description="Video encoder."
-    )
+    model: str = Field("SpaceTimeTransformer", description="Video encoder, by its registered name.")
     arch_config: str = Field(
         "base_patch16_224",
         description="A timm ViT of plain layout (the prefix vit_ may be left out); gives the "
@@ -59,6 +57,12 @@ class VideoParams(ConfigModel):
         return values | {"input_res": int(end[1])} if end else values
 
     @property
+    def timm_name(self) -> str:
+        """timm's name of the ViT; the published ``base_patch16_224`` means ``vit_…``."""
+        name = self.arch_config
+        return name if name.startswith("vit_") else f"vit_{name}"
+
+    @property
     def vit_tag(self) -> str:
         """The timm weight tag; the published files' ``imagenet-21k`` means the default."""
         return PUBLISHED_VIT_TAG if self.vit_init == "imagenet-21k" else self.vit_init
@@ -72,9 +76,7 @@ class VideoParams(ConfigModel):
 class TextParams(ConfigModel):
     """The query encoder; the OCR word encoder is a second one of the same kind."""
 
-    model: str = Field(
-        "distilbert-base-uncased", description="Hugging Face name or local folder."
-    )
+    model: str = Field("distilbert-base-uncased", description="Hugging Face name or local folder.")
     pretrained: bool = Field(
         True, description="Load its weights; false: freshly initialised from its configuration."
     )

@@ -1,3 +1,3 @@
-"""Importing this module registers every architecture, loss and metric that a file may name."""
+"""Registrations: importing this module registers every part of a model that a file may name."""
 
 from model import frozen_in_time, loss, metric  # noqa: F401

@@ -1,47 +1,186 @@
-"""Text encoders of Hugging Face transformers: the query encoder and the OCR word encoder."""
+"""Text encoders of Hugging Face transformers: the query encoder and the OCR word encoder.
+
+A model is transformers' own, so that its weights have their published names. How its family is
+built and pooled is a class of ``TEXT_ENCODERS``, under the ``model_type`` of its ``config.json``.
+
+Shapes: N texts, T tokens of the longest, U distinct words, D width.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from base.batch import Tokens, Words
-from model.padding import pad_tokens, similar_words
-from model.text_layer import TextLayer, encode_packed, use_text_layers
+from base.registry import TEXT_ENCODERS
+from model.packed_distilbert import PackedLayer, encode_packed, use_packed_layers
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-
 logger = logging.getLogger(__name__)
 
+# Families of transformers' AutoModel whose first token stands for the text, as in the published
+# code. A pooler behind it is not read.
+FIRST_TOKEN_TYPES = (
+    "albert", "camembert", "data2vec-text", "deberta", "deberta-v2", "electra", "ernie",
+    "modernbert", "mpnet", "rembert", "roberta", "roformer", "xlm-roberta",
+)  # fmt: skip
+FEWEST_ROWS, TOKEN_STEP = 32, 8
 
-def _not_loaded(name: str, files: str, error: Exception) -> UserError:
-    where = (
-        f'the folder "{name}" must hold {files} that fit each other'
-        if Path(name).is_dir()
-        else f'"{name}" is no local folder and could not be had from the Hugging Face hub; without '
-        f"network put {files} of it into a folder and give that folder as "
-        "arch.args.text_params.model"
-    )
-    detail = " ".join(str(error).split())[:300]
-    return UserError(f"text model: {where} ({type(error).__name__}: {detail})")
+
+class TextEncoder:
+    """A text model and how it is pooled: here by its first token.
+
+    A family that is pooled otherwise is a subclass, registered by its ``model_type``:
+
+        @TEXT_ENCODERS.register("gpt2")
+        class LastToken(TextEncoder):
+            def pool(self, input_ids, attention_mask):
+                states = self.run(input_ids, attention_mask).last_hidden_state
+                return states[torch.arange(len(states)), attention_mask.sum(1) - 1]
+
+    ``model_class`` builds the model: a class, or a name of transformers'.
+    """
+
+    model_class: ClassVar[Any] = "AutoModel"
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.model.config.hidden_size
+
+    def prepare(self) -> None:
+        """Change the model once it is built, names of weights excepted."""
+
+    def run(self, input_ids: Tensor, attention_mask: Tensor | None) -> Any:
+        """Return transformers' output for (N, T)."""
+        return self.model(input_ids=input_ids, attention_mask=attention_mask)
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return one vector a text: (N, T) -> (N, D), N at least 1; padding must not change it."""
+        return self.run(input_ids, attention_mask).last_hidden_state[:, 0]
+
+    def encode_words(self, words: Words) -> Tensor:
+        """Return (U, D), without padding: words of equal token count go together."""
+        encoded, start = [], 0
+        for length, count in words.groups:
+            ids = words.input_ids[start : start + count, :length]
+            encoded.append(self.pool(ids, torch.ones_like(ids)))
+            start += count
+        return torch.cat(encoded)
+
+    def find_unused_parts(self) -> dict[str, nn.Module]:
+        """Return the modules whose output ``pool`` does not read, by name."""
+        pooler = getattr(self.model, "pooler", None)
+        return {} if pooler is None else {"pooler": pooler}
+
+    def recompute_activations(self) -> None:
+        """Let the backward pass compute each layer again, with the dropout of the forward pass.
+
+        Raises:
+            UserError: transformers has none for this kind of model.
+        """
+        model = self.model
+        if not getattr(model, "supports_gradient_checkpointing", False):
+            raise UserError(
+                f"trainer.activation_checkpointing: the text model {type(model).__name__} has "
+                "none; set it to false"
+            )
+        older = model.gradient_checkpointing_enable  # the name before transformers 5.2x
+        enable = getattr(model, "activation_checkpointing_enable", older)
+        enable({"use_reentrant": False, "preserve_rng_state": True})
+
+
+for _type in FIRST_TOKEN_TYPES:
+    TEXT_ENCODERS.register(_type)(TextEncoder)
+
+
+@TEXT_ENCODERS.register("distilbert")
+class DistilBertEncoder(TextEncoder):
+    """DistilBERT with layers that take all words of a batch at once."""
+
+    def prepare(self) -> None:
+        """Use packed layers."""
+        use_packed_layers(self.model)
+
+    def encode_words(self, words: Words) -> Tensor:
+        """Return (U, D) of the words laid end to end."""
+        return encode_packed(self.model, words.input_ids, words.groups)
+
+    def recompute_activations(self) -> None:
+        """Let the backward pass compute each layer again."""
+        for part in self.model.modules():
+            if isinstance(part, PackedLayer):
+                part.activation_checkpointing = True
+
+
+@TEXT_ENCODERS.register("bert")
+class PoolerEncoder(TextEncoder):
+    """BERT, which has a trained pooler behind its first token."""
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the output of the model's own pooler."""
+        return self.run(input_ids, attention_mask).pooler_output
+
+    def find_unused_parts(self) -> dict[str, nn.Module]:
+        """Return none."""
+        return {}
+
+
+@TEXT_ENCODERS.register("clip")
+@TEXT_ENCODERS.register("clip_text_model")
+class ClipTextEncoder(PoolerEncoder):
+    """The text side of CLIP, also of a whole CLIP: causal, pooled at the end-of-text token."""
+
+    model_class = "CLIPTextModel"
+
+
+@TEXT_ENCODERS.register("siglip")
+@TEXT_ENCODERS.register("siglip_text_model")
+class SiglipTextEncoder(PoolerEncoder):
+    """The text side of SigLIP: pooled at its last place, be it padding, as it was trained.
+
+    So each text is padded to the most tokens that the model takes, with the ``pad_token_id`` of its
+    ``config.json``, and padding is attended to. The words of a batch cost as much as sentences.
+    """
+
+    model_class = "SiglipTextModel"
+
+    @property
+    def width(self) -> int:
+        """Width of the head's output."""
+        return self.model.config.projection_size
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the head's output for the last place."""
+        config = self.model.config
+        ids = input_ids.masked_fill(attention_mask == 0, config.pad_token_id)
+        missing = max(0, config.max_position_embeddings - ids.shape[1])
+        return self.run(F.pad(ids, (0, missing), value=config.pad_token_id), None).pooler_output
+
+
+def get_text_encoder(model: PreTrainedModel) -> TextEncoder:
+    """Return a text model with what its family knows."""
+    return TEXT_ENCODERS.get(model.config.model_type)(model)
 
 
 def load_text_config(name: str) -> PreTrainedConfig:
-    """Load a text model's configuration by name or folder.
-
-    The two base models of the published configurations are known without network: their sizes
-    are the defaults of transformers' configuration classes.
-    """
+    """Load a text model's configuration by name or folder."""
     from transformers import AutoConfig, BertConfig, DistilBertConfig
 
+    # Known without network, for their sizes are the defaults of transformers' classes.
     known = {"distilbert-base-uncased": DistilBertConfig, "bert-base-uncased": BertConfig}
     if name in known and not Path(name).exists():
         return known[name]()
@@ -52,139 +191,145 @@ def load_text_model(name: str, pretrained: bool) -> PreTrainedModel:
     """Build a text model by name or folder, with its weights or freshly initialised.
 
     Raises:
-        UserError: the files are not there, or the weights do not fit.
+        UserError: its family is not known, the files are not there, or the weights do not fit.
     """
-    from transformers import AutoModel
-
     files = "config.json and model.safetensors" if pretrained else "config.json"
     try:
-        if not pretrained:
-            return _with_own_layers(AutoModel.from_config(load_text_config(name)))
-        # Without the two options transformers warns of such weights, or hides their names.
-        model, report = AutoModel.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        config = load_text_config(name)
+        if config.model_type not in TEXT_ENCODERS.names():
+            raise UserError(
+                f'arch.args.text_params.model: "{name}" is a "{config.model_type}" model, and how '
+                "one is pooled into a vector is not known; known are "
+                f"{', '.join(TEXT_ENCODERS.names())}. CONTRIBUTING.md shows how to register "
+                "another (TEXT_ENCODERS)"
+            )
+        model, report = _load_model(name, config, pretrained)
+    except UserError:
+        raise
     except Exception as error:  # of hub, JSON, safetensors, pickle: the types share no base class
-        raise _not_loaded(name, files, error) from error
-    _check_weights(model, report, name)
-    return _with_own_layers(model)
-
-
-def _with_own_layers(model: PreTrainedModel) -> PreTrainedModel:
-    """Bring layers that waste nothing into the kind of model that has them."""
-    if model.config.model_type == "distilbert":
-        use_text_layers(model)
+        where = (
+            f'the folder "{name}" must hold {files} that fit each other'
+            if Path(name).is_dir()
+            else f'"{name}" is no local folder and could not be had from the Hugging Face hub; '
+            f"without network put {files} of it into a folder and give that folder as "
+            "arch.args.text_params.model"
+        )
+        detail = " ".join(str(error).split())[:300]
+        raise UserError(f"text model: {where} ({type(error).__name__}: {detail})") from error
+    encoder = get_text_encoder(model)
+    _check_weights(encoder, report, name)
+    encoder.prepare()
     return model
 
 
-def _own_layers(model: PreTrainedModel) -> list[TextLayer]:
-    return [part for part in model.modules() if isinstance(part, TextLayer)]
+def _load_model(name: str, config: PreTrainedConfig, pretrained: bool) -> tuple[Any, dict]:
+    """The model, and what ``from_pretrained`` reports of its weights."""
+    import transformers
+
+    model_class = TEXT_ENCODERS.get(config.model_type).model_class
+    if isinstance(model_class, str):
+        model_class = getattr(transformers, model_class)
+    if pretrained:
+        # Without the last two options transformers warns of weights that do not fit, or hides
+        # their names.
+        return model_class.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    if model_class is transformers.AutoModel:
+        return model_class.from_config(config, dtype=torch.float32), {}
+    return model_class(config.get_text_config()), {}
 
 
-def _check_weights(model: PreTrainedModel, report: dict, name: str) -> None:
-    """Refuse weights that leave a part of the encoder random; heads of other tasks may be there.
-
-    Raises:
-        UserError: a weight is missing, left over or of another shape; all are listed.
-    """
-    own = {part for part, _ in model.named_children()}
-    pooler_unread = not _reads_pooler(model)  # saved by some tasks only, and made anew
-    missing = [n for n in report["missing_keys"] if not (pooler_unread and n.startswith("pooler."))]
-    prefix = model.base_model_prefix + "."
-    extra = {n: n.removeprefix(prefix).split(".")[0] in own for n in report["unexpected_keys"]}
-    faults = [f"missing {n}" for n in sorted(missing)]
-    faults += [f"left over {n}" for n, is_own in sorted(extra.items()) if is_own]
-    faults += [
+def _check_weights(encoder: TextEncoder, report: dict, name: str) -> None:
+    """Refuse weights that leave a part of the encoder random; heads of other tasks may be there."""
+    if not report:
+        return
+    own = {part for part, _ in encoder.model.named_children()}
+    unused = encoder.find_unused_parts()  # saved by some tasks only, and made anew
+    missing = [n for n in report["missing_keys"] if n.split(".")[0] not in unused]
+    of_other_tasks, unexpected = [], []
+    for key in sorted(report["unexpected_keys"]):
+        inner = key.removeprefix(f"{encoder.model.base_model_prefix}.").removeprefix("text_model.")
+        (unexpected if inner.split(".")[0] in own else of_other_tasks).append(key)
+    problems = [f"missing {n}" for n in sorted(missing)]
+    problems += [f"unexpected {n}" for n in unexpected]
+    problems += [
         f"{n} is {tuple(given)}, the model's {tuple(wanted)}"
         for n, given, wanted in sorted(report["mismatched_keys"])
     ]
-    if faults:
+    if problems:
         raise UserError(
-            f'text model: the weights of "{name}" do not fit its config.json: ' + "; ".join(faults)
+            f'text model: the weights of "{name}" do not fit its config.json: '
+            + "; ".join(problems)
         )
-    heads = sorted(n for n, is_own in extra.items() if not is_own)
-    if heads:
-        logger.info("%s: weights of other tasks, not used: %s", name, ", ".join(heads))
+    if of_other_tasks:
+        more = f" and {len(of_other_tasks) - 20} more" if len(of_other_tasks) > 20 else ""
+        named = ", ".join(of_other_tasks[:20]) + more
+        logger.info("%s: weights of other tasks, not used: %s", name, named)
 
 
-def encode_tokens(model: PreTrainedModel, tokens: Tokens, padded: bool = False) -> Tensor:
+def encode_tokens(model: PreTrainedModel, tokens: Tokens, to_buckets: bool = False) -> Tensor:
     """Return one vector a text, (N, D).
 
-    Args:
-        model: the query encoder.
-        tokens: the queries.
-        padded: let only a few sizes reach the model, as a compiled one wants; the vectors are the
-            same but for rounding.
+    ``to_buckets`` lets only a few sizes reach the model, as a compiled one wants; the vectors are
+    the same but for rounding.
     """
-    if not padded or not len(tokens.input_ids):
-        return _encode(model, tokens.input_ids, tokens.attention_mask)
-    whole = pad_tokens(tokens, _most_tokens(model))
-    return _encode(model, whole.input_ids, whole.attention_mask)[: len(tokens.input_ids)]
+    encoder, count = get_text_encoder(model), len(tokens.input_ids)
+    if not count:  # a batch of further windows of videos holds no query
+        return tokens.input_ids.new_zeros(0, encoder.width, dtype=model.dtype)
+    if to_buckets:
+        tokens = pad_to_bucket(tokens, _max_tokens(model))
+    return encoder.pool(tokens.input_ids, tokens.attention_mask)[:count]
 
 
-def encode_words(model: PreTrainedModel, words: Words, padded: bool = False) -> Tensor:
-    """Return one vector a distinct word, (U, D).
-
-    None is padded: DistilBERT takes all words at once, laid end to end, other models those of equal
-    token count together. Where ``padded`` asks for few sizes, words of similar token count go
-    together.
-
-    Args:
-        model: the word encoder.
-        words: of a batch.
-        padded: see ``encode_tokens``.
-    """
-    if padded:
-        parts = similar_words(words, _most_tokens(model))
-        return torch.cat([encode_tokens(model, part, True) for part in parts])
-    if _own_layers(model):
-        return encode_packed(model, words.input_ids, words.groups)
-    encoded, start = [], 0
-    for length, count in words.groups:
-        ids = words.input_ids[start : start + count, :length]
-        encoded.append(_encode(model, ids, torch.ones_like(ids)))
-        start += count
-    return torch.cat(encoded)
+def encode_words(model: PreTrainedModel, words: Words, to_buckets: bool = False) -> Tensor:
+    """Return one vector a distinct word, (U, D), without padding unless it is ``to_buckets``."""
+    if not to_buckets:
+        return get_text_encoder(model).encode_words(words)
+    parts = split_by_bucket(words, _max_tokens(model))
+    return torch.cat([encode_tokens(model, part, to_buckets=True) for part in parts])
 
 
-def _encode(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """(N, T) -> (N, D): BERT's own pooler, else the first token, as the published code does."""
-    if not len(input_ids):  # a batch of further windows of videos holds no query
-        return input_ids.new_zeros(0, model.config.hidden_size, dtype=model.dtype)
-    output = model(input_ids=input_ids, attention_mask=attention_mask)
-    return output.pooler_output if _reads_pooler(model) else output.last_hidden_state[:, 0]
-
-
-def _most_tokens(model: PreTrainedModel) -> int:
+def _max_tokens(model: PreTrainedModel) -> int:
     """Tokens that the model takes; as many as one likes where its positions are relative."""
     return getattr(model.config, "max_position_embeddings", sys.maxsize)
 
 
-def recompute_layers(model: PreTrainedModel) -> None:
-    """Let the backward pass compute each layer once more, with the dropout of the forward pass.
+def bucket_rows(count: int) -> int:
+    """Return the next power of two, at least 32: the number of texts of a bucket."""
+    return max(FEWEST_ROWS, 1 << max(count - 1, 0).bit_length())
 
-    Raises:
-        UserError: transformers has none for this kind of model.
+
+def bucket_length(length: int, max_tokens: int) -> int:
+    """Return the next multiple of 8, no more than the ``max_tokens`` that the model takes."""
+    return max(length, min(-(-length // TOKEN_STEP) * TOKEN_STEP, max_tokens))
+
+
+def pad_to_bucket(tokens: Tokens, max_tokens: int) -> Tokens:
+    """Pad (N, T) with masked tokens, and with texts to be cut off again.
+
+    A text of padding has its mask set: attention to nothing at all would not be a number.
     """
-    for layer in (own := _own_layers(model)):
-        layer.recomputes = True
-    if own:
-        return
-    if not model.supports_gradient_checkpointing:
-        raise UserError(
-            f"trainer.activation_checkpointing: the text model {type(model).__name__} has none; "
-            "set it to false"
-        )
-    older = model.gradient_checkpointing_enable  # the name before transformers 5.2x
-    enable = getattr(model, "activation_checkpointing_enable", older)
-    enable({"use_reentrant": False, "preserve_rng_state": True})
+    rows, length = tokens.input_ids.shape
+    right = bucket_length(length, max_tokens) - length
+    below = bucket_rows(rows) - rows
+    return Tokens(
+        F.pad(tokens.input_ids, (0, right, 0, below)),
+        F.pad(F.pad(tokens.attention_mask, (0, right)), (0, 0, 0, below), value=1),
+    )
 
 
-def unread_parts(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the parts of a text model whose output is not used."""
-    pooler = getattr(model, "pooler", None)
-    return [] if pooler is None or _reads_pooler(model) else [pooler]
-
-
-def _reads_pooler(model: PreTrainedModel) -> bool:
-    return model.config.model_type == "bert"
+def split_by_bucket(words: Words, max_tokens: int) -> Iterator[Tokens]:
+    """Yield the distinct words in their order, those of one bucket's token count together."""
+    counts: dict[int, int] = {}  # token count of the bucket -> words; ascending, as the groups are
+    for length, count in words.groups:
+        bucket = bucket_length(length, max_tokens)
+        counts[bucket] = counts.get(bucket, 0) + count
+    lengths = torch.tensor(words.lengths).to(words.input_ids.device)
+    start = 0
+    for bucket, count in counts.items():
+        ids = words.input_ids[start : start + count, :bucket]
+        places = torch.arange(ids.shape[1], device=ids.device)
+        mask = places[None] < lengths[start : start + count, None]
+        yield Tokens(ids, mask.to(torch.int64))
+        start += count

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from base.config import Block, ConfigModel
 from base.registry import Entry, Registry, UnknownNameError, nearest
-from parsing.faults import Fault, Path, faults_of, ineffective_keys, shown
+from parsing.problems import Path, Problem, find_ineffective_keys, find_problems, format_value
 
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None), pathlib.Path)
 # torch imports these for type checkers only, so its annotations can't name them by themselves.
@@ -28,55 +28,55 @@ _TYPING_NAMES = {
 }
 
 
-def check_block(data: Any, path: Path, registry: Registry) -> tuple[Block | None, list[Fault]]:
+def check_block(data: Any, path: Path, registry: Registry) -> tuple[Block | None, list[Problem]]:
     """Check a block of a file.
 
     Returns:
-        The block with all defaults, and its faults. With faults the block holds what is left
-        without the faulty values, for further checks, or is None where that is not enough.
+        The block with all defaults, and its problems. With problems the block holds what is left
+        without the invalid values, for further checks, or is None where that is not enough.
     """
     if not isinstance(data, dict):
         wanted = 'expected an object with "type" and "args"'
-        return None, [(path, f"{wanted}, got {shown(data)}")]
-    faults: list[Fault] = [
+        return None, [(path, f"{wanted}, got {format_value(data)}")]
+    problems: list[Problem] = [
         ((*path, key), "unknown key" + nearest(key, ("type", "args")))
         for key in data
         if key not in ("type", "args")
     ]
     args = data.get("args", {})
     if not isinstance(args, dict):
-        faults.append(((*path, "args"), f"expected an object, got {shown(args)}"))
+        problems.append(((*path, "args"), f"expected an object, got {format_value(args)}"))
     name = data.get("type")
     if not isinstance(name, str):
         wanted = f"expected the name of a registered {registry.kind}{_choice(registry)}"
-        text = f"{wanted}, got {shown(name)}" if "type" in data else f"missing; {wanted}"
-        return None, [*faults, ((*path, "type"), text)]
+        text = f"{wanted}, got {format_value(name)}" if "type" in data else f"missing; {wanted}"
+        return None, [*problems, ((*path, "type"), text)]
     try:
-        model = args_model(registry.entry(name))
+        model = make_args_model(registry.entry(name))
     except UnknownNameError as error:
-        return None, [*faults, ((*path, "type"), str(error))]
+        return None, [*problems, ((*path, "type"), str(error))]
     if not isinstance(args, dict):
-        return None, faults
-    checked, arg_faults = validate(model, args)
+        return None, problems
+    checked, arg_problems = validate_model(model, args)
     if checked is None:
-        checked, _ = validate(model, _without(args, [where for where, _ in arg_faults]))
-    faults += [((*path, "args", *where), text) for where, text in arg_faults]
-    return (None if checked is None else Block(type=name, args=checked)), faults
+        checked, _ = validate_model(model, _without(args, [where for where, _ in arg_problems]))
+    problems += [((*path, "args", *where), text) for where, text in arg_problems]
+    return (None if checked is None else Block(type=name, args=checked)), problems
 
 
-def ineffective_in_block(data: Any, registry: Registry) -> list[Path]:
+def find_ineffective_in_block(data: Any, registry: Registry) -> list[Path]:
     """Return the paths under ``args`` that a valid block sets without any effect."""
-    schema = args_model(registry.entry(data["type"])).model_json_schema()
-    return list(ineffective_keys(schema, data.get("args", {}), schema.get("$defs", {})))
+    schema = make_args_model(registry.entry(data["type"])).model_json_schema()
+    return list(find_ineffective_keys(schema, data.get("args", {}), schema.get("$defs", {})))
 
 
-def validate(model: type[ConfigModel], data: Any) -> tuple[ConfigModel | None, list[Fault]]:
+def validate_model(model: type[ConfigModel], data: Any) -> tuple[ConfigModel | None, list[Problem]]:
     """Validate JSON values; returns the model, or None and what is wrong."""
     try:
         # As JSON text, because only then does strict pydantic take a list for a tuple.
         return model.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
-        return None, faults_of(error, model, data)
+        return None, find_problems(error, model, data)
 
 
 def _without(data: dict[str, Any], paths: Sequence[Path]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _without(data: dict[str, Any], paths: Sequence[Path]) -> dict[str, Any]:
 
 
 @functools.cache
-def args_model(entry: Entry) -> type[ConfigModel]:
+def make_args_model(entry: Entry) -> type[ConfigModel]:
     """Make a model from the signature of a registered class or function.
 
     Parameters that the program provides, ``*args`` and ``**kwargs`` are no fields.
@@ -113,7 +113,7 @@ def args_model(entry: Entry) -> type[ConfigModel]:
 
 
 def _choice(registry: Registry) -> str:
-    return " (" + ", ".join(map(shown, registry.names())) + ")"
+    return " (" + ", ".join(map(format_value, registry.names())) + ")"
 
 
 def _field_settings(annotation: Any) -> dict[str, Any]:

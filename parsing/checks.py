@@ -1,23 +1,27 @@
 """Checks of values against each other: names, values that appear twice, the monitored metric."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from base.base_model import describe_model_input
 from base.config import Block, Config, TrainerConfig, parse_monitor
 from base.registry import (
     ARCHITECTURES,
     DATA_LOADERS,
     DATASETS,
+    FUSIONS,
     LOSSES,
     LR_SCHEDULERS,
     METRICS,
     OPTIMIZERS,
+    VIDEO_ENCODERS,
     VIDEO_READERS,
     Registry,
     UnknownNameError,
     nearest,
 )
-from parsing.faults import Fault, Path, dotted
+from parsing.problems import Path, Problem, join_path
 from utils.errors import UserError
 
 BLOCKS: dict[str, Registry] = {
@@ -27,20 +31,25 @@ BLOCKS: dict[str, Registry] = {
     "lr_scheduler": LR_SCHEDULERS,
     "loss": LOSSES,
 }
-# Arguments of loaders that are themselves registered names.
-NAMED_ARGS: dict[str, Registry] = {"dataset_name": DATASETS, "reader": VIDEO_READERS}
+# Arguments of blocks that are themselves registered names; those of nested objects with a dot.
+NAMED_ARGS: dict[str, dict[str, Registry]] = {
+    "data_loader": {"dataset_name": DATASETS, "reader": VIDEO_READERS},
+    "arch": {"fusion": FUSIONS, "video_params.model": VIDEO_ENCODERS},
+}
 
-METRIC_KEYS = ("R1", "R5", "R10", "R50", "MedR", "MeanR", "geometric_mean_R1-R5-R10")
 
-
-def logged_names(num_loaders: int, metrics: tuple[str, ...]) -> list[str]:
+def list_logged_names(num_loaders: int, metrics: tuple[str, ...]) -> list[str]:
     """Return the names that ``trainer.monitor`` may give."""
     losses = [f"val_loss_{i}" for i in range(num_loaders)]
-    keys = [f"{metric}_{key}" for metric in metrics for key in METRIC_KEYS]
+    keys = [f"{metric}_{key}" for metric in metrics for key in _get_keys(metric)]
     return losses + [f"val_{i}_{key}" for i in range(num_loaders) for key in keys]
 
 
-def monitor_faults(monitor: Any, num_loaders: int, metrics: tuple[str, ...]) -> list[Fault]:
+def _get_keys(metric: str) -> tuple[str, ...]:
+    return METRICS.entry(metric).keys if metric in METRICS.names() else ()
+
+
+def check_monitor(monitor: Any, num_loaders: int, metrics: tuple[str, ...]) -> list[Problem]:
     """Check that the monitored value will be logged; ill-formed text is left to the shape's check.
 
     Args:
@@ -53,39 +62,49 @@ def monitor_faults(monitor: Any, num_loaders: int, metrics: tuple[str, ...]) -> 
         parsed = parse_monitor(text) if isinstance(text, str) else None
     except UserError:
         return []
-    names = logged_names(num_loaders, metrics)
+    names = list_logged_names(num_loaders, metrics)
     if parsed is None or not names or parsed[1] in names:
         return []
     remedy = nearest(parsed[1], names)
+    silent = [metric for metric in metrics if not _get_keys(metric)]
+    if any(re.match(rf"val_\d+_{re.escape(metric)}_", parsed[1]) for metric in silent):
+        remedy = "; its metric declares no keys: METRICS.register(NAME, keys=(…))"
     return [(("trainer", "monitor"), f'"{parsed[1]}" is never logged{remedy}')]
 
 
-def metric_faults(metrics: Any) -> list[Fault]:
+def check_metrics(metrics: Any) -> list[Problem]:
     """Check the names of the metrics; what is no name is left to the shape's check."""
-    faults: list[Fault] = []
+    problems: list[Problem] = []
     for index, name in enumerate(metrics if isinstance(metrics, list) else []):
         if not isinstance(name, str):
             continue
         if name in metrics[:index]:
-            faults.append((("metrics", index), f'"{name}" stands there twice; remove one'))
+            problems.append((("metrics", index), f'"{name}" stands there twice; remove one'))
         else:
-            faults += _name_faults(METRICS, name, ("metrics", index))
-    return faults
+            problems += _name_problems(METRICS, name, ("metrics", index))
+    return problems
 
 
-def named_arg_faults(args: Any, path: Path) -> list[Fault]:
-    """Check the arguments of a loader that are registered names; ``path`` is the arguments'."""
-    if not isinstance(args, dict):
-        return []
-    return [
-        fault
-        for key, registry in NAMED_ARGS.items()
-        if isinstance(args.get(key), str)
-        for fault in _name_faults(registry, args[key], (*path, key))
-    ]
+def check_named_args(block: str, args: Any, path: Path) -> list[Problem]:
+    """Check the arguments of a block that are registered names.
+
+    Args:
+        block: the block's key, such as ``data_loader``.
+        args: the file's value.
+        path: where it stands.
+    """
+    problems: list[Problem] = []
+    for key, registry in NAMED_ARGS.get(block, {}).items():
+        value, where = args, path
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+            where = (*where, part)
+        if isinstance(value, str):
+            problems += _name_problems(registry, value, where)
+    return problems
 
 
-def _name_faults(registry: Registry, name: str, path: Path) -> list[Fault]:
+def _name_problems(registry: Registry, name: str, path: Path) -> list[Problem]:
     try:
         registry.entry(name)
     except UnknownNameError as error:
@@ -93,44 +112,44 @@ def _name_faults(registry: Registry, name: str, path: Path) -> list[Fault]:
     return []
 
 
-def twice_faults(
+def check_model_input(
     arch: Block | None, loaders: Sequence[Block | None], paths: Sequence[Path]
-) -> tuple[list[Fault], list[str]]:
-    """Compare what the model and each loader both say; returns faults and warnings.
+) -> tuple[list[Problem], list[str]]:
+    """Compare what the model takes with what each loader gives; returns problems and warnings.
 
     Args:
-        arch: the model's block; None where it is too faulty to compare.
+        arch: the model's block; None where it is too invalid to compare.
         loaders: the loaders' blocks, likewise.
         paths: where the loaders stand in the file.
     """
-    faults: list[Fault] = []
+    problems: list[Problem] = []
     warnings: list[str] = []
-    model = _video_params(arch)
+    if arch is None:
+        return problems, warnings
+    try:
+        wanted = describe_model_input(arch)
+    except UserError as error:
+        return [(("arch", "args"), str(error))], warnings
     for loader, path in zip(loaders, paths, strict=True):
-        video, here = _video_params(loader), (*path, "args", "video_params")
-        size, model_size = (getattr(v, "input_res", None) for v in (video, model))
-        if size is not None and model_size is not None and size != model_size:
-            text = f"{size}, but arch.args.video_params.input_res is {model_size}"
-            faults.append(((*here, "input_res"), text + "; make them equal"))
-        frames, most = (getattr(v, "num_frames", None) for v in (video, model))
-        if frames is None or most is None or frames == most:
+        video = getattr(loader.args, "video_params", None) if loader else None
+        here = (*path, "args", "video_params")
+        size, frames = (getattr(video, name, None) for name in ("input_res", "num_frames"))
+        if None not in (size, wanted.frame_size) and size != wanted.frame_size:
+            text = f"{size}, but the model of arch takes frames of {wanted.frame_size}"
+            problems.append(((*here, "input_res"), text + "; make them equal"))
+        if None in (frames, wanted.max_frames) or frames == wanted.max_frames:
             continue
-        text = f"{frames}, but arch.args.video_params.num_frames is {most}"
-        if frames > most:
-            remedy = "; the model can't take a longer clip: raise its number or lower this one"
-            faults.append(((*here, "num_frames"), text + remedy))
+        text = f"{frames}, but the model of arch takes clips of {wanted.max_frames}"
+        if frames > wanted.max_frames:
+            remedy = "; it can't take a longer clip: raise its number or lower this one"
+            problems.append(((*here, "num_frames"), text + remedy))
         else:
             # The published CC3M + WebVid-2M run trains a 4-frame model on single frames so.
-            warnings.append(f"{dotted(here)}.num_frames: {text}; its later frames go unused")
-    return faults, warnings
+            warnings.append(f"{join_path(here)}.num_frames: {text}; its later frames go unused")
+    return problems, warnings
 
 
-def _video_params(block: Block | None) -> Any:
-    """Return the block's ``video_params``, or None: not every part has them."""
-    return getattr(block.args, "video_params", None) if block else None
-
-
-def architecture_faults(config: Config) -> list[str]:
-    """Ask the architecture, where it has a classmethod ``config_faults(config)``."""
-    ask = getattr(ARCHITECTURES.get(config.arch.type), "config_faults", None)
+def check_architecture(config: Config) -> list[str]:
+    """Ask the architecture, where it has a classmethod ``check_config(config)``."""
+    ask = getattr(ARCHITECTURES.get(config.arch.type), "check_config", None)
     return ask(config) if ask else []

@@ -6,7 +6,7 @@ from pydantic.json_schema import models_json_schema
 
 from base.config import Config, ConfigModel
 from base.registry import METRICS
-from parsing.blocks import args_model
+from parsing.blocks import make_args_model
 from parsing.checks import BLOCKS, NAMED_ARGS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -14,14 +14,14 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
 
-def file_schema() -> Schema:
+def make_file_schema() -> Schema:
     """Return the JSON Schema (draft 2020-12) of a configuration file.
 
     A file that extends another one may hold any part of a configuration, so keys are required
     only at the top, of blocks and of ``trainer``, and only in files that extend none.
     """
     models: dict[tuple[str, str], type[ConfigModel]] = {
-        (key, name): args_model(registry.entry(name))
+        (key, name): make_args_model(registry.entry(name))
         for key, registry in BLOCKS.items()
         for name in registry.names()
     }
@@ -39,11 +39,15 @@ def file_schema() -> Schema:
         of_key = {n: references[(m, "validation")] for (k, n), m in models.items() if k == key}
         definitions[f"{key}_block"] = _block(of_key)
         _set_block(root["properties"], key)
-    for key, registry in NAMED_ARGS.items():
-        for (kind, _), model in models.items():
-            if kind == "data_loader" and key in model.model_fields:
-                args = definitions[_name(references[(model, "validation")])]
-                _add_names(args["properties"][key], registry.names())
+    for (kind, _), model in models.items():
+        for key, registry in NAMED_ARGS.get(kind, {}).items():
+            name, _, member = key.partition(".")
+            if name not in model.model_fields:
+                continue
+            owner = definitions[_name(references[(model, "validation")])]
+            if member:
+                owner, name = definitions[model.model_fields[name].annotation.__name__], member
+            _add_names(owner["properties"][name], registry.names())
     root["properties"]["metrics"]["items"] = {"enum": METRICS.names()}
     return _with_file_keys(root, definitions)
 

@@ -10,17 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import IndexFolderError, MissingFileError
-from retrieval.identity import check_model
-from retrieval.results import Entry, Hit, Mode, TextTrack
-from retrieval.searching.lookup import entry_row, lines_of
-from retrieval.searching.search import Request, search
-from retrieval.searching.snapshot import Snapshot
-from retrieval.storage import database, layout
-from retrieval.storage.contents import sha256_of
-from utils.errors import UserError
+from retrieval.index import database, identity, layout
+from retrieval.results import Entry, Hit, TextTrack
+from retrieval.search.hybrid import SearchRequest, run_search
+from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
 
 if TYPE_CHECKING:
-    from retrieval.query_encoder import QueryEncoder
+    from retrieval.index.query_embedder import QueryEmbedder
 
 
 class VideoIndex:
@@ -40,11 +36,11 @@ class VideoIndex:
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._encoder: QueryEncoder | None = None
+        self._encoder: QueryEmbedder | None = None
         with self.reading() as (connection, _):
             meta = database.read_meta(connection)
-        self.model: dict[str, str] = meta["model"]
-        self.videos = Path(os.fsdecode(bytes.fromhex(meta["folder"])))
+        self.model: dict[str, Any] = meta["model"]
+        self.videos = database.decode_path(meta["folder"])
         self._checksum: str = meta["query_encoder"]
 
     @classmethod
@@ -68,28 +64,30 @@ class VideoIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load_query_encoder(self) -> "QueryEncoder":
+    def load_query_encoder(self) -> "QueryEmbedder":
         """Load what embeds queries now, so that the first search need not wait for it.
 
         Raises:
             UserError: its files are damaged, or not those that the index was made with.
         """
-        from retrieval.query_encoder import QueryEncoder
+        from retrieval.index.query_embedder import QueryEmbedder
 
         with self._lock:
             if self._encoder is None:
-                self._encoder = QueryEncoder(self.path / layout.QUERY_ENCODER, self._checksum)
+                self._encoder = QueryEmbedder(self.path / layout.QUERY_ENCODER, self._checksum)
             return self._encoder
 
     def check_model(self, checkpoint: str | Path) -> None:
         """Raise ``IndexFolderError``, which names both, where the index is of another model."""
         file = Path(checkpoint)
-        try:
-            checksum = sha256_of(file)
-        except OSError as error:
-            raise UserError(f"{file}: can't be read ({error.strerror})") from error
-        given = {"name": file.stem, "path": str(file.absolute()), "sha256": checksum}
-        check_model(self.path, self.model, given)
+        identity.check_weights(self.path, self.model, identity.identify_file(file, file.stem))
+
+    @property
+    def link_targets(self) -> list[Path]:
+        """The folders outside of ``videos`` that links in it led to when it was indexed last."""
+        with self.reading() as (connection, _):
+            found = database.read_meta(connection).get("link_targets", [])
+        return [database.decode_path(folder) for folder in found]
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -100,7 +98,7 @@ class VideoIndex:
         self,
         query: str,
         k: int = 10,
-        mode: Mode = "fused",
+        mode: str = "hybrid",
         folder: str | None = None,
         explain: bool = False,
         exact: bool = False,
@@ -111,39 +109,43 @@ class VideoIndex:
         Args:
             query: a sentence, words, numbers, ``"quoted phrases"``; anything is plain text.
             k: at least 1.
-            mode: by meaning, by words, or both lists fused by their ranks.
+            mode: ``semantic``, ``keyword``, or ``hybrid``, which fuses both lists by their ranks;
+                ``meaning``, ``words`` and ``fused`` are the same.
             folder: only videos in this folder (as ``folders`` names it) and those below.
             explain: also say where the similarity comes from.
             exact: compare with all embeddings, even where ``index.py --ann`` has been used.
-            words_weight: of the list by words in the fusion, against 1 for the one by meaning.
+            words_weight: of the keyword list in the fusion, against 1 for the semantic one.
 
         Raises:
             UserError: the query is empty or longer than ``MAX_QUERY`` characters, ``k`` below 1,
                 the mode unknown, or there is no such folder.
         """
         query = query.encode("utf-8", "replace").decode()  # what is no text becomes "?"
-        request = Request(query, k, mode, folder, explain, exact, words_weight)
+        request = SearchRequest(query, k, mode, folder, explain, exact, words_weight)
         request.check()
-        embedding = None if mode == "words" else self.load_query_encoder().embed(query)
+        embedding = None if request.mode == "keyword" else self.load_query_encoder().embed(query)
         with self.reading() as (connection, snapshot):
-            return search(connection, snapshot, request, embedding)
+            return run_search(connection, snapshot, request, embedding)
 
     def entry(self, entry_id: int) -> Entry:
         """Return an entry; raises ``UnknownEntryError`` (a ``UserError``)."""
         with self.reading() as (connection, _):
-            return entry_row(connection, entry_id).entry
+            return read_entry(connection, entry_id)[0]
 
     def video_file(self, entry_id: int) -> Path:
         """Return the absolute path of an entry's video file.
 
         Raises:
             UnknownEntryError: there is no such entry.
-            MissingFileError: the file is gone, or is a link out of the indexed folder.
+            MissingFileError: the file is gone, or is a link to where none led when the folder was
+                indexed.
         """
         root, name = self.videos.resolve(), self.entry(entry_id).video
         file = (root / name).resolve()
-        if not file.is_relative_to(root):
-            raise MissingFileError(f"{name}: leads out of the indexed folder {self.videos}")
+        if not any(file.is_relative_to(folder) for folder in (root, *self.link_targets)):
+            raise MissingFileError(
+                f"{name}: leads out of the indexed folder {self.videos}; run index.py again"
+            )
         if not file.is_file():
             raise MissingFileError(f"{name}: is not in {self.videos} any more; run index.py again")
         return file
@@ -159,8 +161,8 @@ class VideoIndex:
     def tracks(self, entry_id: int) -> list[TextTrack]:
         """Return the lines of text seen within an entry, by time; raises ``UnknownEntryError``."""
         with self.reading() as (connection, _):
-            entry_row(connection, entry_id)
-            return lines_of(connection, entry_id)
+            read_entry(connection, entry_id)
+            return read_tracks(connection, entry_id)
 
     def folders(self) -> list[str]:
         """Return every folder below the indexed one that holds videos, sorted, with parents."""
@@ -182,7 +184,7 @@ class VideoIndex:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             connection.close()
-            raise database.unreadable(self.path, error) from error
+            raise database.explain_read_error(self.path, error) from error
         except BaseException:
             connection.rollback()
             self._idle.put(connection)
@@ -202,9 +204,5 @@ class VideoIndex:
                 return fresh
             except IndexFolderError:
                 connection.rollback()
-                if self._generation(connection) == meta["generation"]:
+                if database.read_meta(connection)["generation"] == meta["generation"]:
                     raise
-
-    @staticmethod
-    def _generation(connection: sqlite3.Connection) -> Any:
-        return database.read_meta(connection)["generation"]

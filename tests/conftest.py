@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from base.config import Config
-from data_loader.synthetic.clip import DemoOptions
-from data_loader.synthetic.demo import make_demo
+from data_loader.synthetic.demo import DemoOptions, make_demo
 from parse_config import load_config
 from utils.files import CACHE_VARIABLE
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("data_loader", "model", "trainer", "utils", "parse_config")
+PACKAGES = ("data_loader", "evaluation", "model", "trainer", "utils", "parse_config")
 MakeConfig = Callable[..., Config]
 
 
@@ -85,8 +84,8 @@ def make_config(demo: Path) -> MakeConfig:
 def _unchanged_logging():
     """Put levels and handlers back: a command that ran in this process has set its own."""
     root, loggers = logging.getLogger(), logging.Logger.manager.loggerDict.values()
-    for room in ROOMS:  # a command that ran for a fixture of the module has set these
-        logging.getLogger(room).setLevel(logging.NOTSET)
+    for package in PACKAGES:  # a command that ran for a fixture of the module has set these
+        logging.getLogger(package).setLevel(logging.NOTSET)
     levels = {log: log.level for log in loggers if isinstance(log, logging.Logger)}
     levels[root], handlers = root.level, root.handlers[:]
     yield

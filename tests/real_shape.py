@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from data_loader.synthetic.dry import make_dry_run
+from data_loader.synthetic.dry_run import make_dry_run
 
 PLACES = ("café", "naïve", "Ångström", "STREET", "Señor")
 FOLDERS = (("Activity", "Activity"), ("News_Movie", "News"), ("Sports", "Sports"))

@@ -210,7 +210,7 @@ def test_a_reader_that_is_not_there_ends_the_decoding_only(demo, check, monkeypa
     def missing(*_):
         raise UserError("the reader needs a library")
 
-    monkeypatch.setattr("data_loader.inspection.videos.open_video", missing)
+    monkeypatch.setattr("data_loader.data_check.videos.open_video", missing)
     found = check(demo, "--decode")
     text = "the videos can't be decoded: the reader needs a library"
     assert found.wrong == [f"{TRAIN}: {text}", f"{HELD_OUT}: {text}"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from base.config import ConfigError, resolved
+from base.config import ConfigError, resolve_config
 from base.registry import ARCHITECTURES, DATASETS
-from parse_config import file_schema, load_config
-from trainer.build import without_initial_weights
+from parse_config import load_config
+from parsing.schema import make_file_schema
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -51,7 +51,7 @@ def name_of(path: Path) -> str:
 
 
 def built_on_meta(config):
-    arguments = without_initial_weights(config.arch.kwargs())
+    arguments = ARCHITECTURES.get(config.arch.type).without_initial_weights(**config.arch.kwargs())
     with torch.device("meta"):
         return ARCHITECTURES.get(config.arch.type)(**arguments)
 
@@ -75,7 +75,7 @@ def test_a_shipped_file_is_read_and_its_model_built(path, demo):
     if path.parent.name == "demo":  # its text model is made with the data set
         changes = [f"arch.args.text_params.model={demo}/text_model"]
     config = load_config(path, changes)
-    assert resolved(config)["name"] == path.stem or path.parent.name == "demo"
+    assert resolve_config(config)["name"] == path.stem or path.parent.name == "demo"
     model = built_on_meta(config)
     count = sum(weight.numel() for weight in model.parameters())
     if path.parent.name == "demo":
@@ -150,7 +150,7 @@ def test_the_joint_pre_training_is_the_published_one():
 
 
 def test_the_demo_differs_in_modalities_and_name_only():
-    files = {name: resolved(load_config(CONFIGS / "demo" / f"{name}.json"))
+    files = {name: resolve_config(load_config(CONFIGS / "demo" / f"{name}.json"))
              for name in ("fusion", "vision", "ocr")}  # fmt: skip
     for data in files.values():
         del data["name"], data["arch"]["args"]["modalities"]
@@ -159,7 +159,7 @@ def test_the_demo_differs_in_modalities_and_name_only():
 
 def test_the_schema_is_what_the_command_prints_now():
     kept = (CONFIGS / "schema.json").read_text(encoding="utf-8")
-    now = json.dumps(file_schema(), indent=2, ensure_ascii=False) + "\n"
+    now = json.dumps(make_file_schema(), indent=2, ensure_ascii=False) + "\n"
     assert kept == now, f"configs/schema.json is not that of the code: {REGENERATE}"
 
 
@@ -180,14 +180,15 @@ def test_a_shipped_file_names_its_schema(path):
 def test_without_initial_weights_nothing_pretrained_is_left():
     arguments = load_config(CONFIGS / "TextVR_fusion.json").arch.kwargs()
     assert arguments["text_params"].pretrained and arguments["video_params"].pretrained
-    off = without_initial_weights(arguments | {"load_checkpoint": "x.pth"})
+    arguments |= {"load_checkpoint": "x.pth"}
+    off = ARCHITECTURES.get("FrozenInTime").without_initial_weights(**arguments)
     assert not off["text_params"].pretrained and not off["video_params"].pretrained
     assert off["load_checkpoint"] == "" and off["projection_dim"] == 256
 
 
 def test_the_size_that_a_vits_name_says_is_compared_with_the_loaders():
     change = "data_loader.args.video_params.input_res=112"
-    with pytest.raises(ConfigError, match="112, but arch.args.video_params.input_res is 224"):
+    with pytest.raises(ConfigError, match="112, but the model of arch takes frames of 224"):
         load_config(ROOT / "configs/TextVR_fusion.json", [change])
     both = [change, "arch.args.video_params.input_res=112"]
     assert load_config(ROOT / "configs/TextVR_fusion.json", both).name == "TextVR_fusion"

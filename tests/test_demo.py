@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import demo
-from data_loader.synthetic.clip import DemoOptions
-from data_loader.synthetic.demo import make_demo
+from data_loader.synthetic.demo import DemoOptions, make_demo
 from retrieval import VideoIndex
 
 ROOT = Path(demo.__file__).parent

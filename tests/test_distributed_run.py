@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, tiny
-from trainer.recorder import TIMINGS
+from trainer.tracking import TIMINGS
 from utils.checkpoint.files import load_checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]

@@ -8,7 +8,7 @@ import pytest
 from tests.processes import arguments, finish, start
 from tests.trainer.test_resume import differences
 from tests.trainer.test_resume_steps import metrics
-from trainer.state import newest_checkpoint
+from trainer.checkpointing import find_newest_checkpoint
 from utils.checkpoint.files import load_checkpoint
 
 CHANGES = [
@@ -61,7 +61,7 @@ def test_killed_twice_and_resumed(seed, kill, undisturbed, demo, dropout_text_mo
     for _ in range(2):
         process = start(argv, tmp_path / "stderr")
         kill(process, folder, draw, 0.6 * seconds)
-        newest = newest_checkpoint(folder) if folder.is_dir() else None
+        newest = find_newest_checkpoint(folder) if folder.is_dir() else None
         if newest is not None:
             assert load_checkpoint(newest)["step"] > 0
     assert finish(argv, tmp_path / "stderr") == 0, (tmp_path / "stderr").read_text()

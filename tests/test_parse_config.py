@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from base.config import ConfigError
-from parse_config import config_from_dict, load_config, resolved
+from parse_config import config_from_dict, load_config, resolve_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [path for path in sorted(ROOT.glob("configs/*.json")) if path.name != "schema.json"]
@@ -121,18 +121,16 @@ def written(folder, name, data):
 
 def test_load_config_reads_extends_and_overrides(tmp_path):
     written(tmp_path, "base.json", published())
-    path = written(
-        tmp_path, "a.json", {"extends": "base.json", "optimizer": {"args": {"lr": 0.5}}}
-    )
+    path = written(tmp_path, "a.json", {"extends": "base.json", "optimizer": {"args": {"lr": 0.5}}})
     config = load_config(path, ["optimizer.args.betas=[0.5, 1]", "name=other"])
     assert (config.optimizer.args.lr, config.optimizer.args.betas) == (0.5, (0.5, 1.0))
     assert config.name == "other"
 
 
 def test_what_is_saved_is_read_again_whatever_it_is_called():
-    saved = resolved(config_from_dict(published(), "x.json"))
-    assert resolved(config_from_dict(saved | {"$schema": "s"}, "checkpoint.pth")) == saved
-    with pytest.raises(ConfigError, match="^checkpoint.pth: 1 fault\n  seed: expected"):
+    saved = resolve_config(config_from_dict(published(), "x.json"))
+    assert resolve_config(config_from_dict(saved | {"$schema": "s"}, "checkpoint.pth")) == saved
+    with pytest.raises(ConfigError, match="^checkpoint.pth: 1 problem\n  seed: expected"):
         config_from_dict(saved, "checkpoint.pth", ["seed=x"])
 
 
@@ -141,12 +139,16 @@ def test_what_is_in_memory_extends_nothing():
         config_from_dict(published(extends="b.json"), "x.json")
 
 
-def test_faults_of_reading_and_of_values_come_together(tmp_path):
+def test_problems_of_reading_and_of_values_come_together(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(published(seed=-1))[:-1] + ', "n_gpu": 1, "extends": "b.json"}')
     with pytest.raises(ConfigError) as caught:
         load_config(str(path))
-    assert [fault.split(":")[0] for fault in caught.value.faults] == ["extends", "n_gpu", "seed"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "extends",
+        "n_gpu",
+        "seed",
+    ]
 
 
 def ended(monkeypatch, capsys, *arguments):
@@ -164,7 +166,9 @@ def test_the_command_prints_the_resolved_configuration(tmp_path, monkeypatch, ca
         monkeypatch, capsys, "-c", path, "--set", "seed=7", "--set", "optimizer.args.lr=1e-4"
     )
     assert code == 0, err
-    assert json.loads(out) == resolved(load_config(path, ["seed=7", "optimizer.args.lr=1e-4"]))
+    assert json.loads(out) == resolve_config(
+        load_config(path, ["seed=7", "optimizer.args.lr=1e-4"])
+    )
     assert json.loads(out)["optimizer"]["args"]["lr"] == 1e-4
 
 
@@ -173,7 +177,8 @@ def test_the_command_ends_with_one_message_and_code_2(tmp_path, monkeypatch, cap
     code, out, err = ended(monkeypatch, capsys, "-c", path)
     assert (code, out) == (2, "")
     assert err == (
-        f"{path}: 1 fault\n  seed: expected an integer of at least 0 and below 4294967296, got -1\n"
+        f"{path}: 1 problem\n"
+        "  seed: expected an integer of at least 0 and below 4294967296, got -1\n"
     )
 
 

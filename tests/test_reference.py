@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from base.batch import Batch, Tokens, Words
-from data_loader.collate import NO_WORDS, distinct_words
-from data_loader.frame_sampling import frame_indices
-from data_loader.ocr_words import OcrParams, normalise_tracks, ocr_words
+from data_loader.collate import lay_out_words
+from data_loader.frame_sampling import sample_frame_indices
+from data_loader.ocr.ocr_words import EMPTY_WORD, OcrParams, extract_words, normalise_tracks
 from model.frozen_in_time import FrozenInTime
 from model.loss import MaxMarginRankingLoss, NormSoftmaxLoss
 from model.metric import t2v_metrics, v2t_metrics
@@ -79,7 +79,7 @@ def build(case: dict) -> FrozenInTime:
     return model.eval()
 
 
-def words_of(arrays: dict[str, np.ndarray]) -> Words:
+def get_words(arrays: dict[str, np.ndarray]) -> Words:
     """The padded words of the reference as distinct words, the way the collate lays them out."""
     tokens: dict[str, list[int]] = {}
     texts, tracks = [], []
@@ -95,7 +95,7 @@ def words_of(arrays: dict[str, np.ndarray]) -> Words:
         tokens |= {str(row): row for row in rows}
         texts.append([str(row) for row in rows])
         tracks.append(track[:used])
-    return distinct_words(tokens, texts, tracks, pad_id=0)
+    return lay_out_words(tokens, texts, tracks, pad_id=0)
 
 
 def batch_of(case: dict, arrays: dict[str, np.ndarray]) -> Batch:
@@ -104,12 +104,10 @@ def batch_of(case: dict, arrays: dict[str, np.ndarray]) -> Batch:
     return Batch(
         ids=[str(i) for i in range(count)],
         video_index=torch.arange(count),
-        query=Tokens(
-            torch.from_numpy(arrays["query_ids"]), torch.from_numpy(arrays["query_mask"])
-        ),
+        query=Tokens(torch.from_numpy(arrays["query_ids"]), torch.from_numpy(arrays["query_mask"])),
         query_row=torch.arange(count),
         video=torch.from_numpy(arrays["video"])[:, :given] if "video" in case else None,
-        words=words_of(arrays) if "ocr" in case["modalities"] else None,
+        words=get_words(arrays) if "ocr" in case["modalities"] else None,
     )
 
 
@@ -139,18 +137,19 @@ def test_forward_outputs_and_losses(model_case):
     for name, value in embeds.items():
         np.testing.assert_allclose(value, arrays[f"{name}_embeds"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(similarity, arrays["sims"], rtol=0, atol=2e-5)
-    norm_softmax = NormSoftmaxLoss(case["temperature"])(similarity)
+    ids = batch.query.hash_texts()
+    norm_softmax = NormSoftmaxLoss(case["temperature"]).compute_loss(similarity, ids)
     np.testing.assert_allclose(norm_softmax, arrays["norm_softmax"], rtol=1e-3, atol=1e-4)
-    max_margin = MaxMarginRankingLoss(case["max_margin"])(similarity)
+    max_margin = MaxMarginRankingLoss(case["max_margin"]).compute_loss(similarity, ids)
     np.testing.assert_allclose(max_margin, arrays["max_margin"], rtol=0, atol=2e-5)
 
 
 def test_gradients_and_six_steps(model_case):
     case, _, batch = model_case
-    model, loss_of = build(case), NormSoftmaxLoss(case["temperature"])
+    model, criterion = build(case), NormSoftmaxLoss(case["temperature"])
     settings = case["adamw"]
     optimizer = adamw(
-        params=model.parameters(),
+        params=model.named_parameters(),
         lr=settings["lr"],
         betas=tuple(settings["betas"]),
         eps=settings["eps"],
@@ -159,7 +158,8 @@ def test_gradients_and_six_steps(model_case):
     losses = []
     for step in range(settings["steps"]):
         embeds = model(batch)
-        loss = loss_of(cosine_similarity(embeds["text"], embeds[model.video_key]))
+        video = embeds[model.video_key]
+        loss, _ = criterion(embeds["text"], video, batch.query.hash_texts())
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
@@ -183,11 +183,11 @@ def check_gradients(model: FrozenInTime, expected: dict[str, float]) -> None:
 def test_ocr_documents(file):
     for document in json.loads(file.read_text()):
         expected = document["expected"]
-        read = ocr_words(document["ocr"], OcrParams())
+        read = extract_words(document["ocr"], OcrParams())
         size = document["video_length"], document["width"], document["height"]
         assert read.words == expected["words"]
         assert len(read.words) == expected["valid"]
-        assert expected["pad_word"] == NO_WORDS
+        assert expected["pad_word"] == EMPTY_WORD
         tracks = normalise_tracks(read.tracks, *size)
         assert tracks.shape == (expected["valid"], 12)
         if expected["valid"]:
@@ -197,9 +197,9 @@ def test_ocr_documents(file):
 @pytest.mark.parametrize("case", SAMPLING_CASES)
 def test_frame_indices(case):
     num_frames, length = case["num_frames"], case["vlen"]
-    assert frame_indices(num_frames, length).tolist() == case["uniform"]
+    assert sample_frame_indices(num_frames, length).tolist() == case["uniform"]
     if case["fix_start"] is not None:
-        assert frame_indices(num_frames, length, fix_start=2).tolist() == case["fix_start"]
+        assert sample_frame_indices(num_frames, length, fix_start=2).tolist() == case["fix_start"]
 
 
 def similarity_of(case: dict) -> np.ndarray:

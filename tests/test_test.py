@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from base.config import resolved
+from base.config import resolve_config
+from evaluation.tables import SHUFFLED_NOTE
 from parse_config import load_config
 from tests.conftest import ROOT, tiny
 from tests.real_shape import write_real_shape
 from trainer.build import build_loader, build_model
-from trainer.evaluator.table import SHUFFLED_NOTE
 from utils.checkpoint.files import save_checkpoint
 from utils.cli import run_cli
 from utils.files import write_json
@@ -53,7 +53,7 @@ def make_run(folder: Path, data_dir: Path, *changes: str, kind: str = "fusion") 
     """A run's folder with a model's initial weights; returns the checkpoint."""
     folder.mkdir()
     config = load_config(ROOT / f"configs/demo/{kind}.json", [*tiny(data_dir), *changes])
-    write_json(folder / "config.json", resolved(config))
+    write_json(folder / "config.json", resolve_config(config))
     save_checkpoint(folder / "model.pth", {"state_dict": build_model(config, CPU).state_dict()})
     return folder / "model.pth"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import train
-from base.config import resolved
+from base.config import resolve_config
 from parse_config import load_config
 from tests.conftest import ROOT, tiny
 from utils.checkpoint.files import load_checkpoint
@@ -74,7 +74,7 @@ def test_the_folder_of_a_run(run_dir, demo):
     }  # fmt: skip
     config = json.loads((run_dir / "config.json").read_text())
     assert config["data_loader"]["args"]["data_dir"] == str(demo)
-    assert resolved(load_config(run_dir / "config.json")) == config  # it is a configuration
+    assert resolve_config(load_config(run_dir / "config.json")) == config  # it is a configuration
     assert load_checkpoint(run_dir / "model_last.pth")["config"] == config
     environment = json.loads((run_dir / "environment.json").read_text())
     assert environment["packages"]["torch"] == version("torch")
@@ -151,7 +151,7 @@ def test_a_folder_that_holds_a_run_is_refused(run_dir, demo, ended):
 def test_a_wrong_configuration_ends_before_anything_is_made(change, said, demo, tmp_path, ended):
     more = ["--set", f"trainer.save_dir={tmp_path}/runs", "--set", change]
     code, lines = ended(*arguments(demo, *more))
-    assert code == 2 and len(lines) == 2 and lines[0].endswith("1 fault")
+    assert code == 2 and len(lines) == 2 and lines[0].endswith("1 problem")
     assert lines[1].strip().startswith(said)
     assert not (tmp_path / "runs").exists()
 

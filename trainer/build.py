@@ -1,7 +1,8 @@
-"""From a configuration to the parts of a run: the same for train.py and test.py."""
+"""From a configuration to the parts of a run: the same for train.py, test.py and the index."""
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,21 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseTextVideoDataset
-from base.base_model import RetrievalModel
-from base.base_trainer import BestValue
-from base.config import Config, parse_monitor
+from base.base_model import RetrievalModel, describe_model_input
+from base.base_trainer import Monitor
+from base.config import Config, parse_monitor, resolve_config
+from base.criterion import Criterion
 from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
-from trainer.evaluator.encode import Evaluator
-from trainer.loading import Loader
+from evaluation.evaluator import Evaluator
 from trainer.optim import build_schedule
-from trainer.passes import Chunked, WholeBatch
-from trainer.recorder import build_recorder
+from trainer.tracking import build_tracker
 from trainer.trainer import Trainer, plan_epoch
-from utils.distributed import ranks
+from utils.distributed import broadcast_parameters, get_dist_info
 from utils.errors import UserError
 from utils.precision import Precision
-from utils.seed import seed_everything
+from utils.seed import preserve_random_state, seed_everything
 
 
 def build_model(
@@ -38,38 +39,26 @@ def build_model(
             replace them anyway, so that they need not be there.
     """
     seed_everything(config.seed)
-    arguments = config.arch.kwargs()
+    architecture, arguments = ARCHITECTURES.get(config.arch.type), config.arch.kwargs()
     if not initial_weights:
-        arguments = without_initial_weights(arguments)
-    return ARCHITECTURES.get(config.arch.type)(**arguments).to(device)
+        arguments = architecture.without_initial_weights(**arguments)
+    return architecture(**arguments).to(device)
 
 
-def without_initial_weights(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return an architecture's arguments with everything pretrained turned off."""
-    off = {
-        name: value.model_copy(update={"pretrained": False})
-        for name, value in arguments.items()
-        if hasattr(value, "pretrained")
-    }
-    checkpoint = {"load_checkpoint": "", "load_parts": None}  # parts without a file are an error
-    return arguments | off | {key: v for key, v in checkpoint.items() if key in arguments}
+@preserve_random_state()
+def build_criterion(config: Config, device: torch.device) -> Criterion:
+    """Build the one criterion of a run, on ``device``."""
+    criterion = config.loss.build(LOSSES)
+    if not isinstance(criterion, Criterion):
+        raise TypeError(f"{config.loss.type} is no Criterion (base/criterion.py)")
+    return criterion.to(device)
 
 
-def build_loss(config: Config) -> nn.Module:
-    """Build the loss."""
-    return config.loss.build(LOSSES)
-
-
-def build_evaluator(config: Config, device: torch.device) -> Evaluator:
-    """Build the evaluator of the configuration's metrics."""
-    return Evaluator(config.metrics, build_loss(config), device)
-
-
-def build_loader(config: Config, number: int, training: bool, **changes: Any) -> Loader:
+def build_loader(config: Config, number: int, training: bool, **changes: Any) -> BaseDataLoader:
     """Build a loader of the configuration.
 
     Args:
-        config: also gives the tokenizer's name, what of a video is used, and the seed.
+        config: also says what the model takes, and the seed.
         number: which of ``config.data_loader``.
         training: shuffle, draw and augment; otherwise everything is fixed.
         changes: replace arguments of the block, such as ``split``.
@@ -77,8 +66,18 @@ def build_loader(config: Config, number: int, training: bool, **changes: Any) ->
     Raises:
         UserError: there is no such loader, or its data can't be opened.
     """
-    tokenizer_name = config.arch.kwargs()["text_params"].model
-    return _loader(config, number, training=training, tokenizer_name=tokenizer_name, **changes)
+    if not 0 <= number < len(config.data_loader):
+        raise UserError(f"the configuration has data loaders 0 … {len(config.data_loader) - 1}")
+    block, wanted = config.data_loader[number], describe_model_input(config.arch)
+    provided = {
+        "tokenizer_name": wanted.tokenizer_name,
+        "modalities": wanted.modalities,
+        "mean": wanted.mean,
+        "std": wanted.std,
+        "seed": config.seed,
+        "training": training,
+    }
+    return DATA_LOADERS.get(block.type)(**block.kwargs() | provided | changes)
 
 
 def build_dataset(
@@ -88,24 +87,11 @@ def build_dataset(
 
     Arguments and errors are those of ``build_loader``.
     """
-    loader = _loader(config, number, training=training, tokenizer_name=None, **changes)
-    return loader.dataset
-
-
-def _loader(config: Config, number: int, **changes: Any) -> Loader:
-    if not 0 <= number < len(config.data_loader):
-        raise UserError(f"the configuration has data loaders 0 … {len(config.data_loader) - 1}")
-    block = config.data_loader[number]
-    provided = {"modalities": config.arch.kwargs()["modalities"], "seed": config.seed}
-    return DATA_LOADERS.get(block.type)(**block.kwargs() | provided | changes)
+    return build_loader(config, number, training, tokenizer_name=None, **changes).dataset
 
 
 def build_trainer(
-    config: Config,
-    run_dir: Path,
-    device: torch.device,
-    resolved: dict,
-    allow_shuffled: bool = False,
+    config: Config, run_dir: Path, device: torch.device, allow_shuffled: bool = False
 ) -> Trainer:
     """Build everything that training needs.
 
@@ -113,28 +99,28 @@ def build_trainer(
         config: the configuration.
         run_dir: where checkpoints and numbers go.
         device: where the model is.
-        resolved: the configuration as plain values, kept in checkpoints.
         allow_shuffled: choose the best checkpoint by a shuffled validation set all the same.
 
     Raises:
-        UserError: a part can't be built, or ``trainer.monitor`` looks at a shuffled validation set.
+        UserError: a part can't be built, or ``trainer.monitor`` looks at a shuffled validation set,
+            or at a validation loss that there can't be.
     """
-    settings = config.trainer
+    settings, kept = config.trainer, resolve_config(config)
     numbers = range(len(config.data_loader))
     loaders = [build_loader(config, number, training=True) for number in numbers]
     whole = {"split": "val", "sliding_window_stride": -1}  # windows are for test.py
     valid_loaders = [build_loader(config, number, training=False, **whole) for number in numbers]
-    if not allow_shuffled:
-        check_monitored(settings.monitor, valid_loaders)
+    check_monitored_set(settings.monitor, valid_loaders, allow_shuffled)
     model = build_model(config, device)
-    for weight in model.without_gradient():
+    for weight in model.parameters_without_gradient():
         weight.requires_grad_(False)
     if settings.activation_checkpointing:
         model.recompute_activations()
     if settings.compile:
         model.compile_encoders()
+    criterion = build_criterion(config, device)
     precision = Precision(settings.precision, device)
-    optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
+    optimizer = build_optimizer(config, model, criterion)
     schedule = None
     if config.lr_scheduler is not None:
         steps = len(plan_epoch(loaders, settings.max_samples_per_epoch)) * settings.epochs
@@ -143,47 +129,74 @@ def build_trainer(
     monitor = parse_monitor(settings.monitor)
     return Trainer(
         model=model,
-        passes=build_passes(config, model, precision),
+        criterion=criterion,
+        network=distribute_model(config, model, criterion, device),
         precision=precision,
         optimizer=optimizer,
         schedule=schedule,
         loaders=loaders,
         valid_loaders=valid_loaders,
-        evaluator=build_evaluator(config, device),
-        recorder=build_recorder(settings.tracker, run_dir, resolved),
+        evaluator=Evaluator(config.metrics, criterion, device),
+        tracker=build_tracker(settings.tracker, run_dir, kept),
         run_dir=run_dir,
-        config=resolved,
+        config=kept,
         settings=settings,
         epochs=settings.epochs,
         save_period=settings.save_period,
-        best=BestValue(*monitor, patience=settings.early_stop) if monitor else None,
+        monitor=Monitor(*monitor, patience=settings.early_stop) if monitor else None,
         validate_first=settings.init_val,
     )
 
 
-def build_passes(config: Config, model: RetrievalModel, precision: Precision) -> WholeBatch:
-    """Build what computes a batch's gradients, over all processes; each then draws for itself."""
-    place, encoder = ranks(), model
-    if place.size > 1:
-        gpu = [precision.device] if precision.device.type == "cuda" else None
-        encoder = DistributedDataParallel(model, device_ids=gpu, gradient_as_bucket_view=True)
-        seed_everything(config.seed + place.rank)
-    parts = encoder, build_loss(config), model.video_key, precision
-    size = config.trainer.chunk_size
-    return WholeBatch(*parts) if size is None else Chunked(size, *parts)
+def build_optimizer(
+    config: Config, model: RetrievalModel, criterion: Criterion
+) -> torch.optim.Optimizer:
+    """Build the optimizer of the model's parameters, and of the criterion's behind them."""
+    learned = ((f"criterion.{name}", value) for name, value in criterion.named_parameters())
+    named = chain(model.named_parameters(), learned)
+    return config.optimizer.build(OPTIMIZERS, params=list(named))
 
 
-def check_monitored(monitor: str, valid_loaders: Sequence[Loader]) -> None:
-    """Raise a ``UserError`` where the best checkpoint would be chosen by a shuffled set."""
+def distribute_model(
+    config: Config, model: RetrievalModel, criterion: Criterion, device: torch.device
+) -> nn.Module:
+    """Return the model as training calls it: with several processes, each then draws for itself."""
+    info = get_dist_info()
+    if info.world_size == 1:
+        return model
+    broadcast_parameters(criterion)
+    gpu = [device] if device.type == "cuda" else None
+    network = DistributedDataParallel(model, device_ids=gpu, gradient_as_bucket_view=True)
+    seed_everything(config.seed + info.rank)
+    return network
+
+
+def check_monitored_set(
+    monitor: str, valid_loaders: Sequence[BaseDataLoader], allow_shuffled: bool
+) -> None:
+    """Raise a ``UserError`` where a validation set can't say which epoch is best.
+
+    Args:
+        monitor: ``trainer.monitor``.
+        valid_loaders: one for each data loader.
+        allow_shuffled: let a shuffled set choose the best checkpoint by chance.
+    """
     parsed = parse_monitor(monitor)
-    number = re.match(r"val_(?:loss_)?(\d+)", parsed[1]) if parsed else None
-    if number is None:
+    found = re.match(r"val_(loss_)?(\d+)", parsed[1]) if parsed else None
+    if found is None:
         return
-    dataset = valid_loaders[int(number[1])].dataset
-    if dataset.shuffled:
+    dataset = valid_loaders[int(found[2])].dataset
+    if dataset.shuffled and not allow_shuffled:
         raise UserError(
             f"{dataset.annotation_file}: its captions and videos are shuffled, so trainer.monitor "
             f'"{monitor}" would choose the best checkpoint by chance. Name the right file as '
             "data_loader.args.annotation_file (without one it is TextVR_test.json), set "
             "trainer.monitor to off, or give --allow-shuffled"
+        )
+    silent = next((entry.id for entry in dataset.entries if not entry.captions), None)
+    if found[1] and silent is not None:
+        raise UserError(
+            f'{dataset.annotation_file}: {silent} has no caption, so there is no "{parsed[1]}" for '
+            "trainer.monitor; name a metric, such as max "
+            f"val_{found[2]}_t2v_metrics_R1, or set trainer.monitor to off"
         )

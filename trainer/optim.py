@@ -6,6 +6,7 @@ one fused kernel, which reads and writes each value once; which one it is stays 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -13,14 +14,38 @@ from pydantic import Field
 from torch.optim import lr_scheduler as torch_schedules
 from torch.optim.lr_scheduler import LRScheduler
 
+from base.config import ConfigModel
 from base.registry import LR_SCHEDULERS, OPTIMIZERS
+from utils.errors import UserError
 
-Parameters = Iterable[torch.nn.Parameter]
+Parameters = Iterable[tuple[str, torch.nn.Parameter]]
 Built = TypeVar("Built", bound=torch.optim.Optimizer)
 LearningRate = Annotated[float, Field(ge=0, description="Learning rate.")]
 Betas = Annotated[tuple[float, float], Field(description="Decay of the two running means.")]
 Eps = Annotated[float, Field(gt=0, description="Added to the denominator.")]
 Decay = Annotated[float, Field(ge=0, description="Weight decay.")]
+
+
+class ParameterGroup(ConfigModel):
+    """Settings of the parameters whose names match a pattern."""
+
+    match: str = Field(
+        min_length=1,
+        description="Pattern of names, * for any text: video_model.*, *.bias, criterion.*.",
+    )
+    lr: float | None = Field(None, ge=0, description="Learning rate; null: the optimizer's.")
+    weight_decay: float | None = Field(
+        None, ge=0, description="Weight decay; null: the optimizer's."
+    )
+
+
+Groups = Annotated[
+    tuple[ParameterGroup, ...],
+    Field(
+        description="Parameters with settings of their own; where several match, the later one "
+        "counts. Parameters of the loss are called criterion.NAME."
+    ),
+]
 
 
 @OPTIMIZERS.register("AdamW", provided=("params",))
@@ -30,10 +55,11 @@ def adamw(
     betas: Betas = (0.9, 0.999),
     eps: Eps = 1e-6,
     weight_decay: Decay = 0.0,
+    groups: Groups = (),
 ) -> torch.optim.AdamW:
     """AdamW with the published defaults."""
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    return _built(torch.optim.AdamW, params, options)
+    return _build(torch.optim.AdamW, params, groups, options)
 
 
 @OPTIMIZERS.register("Adam", provided=("params",))
@@ -43,10 +69,11 @@ def adam(
     betas: Betas = (0.9, 0.999),
     eps: Eps = 1e-8,
     weight_decay: Decay = 0.0,
+    groups: Groups = (),
 ) -> torch.optim.Adam:
     """Adam with torch's defaults."""
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    return _built(torch.optim.Adam, params, options)
+    return _build(torch.optim.Adam, params, groups, options)
 
 
 @OPTIMIZERS.register("SGD", provided=("params",))
@@ -56,10 +83,11 @@ def sgd(
     momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum.")] = 0.0,
     weight_decay: Decay = 0.0,
     nesterov: Annotated[bool, Field(description="Nesterov momentum.")] = False,
+    groups: Groups = (),
 ) -> torch.optim.SGD:
     """Stochastic gradient descent."""
     options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-    return _built(torch.optim.SGD, params, options)
+    return _build(torch.optim.SGD, params, groups, options)
 
 
 def can_fuse(weights: Sequence[torch.Tensor]) -> bool:
@@ -67,10 +95,42 @@ def can_fuse(weights: Sequence[torch.Tensor]) -> bool:
     return {weight.device.type for weight in weights} in ({"cuda"}, {"cpu"})
 
 
-def _built(kind: type[Built], params: Parameters, options: dict[str, Any]) -> Built:
+def group_parameters(params: Parameters, groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
+    """Return torch's parameter groups: parameters of equal settings together, in their order.
+
+    Args:
+        params: name and parameter.
+        groups: of the configuration.
+
+    Raises:
+        UserError: a group matches no parameter.
+    """
+    params = list(params)
+    for number, group in enumerate(groups):
+        if not any(fnmatchcase(name, group.match) for name, _ in params):
+            tops = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in params))
+            raise UserError(
+                f'optimizer.args.groups.{number}.match: "{group.match}" matches no parameter; '
+                f"their names begin with {tops}"
+            )
+    found: dict[tuple, list[torch.nn.Parameter]] = {}
+    for name, parameter in params:
+        settings: dict[str, float] = {}
+        for group in groups:
+            if fnmatchcase(name, group.match):
+                values = {"lr": group.lr, "weight_decay": group.weight_decay}
+                settings |= {key: value for key, value in values.items() if value is not None}
+        found.setdefault(tuple(sorted(settings.items())), []).append(parameter)
+    return [{"params": weights, **dict(settings)} for settings, weights in found.items()]
+
+
+def _build(
+    kind: type[Built], params: Parameters, groups: Sequence[ParameterGroup], options: dict[str, Any]
+) -> Built:
     """Build a torch optimizer, fused where it can be."""
-    weights = list(params)
-    optimizer = kind(weights, fused=can_fuse(weights) or None, **options)
+    params = list(params)
+    fused = can_fuse([weight for _, weight in params]) or None
+    optimizer = kind(group_parameters(params, groups), fused=fused, **options)
     optimizer.register_load_state_dict_pre_hook(_keep_kernel)
     return optimizer
 
@@ -97,12 +157,12 @@ class Schedule:
     scheduler: LRScheduler
     unit: Literal["step", "epoch"]
 
-    def step_done(self) -> None:
+    def finish_step(self) -> None:
         """Advance a schedule by steps."""
         if self.unit == "step":
             self.scheduler.step()
 
-    def epoch_done(self) -> None:
+    def finish_epoch(self) -> None:
         """Advance a schedule by epochs."""
         if self.unit == "epoch":
             self.scheduler.step()

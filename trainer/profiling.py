@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: ``train.py --profile``."""
+"""Profile of a training step: ``train.py --profile``."""
 
 import itertools
 import time
@@ -13,11 +13,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from base.batch import Batch
-from trainer.recorder import Recorder
+from trainer.tracking import Tracker
 from trainer.trainer import Trainer, plan_epoch
-from utils.distributed import ranks
+from utils.distributed import get_dist_info
 from utils.errors import UserError
-from utils.seed import unchanged_random_state
+from utils.seed import preserve_random_state
 
 NUM_WARM, NUM_TIMED, NUM_TRACED = 3, 6, 4  # steps
 WAITING, TRANSFER, OTHER = "waiting for data", "to device, transforms", "other"
@@ -54,15 +54,15 @@ class Stopwatch:
 
     def begin(self, name: str) -> None:
         """Enter a part; what is open pauses."""
-        self._note()
+        self._count_time()
         self._open.append(name)
 
     def end(self) -> None:
         """Leave the part that was entered last."""
-        self._note()
+        self._count_time()
         self._open.pop()
 
-    def _note(self) -> None:
+    def _count_time(self) -> None:
         if not self.is_measuring:
             return
         if self._device.type == "cuda":
@@ -83,26 +83,26 @@ def profile_run(trainer: Trainer, run_dir: Path) -> str:
     Raises:
         UserError: the trace can't be written.
     """
-    trainer.recorder.close()
-    trainer.recorder = Recorder(run_dir)
-    watch = Stopwatch(trainer.evaluator.device)
+    trainer.tracker.close()
+    trainer.tracker = Tracker(run_dir)
+    watch = Stopwatch(trainer.device)
     folder = run_dir / "profile"
-    batches = _batches(trainer, watch)
-    with _labelled(trainer, watch):
+    batches = _read_batches(trainer, watch)
+    with _label_parts(trainer, watch):
         for _ in range(NUM_WARM):
-            _step(trainer, watch, *next(batches))
+            _run_step(trainer, watch, *next(batches))
         watch.is_measuring = True
         for _ in range(NUM_TIMED):
             with watch.part(OTHER):
-                _step(trainer, watch, *next(batches))
+                _run_step(trainer, watch, *next(batches))
         watch.is_measuring = False
-        with _traced(folder, trainer.evaluator.device) as next_step:
+        with _trace_steps(folder, trainer.device) as next_step:
             for _ in range(1 + NUM_TRACED):
-                _step(trainer, watch, *next(batches))
+                _run_step(trainer, watch, *next(batches))
                 next_step()
     batches.close()
-    text = time_table(watch.seconds, NUM_TIMED)
-    if ranks().is_first:
+    text = format_times(watch.seconds, NUM_TIMED)
+    if get_dist_info().is_main:
         (folder / "steps.txt").write_text(text, encoding="utf-8")
     return (
         f"{text}\nThe run ends after the profiled steps; no checkpoint was written.\n"
@@ -111,10 +111,10 @@ def profile_run(trainer: Trainer, run_dir: Path) -> str:
     )
 
 
-def time_table(seconds: dict[str, float], num_steps: int) -> str:
+def format_times(seconds: dict[str, float], num_steps: int) -> str:
     """Return milliseconds a step and shares of the parts of ``num_steps`` steps, in their order."""
     total = sum(seconds.values())
-    seconds = _large_parts(seconds, total)
+    seconds = _merge_small_parts(seconds, total)
     forward = [name for name in seconds if name.startswith("forward")]
     order = [WAITING, TRANSFER, *forward, LOSS, BACKWARD, OPTIMIZER, OTHER]
     width = max(map(len, order))
@@ -125,7 +125,7 @@ def time_table(seconds: dict[str, float], num_steps: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _large_parts(seconds: dict[str, float], total: float) -> dict[str, float]:
+def _merge_small_parts(seconds: dict[str, float], total: float) -> dict[str, float]:
     """Put the parts of the forward pass that take less than ``SMALL`` of a step together."""
     kept: dict[str, float] = {}
     for name, value in seconds.items():
@@ -135,33 +135,33 @@ def _large_parts(seconds: dict[str, float], total: float) -> dict[str, float]:
     return kept
 
 
-def _batches(trainer: Trainer, watch: Stopwatch) -> Iterator[tuple[int, Batch]]:
+def _read_batches(trainer: Trainer, watch: Stopwatch) -> Iterator[tuple[int, Batch]]:
     """Yield (loader, batch) of one epoch after the other, as training reads them.
 
     One after the other, though: on a GPU training has the next batch arrive while a step runs.
     """
     trainer.model.train()
     for loader in trainer.loaders:
-        trainer.words.encode(loader)
+        trainer.word_vectors.encode(loader)
     for epoch in itertools.count(trainer.epoch + 1):
         plan = plan_epoch(trainer.loaders, trainer.settings.max_samples_per_epoch)
         for number, loader in enumerate(trainer.loaders):
             loader.set_epoch(epoch, sum(turn == number for turn, _ in plan))
         sources = [iter(loader) for loader in trainer.loaders]
         for turn, _ in plan:
-            with watch.part(WAITING), unchanged_random_state():
+            with watch.part(WAITING), preserve_random_state():
                 batch = next(sources[turn])
             yield turn, batch
 
 
-def _step(trainer: Trainer, watch: Stopwatch, turn: int, batch: Batch) -> None:
+def _run_step(trainer: Trainer, watch: Stopwatch, turn: int, batch: Batch) -> None:
     with watch.part(TRANSFER):
-        batch = trainer.on_device((trainer.loaders[turn], batch))
+        batch = trainer.prepare_batch((trainer.loaders[turn], batch))
     trainer.train_step(batch)
 
 
 @contextmanager
-def _labelled(trainer: Trainer, watch: Stopwatch) -> Iterator[None]:
+def _label_parts(trainer: Trainer, watch: Stopwatch) -> Iterator[None]:
     """Label the parts of ``train_step`` for the time of a ``with`` block; it knows nothing of it.
 
     Encoders that compute their activations anew in the backward pass count as forward there too.
@@ -170,9 +170,9 @@ def _labelled(trainer: Trainer, watch: Stopwatch) -> Iterator[None]:
         for name, module in trainer.model.named_children():
             if next(module.parameters(), None) is not None:
                 _hook(undo, module, f"forward: {name}", watch)
+        _hook(undo, trainer.network, EMBEDDING, watch)
         parts = [
-            (trainer.passes, "embed", EMBEDDING),
-            (trainer.passes, "joint_loss", LOSS),
+            (trainer, "compute_loss", LOSS),
             (trainer.precision, "step", OPTIMIZER),
             (torch.autograd, "backward", BACKWARD),  # which Tensor.backward calls, too
         ]
@@ -194,12 +194,12 @@ def _hook(undo: ExitStack, module: nn.Module, label: str, watch: Stopwatch) -> N
     def leave(*_: Any) -> None:
         labels.pop().__exit__(None, None, None)
 
-    undo.enter_context(_removed(module.register_forward_pre_hook(enter)))
-    undo.enter_context(_removed(module.register_forward_hook(leave)))
+    undo.enter_context(_remove_later(module.register_forward_pre_hook(enter)))
+    undo.enter_context(_remove_later(module.register_forward_hook(leave)))
 
 
 @contextmanager
-def _removed(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+def _remove_later(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
     try:
         yield
     finally:
@@ -220,9 +220,9 @@ def _wrap(undo: ExitStack, owner: Any, name: str, label: str, watch: Stopwatch) 
 
 
 @contextmanager
-def _traced(folder: Path, device: torch.device) -> Iterator[Callable[[], None]]:
+def _trace_steps(folder: Path, device: torch.device) -> Iterator[Callable[[], None]]:
     """Trace a ``with`` block after its first step; gives the function that ends a step."""
-    if not ranks().is_first:
+    if not get_dist_info().is_main:
         yield lambda: None
         return
     try:

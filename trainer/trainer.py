@@ -1,36 +1,50 @@
-"""The training loop."""
+"""The training loop.
+
+From the command line to the model: ``main``, ``fit`` (base/base_trainer.py), ``train_epoch``,
+``train_step``, ``forward``.
+"""
 
 import itertools
 import logging
 import math
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from base.base_data_loader import BaseDataLoader
 from base.base_model import RetrievalModel
 from base.base_trainer import BaseTrainer
 from base.batch import Batch
 from base.config import TrainerConfig
-from trainer.data_report import DataReport
-from trainer.evaluator.encode import Evaluation, Evaluator
-from trainer.fixed_words import FixedWords
-from trainer.loading import Loader, ahead, on_device
-from trainer.memory import out_of_memory
-from trainer.moments import SAVE, STOP, SaveMoments
+from base.criterion import Criterion
+from evaluation.data_report import DataReport
+from evaluation.embedding_cache import WordVectorCache
+from evaluation.evaluator import Evaluation, Evaluator
+from evaluation.prefetch import move_to_device, prefetch_to_device
+from trainer.checkpointing import LAST, SAVE, STOP, Progress, SaveSchedule, TrainingState
+from trainer.grad_cache import GradientCache
+from trainer.memory import explain_out_of_memory
 from trainer.optim import Schedule
-from trainer.passes import WholeBatch
-from trainer.progress import Progress
-from trainer.recorder import Recorder
-from trainer.state import LAST, TrainingState
-from utils.distributed import agree, gather_objects, ranks
+from trainer.tracking import Tracker
+from utils.distributed import (
+    all_reduce_max,
+    average_gradients,
+    gather,
+    gather_objects,
+    get_dist_info,
+)
 from utils.errors import UserError
 from utils.interrupt import Stopped, StopSignals
 from utils.precision import Precision
-from utils.seed import unchanged_random_state
+from utils.seed import preserve_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +56,37 @@ class NonFiniteLossError(UserError):
     """The loss is NaN or infinite; the weights are those before the step."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step whose numbers may still be on the device.
+
+    Attributes:
+        turn: loader and number of samples.
+        ids: the videos of this process.
+        numbers: (4,) loss, norm of the gradient, mean logit of the right pairs and of the others.
+        lr: learning rate of the first parameter group.
+    """
+
+    turn: Turn
+    ids: list[str]
+    numbers: Tensor
+    lr: float
+
+
 class Trainer(BaseTrainer):
     """Trains a retrieval model with a contrastive loss.
 
     Args:
         model: on its device.
-        passes: computes a batch's loss and gradients.
-        precision: of the passes; steps the optimizer.
-        optimizer: of the model's parameters.
+        criterion: similarity and loss, on the same device; validation uses it, too.
+        network: what computes the embeddings: the model, or DistributedDataParallel around it.
+        precision: of forward and backward pass; steps the optimizer.
+        optimizer: of the parameters of model and criterion.
         schedule: of the learning rate, or None.
         loaders: training loaders; they take turns, batch by batch.
         valid_loaders: validated after every epoch.
         evaluator: used for that.
-        recorder: takes the numbers.
+        tracker: takes the numbers.
         run_dir: where checkpoints go.
         config: resolved, kept in every checkpoint.
         settings: the configuration's ``trainer`` block.
@@ -64,14 +96,15 @@ class Trainer(BaseTrainer):
     def __init__(
         self,
         model: RetrievalModel,
-        passes: WholeBatch,
+        criterion: Criterion,
+        network: nn.Module,
         precision: Precision,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule | None,
-        loaders: Sequence[Loader],
-        valid_loaders: Sequence[Loader],
+        loaders: Sequence[BaseDataLoader],
+        valid_loaders: Sequence[BaseDataLoader],
         evaluator: Evaluator,
-        recorder: Recorder,
+        tracker: Tracker,
         run_dir: Path,
         config: dict[str, Any],
         settings: TrainerConfig,
@@ -79,36 +112,54 @@ class Trainer(BaseTrainer):
     ) -> None:
         super().__init__(**course)
         self.model = model
-        self.passes = passes
+        self.criterion = criterion
+        self.network = network
         self.precision = precision
         self.optimizer = optimizer
         self.schedule = schedule
         self.loaders = loaders
         self.valid_loaders = valid_loaders
         self.evaluator = evaluator
-        self.recorder = recorder
-        self.words = FixedWords(model, evaluator.device)
-        self.settings = settings
-        self.progress = Progress()
-        parts = (model, optimizer, schedule, precision, self.best)
-        self.state = TrainingState(run_dir, config, *parts, keep_last=settings.keep_last)
-        self.report = DataReport()
+        self.tracker = tracker
         self.run_dir = run_dir
+        self.settings = settings
+        self.device = evaluator.device
+        size = settings.chunk_size
+        parts = (network, model.video_key, precision)
+        self.grad_cache = None if size is None else GradientCache(size, *parts)
+        self.word_vectors = WordVectorCache(model, self.device)
+        self.progress = Progress()
+        self.report = DataReport()
+        self.state = TrainingState(
+            run_dir, config, model, criterion, optimizer, schedule, precision, self.monitor,
+            keep_last=settings.keep_last,
+        )  # fmt: skip
+        # On a GPU a look at the loss waits for the step. There, from the first loss on that is not
+        # finite, the fused optimizer leaves the weights as they are, without anyone looking.
+        self.looks_at_every_loss = (
+            self.device.type != "cuda"
+            or settings.on_nan == "skip"
+            or precision.scaler.is_enabled()
+            or not all(group.get("fused") for group in optimizer.param_groups)
+        )
+        self.has_diverged = torch.zeros((), device=self.device)
+        self.steps: list[Step] = []  # whose numbers have not been read
 
-    def fit(self) -> None:
-        """Train; what was done is kept however it ends.
+    @contextmanager
+    def manage_run(self) -> Iterator[None]:
+        """Note signals, finish writing however the run ends, and say what could not be saved.
 
         Raises:
             Stopped: SIGTERM or SIGINT came; the step was finished and saved.
         """
         every = (self.settings.save_every_steps, self.settings.save_every_minutes)
-        self.recorder.resume(self.epoch if self.has_begun else -1)
+        self.tracker.resume(self.epoch if self.has_begun else -1)
         with StopSignals() as signals:
-            self.moments = SaveMoments(signals, *every)
+            self.save_schedule = SaveSchedule(signals, *every)
             try:
-                super().fit()
+                yield
             finally:
-                self.recorder.close()
+                self.tracker.close()
         self.state.raise_if_unsaved()
 
     def resume(self, checkpoint: Path) -> None:
@@ -123,129 +174,133 @@ class Trainer(BaseTrainer):
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train on every batch of the epoch that is left; returns the mean loss of each loader."""
         self.model.train()
+        self.criterion.train()
         plan = plan_epoch(self.loaders, self.settings.max_samples_per_epoch)
         self.progress.begin_epoch(len(self.loaders))
         done, left = plan[: self.progress.batches], plan[self.progress.batches :]
         for number, loader in enumerate(self.loaders):
             total, first = (sum(turn == number for turn, _ in part) for part in (plan, done))
             loader.set_epoch(epoch, total, first)
-            self._encode_fixed_words(loader)
-        self.recorder.begin_epoch()
-        batches = ahead(self._read(left), self.on_device, self.evaluator.device)
-        with self._bar(epoch, plan, done) as bar:
-            for (turn, size), ((_, batch), moved) in zip(left, batches, strict=True):
+            self._encode_frozen_words(loader)
+        self.tracker.begin_epoch()
+        batches = prefetch_to_device(self._read_batches(left), self.prepare_batch, self.device)
+        with self._progress_bar(epoch, plan, done) as bar:
+            for turn, ((_, batch), moved) in zip(left, batches, strict=True):
                 self.report.add(batch)
-                self.recorder.batch(self.loaders[turn], batch, epoch)
-                loss = self.train_step(moved)
-                self._count(turn, size, loss, batch)
-                self.recorder.batch_done(self.progress.step, size)
-                bar.update(size)
-                bar.set_postfix(loss=f"{loss:.3f}")
+                self.tracker.log_clips(self.loaders[turn[0]], batch, epoch)
+                numbers = self.train_step(moved)
+                lr = self.optimizer.param_groups[0]["lr"]
+                self.steps.append(Step(turn, batch.ids, numbers, lr))
+                if self.schedule is not None and self.is_usable(numbers[0]):
+                    self.schedule.finish_step()
+                self.tracker.finish_batch(turn[1])
+                bar.update(turn[1])
+                if self.looks_at_every_loss or len(self.steps) >= self.settings.log_every:
+                    bar.set_postfix(loss=f"{self._read_steps():.3f}")
                 self._save_or_stop()
+        self._read_steps()
         return self.progress.mean_losses() | self.progress.means()
 
-    def _read(self, turns: Sequence[Turn]) -> Iterator[tuple[Loader, Batch]]:
+    def train_step(self, batch: Batch) -> Tensor:
+        """Take one optimizer step; returns its numbers (see ``Step``) on the device.
+
+        A loss that is not finite changes no weight.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        try_size = partial(self._try_chunk_size, batch)
+        with explain_out_of_memory(batch, self.settings.chunk_size, try_size):
+            if self.grad_cache is None:
+                with self.precision.autocast():
+                    embeds = self.network(batch)
+                video = embeds[self.model.video_key]
+                loss, logits = self.compute_loss(embeds["text"], video, batch)
+                if self.is_usable(loss):
+                    self.precision.backward(loss)
+            else:
+                loss, logits = self.grad_cache.backward(batch, self.compute_loss, self.is_usable)
+        norm = loss.new_full((), math.nan)
+        if self.is_usable(loss):
+            average_gradients(self.criterion.parameters())
+            norm = self.clip_and_step(loss)
+        return torch.stack([loss.detach(), norm, *compute_pair_means(logits)])
+
+    def compute_loss(self, text: Tensor, video: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss of the joint batch of all processes, and its logits, detached.
+
+        Args:
+            text: (B, E), of this process.
+            video: (B, E), likewise.
+            batch: says how many of them are real, and which captions are equal.
+        """
+        count = len(batch) - batch.num_fillers
+        text, video = (self.precision.to_full(part)[:count] for part in (text, video))
+        caption_ids = batch.query.hash_texts()[:count]
+        return self.criterion(gather(text), gather(video), gather(caption_ids))
+
+    def _try_chunk_size(self, batch: Batch, size: int) -> None:
+        """Compute the gradients of a batch in chunks, to see whether they fit the memory."""
+        self.optimizer.zero_grad(set_to_none=True)
+        cache = GradientCache(size, self.network, self.model.video_key, self.precision)
+        cache.backward(batch, self.compute_loss, lambda loss: True)
+
+    def is_usable(self, loss: Tensor) -> bool:
+        """Whether to go on to the weights: a look at the loss, where looking is free."""
+        return not self.looks_at_every_loss or bool(loss.isfinite())
+
+    def clip_and_step(self, loss: Tensor) -> Tensor:
+        """Let the optimizer step; returns the norm of the gradients before clipping."""
+        unless = None
+        if not self.looks_at_every_loss:
+            is_bad = (~loss.detach().isfinite()).float()
+            self.has_diverged = torch.maximum(self.has_diverged, is_bad)
+            unless = self.has_diverged
+        return self.precision.step(self.optimizer, self.settings.clip_grad_norm, unless)
+
+    def _read_batches(self, turns: Sequence[Turn]) -> Iterator[tuple[BaseDataLoader, Batch]]:
         """Yield the batches of an epoch's turns as they are read."""
         sources = [iter(loader) for loader in self.loaders]
         for turn, _ in turns:
-            with unchanged_random_state(), self.recorder.waiting():
+            with preserve_random_state(), self.tracker.wait_for_data():
                 batch = next(sources[turn])
             yield self.loaders[turn], batch
 
-    def on_device(self, read: tuple[Loader, Batch]) -> Batch:
+    def prepare_batch(self, read: tuple[BaseDataLoader, Batch]) -> Batch:
         """Return a loader's batch as a step takes it."""
         loader, batch = read
-        return on_device(batch, loader, self.words.table(loader), self.evaluator.device)
+        return move_to_device(batch, loader, self.word_vectors.get(loader), self.device)
 
-    def train_step(self, batch: Batch) -> float:
-        """One optimizer step, unless the loss is not finite; returns the loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        try:
-            loss = self.passes(batch)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(error, self.passes, batch) from None
-        if math.isfinite(loss):
-            norm = self.precision.step(self.optimizer, self.settings.clip_grad_norm)
-            positive, negative = self.passes.similarity
+    def _read_steps(self) -> float:
+        """Take in the numbers of the steps since the last reading; returns the last loss.
+
+        Raises:
+            NonFiniteLossError: a loss was not finite, and is not to be skipped.
+        """
+        steps, self.steps = self.steps, []
+        if not steps:
+            return math.nan
+        values = torch.stack([step.numbers for step in steps]).tolist()
+        for step, (loss, norm, positive, negative) in zip(steps, values, strict=True):
+            if not math.isfinite(loss):
+                self._skip_or_raise(step, loss)
+                continue
             numbers = {
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "gradient_norm": norm.item(),
+                "lr": step.lr,
+                "gradient_norm": norm,
                 "similarity_positive": positive,
                 "similarity_negative": negative,
             }
+            self.progress.finish_batch(*step.turn, loss)
             self.progress.add(numbers)
-            self.recorder.step(self.progress.step + 1, {"loss": loss, **numbers})
-            if self.schedule:
-                self.schedule.step_done()
-        return loss
+            if self.progress.step % self.settings.log_every == 0:
+                self.tracker.log_step(self.progress.step, {"loss": loss, **numbers})
+        return values[-1][0]
 
-    def validate(self, epoch: int) -> dict[str, float]:
-        """Evaluate every validation loader."""
-        log: dict[str, float] = {}
-        for number, loader in enumerate(self.valid_loaders):
-            self._encode_fixed_words(loader)
-            known = self.moments.must_stop, self.words.table(loader)
-            evaluation = self.evaluator.run(self.model, loader, *known)
-            if evaluation is None:
-                self._stop()
-            self.report.merge(evaluation.report)
-            self.recorder.evaluation(epoch, number, evaluation)
-            log |= flat_log(evaluation, number)
-        return log
-
-    def _encode_fixed_words(self, loader: Loader) -> None:
-        if not self.words.encode(loader, self.moments.must_stop):
-            self._stop()
-
-    def finish_epoch(self, epoch: int) -> None:
-        """Count an epoch as done, and advance a schedule by epochs."""
-        super().finish_epoch(epoch)
-        self.progress.epoch_done(epoch)
-        if self.schedule:
-            self.schedule.epoch_done()
-
-    def record(self, epoch: int, log: dict[str, float]) -> None:
-        """Write the log of an epoch, and what of the data could not be used so far."""
-        report = self.report.of_all()
-        self.recorder.epoch(epoch, log | report.counts())
-        if ranks().is_first:
-            report.write(self.run_dir / "data_report.json")
-
-    def save(self, epoch: int, improved: bool, keep: bool) -> None:
-        """Write the checkpoints of an epoch."""
-        self._save(improved, keep)
-
-    def _save_or_stop(self) -> None:
-        """Save where it is time to, and end the run where it was asked to stop."""
-        wish = agree(self.moments.wish(self.progress.step), self.evaluator.device)
-        if wish == STOP:
-            self._stop()
-        if wish == SAVE:
-            self._save()
-
-    def _save(self, improved: bool = False, keep: bool = False) -> None:
-        self.state.save(self.progress, self.report, improved, keep)
-        self.moments.saved()
-
-    def _stop(self) -> NoReturn:
-        self._save()
-        agree(0, self.evaluator.device)  # a process that ends first would stop the one that writes
-        self.state.raise_if_unsaved()
-        raise Stopped(
-            f"stopped and saved after step {self.progress.step}; go on with "
-            f"python train.py -r {self.run_dir / LAST}",
-            self.moments.signals.received or signal.SIGTERM,
-        )
-
-    def _count(self, turn: int, size: int, loss: float, batch: Batch) -> None:
-        """Count a batch; one whose loss is not finite is written down, and left out or the end."""
-        if math.isfinite(loss):
-            self.progress.batch_done(turn, size, loss)
-            return
-        self.progress.batch_skipped()
-        videos = list(itertools.chain.from_iterable(gather_objects(batch.ids)))
+    def _skip_or_raise(self, step: Step, loss: float) -> None:
+        """Write down the batch of a loss that is not finite; it is skipped, or the run ends."""
+        self.progress.skip_batch()
+        videos = list(itertools.chain.from_iterable(gather_objects(step.ids)))
         where = {"epoch": self.epoch + 1, "after_step": self.progress.step}
-        file = self.recorder.not_finite(where | {"loss": str(loss), "videos": videos})
+        file = self.tracker.log_not_finite(where | {"loss": str(loss), "videos": videos})
         text = f"the loss is {loss} at step {self.progress.step + 1} (epoch {self.epoch + 1})"
         if self.settings.on_nan == "skip" and self.progress.skipped <= MAX_SKIPPED:
             logger.warning("%s; the batch is skipped, its videos are listed in %s", text, file)
@@ -254,20 +309,88 @@ class Trainer(BaseTrainer):
         again = f" or trainer.on_nan to skip, then resume with -r {last}" if last.exists() else ""
         raise NonFiniteLossError(
             f"{text}; stopped before the optimizer step, so the weights are those of step "
-            f"{self.progress.step}. The batch: {', '.join(batch.ids[:4])}"
-            f"{' …' if len(batch) > 4 else ''}, listed in {file}. Lower optimizer.args.lr or set "
-            f"trainer.clip_grad_norm{again}"
+            f"{self.progress.step}. The batch: {', '.join(step.ids[:4])}"
+            f"{' …' if len(step.ids) > 4 else ''}, listed in {file}. Lower optimizer.args.lr or "
+            f"set trainer.clip_grad_norm{again}"
         )
 
-    def _bar(self, epoch: int, plan: Sequence[Turn], done: Sequence[Turn]) -> tqdm:
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Evaluate every validation loader."""
+        log: dict[str, float] = {}
+        for number, loader in enumerate(self.valid_loaders):
+            self._encode_frozen_words(loader)
+            known = self.save_schedule.must_stop, self.word_vectors.get(loader)
+            evaluation = self.evaluator.run(self.model, loader, *known)
+            if evaluation is None:
+                self._stop()
+            self.report.merge(evaluation.report)
+            self.tracker.log_evaluation(epoch, number, evaluation)
+            log |= flatten_evaluation(evaluation, number)
+        return log
+
+    def _encode_frozen_words(self, loader: BaseDataLoader) -> None:
+        if not self.word_vectors.encode(loader, self.save_schedule.must_stop):
+            self._stop()
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Count an epoch as done, and advance a schedule by epochs."""
+        super().finish_epoch(epoch)
+        self.progress.finish_epoch(epoch)
+        if self.schedule:
+            self.schedule.finish_epoch()
+
+    def log_epoch(self, epoch: int, log: dict[str, float]) -> None:
+        """Write the log of an epoch, and what of the data could not be used so far."""
+        report = self.report.gather()
+        self.tracker.log_epoch(epoch, log | report.counts())
+        if get_dist_info().is_main:
+            report.write(self.run_dir / "data_report.json")
+
+    def save_epoch(self, improved: bool, keep: bool) -> None:
+        """Write the checkpoints of an epoch."""
+        self._save(improved, keep)
+
+    def _save_or_stop(self) -> None:
+        """Save where it is time to, and end the run where it was asked to stop.
+
+        Several processes ask each other only where they read their numbers anyway, or by a number
+        of steps that all of them know.
+        """
+        step = self.progress.step + len(self.steps)
+        action = self.save_schedule.choose_action(step)
+        if get_dist_info().world_size > 1:
+            if self.steps and not self.save_schedule.is_due_by_steps(step):
+                return
+            action = all_reduce_max(action, self.device)
+        if action == STOP:
+            self._stop()
+        if action == SAVE:
+            self._save()
+
+    def _save(self, improved: bool = False, keep: bool = False) -> None:
+        self._read_steps()
+        self.state.save(self.progress, self.report, improved, keep)
+        self.save_schedule.restart_clock()
+
+    def _stop(self) -> NoReturn:
+        self._save()
+        all_reduce_max(0, self.device)  # a process that ends first would stop the one that writes
+        self.state.raise_if_unsaved()
+        raise Stopped(
+            f"stopped and saved after step {self.progress.step}; go on with "
+            f"python train.py -r {self.run_dir / LAST}",
+            self.save_schedule.signals.received or signal.SIGTERM,
+        )
+
+    def _progress_bar(self, epoch: int, plan: Sequence[Turn], done: Sequence[Turn]) -> tqdm:
         total, initial = (sum(size for _, size in part) for part in (plan, done))
         return tqdm(
             total=total, initial=initial, desc=f"epoch {epoch}", unit=" samples",
-            dynamic_ncols=True, disable=not ranks().is_first,
+            dynamic_ncols=True, disable=not get_dist_info().is_main,
         )  # fmt: skip
 
 
-def plan_epoch(loaders: Sequence[Loader], max_samples: int | None) -> list[Turn]:
+def plan_epoch(loaders: Sequence[BaseDataLoader], max_samples: int | None) -> list[Turn]:
     """Return (loader, number of samples) of each batch of an epoch.
 
     The loaders take turns until one of them ends or ``max_samples`` are reached; batches are
@@ -286,8 +409,18 @@ def plan_epoch(loaders: Sequence[Loader], max_samples: int | None) -> list[Turn]
     return plan
 
 
-def flat_log(evaluation: Evaluation, number: int) -> dict[str, float]:
-    """Return an evaluation's numbers under the names that ``monitor`` uses."""
+def compute_pair_means(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means of the right pairs and of the others, NaN for one pair alone.
+
+    Args:
+        logits: (B, B), the right pairs on the diagonal.
+    """
+    right, size = logits.trace(), len(logits)
+    return right / size, (logits.sum() - right) / (size * size - size)
+
+
+def flatten_evaluation(evaluation: Evaluation, number: int) -> dict[str, float]:
+    """Return an evaluation's numbers under the names that ``trainer.monitor`` uses."""
     log = {f"val_loss_{number}": evaluation.loss} if evaluation.loss is not None else {}
     for metric, values in evaluation.metrics.items():
         log |= {f"val_{number}_{metric}_{key}": value for key, value in values.items()}

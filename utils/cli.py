@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from utils.distributed import ranks
+from utils.distributed import get_dist_info
 from utils.errors import UserError
 from utils.interrupt import Stopped
 
@@ -25,7 +25,7 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """Run a command and end the process with its exit code (``None`` is 0).
 
     A ``UserError``, and an ``OSError`` that names a file or says that the disk is full, end with
-    their text on stderr and code 2. Every other exception is a fault of the program and keeps its
+    their text on stderr and code 2. Every other exception is an error of the program and keeps its
     traceback.
     """
     try:
@@ -49,7 +49,7 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     """Read a number of an option that must be at least 1 (a ``type`` of argparse)."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
@@ -69,8 +69,8 @@ def _os_error_text(error: OSError) -> str | None:
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    place = ranks()
-    if not place.is_first:
+    place = get_dist_info()
+    if not place.is_main:
         # What all processes meet is said once: the first one's end stops the others.
         time.sleep(_FIRST_ONE_S)
         text = f"process {place.rank}: {text}"

@@ -1,10 +1,11 @@
-"""Which devices a run uses: ``n_gpu`` of the configuration, or ``-d`` on the command line."""
+"""Devices of a run: ``n_gpu`` of the configuration, or ``-d`` on the command line."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 
-from utils.distributed import Ranks
+from utils.distributed import DistInfo
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ def choose_devices(n_gpu: int, requested: str | None = None) -> list[torch.devic
     """
     available = torch.cuda.device_count()
     if requested is not None:
-        return [torch.device("cuda", number) for number in _requested_gpus(requested, available)]
+        return [torch.device("cuda", number) for number in _parse_gpus(requested, available)]
     if n_gpu > available:
         used = {0: "the CPU", 1: "GPU 0"}.get(available, f"GPUs 0 to {available - 1}")
         logger.warning("n_gpu is %d, but this machine has %d: using %s", n_gpu, available, used)
@@ -30,7 +31,7 @@ def choose_devices(n_gpu: int, requested: str | None = None) -> list[torch.devic
     return gpus or [torch.device("cpu")]
 
 
-def own_device(devices: list[torch.device], place: Ranks) -> torch.device:
+def select_device(devices: Sequence[torch.device], info: DistInfo) -> torch.device:
     """Return the device of this process and make it the current one.
 
     Raises:
@@ -38,17 +39,17 @@ def own_device(devices: list[torch.device], place: Ranks) -> torch.device:
     """
     if devices[0].type == "cpu":
         return devices[0]
-    if place.local_rank >= len(devices):
+    if info.local_rank >= len(devices):
         raise UserError(
-            f"process {place.local_rank} of this machine has no GPU: {len(devices)} are to be used "
+            f"process {info.local_rank} of this machine has no GPU: {len(devices)} are to be used "
             f"(n_gpu, -d); start as many processes (--nproc_per_node={len(devices)})"
         )
-    device = devices[place.local_rank]
+    device = devices[info.local_rank]
     torch.cuda.set_device(device)
     return device
 
 
-def _requested_gpus(requested: str, available: int) -> list[int]:
+def _parse_gpus(requested: str, available: int) -> list[int]:
     names = [torch.cuda.get_device_name(i) for i in range(available)]
     there = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
     parts = [part.strip() for part in requested.split(",")]

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,95 +16,117 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 T = TypeVar("T")
+BAR_DELAY_S = 1.0  # what is done before that needs no bar
 _POLL_S, _SECOND_S = 0.5, 30.0
 _STALLED = 2  # exit code
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistInfo:
     """The place of this process among those of the run.
 
     Attributes:
-        rank: 0 … size - 1 over all machines.
-        size: number of processes.
+        rank: 0 … world_size - 1 over all machines.
+        world_size: number of processes.
         local_rank: number of this process on its machine, which is also its GPU's.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
 
-def ranks() -> Ranks:
+def get_dist_info() -> DistInfo:
     """Return this process's place, as torchrun set it."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(name in os.environ for name in names):
-        return Ranks()
-    return Ranks(*(int(os.environ[name]) for name in names))
+        return DistInfo()
+    return DistInfo(*(int(os.environ[name]) for name in names))
+
+
+def show_progress(items: Sequence[T], text: str, unit: str) -> Iterable[T]:
+    """Iterate with a bar on stderr, in the first process, where it takes more than a moment."""
+    return tqdm(
+        items, desc=text, unit=unit, delay=BAR_DELAY_S, dynamic_ncols=True,
+        disable=not get_dist_info().is_main,
+    )  # fmt: skip
 
 
 @contextmanager
-def process_group(device: torch.device, timeout_s: float) -> Iterator[Ranks]:
+def process_group(device: torch.device, timeout_s: float) -> Iterator[DistInfo]:
     """Join the run's other processes for the time of a ``with`` block.
 
     Args:
         device: where this process computes; NCCL joins GPUs, gloo CPUs.
         timeout_s: after which a process that waits for others names them and ends, seconds.
     """
-    place = ranks()
-    if place.size == 1:
-        yield place
+    info = get_dist_info()
+    if info.world_size == 1:
+        yield info
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     # The backend's own time-out, which can't tell for whom it waited, comes second.
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s + _SECOND_S))
-    _store().set(f"host/{place.rank}", socket.gethostname())
+    _get_store().set(f"host/{info.rank}", socket.gethostname())
     done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(place, timeout_s, done), daemon=True)
-    watch.start()
-    yield place
+    watchdog = threading.Thread(target=_watch, args=(info, timeout_s, done), daemon=True)
+    watchdog.start()
+    yield info
     # Not after an error: the others may be waiting, and leaving together would be one more wait.
     done.set()
-    watch.join()
+    watchdog.join()
     dist.destroy_process_group()
 
 
-def _store() -> dist.Store:
+def _get_store() -> dist.Store:
     return dist.distributed_c10d._get_default_store()
 
 
-def _arrive() -> None:
-    """Let the others know that this process has come to the next meeting of all."""
-    _store().add(f"arrived/{dist.get_rank()}", 1)
+_waiting_since: float | None = None  # since when this process has been in a collective
 
 
-def _watch(place: Ranks, timeout_s: float, done: threading.Event) -> None:
+@contextmanager
+def _collective() -> Iterator[None]:
+    """Tell the watchdogs that this process has come to the next collective, and is in it."""
+    global _waiting_since
+    _get_store().add(f"arrived/{dist.get_rank()}", 1)
+    _waiting_since = time.monotonic()
+    try:
+        yield
+    finally:
+        _waiting_since = None
+
+
+def _watch(info: DistInfo, timeout_s: float, done: threading.Event) -> None:
     """End this process when it has waited too long for others, and name these.
 
-    From a thread, since the main one hangs in the backend or in the GPU.
+    From a thread, since the main one hangs in the backend or in the GPU. It looks at this process
+    alone, and asks the store for the others only when the time is over.
     """
-    own, since, store = -1, time.monotonic(), _store()
-    while not done.wait(_POLL_S):
+    while not done.wait(min(_POLL_S, timeout_s / 4)):
+        since = _waiting_since
+        if since is None or time.monotonic() - since < timeout_s:
+            continue
         try:
-            arrived = [store.add(f"arrived/{rank}", 0) for rank in range(place.size)]
-            if arrived[place.rank] != own:
-                own, since = arrived[place.rank], time.monotonic()
-            late = [rank for rank, count in enumerate(arrived) if count < own]
-            if not late or time.monotonic() - since < timeout_s:
-                continue
+            store = _get_store()
+            arrived = [store.add(f"arrived/{rank}", 0) for rank in range(info.world_size)]
+            late = [rank for rank, count in enumerate(arrived) if count < arrived[info.rank]]
             names = ", ".join(f"{rank} on {store.get(f'host/{rank}').decode()}" for rank in late)
         except RuntimeError:  # the process that keeps the store is gone: the backend says so, too
             return
+        if not late:
+            continue
         text = (
-            f"process {place.rank} has waited {timeout_s:g} s (trainer.rank_timeout) for process "
+            f"process {info.rank} has waited {timeout_s:g} s (trainer.rank_timeout) for process "
             f"{names}: it hangs or is too slow; see what it says, then resume with -r auto\n"
         )
         os.write(2, text.encode())
@@ -127,28 +149,52 @@ def gather(rows: Tensor) -> Tensor:
     """
     if not _is_joined():
         return rows
-    _arrive()
-    return _Gather.apply(rows)
+    with _collective():
+        return _Gather.apply(rows)
 
 
 def gather_objects(value: T) -> list[T]:
     """Return what every process gave, rank by rank."""
     if not _is_joined():
         return [value]
-    _arrive()
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    with _collective():
+        dist.all_gather_object(values, value)
     return values
 
 
-def agree(flag: int, device: torch.device) -> int:
+def all_reduce_max(flag: int, device: torch.device) -> int:
     """Return the largest of what the processes gave, so that all do the same after it."""
     if not _is_joined():
         return flag
-    _arrive()
-    shared = torch.tensor(flag, device=device)
-    dist.all_reduce(shared, dist.ReduceOp.MAX)
-    return int(shared)
+    with _collective():
+        shared = torch.tensor(flag, device=device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give the parameters of a module that every process runs alike the mean of their gradients.
+
+    Each process computes the same loss of the same rows, so the gradients differ by rounding at
+    most; after this they are equal, and the parameters stay so.
+    """
+    if not _is_joined():
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            with _collective():
+                dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+
+def broadcast_parameters(module: nn.Module) -> None:
+    """Give every process the first one's parameters and buffers."""
+    if not _is_joined():
+        return
+    for value in module.state_dict().values():
+        with _collective():
+            dist.broadcast(value, 0)
 
 
 def _is_joined() -> bool:

@@ -1,12 +1,21 @@
-"""Files written so that the old one stays until the new one is complete, and the cache folder."""
+"""Files: written so that the old one stays until the new one is complete, locked, listed, compared.
 
+Also the cache folder, where what is worked out once is kept for later runs.
+"""
+
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from typing_extensions import Self
 
 from utils.errors import UserError
 
@@ -20,58 +29,221 @@ logger = logging.getLogger(__name__)
 CACHE_VARIABLE, CACHE_FOLDER = "TEXTVR_CACHE", "~/.cache/textvr"
 CACHE_OFF = "off"
 
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a temporary name, then rename; raises ``OSError``, and the old file stays."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text to a temporary name, then rename; raises ``OSError``, and the old file stays."""
-    replaced_by(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def replaced_by(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` write to a temporary name, then rename; the old file stays until then.
-
-    Raises:
-        OSError: it can't be written or renamed; nothing is left of it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # not there any more, unless something went wrong
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, as atomic_write names it
+_CHUNK = 2**20  # bytes read at a time
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Be the only process that is in a ``with`` block of this lock file; the others wait.
+def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path that takes the name ``path`` when the ``with`` block has succeeded.
+
+    Until then, and where anything goes wrong, what stood at ``path`` stays as it is and nothing is
+    left of the new file.
+
+    Args:
+        path: its folder must exist.
+        durable: wait until the file and its name are on the disk, so that a power cut loses
+            neither the old nor the new file.
+
+    Raises:
+        OSError: the file can't be written or renamed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if durable:
+            sync_file(temporary)
+        temporary.replace(path)
+        if durable:
+            sync_file(path.parent)
+    finally:
+        with suppress(OSError):  # the first error says why
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, durable: bool = False) -> None:
+    """Write UTF-8 text with ``atomic_write``."""
+    write_bytes(path, text.encode("utf-8"), durable)
+
+
+def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
+    """Write bytes with ``atomic_write``."""
+    with atomic_write(path, durable) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any, durable: bool = False) -> None:
+    """Write JSON, indented, with ``atomic_write``."""
+    write_text(path, json.dumps(value, indent=2) + "\n", durable)
+
+
+def write_array(path: Path, array: np.ndarray, durable: bool = False) -> None:
+    """Write a .npy file with ``atomic_write``; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, durable) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def remove_temporary_files(folder: Path) -> list[str]:
+    """Remove what writers that were killed have left in a folder; returns the names."""
+    found = [path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return sorted(path.name for path in found)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+class FileLockedError(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def lock_file(lock: Path, wait: bool = True) -> Iterator[None]:
+    """Be the only process that is in a ``with`` block of this lock file.
 
     Where there are no locks (Windows, some network folders) no one waits, so that the block must
     be one that may run twice. The lock goes with the process, however that ends; the file stays.
 
+    Args:
+        lock: made if need be; its content is left as it is.
+        wait: for the process that holds it.
+
     Raises:
+        FileLockedError: another process holds it, and ``wait`` is false.
         OSError: the file can't be made.
     """
-    with open(lock, "w") as file:
-        if fcntl is not None:
-            _wait_for(file.fileno(), lock)
+    number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(number, lock, wait)
         yield
+    finally:
+        os.close(number)
 
 
-def _wait_for(number: int, lock: Path) -> None:
+def _acquire(number: int, lock: Path, wait: bool) -> None:
+    if fcntl is None:
+        return
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        if not wait:
+            raise FileLockedError(str(lock)) from None
         logger.info("%s: another process is at work there; waiting for it", lock)
         fcntl.flock(number, fcntl.LOCK_EX)
     except OSError as error:
         logger.info("%s: can't be locked here (%s)", lock, error.strerror)
 
 
-def cache_folder(name: str | None) -> Path | None:
+@dataclass(frozen=True)
+class FileStamp:
+    """What tells without reading it that a file has not changed.
+
+    Attributes:
+        size: bytes.
+        mtime_ns: time of its last change.
+    """
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str | Path) -> Self:
+        """Look at a file; raises ``OSError``."""
+        status = os.stat(path)
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal; raises ``OSError``."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass
+class FileListing:
+    """The files of a folder.
+
+    Attributes:
+        names: POSIX paths within the folder, sorted.
+        num_others: files with other extensions.
+        link_targets: the resolved files and folders outside of it that links in it lead to.
+    """
+
+    names: list[str] = field(default_factory=list)
+    num_others: int = 0
+    link_targets: list[Path] = field(default_factory=list)
+
+
+def list_files(folder: Path, extensions: Collection[str]) -> FileListing:
+    """List the files below a folder that have one of some extensions, whatever their case.
+
+    The one rule for every command: names that begin with a dot are left out; symbolic links to
+    files and folders are followed, but never back into a folder above; named pipes and the like are
+    no files. Names may hold anything, blanks, quotes and line ends included.
+
+    Args:
+        folder: may itself be a symbolic link.
+        extensions: in lower case, with their dots.
+
+    Raises:
+        UserError: there is no such folder, or it or a folder in it can't be read. Nothing is left
+            out for that: an index would take what it can't see for deleted.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {what}; give the folder that holds the files")
+    root, listing = folder.resolve(), FileListing()
+    _list_into(listing, folder, "", (), root, extensions)
+    listing.names.sort()
+    return listing
+
+
+def _list_into(
+    listing: FileListing,
+    folder: Path,
+    prefix: str,
+    above: tuple[Path, ...],
+    root: Path,
+    extensions: Collection[str],
+) -> None:
+    here = folder.resolve()
+    if here in above:
+        return
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the folder can't be read ({error.strerror}); give access to it, or move it "
+            "elsewhere"
+        ) from error
+    for name in names:
+        path = folder / name
+        if name.startswith("."):
+            continue
+        if path.is_symlink() and path.exists():
+            target = path.resolve()
+            if not target.is_relative_to(root) and target not in listing.link_targets:
+                listing.link_targets.append(target)
+        if path.is_dir():
+            _list_into(listing, path, f"{prefix}{name}/", (*above, here), root, extensions)
+        elif path.suffix.lower() not in extensions:
+            listing.num_others += 1
+        elif path.is_file() or not path.exists():  # a broken link is an unreadable file, not none
+            listing.names.append(f"{prefix}{name}")
+
+
+def get_cache_folder(name: str | None) -> Path | None:
     """Return the folder of what is worked out once and kept for later runs; None: there is none.
 
     Args:

@@ -1,49 +1,70 @@
-"""Runs a job on every GPU it is to use: one process for each, as torchrun starts them."""
+"""Processes of a run: one for each GPU that it is to use, as torchrun starts them."""
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 import torch
 
-from utils.cpu_memory import keep_freed_memory
-from utils.device import choose_devices, own_device
-from utils.distributed import process_group, ranks
+from utils.device import select_device
+from utils.distributed import get_dist_info, process_group
 
 GRACE_S = 10.0  # for the other processes, once one has ended
 _POLL_S = 0.1
+# Of glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_NEVER = -1
+_MORE_AT_A_TIME = 64 * 2**20
 
 
-def on_devices(
-    job: Callable[[torch.device], None], n_gpu: int, requested: str | None, timeout_s: float
-) -> int:
-    """Run ``job`` on this process's device; returns the exit code.
+def must_launch(devices: Sequence[torch.device]) -> bool:
+    """Whether this command is to be started anew for each device: not by torchrun, and several."""
+    return len(devices) > 1 and get_dist_info().world_size == 1
 
-    With several GPUs, and not started by torchrun, this command is started anew for each of them.
+
+@contextmanager
+def join_run(devices: Sequence[torch.device], timeout_s: float) -> Iterator[torch.device]:
+    """Join the run's processes for the time of a ``with`` block; yields this one's device.
 
     Args:
-        job: takes the device.
-        n_gpu: GPUs that the configuration wants.
-        requested: those that the command line wants, such as ``0,1``; wins.
+        devices: of this machine.
         timeout_s: seconds after which a process that waits for another gives up.
 
     Raises:
-        UserError: these GPUs are not there.
+        UserError: there are more processes than devices.
     """
-    devices, place = choose_devices(n_gpu, requested), ranks()
-    if len(devices) > 1 and place.size == 1:
-        return launch([sys.executable, *sys.argv], len(devices))
-    device = own_device(devices, place)
+    device = select_device(devices, get_dist_info())
     if device.type == "cpu":
         keep_freed_memory()
     with process_group(device, timeout_s):
-        job(device)
-    return 0
+        yield device
+
+
+def keep_freed_memory() -> bool:
+    """Let this process reuse the memory of freed tensors; returns whether the C library can.
+
+    glibc gives each large block back to the system when it is freed, and the system clears every
+    page of the next one: in a training step, whose activations come and go, that can take longer
+    than the arithmetic between two matrix products. Kept, the memory of one step serves the next.
+    Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    options = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER, _TOP_PAD: _MORE_AT_A_TIME}
+    return all([mallopt(option, value) for option, value in options.items()])
+
+
+def relaunch_for_each(devices: Sequence[torch.device]) -> int:
+    """Start this command anew for each device; returns the exit code."""
+    return launch([sys.executable, *sys.argv], len(devices))
 
 
 def launch(command: Sequence[str], count: int) -> int:

@@ -35,7 +35,7 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device.type, self.half)
 
-    def whole(self, embeds: Tensor) -> Tensor:
+    def to_full(self, embeds: Tensor) -> Tensor:
         """Return embeddings in float32 (float64 stays)."""
         return embeds.float() if embeds.dtype in _HALF.values() else embeds
 
@@ -43,15 +43,28 @@ class Precision:
         """Compute gradients, of a scaled loss in ``fp16``."""
         self.scaler.scale(loss).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer, max_norm: float | None) -> Tensor:
+    def step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        max_norm: float | None,
+        unless: Tensor | None = None,
+    ) -> Tensor:
         """Clip the gradients and let the optimizer step; returns their norm before clipping.
 
         In ``fp16`` a step whose gradients overflowed is left out and the scale is lowered.
+
+        Args:
+            optimizer: of the parameters that have gradients.
+            max_norm: of all gradients together; None: they are not clipped.
+            unless: () float, 1 where a fused optimizer shall leave everything as it is; not looked
+                at by the host. Not in ``fp16``.
         """
         self.scaler.unscale_(optimizer)
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         limit = float("inf") if max_norm is None else max_norm
         norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+        if unless is not None:
+            optimizer.grad_scale, optimizer.found_inf = None, unless  # as torch's scaler does
         self.scaler.step(optimizer)
         self.scaler.update()
         return norm

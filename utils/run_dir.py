@@ -12,6 +12,7 @@ from utils.errors import UserError
 from utils.files import write_json
 
 CONFIG_NAME = "config.json"
+OWN_PACKAGES = ("data_loader", "evaluation", "model", "trainer", "utils", "parse_config")
 PACKAGES = (
     "torch", "torchvision", "transformers", "tokenizers", "timm", "decord", "av",
     "opencv-python-headless", "numpy", "pandas", "pydantic",
@@ -40,7 +41,7 @@ def make_run_dir(save_dir: str, name: str, chosen: str | None = None) -> Path:
     return path
 
 
-def latest_run_dir(save_dir: str, name: str) -> Path | None:
+def find_latest_run_dir(save_dir: str, name: str) -> Path | None:
     """Return the newest run folder of ``save_dir/name``, or None where there is none."""
     found = sorted(Path(save_dir, name).glob(f"*/{CONFIG_NAME}"))  # named after their time
     return found[-1].parent if found else None
@@ -90,7 +91,7 @@ def setup_logging(verbosity: int, file: Path | None = None) -> None:
     """Send log records to standard error and to ``file``.
 
     Args:
-        verbosity: 0 warnings, 1 information, 2 debugging (the last for this project's rooms only).
+        verbosity: 0 warnings, 1 information, 2 debugging (of this project's packages only).
         file: also written to, appended.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler()]
@@ -104,7 +105,8 @@ def setup_logging(verbosity: int, file: Path | None = None) -> None:
         force=True,
     )
     logging.captureWarnings(True)
-    for room in ("data_loader", "model", "trainer", "utils", "parse_config"):
-        logging.getLogger(room).setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[verbosity])
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[verbosity]
+    for package in OWN_PACKAGES:
+        logging.getLogger(package).setLevel(level)
     for noisy in ("httpx", "timm", "huggingface_hub", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -20,7 +20,7 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def unchanged_random_state() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """Put torch's random state back afterwards.
 
     For reading batches: a ``DataLoader`` draws from it when it starts its workers, which a resumed
@@ -33,7 +33,7 @@ def unchanged_random_state() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def random_states() -> dict[str, Any]:
+def get_random_states() -> dict[str, Any]:
     """Return the states of all generators as tensors and plain values."""
     version, internal, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
@@ -57,14 +57,14 @@ def restore_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
 
 
-def device_random_states() -> list[torch.Tensor]:
+def get_device_random_states() -> list[torch.Tensor]:
     """Return the states that dropout draws from: the CPU's, and the current GPU's if it is used."""
     gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
     return [torch.get_rng_state(), *gpu]
 
 
 def restore_device_random_states(states: list[torch.Tensor]) -> None:
-    """Put back what ``device_random_states`` returned."""
+    """Put back what ``get_device_random_states`` returned."""
     torch.set_rng_state(states[0])
     for state in states[1:]:
         torch.cuda.set_rng_state(state)

@@ -1,7 +1,7 @@
 """The files of a frame cache. In its folder there is one store for each use and size of frames:
 
     TextVR-train-242x242-4f/
-      cache.json     which frames these are, and how they are kept
+      cache.json     which frames these are, and how they are stored
       00000.bin      a shard: the frames of some videos, as JPEG files or as uint8 (3, h, w)
       00000.json     its index, with checksums; written last, so a shard counts once it is there
 
@@ -10,40 +10,78 @@ What a store holds of a video is that of the last shard that names it.
 
 import hashlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from base.base_dataset import VideoEntry
+from data_loader.transforms import ClipTransform
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import (
+    FileLockedError,
+    FileStamp,
+    hash_file,
+    lock_file,
+    remove_temporary_files,
+    write_json,
+)
 
 MANIFEST = "cache.json"
 _VERSION = 1
-_BLOCK = 1 << 20  # bytes read at a time
+_LOCK = ".lock"
+_WAIT_S = 5.0  # for what a killed command's processes still write
+_MISSING = FileStamp(-1, -1)
+_NO_CACHE = "set data_loader.args.frame_cache to null"
 
-Use = Literal["train", "test"]
+
+class FrameSource(Protocol):
+    """What a frame cache asks of a data set."""
+
+    entries: Sequence[VideoEntry]
+    data_dir: Path
+    options: Any  # DatasetOptions, whose module stands above this one
+    transform: ClipTransform
+    images: bool
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which frames a loader wants: what decides whether a store is of use to it.
-
-    Attributes:
-        dataset: name of the data set.
-        use: train: candidates to draw from; test: the frames of "uniform" alone.
-        size: what frames are first resized to: (height, width), or the shorter side alone.
-        antialias: of that resizing.
-        num_frames: frames of a clip.
-    """
+class FrameSpec:
+    """The frames that a loader asks for: they decide which store is of use to it."""
 
     dataset: str
-    use: Use
-    size: tuple[int, ...]
-    antialias: bool
-    num_frames: int
+    use: Literal["train", "test"]  # candidates to draw from, or the frames of "uniform" alone
+    size: tuple[int, ...]  # after the first resizing: (height, width), or the shorter side alone
+    antialias: bool  # of that resizing
+    num_frames: int  # of a clip
+
+    @classmethod
+    def of(cls, dataset: FrameSource) -> "FrameSpec":
+        """Return the frames of a data set; raises ``UserError`` where no cache can hold them."""
+        name, options = type(dataset).__name__, dataset.options
+        if dataset.images:
+            raise UserError(f"{name}: reads images, of which no frames are cached; {_NO_CACHE}")
+        if not options.training and options.split == "train":
+            raise UserError(
+                f"{name} train: frames of this split are cached for training alone; {_NO_CACHE}"
+            )
+        if options.sliding_window_stride > 0:
+            raise UserError(
+                f"{name}: a sliding window shows frames that no frame cache holds; {_NO_CACHE}, "
+                "or sliding_window_stride to -1"
+            )
+        geometry = dataset.transform.geometry
+        return cls(
+            dataset=name,
+            use="train" if options.training else "test",
+            size=tuple(geometry.first_size),
+            antialias=geometry.params.antialias,
+            num_frames=options.video.num_frames,
+        )
 
     @property
     def name(self) -> str:
@@ -53,20 +91,13 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """How a store keeps frames.
+class StorageFormat:
+    """How a store holds frames."""
 
-    Attributes:
-        format: jpeg, or raw for uint8.
-        quality: of JPEG, 1 to 100; None for raw.
-        per_interval: most candidates of an interval of a video.
-        size: as in ``Wanted``; another one is resized once more when it is read.
-    """
-
-    format: Literal["jpeg", "raw"]
-    quality: int | None
-    per_interval: int
-    size: tuple[int, ...]
+    format: Literal["jpeg", "raw"]  # raw: uint8
+    quality: int | None  # of JPEG, 1 to 100
+    per_interval: int  # most candidates of an interval of a video
+    size: tuple[int, ...]  # as in FrameSpec; another one is resized once more when it is read
 
     def __str__(self) -> str:
         quality = "" if self.quality is None else f" of quality {self.quality}"
@@ -74,46 +105,44 @@ class Kept:
         return f"{self.format}{quality}, {self.per_interval} candidates an interval, size {size}"
 
 
-class Stamp(NamedTuple):
-    """What tells that a file was changed; -1 where it is missing."""
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> "Stamp":
-        """Look at a file; raises ``OSError`` where that can't be done."""
-        try:
-            found = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return cls(-1, -1)
-        return cls(found.st_size, found.st_mtime_ns)
-
-
-class Cached(NamedTuple):
-    """What a store holds of one video.
-
-    Attributes:
-        shard: the number of the shard.
-        stamp: of the video's file when it was read.
-        fault: why it could not be read; the rest is empty then.
-        num_frames: of the video.
-        width: of the video, pixels.
-        height: of the video, pixels.
-        shape: (height, width) of the kept frames.
-        candidates: (K,) int64, the numbers of the kept frames, ascending.
-        offsets: (K + 1,) int64, where each begins in the shard; the last one is the end.
-    """
+class CachedVideo(NamedTuple):
+    """What a store holds of one video."""
 
     shard: int
-    stamp: Stamp
-    fault: str | None
-    num_frames: int = 0
-    width: int = 0
+    stamp: FileStamp  # of the video's file when it was read
+    error: str | None  # why it could not be read; the rest is empty then
+    num_frames: int = 0  # of the video, as the next two
+    width: int = 0  # pixels
     height: int = 0
-    shape: tuple[int, int] = (0, 0)
-    candidates: np.ndarray = np.zeros(0, np.int64)
-    offsets: np.ndarray = np.zeros(1, np.int64)
+    shape: tuple[int, int] = (0, 0)  # (height, width) of the stored frames
+    candidates: np.ndarray = np.zeros(0, np.int64)  # (K,) numbers of the stored frames, ascending
+    offsets: np.ndarray = np.zeros(1, np.int64)  # (K + 1,) where each begins in the shard; the end
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the shard's index; ``fault`` is the file format's word."""
+        stamp = [self.stamp.size, self.stamp.mtime_ns]
+        if self.error is not None:
+            return {"stamp": stamp, "fault": self.error}
+        return {
+            "stamp": stamp,
+            "video": [self.num_frames, self.width, self.height],
+            "shape": self.shape,
+            "candidates": self.candidates.tolist(),
+            "offsets": self.offsets.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, shard: int, values: dict[str, Any]) -> "CachedVideo":
+        """Read what ``to_json`` wrote."""
+        stamp = FileStamp(*values["stamp"])
+        if "fault" in values:
+            return cls(shard, stamp, values["fault"])
+        arrays = (np.array(values[name], np.int64) for name in ("candidates", "offsets"))
+        return cls(shard, stamp, None, *values["video"], tuple(values["shape"]), *arrays)
+
+    def is_up_to_date(self, stamp: FileStamp) -> bool:
+        """Whether a video that has this stamp now needs no reading; one that is gone needs none."""
+        return stamp == self.stamp or (stamp == _MISSING and self.error is None)
 
 
 class ShardError(UserError):
@@ -129,26 +158,24 @@ class ShardError(UserError):
 class Store:
     """A store that is there.
 
-    Args:
-        folder: of the store.
-
     Attributes:
-        wanted: whom it is for.
-        kept: how it keeps frames.
+        folder: of the store.
+        spec: which frames it holds.
+        storage: how it holds them.
 
     Raises:
-        UserError: its ``cache.json`` can't be read.
+        UserError: its ``cache.json`` can't be used.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = folder / MANIFEST
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            version = found["version"]
-            wanted, kept = found["wanted"], found["kept"]
-            self.wanted = Wanted(**wanted | {"size": tuple(wanted["size"])})
-            self.kept = Kept(**kept | {"size": tuple(kept["size"])})
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            version = manifest["version"]
+            spec, stored = manifest["wanted"], manifest["kept"]
+            self.spec = FrameSpec(**spec | {"size": tuple(spec["size"])})
+            self.storage = StorageFormat(**stored | {"size": tuple(stored["size"])})
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{path}: is damaged; delete the folder and make the cache again"
@@ -157,66 +184,86 @@ class Store:
             raise UserError(f"{path}: is of version {version}; delete the folder, make it again")
 
     @classmethod
-    def create(cls, root: Path, wanted: Wanted, kept: Kept) -> "Store":
+    def create(cls, root: Path, spec: FrameSpec, storage: StorageFormat) -> "Store":
         """Make a store's folder, or return the one that is there.
 
         Raises:
-            UserError: it is there, and keeps frames in another way.
+            UserError: it is there, and holds frames in another way.
         """
-        folder = root / wanted.name
+        folder = root / spec.name
         if not (folder / MANIFEST).is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            parts = {"wanted": asdict(wanted), "kept": asdict(kept)}
+            parts = {"wanted": asdict(spec), "kept": asdict(storage)}
             write_json(folder / MANIFEST, {"version": _VERSION} | parts)
         store = cls(folder)
-        if store.kept != kept:
+        if store.storage != storage:
             raise UserError(
-                f"{folder}: keeps its frames as {store.kept}, and {kept} are asked for; give the "
-                "same options or another folder, or delete this one"
+                f"{folder}: keeps its frames as {store.storage}, and {storage} are asked for; give "
+                "the same options or another folder, or delete this one"
             )
         return store
 
-    def shards(self) -> list[int]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other commands from writing, and clear what a killed one left half-done.
+
+        Raises:
+            UserError: another command is at work.
+        """
+        deadline = time.monotonic() + _WAIT_S
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(lock_file(self.folder / _LOCK, wait=False))
+                    break
+                except FileLockedError as error:
+                    if time.monotonic() > deadline:
+                        raise UserError(
+                            f"{self.folder}: another command is making this cache; wait for its end"
+                        ) from error
+                    time.sleep(0.1)
+            remove_temporary_files(self.folder)
+            complete = set(map(self.data_path, self.list_shards()))
+            for path in set(self.folder.glob("*.bin")) - complete:
+                path.unlink()
+            yield
+
+    def list_shards(self) -> list[int]:
         """Return the numbers of the shards that count."""
         names = (path.stem for path in self.folder.glob("*.json"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def data(self, shard: int) -> Path:
+    def data_path(self, shard: int) -> Path:
         """Return the file of a shard's frames."""
         return self.folder / f"{shard:05d}.bin"
 
-    def index(self, shard: int) -> Path:
+    def index_path(self, shard: int) -> Path:
         """Return the file of a shard's index."""
         return self.folder / f"{shard:05d}.json"
 
-    def write_index(self, shard: int, videos: dict[str, Cached], size: int, digest: str) -> None:
-        """Write a shard's index: from now on the shard counts.
+    def write_index(
+        self, shard: int, videos: dict[str, CachedVideo], size: int, sha256: str
+    ) -> None:
+        """Write the index of a shard, whose data have a size (bytes): from now on it counts."""
+        contents = {name: video.to_json() for name, video in videos.items()}
+        index = {"bytes": size, "sha256": sha256, "videos": contents}
+        write_json(self.index_path(shard), {"index": index, "sha256": _hash_index(index)})
 
-        Args:
-            shard: its number.
-            videos: name -> what it holds.
-            size: bytes of its data.
-            digest: SHA-256 of its data.
-        """
-        held = {name: _plain(video) for name, video in videos.items()}
-        index = {"bytes": size, "sha256": digest, "videos": held}
-        write_json(self.index(shard), {"index": index, "sha256": _digest(index)})
-
-    def videos(self) -> dict[str, Cached]:
+    def read_videos(self) -> dict[str, CachedVideo]:
         """Return what is held of each video; raises ``ShardError``."""
-        return {name: held for shard in self.shards() for name, held in self._read(shard)}
+        return {
+            name: CachedVideo.from_json(shard, values)
+            for shard in self.list_shards()
+            for name, values in self._read_index(shard)["videos"].items()
+        }
 
-    def _read(self, shard: int) -> Iterator[tuple[str, Cached]]:
-        index = self._checked_index(shard)
-        yield from ((name, _cached(shard, values)) for name, values in index["videos"].items())
-
-    def _checked_index(self, shard: int) -> dict[str, Any]:
+    def _read_index(self, shard: int) -> dict[str, Any]:
         """The index of a shard whose files look whole."""
-        path, data = self.index(shard), self.data(shard)
+        path, data = self.index_path(shard), self.data_path(shard)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             index = found["index"]
-            is_right = found["sha256"] == _digest(index)
+            is_right = found["sha256"] == _hash_index(index)
         except (ValueError, TypeError, KeyError) as error:
             raise ShardError(path, "is no index of a shard") from error
         if not is_right:
@@ -229,36 +276,23 @@ class Store:
 
     def verify(self, shard: int) -> None:
         """Compare a shard with its checksums; raises ``ShardError``."""
-        index = self._checked_index(shard)
-        digest = hashlib.sha256()
-        with self.data(shard).open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        if digest.hexdigest() != index["sha256"]:
-            raise ShardError(self.data(shard), "differs from its checksum")
+        index = self._read_index(shard)
+        if hash_file(self.data_path(shard)) != index["sha256"]:
+            raise ShardError(self.data_path(shard), "differs from its checksum")
 
 
-def _digest(index: dict[str, Any]) -> str:
+def name_video(path: Path, data_dir: Path) -> str:
+    """Return how a cache names a video: by its path within the data set's folder."""
+    return path.relative_to(data_dir).as_posix() if path.is_relative_to(data_dir) else str(path)
+
+
+def stamp_video(path: Path) -> FileStamp:
+    """Return a video's stamp, also of one that is missing; raises ``OSError``."""
+    try:
+        return FileStamp.of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return _MISSING
+
+
+def _hash_index(index: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index).encode()).hexdigest()
-
-
-def _plain(video: Cached) -> dict[str, Any]:
-    if video.fault is not None:
-        return {"stamp": video.stamp, "fault": video.fault}
-    return {
-        "stamp": video.stamp,
-        "video": [video.num_frames, video.width, video.height],
-        "shape": video.shape,
-        "candidates": video.candidates.tolist(),
-        "offsets": video.offsets.tolist(),
-    }
-
-
-def _cached(shard: int, values: dict[str, Any]) -> Cached:
-    stamp = Stamp(*values["stamp"])
-    if "fault" in values:
-        return Cached(shard, stamp, values["fault"])
-    num_frames, width, height = values["video"]
-    candidates, offsets = (np.array(values[name], np.int64) for name in ("candidates", "offsets"))
-    shape = tuple(values["shape"])
-    return Cached(shard, stamp, None, num_frames, width, height, shape, candidates, offsets)

@@ -1,9 +1,7 @@
 """Pictures of the made-up TextVR: a big moving shape of one pure colour on another, and signs.
 
-Legend: W = H = `size`, the width and height of the square picture in pixels.
+Legend: W = H = ``size``, the width and height of the square picture in pixels.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator
@@ -27,14 +25,18 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (10, 10, 10),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond", "star", "bar")
+_POLYGONS = {  # corners, angle of the first one, share of the radius of every second one
+    "square": (4, math.pi / 4, 1.0),
+    "triangle": (3, -math.pi / 2, 1.0),
+    "diamond": (4, 0.0, 1.0),
+    "star": (10, -math.pi / 2, 0.5),
+}
 # Pairs that are told apart badly, by eye and after colour jitter.
-PALE_PAIRS = (
-    frozenset({"white", "yellow"}),
-    frozenset({"white", "cyan"}),
-    frozenset({"black", "blue"}),
-)
+PALE_PAIRS = ({"white", "yellow"}, {"white", "cyan"}, {"black", "blue"})
 BANDS = 4  # signs stand in different horizontal bands, so that none hides another
 SMALLEST_FONT = 7
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,18 @@ class Look:
 
     @property
     def name(self) -> str:
-        """The look in words: "red circle on blue"."""
+        """Return the look in words: "red circle on blue"."""
         return f"{self.colour} {self.shape} on {self.background}"
 
 
-def all_looks() -> tuple[Look, ...]:
-    """Every look there is; no two share both colours, and the first ones share neither."""
+def list_looks() -> tuple[Look, ...]:
+    """Return every look there is; no two share both colours, and the first ones share neither."""
     names = list(COLOURS)
     looks: list[Look] = []
     for shift in range(1, len(names)):
         for index, background in enumerate(names):
             colour = names[(index + shift) % len(names)]
-            if frozenset({colour, background}) not in PALE_PAIRS:
+            if {colour, background} not in PALE_PAIRS:
                 # +shift: the shape goes with no colour in particular
                 shape = SHAPES[(index + 3 * shift) % len(SHAPES)]
                 looks.append(Look(shape, colour, background))
@@ -72,7 +74,7 @@ class Sign:
     text: str
     font_size: int
     dark_plate: bool
-    boxes: dict[int, tuple[int, int, int, int]]
+    boxes: dict[int, Box]
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,9 @@ class Scene:
 
 
 def plan_scene(rng: np.random.Generator, look: Look, size: int, texts: list[str]) -> Scene:
-    """Draws by lot how a clip looks.
+    """Draw by lot how a clip looks.
 
-    Args:
-        rng: the clip's own generator.
-        look: shape and colours.
-        size: width and height of the picture in pixels, even, at least 64.
-        texts: the signs' lines, at most `BANDS`; each must fit (`fitting_font_size`).
+    ``texts`` are the signs' lines, at most ``BANDS``; each must fit (``find_font_size``).
     """
     num_frames = int(rng.integers(12, 25))
     fps = int(rng.choice([12, 15, 24, 25]))
@@ -109,8 +107,8 @@ def plan_scene(rng: np.random.Generator, look: Look, size: int, texts: list[str]
     margin = 0.9 * radius
     speed = float(rng.uniform(0.006, 0.025)) * size
     direction = float(rng.uniform(0, 2 * math.pi))
-    xs = _path(rng, margin, size - margin, speed * math.cos(direction), num_frames)
-    ys = _path(rng, margin, size - margin, speed * math.sin(direction), num_frames)
+    xs = _move(rng, margin, size - margin, speed * math.cos(direction), num_frames)
+    ys = _move(rng, margin, size - margin, speed * math.sin(direction), num_frames)
     bands = rng.permutation(BANDS)
     signs = tuple(
         _plan_sign(rng, text, size, int(band), num_frames)
@@ -129,7 +127,7 @@ def plan_scene(rng: np.random.Generator, look: Look, size: int, texts: list[str]
 
 
 def draw_frames(scene: Scene) -> Iterator[np.ndarray]:
-    """The pictures of a clip, one after the other: (H, W, 3), uint8 RGB."""
+    """Yield the pictures of a clip: (H, W, 3), uint8 RGB."""
     ink, ground = (
         tuple(round(scene.gain * channel) for channel in COLOURS[name])
         for name in (scene.look.colour, scene.look.background)
@@ -144,8 +142,8 @@ def draw_frames(scene: Scene) -> Iterator[np.ndarray]:
         yield np.asarray(picture)
 
 
-def fitting_font_size(text: str, size: int, wanted: int = SMALLEST_FONT) -> int | None:
-    """The largest font size up to `wanted` in which the line fits the picture; None if none."""
+def find_font_size(text: str, size: int, wanted: int = SMALLEST_FONT) -> int | None:
+    """Return the largest font size up to ``wanted`` in which the line fits, or None."""
     for font_size in range(wanted, SMALLEST_FONT - 1, -1):
         left, _, right, _ = load_font(font_size).getbbox(text)
         if right - left <= size - 6:
@@ -155,7 +153,7 @@ def fitting_font_size(text: str, size: int, wanted: int = SMALLEST_FONT) -> int 
 
 @lru_cache(maxsize=64)
 def load_font(font_size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with Pillow, so that no font file is needed."""
+    """Load the font that comes with Pillow, so that no font file is needed."""
     font = ImageFont.load_default(size=font_size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise UserError("this Pillow was built without FreeType: install it with pip")
@@ -163,16 +161,16 @@ def load_font(font_size: int) -> ImageFont.FreeTypeFont:
 
 
 def _plan_sign(rng: np.random.Generator, text: str, size: int, band: int, num_frames: int) -> Sign:
-    """Places a line in its band; it may move there, and may appear late or leave early."""
+    """Place a line in its band; it may move there, and may appear late or leave early."""
     wanted = int(rng.integers(round(0.095 * size), round(0.13 * size) + 1))
-    font_size = fitting_font_size(text, size, max(wanted, SMALLEST_FONT))
+    font_size = find_font_size(text, size, max(wanted, SMALLEST_FONT))
     assert font_size is not None, f"{text!r} does not fit {size} pixels"
     left, top, right, bottom = map(round, load_font(font_size).getbbox(text))
     width, height = right - left, bottom - top
     speed = 0.0 if rng.random() < 0.4 else float(rng.uniform(-0.01, 0.01)) * size
     band_top = band * size / BANDS
-    xs = _path(rng, 3, size - 3 - width, speed, num_frames)
-    ys = _path(rng, band_top + 3, band_top + size / BANDS - 3 - height, speed / 2, num_frames)
+    xs = _move(rng, 3, size - 3 - width, speed, num_frames)
+    ys = _move(rng, band_top + 3, band_top + size / BANDS - 3 - height, speed / 2, num_frames)
     first = int(rng.integers(num_frames // 4)) if rng.random() < 0.5 else 0
     last = num_frames - 1 - (int(rng.integers(num_frames // 4)) if rng.random() < 0.5 else 0)
     boxes = {}
@@ -182,10 +180,10 @@ def _plan_sign(rng: np.random.Generator, text: str, size: int, band: int, num_fr
     return Sign(text, font_size, bool(rng.random() < 0.5), boxes)
 
 
-def _path(
+def _move(
     rng: np.random.Generator, low: float, high: float, speed: float, num_frames: int
 ) -> list[float]:
-    """Positions frame by frame from a random start, thrown back at `low` and `high`."""
+    """Positions frame by frame from a random start, thrown back at ``low`` and ``high``."""
     span = max(high - low, 1e-6)
     travelled = rng.uniform(0, span) + speed * np.arange(num_frames)
     return list(low + span - np.abs(span - travelled % (2 * span)))
@@ -198,59 +196,40 @@ def _draw_shape(
     ink: tuple[int, ...],
     ground: tuple[int, ...],
 ) -> None:
-    """Draws the scene's shape around `centre`."""
+    """Draw the scene's shape around ``centre``, turned by its angle."""
     kind, r = scene.look.shape, scene.radius
+    x, y = centre
+    c, s = math.cos(scene.angle), math.sin(scene.angle)
+
+    def draw_circle(radius: float, fill: tuple[int, ...]) -> None:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+
+    def draw_polygon(points: list[tuple[float, float]]) -> None:
+        turned = [(x + c * px - s * py, y + s * px + c * py) for px, py in points]
+        draw.polygon(turned, fill=ink)
+
+    def draw_rectangle(w: float, h: float) -> None:
+        draw_polygon([(-w, -h), (w, -h), (w, h), (-w, h)])
+
     if kind in ("circle", "ring"):
-        draw.ellipse(_around(centre, r), fill=ink)
+        draw_circle(r, ink)
         if kind == "ring":
-            draw.ellipse(_around(centre, 0.5 * r), fill=ground)
+            draw_circle(0.5 * r, ground)
     elif kind == "bar":
-        draw.polygon(_turned(centre, scene.angle, _rectangle(1.25 * r, 0.55 * r)), fill=ink)
+        draw_rectangle(1.25 * r, 0.55 * r)
     elif kind == "cross":
-        for half_width, half_height in ((r, 0.4 * r), (0.4 * r, r)):
-            points = _rectangle(half_width, half_height)
-            draw.polygon(_turned(centre, scene.angle, points), fill=ink)
+        draw_rectangle(r, 0.4 * r)
+        draw_rectangle(0.4 * r, r)
     else:
-        draw.polygon(_turned(centre, scene.angle, _polygon(kind, r)), fill=ink)
+        corners, first, inner = _POLYGONS[kind]
+        angles = [first + 2 * math.pi * index / corners for index in range(corners)]
+        radii = [1.15 * r * (inner if index % 2 else 1.0) for index in range(corners)]
+        pairs = zip(radii, angles, strict=True)
+        draw_polygon([(radius * math.cos(a), radius * math.sin(a)) for radius, a in pairs])
 
 
-def _polygon(kind: str, r: float) -> list[tuple[float, float]]:
-    """Corners of a square, triangle, diamond or star of radius about `r` around (0, 0)."""
-    corners, first, inner = {
-        "square": (4, math.pi / 4, 1.0),
-        "triangle": (3, -math.pi / 2, 1.0),
-        "diamond": (4, 0.0, 1.0),
-        "star": (10, -math.pi / 2, 0.5),
-    }[kind]
-    radii = [1.15 * r * (inner if index % 2 else 1.0) for index in range(corners)]
-    angles = [first + 2 * math.pi * index / corners for index in range(corners)]
-    return [
-        (radius * math.cos(angle), radius * math.sin(angle))
-        for radius, angle in zip(radii, angles, strict=True)
-    ]
-
-
-def _rectangle(half_width: float, half_height: float) -> list[tuple[float, float]]:
-    """Corners of a rectangle around (0, 0)."""
-    w, h = half_width, half_height
-    return [(-w, -h), (w, -h), (w, h), (-w, h)]
-
-
-def _turned(
-    centre: tuple[float, float], angle: float, points: list[tuple[float, float]]
-) -> list[tuple[float, float]]:
-    """Points turned by `angle` radians and moved to `centre`."""
-    c, s = math.cos(angle), math.sin(angle)
-    return [(centre[0] + c * x - s * y, centre[1] + s * x + c * y) for x, y in points]
-
-
-def _around(centre: tuple[float, float], r: float) -> tuple[float, float, float, float]:
-    """The square of half side `r` around `centre`: left, top, right, bottom."""
-    return (centre[0] - r, centre[1] - r, centre[0] + r, centre[1] + r)
-
-
-def _draw_sign(draw: ImageDraw.ImageDraw, sign: Sign, box: tuple[int, int, int, int]) -> None:
-    """Draws a plate and on it the text, whose ink fills `box`."""
+def _draw_sign(draw: ImageDraw.ImageDraw, sign: Sign, box: Box) -> None:
+    """Draw a plate and on it the text, whose ink fills ``box``."""
     plate, ink = ((0, 0, 0), (255, 255, 255))[:: 1 if sign.dark_plate else -1]
     left, top, right, bottom = box
     draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), fill=plate)

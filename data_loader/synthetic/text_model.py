@@ -1,9 +1,7 @@
 """A text model folder without weights: a small DistilBERT configuration and its tokenizer.
 
-`transformers.AutoConfig` and `AutoTokenizer` load the folder without network.
+``transformers.AutoConfig`` and ``AutoTokenizer`` load the folder without network.
 """
-
-from __future__ import annotations
 
 import string
 from collections import Counter
@@ -13,7 +11,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
-from data_loader.synthetic.files import write_json, write_text
+from data_loader.synthetic.layout import write_json_line
+from utils.files import write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TEXT_MODEL_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "config.json")
@@ -36,7 +35,7 @@ MODEL_CONFIG = {
 
 
 def write_text_model(folder: Path, texts: Iterable[str], max_words: int = 4000) -> int:
-    """Writes config.json, vocab.txt, tokenizer.json and tokenizer_config.json; returns the size.
+    """Write config.json, vocab.txt, tokenizer.json and tokenizer_config.json; returns the size.
 
     The vocabulary holds the special tokens, every ASCII character (lower case, the tokenizer
     lowers everything) and every character of the texts, each also as a continuation ("##x"),
@@ -47,9 +46,10 @@ def write_text_model(folder: Path, texts: Iterable[str], max_words: int = 4000) 
         texts: what the vocabulary is made from; their order does not matter.
         max_words: whole words kept, the most frequent ones, equal ones in alphabetical order.
     """
-    vocabulary = {piece: index for index, piece in enumerate(_pieces(texts, max_words))}
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {piece: index for index, piece in enumerate(_list_pieces(texts, max_words))}
     write_text(folder / "vocab.txt", "".join(f"{piece}\n" for piece in vocabulary))
-    write_text(folder / "tokenizer.json", _tokenizer(vocabulary).to_str(pretty=True) + "\n")
+    write_text(folder / "tokenizer.json", _build_tokenizer(vocabulary).to_str(pretty=True) + "\n")
     tokenizer_config = {
         "tokenizer_class": "DistilBertTokenizer",
         "do_lower_case": True,
@@ -62,13 +62,13 @@ def write_text_model(folder: Path, texts: Iterable[str], max_words: int = 4000) 
         "sep_token": "[SEP]",
         "mask_token": "[MASK]",
     }
-    write_json(folder / "tokenizer_config.json", tokenizer_config, indent=2)
+    write_json_line(folder / "tokenizer_config.json", tokenizer_config, indent=2)
     config = {**MODEL_CONFIG, "vocab_size": len(vocabulary)}
-    write_json(folder / "config.json", config, indent=2)
+    write_json_line(folder / "config.json", config, indent=2)
     return len(vocabulary)
 
 
-def _pieces(texts: Iterable[str], max_words: int) -> list[str]:
+def _list_pieces(texts: Iterable[str], max_words: int) -> list[str]:
     """All pieces in the order of their numbers."""
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
@@ -83,7 +83,7 @@ def _pieces(texts: Iterable[str], max_words: int) -> list[str]:
     return [*SPECIAL_TOKENS, *ordered, *(f"##{character}" for character in ordered), *whole]
 
 
-def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
+def _build_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
     """The uncased WordPiece tokenizer of BERT: [CLS] text [SEP]."""
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

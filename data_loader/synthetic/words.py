@@ -4,14 +4,12 @@ Three vocabularies that share no word: the words to be read in a video, the dist
 read beside them, and the words of the captions' sentences.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from data_loader.synthetic.scene import Look
+from data_loader.synthetic.scene import Box, Look
 
 SIGN_WORDS: tuple[str, ...] = tuple(
     """
@@ -44,18 +42,16 @@ TEMPLATES: tuple[str, ...] = (
     "we see a {colour} {shape} against {background} and can read {word}",
 )
 
-Box = tuple[int, int, int, int]
 
-
-def sentence(template: str, look: Look, word: str) -> str:
-    """The caption of a look and a word after one template."""
+def _fill_template(template: str, look: Look, word: str) -> str:
+    """The caption of a look and a word."""
     return template.format(
         colour=look.colour, shape=look.shape, background=look.background, word=word
     )
 
 
 def make_captions(rng: np.random.Generator, look: Look, word: str, count: int) -> list[str]:
-    """`count` captions (at most `len(TEMPLATES)`), each after another template.
+    """Return ``count`` captions (at most ``len(TEMPLATES)``), each after another template.
 
     As in the real files some start with a blank, end with a full stop or shout the word.
     """
@@ -64,29 +60,29 @@ def make_captions(rng: np.random.Generator, look: Look, word: str, count: int) -
         written = word.upper() if rng.random() < 0.3 else word
         blank = " " if rng.random() < 0.1 else ""
         stop = "." if rng.random() < 0.3 else ""
-        captions.append(blank + sentence(TEMPLATES[index], look, written) + stop)
+        captions.append(blank + _fill_template(TEMPLATES[index], look, written) + stop)
     return captions
 
 
-def vocabulary_texts(looks: Sequence[Look], words: Sequence[str]) -> list[str]:
-    """Texts that hold every word which captions and signs of these looks and words can hold."""
-    captions = [sentence(TEMPLATES[0], look, "") for look in looks]
-    captions += [sentence(template, looks[0], "") for template in TEMPLATES]
+def list_vocabulary(looks: Sequence[Look], words: Sequence[str]) -> list[str]:
+    """Return texts that hold every word of the captions and signs of these looks and words."""
+    captions = [_fill_template(TEMPLATES[0], look, "") for look in looks]
+    captions += [_fill_template(template, looks[0], "") for template in TEMPLATES]
     return [*captions, *words, *DISTRACTORS]
 
 
 def change_case(rng: np.random.Generator, text: str) -> str:
-    """The text in upper case, as most signs are, or in title or lower case."""
+    """Return the text in upper case, as most signs are, or in title or lower case."""
     return (text.upper(), text.upper(), text.title(), text.lower())[rng.integers(4)]
 
 
 def pick_distractor(rng: np.random.Generator) -> str:
-    """One distractor, in lower case."""
+    """Return one distractor, in lower case."""
     return DISTRACTORS[rng.integers(len(DISTRACTORS))]
 
 
-def noise_text(rng: np.random.Generator) -> str:
-    """What text spotting makes of dirt: garbled letters around a digit, one character, nothing."""
+def make_noise(rng: np.random.Generator) -> str:
+    """Return what text spotting makes of dirt: letters around a digit, one character, nothing."""
     kind = rng.integers(4)
     if kind == 0:
         return ""
@@ -97,50 +93,41 @@ def noise_text(rng: np.random.Generator) -> str:
     return letters[: rng.integers(1, 3)] + digit + letters[2 : rng.integers(3, 5)]
 
 
-def make_score(rng: np.random.Generator, low: float, high: float) -> float | str:
-    """A score between `low` and `high`; as in the real files it is sometimes a string."""
-    score = round(float(rng.uniform(low, high)), 4)
-    return str(score) if rng.random() < 0.3 else score
-
-
 def make_record(
     rng: np.random.Generator, text: str, boxes: Mapping[int, Box], lowest_score: float
 ) -> dict[str, Any]:
-    """One tracked text line in the Kwai format.
+    """Return one text line, tracked over consecutive frames, in the Kwai format.
 
-    Args:
-        rng: for the score, the tracker's stride and the two numbers that nobody uses.
-        text: as read.
-        boxes: frame -> (left, top, right, bottom) in pixels; consecutive frames, at least one.
-        lowest_score: the score lies between it and 0.99.
+    Drawn are its score, up to 0.99, the tracker's stride and the two numbers that nobody uses.
     """
     frames = sorted(boxes)
     tracked = sorted({*frames[:: rng.integers(1, 4)], frames[-1]})
     tracks = {}
     for frame in tracked:
         unused = [round(float(rng.uniform(0.5, 1)), 4), int(rng.integers(2))]
-        tracks[str(frame)] = [*_corners(boxes[frame]), *unused]
+        tracks[str(frame)] = [*_list_corners(boxes[frame]), *unused]
+    score: float | str = round(float(rng.uniform(lowest_score, 0.99)), 4)
+    if rng.random() < 0.3:  # as in the real files
+        score = str(score)
     return {
         "text": text,
-        "score": make_score(rng, lowest_score, 0.99),
+        "score": score,
         "tracks": tracks,
-        "recommend_box": _corners(boxes[tracked[len(tracked) // 2]]),
+        "recommend_box": _list_corners(boxes[tracked[len(tracked) // 2]]),
     }
 
 
-def make_document(
-    rng: np.random.Generator, records: Sequence[dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """The records in random order, under rising numbers with gaps."""
+def make_document(rng: np.random.Generator, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the records in random order, under rising numbers with gaps."""
     numbers = np.cumsum(rng.integers(1, 4, size=len(records))) - 1
     order = rng.permutation(len(records))
     return {str(number): records[index] for number, index in zip(numbers, order, strict=True)}
 
 
-def random_boxes(
+def draw_boxes(
     rng: np.random.Generator, num_frames: int, width: int, height: int
 ) -> dict[int, Box]:
-    """A box that stands still somewhere in the picture, over a random run of frames."""
+    """Return a box that stands still somewhere in the picture, over a random run of frames."""
     box_width, box_height = int(rng.integers(8, width // 2)), int(rng.integers(6, height // 4))
     left = int(rng.integers(0, width - box_width))
     top = int(rng.integers(0, height - box_height))
@@ -150,7 +137,7 @@ def random_boxes(
     return {frame: box for frame in range(first, last + 1)}
 
 
-def _corners(box: Box) -> list[int]:
+def _list_corners(box: Box) -> list[int]:
     """The four corners of a box, clockwise from the upper left: x1, y1 ... x4, y4."""
     left, top, right, bottom = box
     return [left, top, right, top, right, bottom, left, bottom]

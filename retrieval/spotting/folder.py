@@ -1,5 +1,6 @@
-"""Spot the text of every video of a folder; what is finished stays finished."""
+"""Text of every video of a folder; what is finished stays finished."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -10,25 +11,27 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data_loader.inspection.pool import QUIET_SECONDS
-from data_loader.ocr_words import load_ocr_document
-from data_loader.video_base import VideoError
-from data_loader.video_container import VIDEO_EXTENSIONS
-from retrieval.spotting.text_spotter import TextSpotter
+from data_loader.ocr.ocr_words import load_ocr_document
+from data_loader.ocr.paths import find_documents, name_document
+from data_loader.readers.base_reader import VideoError
+from data_loader.readers.container import VIDEO_EXTENSIONS
+from retrieval.printing import escape
+from retrieval.spotting.text_spotter import TextSpotter, describe_identity
 from retrieval.spotting.video import EVERY_S, READER, spot_video
-from retrieval.spotting.workers import (
-    NO_ROOM,
-    Done,
-    Failed,
-    Progress,
-    TaskError,
-    Work,
-    run_each,
-)
-from retrieval.videos import find_videos, shown
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import list_files, write_json, write_text
+from utils.processes import (
+    BAR_DELAY_S,
+    TaskDone,
+    TaskError,
+    TaskFailed,
+    TaskProgress,
+    Work,
+    run_tasks,
+)
 
+IDENTITY_FILE = ".spotting.json"  # TextSpotter.identity; hidden: it is no video's document
+_MIXED = {"engine": "several, since a run with --overwrite was stopped"}
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
 
 
@@ -56,15 +59,10 @@ class Outcome:
     failures: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def document_path(video: Path, folder: Path, out: Path) -> Path:
-    """Return a video's document: ``folder/a/b.mp4`` has ``out/a/b.json``, as data sets expect."""
-    return (out / video.relative_to(folder)).with_suffix(".json")
-
-
 def spot_folder(
     folder: Path,
     out: Path,
-    make_spotter: Callable[[], TextSpotter],
+    spotter: TextSpotter,
     *,
     every: float = EVERY_S,
     reader: str = READER,
@@ -78,9 +76,10 @@ def spot_folder(
     on where one was stopped. A video that can't be read has none, and stops no other.
 
     Args:
-        folder: the videos.
+        folder: the videos; ``a/b.mp4`` has the document ``a/b.mp4.json``, and ``a/b.json`` is kept
+            where it can be no other's (``data_loader.ocr.paths``).
         out: is made if need be.
-        make_spotter: makes an engine, once in each process; picklable.
+        spotter: not loaded; each process loads its own.
         every: see ``spot_video``.
         reader: see ``spot_video``.
         workers: processes, at least 1.
@@ -88,46 +87,55 @@ def spot_folder(
         say: is told one line about each video that fails.
 
     Raises:
-        UserError: there are no videos, the engine can't be made, the reader is not installed, or
-            the disk is full.
+        UserError: there are no videos, another engine has spotted ``out``, the engine can't be
+            loaded, the reader is not installed, or the disk is full.
         OSError: ``out`` can't be made.
     """
-    videos = find_videos(folder)
-    if not videos:
+    names = list_files(folder, VIDEO_EXTENSIONS).names
+    if not names:
         kinds = " ".join(VIDEO_EXTENSIONS)
         raise UserError(f"{folder}: holds no video (a file with an extension of: {kinds})")
+    identity = spotter.identity()
     out.mkdir(parents=True, exist_ok=True)
-    outcome = Outcome()
-
-    def fail(video: Path, reason: str) -> None:
-        outcome.failures.append((video, reason))
-        say(f"{shown(video)}: {reason}")
-
-    jobs = []
-    for job, rival in _jobs(videos, folder, out):
-        if rival is not None:
-            fail(job.video, f"has the same document as {shown(rival)}; rename one of them")
-        elif not overwrite and _is_finished(job.document):
+    _check_engine(out, identity, overwrite)
+    outcome, jobs = Outcome(), []
+    for name, document in zip(names, find_documents(out, names), strict=True):
+        if not overwrite and document is not None and _is_finished(document):
             outcome.num_kept += 1
         else:
-            jobs.append(job)
-    make_work = partial(_make_work, make_spotter, every, reader)
-    for event in _with_bar(run_each(make_work, jobs, workers), jobs):
-        if isinstance(event, Failed):
-            fail(jobs[event.number].video, event.reason)
+            jobs.append(Job(folder / name, out / name_document(name)))
+    make_work = partial(_make_work, spotter, every, reader)
+    for event in _show_progress(run_tasks(make_work, jobs, workers), jobs):
+        if isinstance(event, TaskFailed):
+            video = jobs[event.number].video
+            outcome.failures.append((video, event.reason))
+            say(f"{escape(video)}: {event.reason}")
         else:
             outcome.num_spotted += 1
             outcome.num_lines += event.result
+    write_json(out / IDENTITY_FILE, identity)
     return outcome
 
 
-def _jobs(videos: list[Path], folder: Path, out: Path) -> Iterator[tuple[Job, Path | None]]:
-    """Yield each video's job, and the earlier video that has the same document, if any."""
-    owners: dict[Path, Path] = {}
-    for video in videos:
-        document = document_path(video, folder, out)
-        owner = owners.setdefault(document, video)
-        yield Job(video, document), owner if owner is not video else None
+def _check_engine(out: Path, identity: dict[str, str], overwrite: bool) -> None:
+    """Refuse a folder that another engine has spotted, else write down which one does.
+
+    What an earlier version has spotted says nothing of its engine, and is taken for this one's.
+    """
+    file = out / IDENTITY_FILE
+    try:
+        known = dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        known = identity
+    except (ValueError, TypeError):
+        known = {"engine": f"unknown, {IDENTITY_FILE} is damaged"}
+    if known != identity and not overwrite:
+        before, now = describe_identity(known), describe_identity(identity)
+        raise UserError(
+            f"{out}: its text was spotted by another engine ({before}) than the one that is to go "
+            f"on ({now}); give another folder as --out, or --overwrite to spot all anew"
+        )
+    write_json(file, identity if known == identity else _MIXED)
 
 
 def _is_finished(document: Path) -> bool:
@@ -138,42 +146,41 @@ def _is_finished(document: Path) -> bool:
         return False
 
 
-def _with_bar(
-    events: Iterator[Progress | Done | Failed], jobs: list[Job]
-) -> Iterator[Done | Failed]:
+def _show_progress(
+    events: Iterator[TaskProgress | TaskDone | TaskFailed], jobs: list[Job]
+) -> Iterator[TaskDone | TaskFailed]:
     """Pass on what has ended; show a bar on standard error that counts bytes of the videos."""
-    sizes = [_size(job.video) for job in jobs]
+    sizes = [_get_size(job.video) for job in jobs]
     done = [0] * len(jobs)  # bytes
     num_ended = 0
-    pause = 0.5 if sys.stderr.isatty() else 10  # seconds; a log file keeps every line
     with tqdm(
         total=sum(sizes),
         desc="text",
         bar_format=_BAR,
-        delay=QUIET_SECONDS,
-        mininterval=pause,
+        delay=BAR_DELAY_S,
+        mininterval=0.5 if sys.stderr.isatty() else 10,  # seconds; a log file keeps every line
         dynamic_ncols=True,
     ) as bar:
         for event in events:
-            share = event.share if isinstance(event, Progress) else 1.0
+            share = event.share if isinstance(event, TaskProgress) else 1.0
             now = int(share * sizes[event.number])
             bar.update(now - done[event.number])
             done[event.number] = now
-            if not isinstance(event, Progress):
+            if not isinstance(event, TaskProgress):
                 num_ended += 1
                 bar.set_postfix_str(f"{num_ended} of {len(jobs)} videos", refresh=False)
                 yield event
 
 
-def _size(video: Path) -> int:
+def _get_size(video: Path) -> int:
     try:
         return max(1, video.stat().st_size)
     except OSError:  # a broken link, for one: it is told when it is opened
         return 1
 
 
-def _make_work(make_spotter: Callable[[], TextSpotter], every: float, reader: str) -> Work:
-    spotter = make_spotter()
+def _make_work(spotter: TextSpotter, every: float, reader: str) -> Work:
+    spotter.load()
 
     def work(job: Job, tell: Callable[[float], None]) -> int:
         try:
@@ -184,10 +191,10 @@ def _make_work(make_spotter: Callable[[], TextSpotter], every: float, reader: st
             job.document.parent.mkdir(parents=True, exist_ok=True)
             write_text(job.document, json.dumps(document, ensure_ascii=False) + "\n")
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no other video's would fit, either
                 raise
             raise TaskError(
-                f"{shown(job.document)} can't be written ({error.strerror}); give another --out, "
+                f"{escape(job.document)} can't be written ({error.strerror}); give another --out, "
                 "or another name to the video"
             ) from error
         return len(document)

@@ -7,14 +7,18 @@ without accents; other scripts need another recogniser in ONNX form, which the u
 import os
 import unicodedata
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_loader.video_base import load_library
+from base.registry import TEXT_SPOTTERS
+from data_loader.readers.base_reader import load_library
 from retrieval.spotting.text_spotter import TextLine, TextSpotter
 from utils.errors import UserError
+from utils.files import hash_file
 
 SCRIPTS = ("latin", "chinese")
 # Without --no-deps it brings opencv-python, which lies over opencv-python-headless and needs libGL.
@@ -29,9 +33,11 @@ _INSTALL = (
 _BLANK_GAIN = 32.0
 # As keyboards write them: TextVR's models leave out words with characters beyond ASCII.
 _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
+_RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"  # of the package
 _SIGNS = "€£¥©®™°•·×‘’“”–—…"
 
 
+@TEXT_SPOTTERS.register("rapidocr")
 class RapidOcrSpotter(TextSpotter):
     """RapidOCR 1.4 in one thread.
 
@@ -51,7 +57,7 @@ class RapidOcrSpotter(TextSpotter):
         max_side: of the picture in the detector, pixels.
 
     Raises:
-        UserError: RapidOCR is not installed, or a file of the recogniser can't be used.
+        UserError: there is no such file.
     """
 
     def __init__(
@@ -63,31 +69,60 @@ class RapidOcrSpotter(TextSpotter):
         max_side: int = 960,
     ) -> None:
         self._min_score, self._max_side = min_score, max_side
-        self._is_latin = script == "latin" or script is None and rec_model is None
-        self._cv2, library = load_library(_import_rapidocr, _INSTALL)
-        changes = {"rec_model_path": rec_model, "rec_keys_path": rec_keys}
-        files = {name: str(path) for name, path in changes.items() if path is not None}
-        for path in files.values():
+        self._script = script or ("latin" if rec_model is None else "any")
+        own = {"rec_model_path": rec_model, "rec_keys_path": rec_keys}
+        self._files = {name: str(path) for name, path in own.items() if path is not None}
+        for path in self._files.values():
             if not Path(path).is_file():
                 raise UserError(f"{path}: no such file; give a recogniser's ONNX file and keys")
+        self._cv2: Any = None
+        self._engine: Any = None
+
+    def identity(self) -> dict[str, str]:
+        """Return the version, the script and the recogniser's checksums; nothing is imported."""
+        package = find_spec("rapidocr_onnxruntime")
         try:
-            self._engine = library.RapidOCR(
-                intra_op_num_threads=1, inter_op_num_threads=1, det_limit_type="max", **files
+            number = version("rapidocr-onnxruntime")
+        except PackageNotFoundError:
+            package = None
+        if package is None or package.origin is None:
+            raise UserError(_INSTALL)
+        packaged = Path(package.origin).parent / "models" / _RECOGNISER
+        files = {"recogniser": self._files.get("rec_model_path", packaged)}
+        if "rec_keys_path" in self._files:
+            files["characters"] = self._files["rec_keys_path"]
+        sums = {name: hash_file(Path(path)) for name, path in files.items()}
+        return {"engine": "rapidocr", "version": number, "script": self._script} | sums
+
+    def load(self) -> None:
+        """Load the models, once; see the base class."""
+        if self._engine is not None:
+            return
+        self._cv2, library = load_library(_import_rapidocr, _INSTALL)
+        try:
+            engine = library.RapidOCR(
+                intra_op_num_threads=1,
+                inter_op_num_threads=1,
+                det_limit_type="max",
+                **self._files,
             )
-            recogniser = self._engine.text_rec
-            recogniser.postprocess_op = _Decoder(recogniser.postprocess_op, self._is_latin)
+            recogniser = engine.text_rec
+            is_latin = self._script == "latin"
+            recogniser.postprocess_op = _Decoder(recogniser.postprocess_op, is_latin)
             recogniser([np.zeros((48, 96, 3), np.uint8)])  # what doesn't fit together is seen here
         except Exception as error:  # onnxruntime's share no base class
-            if not files:
+            if not self._files:
                 raise
             raise UserError(
-                f"{', '.join(files.values())}: can't be used as a recogniser "
+                f"{', '.join(self._files.values())}: can't be used as a recogniser "
                 f"({' '.join(str(error).split())[:200]}); give an ONNX file of PP-OCR's form, and "
                 "its characters with --rec_keys where it doesn't list them"
             ) from error
+        self._engine = engine
 
     def spot(self, picture: np.ndarray) -> list[TextLine]:
         """Find and read the lines of text; see the base class."""
+        self.load()
         picture = np.ascontiguousarray(picture[..., ::-1])  # RapidOCR wants BGR
         boxes = self._detect(picture)
         if not len(boxes):
@@ -96,7 +131,8 @@ class RapidOcrSpotter(TextSpotter):
         readings, _ = self._engine.text_rec(crops)
         lines = []
         for corners, (text, score) in zip(boxes, readings, strict=True):
-            text = " ".join((_plain(text) if self._is_latin else text).split())
+            text = _normalise_signs(text) if self._script == "latin" else text
+            text = " ".join(text.split())
             if text and score >= self._min_score:
                 lines.append(TextLine(text, float(score), corners.astype(np.float64)))
         return lines
@@ -120,13 +156,13 @@ class _Decoder:
     """From the recogniser's probabilities to text (CTC, best path), over allowed characters.
 
     Args:
-        plain: RapidOCR's own decoder.
+        decoder: RapidOCR's own.
         latin: whether only Latin letters, digits and usual signs are allowed.
     """
 
-    def __init__(self, plain: Any, latin: bool) -> None:
-        self._plain = plain
-        characters = plain.character  # "blank" means no character; the blank itself is the last
+    def __init__(self, decoder: Any, latin: bool) -> None:
+        self._decoder = decoder
+        characters = decoder.character  # "blank" means no character; the blank itself is the last
         self._weights = np.ones(len(characters), np.float32)
         if latin:
             self._weights[1:] = [_is_latin(character) for character in characters[1:]]
@@ -141,7 +177,7 @@ class _Decoder:
             raise ValueError(f"{num_classes} classes, but {num_characters} characters")
         weighted = probabilities * self._weights  # (N, T, C)
         best, sure = weighted.argmax(axis=2), weighted.max(axis=2).clip(max=1)
-        return self._plain.decode(best, sure, is_remove_duplicate=True)
+        return self._decoder.decode(best, sure, is_remove_duplicate=True)
 
 
 def _is_latin(character: str) -> bool:
@@ -152,7 +188,7 @@ def _is_latin(character: str) -> bool:
     return known or name.startswith("LATIN ") or name.startswith("FULLWIDTH ")
 
 
-def _plain(text: str) -> str:
+def _normalise_signs(text: str) -> str:
     return unicodedata.normalize("NFKC", text).translate(_PLAIN)
 
 

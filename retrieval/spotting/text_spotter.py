@@ -1,8 +1,14 @@
-"""What reads the text of one picture. Another engine is one more class of this kind."""
+"""Text spotting engines: the contract of a registered one, and how it is built by its name."""
 
-from typing import NamedTuple
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from base.registry import TEXT_SPOTTERS
+from utils.errors import UserError
 
 
 class TextLine(NamedTuple):
@@ -19,9 +25,28 @@ class TextLine(NamedTuple):
     corners: np.ndarray
 
 
-class TextSpotter:
-    """An engine. It belongs to the process that made it, and works in one thread."""
+class TextSpotter(ABC):
+    """An engine that reads the text of one picture; it works in one thread.
 
+    Making one only checks its options; models are loaded by ``load``, in the process that reads.
+    Register it in ``TEXT_SPOTTERS`` and import its module in ``retrieval.registrations``:
+    ``spot_text.py --engine NAME`` takes it.
+    """
+
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """Return what its readings depend on: the engine, its version, models, script.
+
+        Documents of two identities are never mixed in one folder. Called before ``load``.
+
+        Raises:
+            UserError: a package is not installed, or a file can't be read.
+        """
+
+    def load(self) -> None:  # noqa: B027 - an engine may have nothing to load
+        """Load what ``spot`` needs; raises ``UserError`` where that can't be done."""
+
+    @abstractmethod
     def spot(self, picture: np.ndarray) -> list[TextLine]:
         """Find and read the lines of text.
 
@@ -31,4 +56,27 @@ class TextSpotter:
         Returns:
             The lines, from the top down; empty where there is no text.
         """
-        raise NotImplementedError
+
+
+def build_spotter(engine: str, options: Mapping[str, Any]) -> TextSpotter:
+    """Build a registered engine.
+
+    Args:
+        engine: its name; ``retrieval.registrations`` imports the project's own ones.
+        options: of its constructor; those that are None are left to its defaults.
+
+    Raises:
+        UserError: there is no such engine, it has no such option, or an option is wrong.
+    """
+    make = TEXT_SPOTTERS.get(engine)
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in inspect.signature(make).parameters:
+            raise UserError(f'--{name}: the engine "{engine}" has no such option; leave it out')
+    return make(**given)
+
+
+def describe_identity(identity: Mapping[str, str]) -> str:
+    """Return an engine's identity in one line, with as much of a checksum as people compare."""
+    parts = {key: value[:12] if len(value) == 64 else value for key, value in identity.items()}
+    return ", ".join(f"{key} {value}" for key, value in parts.items())

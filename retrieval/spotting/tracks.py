@@ -1,4 +1,4 @@
-"""Lines of text, picture by picture -> tracks -> one text for each. Knows arrays and no files."""
+"""Tracks: the same line of text from picture to picture, and the one text that it is given."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from retrieval.spotting.text_spotter import TextLine
 
 MAX_MISSED = 2  # pictures in which a line may go unread before its track ends
 # Two lines are one where they overlap and read alike, or read nearly the same not far apart.
-MIN_OVERLAP, ALIKE = 0.3, 0.5
-NEARLY_THE_SAME = 0.75
+MIN_IOU, MIN_SIMILARITY = 0.3, 0.5
+MIN_SIMILARITY_APART = 0.75
 MAX_GROWTH = 1.6  # of the height, from one picture to the next
 
 
@@ -42,7 +42,7 @@ class Track:
         """The line as it was seen last."""
         return self.sightings[-1].line
 
-    def expected(self, frame: int) -> np.ndarray:
+    def predict_corners(self, frame: int) -> np.ndarray:
         """Return the (4, 2) corners that steady movement leads to."""
         before, last = self.sightings[-2:][0], self.sightings[-1]
         if before is last:
@@ -50,7 +50,7 @@ class Track:
         shift = last.line.corners.mean(axis=0) - before.line.corners.mean(axis=0)
         return last.line.corners + shift * (frame - last.frame) / (last.frame - before.frame)
 
-    def reading(self) -> tuple[str, float]:
+    def elect_text(self) -> tuple[str, float]:
         """Return the text and its score in [0, 1].
 
         Each reading votes for every text that was read, by its confidence times how alike the two
@@ -63,14 +63,14 @@ class Track:
             weights[line.text] += line.score * read
             num_readings += read
         votes = {
-            text: sum(weight * alikeness(text, other) for other, weight in weights.items())
+            text: sum(weight * compare_texts(text, other) for other, weight in weights.items())
             for text in weights
         }
         winner = max(votes, key=lambda text: (votes[text], weights[text]))
         return winner, votes[winner] / num_readings
 
 
-class Tracker:
+class LineTracker:
     """Links lines to tracks, one picture after the other.
 
     Args:
@@ -84,7 +84,7 @@ class Tracker:
 
     def update(self, frame: int, lines: Sequence[TextLine]) -> None:
         """Take what was read in a frame; frames must ascend."""
-        chosen = self._linked(frame, lines)
+        chosen = self._match_lines(frame, lines)
         for track in self._open:
             track.missed += 1
         for number, line in enumerate(lines):
@@ -107,15 +107,15 @@ class Tracker:
         """Return all tracks, in the order of their first frames."""
         return self._tracks
 
-    def _linked(self, frame: int, lines: Sequence[TextLine]) -> dict[int, Track]:
+    def _match_lines(self, frame: int, lines: Sequence[TextLine]) -> dict[int, Track]:
         """Return the open track that each line, by its number, goes on with: best pairs first."""
         pairs = []
         for track_number, track in enumerate(self._open):
-            corners = track.expected(frame)
+            corners = track.predict_corners(frame)
             for number, line in enumerate(lines):
-                likeness = self._likeness(corners, track.last.text, line)
-                if likeness is not None:
-                    pairs.append((-likeness, track_number, number))
+                score = self._score_match(corners, track.last.text, line)
+                if score is not None:
+                    pairs.append((-score, track_number, number))
         chosen: dict[int, Track] = {}
         taken = set()
         for _, track_number, number in sorted(pairs):
@@ -124,21 +124,21 @@ class Tracker:
                 taken.add(track_number)
         return chosen
 
-    def _likeness(self, corners: np.ndarray, text: str, line: TextLine) -> float | None:
+    def _score_match(self, corners: np.ndarray, text: str, line: TextLine) -> float | None:
         """Return how well a line goes on with a track, or None where it can't be the same line."""
         distance = float(np.linalg.norm(corners.mean(axis=0) - line.corners.mean(axis=0)))
-        common = overlap(corners, line.corners)
-        heights = line_height(corners), line_height(line.corners)
+        common = compute_iou(corners, line.corners)
+        heights = measure_height(corners), measure_height(line.corners)
         near = distance <= self._reach and max(heights) <= MAX_GROWTH * min(heights)
-        if not near and common < MIN_OVERLAP:
+        if not near and common < MIN_IOU:
             return None  # before the texts are compared, which takes longest
-        alike = alikeness(text, line.text)
-        if alike >= ALIKE and common >= MIN_OVERLAP or alike >= NEARLY_THE_SAME and near:
+        alike = compare_texts(text, line.text)
+        if alike >= MIN_SIMILARITY and common >= MIN_IOU or alike >= MIN_SIMILARITY_APART and near:
             return alike + common - distance / self._reach
         return None
 
 
-def alikeness(text: str, other: str) -> float:
+def compare_texts(text: str, other: str) -> float:
     """Return how alike two texts are, in [0, 1]; neither case nor blanks count."""
     text, other = ("".join(t.casefold().split()) for t in (text, other))
     if text == other:
@@ -146,7 +146,7 @@ def alikeness(text: str, other: str) -> float:
     return SequenceMatcher(None, text, other, autojunk=False).ratio()
 
 
-def overlap(corners: np.ndarray, other: np.ndarray) -> float:
+def compute_iou(corners: np.ndarray, other: np.ndarray) -> float:
     """Return intersection over union of two quadrangles' upright bounding boxes, in [0, 1]."""
     low = np.maximum(corners.min(axis=0), other.min(axis=0))
     high = np.minimum(corners.max(axis=0), other.max(axis=0))
@@ -155,35 +155,35 @@ def overlap(corners: np.ndarray, other: np.ndarray) -> float:
     return float(common / both) if both > 0 else 0.0
 
 
-def line_height(corners: np.ndarray) -> float:
+def measure_height(corners: np.ndarray) -> float:
     """Return the mean length of a line's left and right side, at least 1 pixel."""
     sides = np.linalg.norm(corners[[3, 2]] - corners[[0, 1]], axis=1)
     return max(1.0, float(sides.mean()))
 
 
-def document(tracks: Sequence[Track]) -> dict[str, dict[str, Any]]:
-    """Return the OCR document of a video (the form of Kwai_VideoOCR, see data_loader.ocr_words).
+def make_document(tracks: Sequence[Track]) -> dict[str, dict[str, Any]]:
+    """Return the OCR document of a video in the form of Kwai_VideoOCR (data_loader.ocr.ocr_words).
 
     The two numbers after the corners are the confidence of the reading, and 1, or 0 where the
     frame was not read because it looked like the one before.
     """
-    return {str(number): _record(track) for number, track in enumerate(tracks)}
+    return {str(number): _make_record(track) for number, track in enumerate(tracks)}
 
 
-def _record(track: Track) -> dict[str, Any]:
-    text, score = track.reading()
+def _make_record(track: Track) -> dict[str, Any]:
+    text, score = track.elect_text()
     lines = [sighting.line for sighting in track.sightings]
     best = max(lines, key=lambda line: (line.text == text, line.score))
     return {
         "text": text,
         "score": round(score, 4),
         "tracks": {
-            str(frame): [*_pixels(line.corners), round(line.score, 4), int(read)]
+            str(frame): [*_round_corners(line.corners), round(line.score, 4), int(read)]
             for frame, line, read in track.sightings
         },
-        "recommend_box": _pixels(best.corners),
+        "recommend_box": _round_corners(best.corners),
     }
 
 
-def _pixels(corners: np.ndarray) -> list[int]:
+def _round_corners(corners: np.ndarray) -> list[int]:
     return np.rint(corners).astype(int).ravel().tolist()

@@ -1,13 +1,17 @@
-"""Spot the text of one video, from its file to its OCR document."""
+"""Text of one video, from its file to its OCR document.
+
+One frame now and then is looked at, and only those are read that differ from the one before.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_loader.video_reader import open_video
-from retrieval.spotting.sampling import ChangeDetector, frames_every
+import numpy as np
+
+from data_loader.readers.video_readers import open_video
 from retrieval.spotting.text_spotter import TextSpotter
-from retrieval.spotting.tracks import Tracker, document
+from retrieval.spotting.tracks import LineTracker, make_document
 
 EVERY_S = 0.4
 # PyAV opens every container and turns pictures as their file asks; decord, the training's reader,
@@ -15,6 +19,11 @@ EVERY_S = 0.4
 READER = "av"
 # How far a line may come from one read frame to the next, as a share of the picture's diagonal.
 REACH = 0.25
+BLOCK = 8  # pixels a side; a letter that changes fills one, however large the picture is
+# Grey levels. What differs less is noise of the camera and the codec; of what is above, a block's
+# mean: 2 or more where a letter 9 pixels high and of weak contrast becomes another one, up to 1.1
+# in a still picture with noise at x264's crf 28 (above: it is read again, which does no harm).
+FAINT, NOTICEABLE = 24, 1.5
 
 
 def spot_video(
@@ -34,7 +43,7 @@ def spot_video(
         progress: called with the share of the video that is done, in (0, 1], after each frame.
 
     Returns:
-        The OCR document (see ``data_loader.ocr_words``): "0", "1", ... -> one tracked line each,
+        The OCR document (``data_loader.ocr.ocr_words``): "0", "1", ... -> a tracked line each,
         ``{"text", "score", "tracks": {frame: [x1, y1, ..., x4, y4, confidence, read]},
         "recommend_box"}``, with frame numbers and pixels of the video as its readers give them.
         Empty where there is no text.
@@ -44,14 +53,64 @@ def spot_video(
         UserError: the reader is unknown or not installed.
     """
     with open_video(path, reader) as video:
-        indices = frames_every(video.times(), every)
-        tracker = Tracker(REACH * float(video.width**2 + video.height**2) ** 0.5)
+        indices = choose_frames(video.times(), every)
+        tracker = LineTracker(REACH * float(video.width**2 + video.height**2) ** 0.5)
         change = ChangeDetector()
         for index, frame in zip(indices.tolist(), video.stream(indices), strict=True):
-            if change.differs(frame):
+            if change.is_new(frame):
                 tracker.update(index, spotter.spot(frame))
             else:
                 tracker.carry(index)
             if progress is not None:
                 progress((index + 1) / video.num_frames)
-    return document(tracker.tracks())
+    return make_document(tracker.tracks())
+
+
+def choose_frames(times: np.ndarray, step: float) -> np.ndarray:
+    """Choose the first frame at or after each multiple of a time step.
+
+    Args:
+        times: (N,) seconds, ascending from 0, N at least 1.
+        step: seconds, above 0.
+
+    Returns:
+        Frame numbers, ascending, none twice; frame 0 is among them.
+    """
+    # A time that a file rounds down to its clock still counts as reached.
+    steps = np.floor((times + 1e-3) / step).astype(np.int64)
+    return np.flatnonzero(np.diff(steps, prepend=-1))
+
+
+class ChangeDetector:
+    """Tells whether a frame differs from the last one that was found to differ."""
+
+    def __init__(self) -> None:
+        self._last: np.ndarray | None = None
+
+    def is_new(self, frame: np.ndarray) -> bool:
+        """Compare a frame, (H, W, 3) uint8; the first one always differs."""
+        green = frame[..., 1].astype(np.int16)  # most of the brightness
+        if self._last is not None and green.shape == self._last.shape:
+            strong = np.maximum(np.abs(green - self._last) - FAINT, 0)
+            if average_blocks(strong).max() < NOTICEABLE:
+                return False
+        self._last = green
+        return True
+
+
+def average_blocks(values: np.ndarray) -> np.ndarray:
+    """Return the means of blocks of ``BLOCK`` pixels a side; those at the edges may be smaller.
+
+    Args:
+        values: (H, W).
+
+    Returns:
+        (ceil(H / BLOCK), ceil(W / BLOCK)) float64.
+    """
+    rows, columns = (np.arange(0, length, BLOCK) for length in values.shape)
+    sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0, dtype=np.int64), columns, axis=1)
+    heights, widths = (
+        np.diff(starts, append=length)
+        for starts, length in zip((rows, columns), values.shape, strict=True)
+    )
+    return sums / np.outer(heights, widths)

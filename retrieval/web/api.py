@@ -1,7 +1,7 @@
-"""The routes under ``/api``: search, entries, and the files of entries.
+"""Routes under ``/api``: search, entries, and the files of entries.
 
-A file is asked for by the number of an entry and never by a path; which file that is, and that it
-lies in the indexed folder, is said by ``VideoIndex``.
+A file is asked for by the number of an entry and never by a path. ``VideoIndex`` says which file
+that is, and that it lies in the indexed folder or in one that a link led to when it was indexed.
 """
 
 import os
@@ -15,15 +15,13 @@ from fastapi.responses import FileResponse
 
 from retrieval import VideoIndex
 from retrieval.errors import MissingFileError
-from retrieval.web.answers import (
+from retrieval.web.schemas import (
     EntryAnswer,
     FoldersAnswer,
     Problem,
     SearchAnswer,
     SearchQuery,
-    entry_answer,
-    plain,
-    search_answer,
+    replace_surrogates,
 )
 
 # Not those of the system's table: that one knows other types on every machine.
@@ -46,7 +44,7 @@ _TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in 
 _NO_CHARACTER = "\ufffd"
 
 
-def make_api(index: VideoIndex) -> APIRouter:
+def build_api(index: VideoIndex) -> APIRouter:
     """Return the routes for an index that is open."""
     problems: dict[int | str, dict[str, Any]] = {
         422: {"model": Problem, "description": "The request can't be answered as it is"},
@@ -61,11 +59,12 @@ def make_api(index: VideoIndex) -> APIRouter:
     async def search(asked: Annotated[SearchQuery, Query()]) -> SearchAnswer:
         """Find the entries that fit a query best."""
 
-        def found() -> SearchAnswer:
-            folder = _folder(index, asked.folder) if asked.folder else None
-            return search_answer(index.search(asked.q, asked.k, asked.mode, folder))
+        def run_search() -> SearchAnswer:
+            folder = _find_folder(index, asked.folder) if asked.folder else None
+            hits = index.search(asked.q, asked.k, asked.mode, folder)
+            return SearchAnswer.model_validate({"hits": hits})
 
-        return await to_thread.run_sync(found, limiter=searching)
+        return await to_thread.run_sync(run_search, limiter=searching)
 
     @router.get("/folders")
     def folders() -> FoldersAnswer:
@@ -75,34 +74,35 @@ def make_api(index: VideoIndex) -> APIRouter:
     @router.get("/entries/{entry_id}", responses=unknown)
     def entry(entry_id: int) -> EntryAnswer:
         """Describe an entry and the lines of text in it."""
-        return entry_answer(index.entry(entry_id), index.tracks(entry_id))
+        found = vars(index.entry(entry_id)) | {"tracks": index.tracks(entry_id)}
+        return EntryAnswer.model_validate(found)
 
-    file_route = partial(_file_route, router, unknown)
+    route_file = partial(_route_file, router, unknown)
 
-    @file_route("/entries/{entry_id}/thumbnail", "image/jpeg")
+    @route_file("/entries/{entry_id}/thumbnail", "image/jpeg")
     def thumbnail(entry_id: int) -> FileResponse:
         """Send an entry's picture."""
-        return _sent(index.thumbnail_file(entry_id), "image/jpeg", f"{entry_id}.jpg")
+        return _send_file(index.thumbnail_file(entry_id), "image/jpeg", f"{entry_id}.jpg")
 
-    @file_route("/entries/{entry_id}/video", "video/*")
+    @route_file("/entries/{entry_id}/video", "video/*")
     def video(entry_id: int) -> FileResponse:
         """Send the whole file that an entry is a part of, or the range that is asked for."""
         file = index.video_file(entry_id)
         name = Path(index.entry(entry_id).video).name
         kind = _TYPE_OF.get(Path(name).suffix.lower(), "application/octet-stream")
-        return _sent(file, kind, plain(name))
+        return _send_file(file, kind, replace_surrogates(name))
 
     return router
 
 
-def _folder(index: VideoIndex, shown: str) -> str:
+def _find_folder(index: VideoIndex, shown: str) -> str:
     """Return the folder that is shown by a name: as it is, unless it is no text."""
     if _NO_CHARACTER not in shown:
         return shown
-    return next((name for name in index.folders() if plain(name) == shown), shown)
+    return next((name for name in index.folders() if replace_surrogates(name) == shown), shown)
 
 
-def _file_route(
+def _route_file(
     router: APIRouter, unknown: dict[int | str, dict[str, Any]], path: str, kind: str
 ) -> Any:
     """Return a decorator: answers GET and HEAD; ranges of bytes (RFC 9110, 14) are understood."""
@@ -121,7 +121,7 @@ def _file_route(
     return decorate
 
 
-def _sent(file: Path, kind: str, name: str) -> FileResponse:
+def _send_file(file: Path, kind: str, name: str) -> FileResponse:
     """Return the answer that sends a file; raises ``MissingFileError`` before it has begun."""
     try:
         with file.open("rb") as opened:

@@ -1,22 +1,87 @@
-"""A server process: its socket, its address, and how it ends."""
+"""Server of the web page and its API: the ASGI application, the socket, and how it ends."""
 
 import asyncio
 import errno
 import ipaddress
+import logging
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from retrieval import VideoIndex
+from retrieval.errors import IndexFolderError, MissingFileError, UnknownEntryError
+from retrieval.web.access import Access, AccessControl
+from retrieval.web.api import build_api
+from retrieval.web.schemas import replace_surrogates
 from utils.errors import UserError
 
+STATIC = Path(__file__).parent / "static"
 GRACE_S = 1.0  # for answers that are being sent
+logger = logging.getLogger(__name__)
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
+def build_app(index: VideoIndex, access: Access) -> AccessControl:
+    """Return the application.
+
+    Args:
+        index: open; may be updated while it is served.
+        access: who may ask.
+    """
+    app = FastAPI(
+        title="TextVR",
+        description="Search your own videos.",
+        version="1",
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # these pages would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(build_api(index))
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.head("/", include_in_schema=False)
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    _handle_errors(app)
+    return AccessControl(app, access)
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Answer what the user can mend with one message; everything else is our error (500)."""
+
+    def answer(status: int, text: str) -> JSONResponse:
+        return JSONResponse({"detail": replace_surrogates(text)}, status)
+
+    @app.exception_handler(RequestValidationError)
+    def answer_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(422, "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()))
+
+    @app.exception_handler(UserError)
+    def answer_user_error(request: Request, error: UserError) -> JSONResponse:
+        return answer(404 if isinstance(error, UnknownEntryError) else 422, str(error))
+
+    # Where files lie on this machine is for its user, not for those who ask.
+    @app.exception_handler(MissingFileError)
+    def answer_missing_file(request: Request, error: MissingFileError) -> JSONResponse:
+        logger.warning("%s", error)
+        return answer(404, "the file of this entry is not there any more; run index.py again")
+
+    @app.exception_handler(IndexFolderError)
+    def answer_unreadable_index(request: Request, error: IndexFolderError) -> JSONResponse:
+        logger.error("%s", error)
+        return answer(503, "the index can't be read; see what the server says")
+
+
+def open_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens.
 
     Args:
@@ -44,7 +109,7 @@ def is_local(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def name_of(listener: socket.socket, host: str) -> str:
+def get_public_name(listener: socket.socket, host: str) -> str:
     """Return what stands for a host in addresses; for all of this machine's, the machine's name."""
     if ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
         host = socket.gethostname()
@@ -72,28 +137,21 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for what is being sent, but not for long."""
-        asyncio.get_running_loop().call_later(GRACE_S, self._cut)
+        asyncio.get_running_loop().call_later(GRACE_S, self._abort_connections)
         await super().shutdown(sockets)
 
-    def _cut(self) -> None:
+    def _abort_connections(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer until SIGINT or SIGTERM."""
+    """Answer until SIGINT or SIGTERM, also one that comes before the start."""
     server = Server(app)
-    with _ending(server):
-        server.run(sockets=[listener])
-
-
-@contextmanager
-def _ending(server: uvicorn.Server) -> Iterator[None]:
-    """Let signals end a server, those before its start and those that it hands on, too."""
     caught = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, server.handle_exit) for number in caught}
     try:
-        yield
+        server.run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,14 +5,15 @@ import math
 
 import pytest
 
-from base.base_trainer import BaseTrainer, BestValue
+from base.base_trainer import BaseTrainer, Monitor
+from utils.errors import UserError
 
 
 class Recorded(BaseTrainer):
     """Validates to given values, one an epoch, and keeps every call."""
 
     def __init__(self, values, **course):
-        course = {"epochs": len(values), "save_period": 1, "best": None} | course
+        course = {"epochs": len(values), "save_period": 1, "monitor": None} | course
         super().__init__(**{"validate_first": False} | course)
         self.values = values
         self.calls, self.logs, self.saved = [], {}, {}
@@ -25,27 +26,27 @@ class Recorded(BaseTrainer):
         self.calls.append(("validate", epoch))
         return {"val_loss_0": self.values[epoch - 1]}
 
-    def record(self, epoch, log):
-        self.calls.append(("record", epoch))
+    def log_epoch(self, epoch, log):
+        self.calls.append(("log", epoch))
         self.logs[epoch] = log
 
-    def save(self, epoch, improved, keep):
-        self.calls.append(("save", epoch))
-        self.saved[epoch] = (improved, keep)
+    def save_epoch(self, improved, keep):
+        self.calls.append(("save", self.epoch))
+        self.saved[self.epoch] = (improved, keep)
 
     @property
     def trained(self):
         return [epoch for name, epoch in self.calls if name == "train"]
 
 
-def best(mode="min", patience=None):
-    return BestValue(mode, "val_loss_0", patience)
+def monitor(mode="min", patience=None):
+    return Monitor(mode, "val_loss_0", patience)
 
 
 def test_an_epoch_is_trained_validated_recorded_and_saved_in_this_order():
     trainer = Recorded([3.0, 2.0])
     trainer.fit()
-    steps = ("train", "validate", "record", "save")
+    steps = ("train", "validate", "log", "save")
     assert trainer.calls == [(name, epoch) for epoch in (1, 2) for name in steps]
     assert trainer.logs[2] == {"loss_0": 20.0, "val_loss_0": 2.0}
     assert trainer.saved == {1: (False, True), 2: (False, True)}  # nothing monitored: no best
@@ -56,36 +57,36 @@ def test_an_epoch_is_trained_validated_recorded_and_saved_in_this_order():
     [("min", [True, False, True, False, False]), ("max", [True, True, False, True, False])],
 )
 def test_the_best_epoch_is_saved_as_such(mode, improved):
-    trainer = Recorded([3.0, 4.0, 2.0, 5.0, 5.0], best=best(mode))
+    trainer = Recorded([3.0, 4.0, 2.0, 5.0, 5.0], monitor=monitor(mode))
     trainer.fit()
     assert [trainer.saved[epoch][0] for epoch in range(1, 6)] == improved
 
 
 def test_a_value_that_is_no_number_is_never_the_best():
-    trainer = Recorded([math.nan, 4.0, -math.inf, math.nan, 3.0], best=best())
+    trainer = Recorded([math.nan, 4.0, -math.inf, math.nan, 3.0], monitor=monitor())
     trainer.fit()
     assert [trainer.saved[epoch][0] for epoch in range(1, 6)] == [False, True, False, False, True]
-    assert trainer.best.value == 3.0
+    assert trainer.monitor.value == 3.0
 
 
 @pytest.mark.parametrize("patience", [1, 2, 3])
 def test_training_stops_after_exactly_patience_epochs_without_improvement(patience, caplog):
     caplog.set_level(logging.INFO)
-    trainer = Recorded([5.0, 4.0, *[4.0] * 8], best=best(patience=patience))
+    trainer = Recorded([5.0, 4.0, *[4.0] * 8], monitor=monitor(patience=patience))
     trainer.fit()
     assert trainer.trained == list(range(1, 2 + patience + 1))
     assert f"stopped after epoch {2 + patience}: val_loss_0 has not improved on 4.0" in caplog.text
 
 
 def test_an_improvement_in_time_starts_the_count_anew():
-    trainer = Recorded([5.0, 6.0, 4.0, 6.0, 6.0, 3.0, 9.0], best=best(patience=2))
+    trainer = Recorded([5.0, 6.0, 4.0, 6.0, 6.0, 3.0, 9.0], monitor=monitor(patience=2))
     trainer.fit()
     assert trainer.trained == [1, 2, 3, 4, 5]
 
 
 def test_without_patience_every_epoch_is_trained(caplog):
     caplog.set_level(logging.INFO)
-    trainer = Recorded([1.0] * 6, best=best())
+    trainer = Recorded([1.0] * 6, monitor=monitor())
     trainer.fit()
     assert len(trainer.trained) == 6 and "6 of 6 epochs are done" in caplog.text
 
@@ -101,7 +102,7 @@ def test_save_period_keeps_every_so_many_epochs(period, kept):
 def test_init_val_validates_and_records_epoch_0_and_saves_nothing():
     trainer = Recorded([1.0], validate_first=True)
     trainer.fit()
-    assert trainer.calls[:3] == [("validate", 0), ("record", 0), ("train", 1)]
+    assert trainer.calls[:3] == [("validate", 0), ("log", 0), ("train", 1)]
     assert list(trainer.saved) == [1]
 
 
@@ -120,19 +121,34 @@ def test_a_run_that_is_done_trains_nothing_more():
 
 
 def test_the_best_value_goes_on_from_a_checkpoint():
-    first = best(patience=3)
+    first = monitor(patience=3)
     for value in (5.0, 4.0, 6.0):
         first.update({"val_loss_0": value})
-    second = best(patience=3)
+    second = monitor(patience=3)
     second.load_state_dict(first.state_dict())
-    assert (second.value, second.epochs_without, second.exhausted) == (4.0, 1, False)
+    assert (second.value, second.epochs_without, second.is_exhausted) == (4.0, 1, False)
     assert [second.update({"val_loss_0": value}) for value in (4.5, 4.0)] == [False, False]
-    assert second.exhausted
+    assert second.is_exhausted
 
 
-@pytest.mark.parametrize("other", [BestValue("max", "val_loss_0"), BestValue("min", "val_loss_1")])
+@pytest.mark.parametrize("other", [Monitor("max", "val_loss_0"), Monitor("min", "val_loss_1")])
 def test_another_monitored_quantity_starts_afresh(other):
-    first = best()
+    first = monitor()
     first.update({"val_loss_0": 5.0})
     other.load_state_dict(first.state_dict())
     assert other.value is None
+
+
+def test_a_monitored_value_that_is_not_logged_is_an_error_after_saving():
+    trainer = Recorded([1.0, 2.0], monitor=Monitor("max", "val_0_t2v_metrics_R1"))
+    with pytest.raises(
+        UserError, match='epoch 1 has no "val_0_t2v_metrics_R1".*valid: loss_0'
+    ) as e:
+        trainer.fit()
+    assert trainer.calls[-1] == ("save", 1) and trainer.saved == {1: (False, True)}
+    assert "The epoch is saved" in str(e.value) and trainer.trained == [1]
+
+
+def test_a_missing_validation_loss_names_its_cause():
+    with pytest.raises(UserError, match="a validation video has no caption"):
+        monitor().check_logged({"loss_0": 1.0}, 1)

@@ -46,8 +46,8 @@ def test_the_monitor_is_kept_in_its_present_form():
     assert TrainerConfig(epochs=1, monitor="max  val_loss").monitor == "max val_loss_0"
 
 
-def test_a_config_error_is_a_user_error_that_lists_its_faults():
+def test_a_config_error_is_a_user_error_that_lists_its_problems():
     error = ConfigError("x.json", ["a: b", "c: d"])
     assert isinstance(error, UserError)
-    assert error.faults == ["a: b", "c: d"]
-    assert str(error) == "x.json: 2 faults\n  a: b\n  c: d"
+    assert error.problems == ["a: b", "c: d"]
+    assert str(error) == "x.json: 2 problems\n  a: b\n  c: d"

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import chunks, one_step
 from tests.conftest import ROOT
-from trainer.passes import Chunked
+from trainer.grad_cache import GradientCache
 from utils.errors import UserError
 
 
@@ -41,7 +41,7 @@ def test_the_measured_step_is_that_of_the_demo_model(tmp_path):
     params = config.arch.kwargs()["video_params"]
     assert demo == {name: getattr(params, name) for name in demo}
     sizes, shapes = [], set()
-    real = Chunked.embed
+    real = GradientCache.embed
 
     def spy(self, model, part):
         sizes.append(len(part))
@@ -50,7 +50,7 @@ def test_the_measured_step_is_that_of_the_demo_model(tmp_path):
         return real(self, model, part)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Chunked, "embed", spy)
+        patch.setattr(GradientCache, "embed", spy)
         found = one_step.measure(config, asked)
     assert shapes == {(2, 3, 64, 64)}
     assert sizes == [3, 2] * 4  # two steps of two passes

@@ -14,7 +14,7 @@ def test_the_documents_are_of_the_size_and_the_words_many(tmp_path):
     assert len(documents) == 3 and path in documents
     assert all(20_000 <= document.stat().st_size < 26_000 for document in documents)
     data = ocr_open.data_set(tmp_path / "data")
-    assert all(len(data.words_of(number)) > 5 for number in range(3))
+    assert all(len(data.get_words(number)) > 5 for number in range(3))
 
 
 def test_every_run_is_measured(monkeypatch, capsys):

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import spotting
 from benchmarks.text_videos import TextVideo, mask_of
-from data_loader.video_reader import open_video
+from data_loader.readers.video_readers import open_video
 from utils.errors import UserError
 
 

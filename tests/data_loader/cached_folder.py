@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from base.config import Config
-from data_loader.frame_cache import __main__ as frame_cache
-from data_loader.text_video_dataset import TextVideoDataset
+from data_loader.datasets.text_video_dataset import TextVideoDataset
 from parse_config import load_config
 from tests.conftest import ROOT, tiny
+from tools import cache_frames
 from trainer.build import build_dataset
 
 CONFIG = ROOT / "configs/demo/vision.json"
@@ -22,14 +22,14 @@ def overrides(demo: Path, data_dir: Path, *more: str) -> list[str]:
 def arguments(texts: list[str], *options: str) -> list[str]:
     """The command line."""
     changes = [part for text in texts for part in ("--set", text)]
-    return ["frame_cache", "-c", str(CONFIG), *changes, "--workers", "1", *options]
+    return ["cache_frames", "-c", str(CONFIG), *changes, "--workers", "1", *options]
 
 
 def run(texts: list[str], *options: str) -> int:
     """Run the command in this process; returns its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", arguments(texts, *options))
-        return frame_cache.main()
+        return cache_frames.main()
 
 
 def config_of(texts: list[str]) -> Config:

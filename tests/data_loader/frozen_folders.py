@@ -9,8 +9,8 @@ import numpy as np
 
 import data_loader.registrations  # noqa: F401
 from base.batch import SampleKey
+from data_loader.datasets.text_video_dataset import LoaderVideoParams
 from data_loader.loader import TextVideoDataLoader
-from data_loader.params import LoaderVideoParams
 from tests.data_loader.textvr_folder import BOX, write_json
 from tests.videos import make_frames, write_video
 

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 from base.base_dataset import VideoEntry
-from data_loader.ocr_reader import OcrReader
-from data_loader.ocr_words import OcrParams
+from data_loader.ocr.ocr_reader import OcrReader
+from data_loader.ocr.ocr_words import OcrParams
 
 PIECES = ["SALE", "sale", "now", "Café", "中文字", "OPEN", "\ud83d", "x", "breaking", "\t"]
 RULES = [

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from data_loader.annotations import AnnotationError
+from data_loader.datasets.annotations import AnnotationError
 from tests.data_loader.frozen_folders import annotated, dataset, samples, write_annotated
 from tests.data_loader.textvr_folder import write_json
 
@@ -83,7 +83,9 @@ def test_another_annotation_file_and_another_cut(read):
     mine = {"mine.json": [annotated("a.mp4", {"half": "val"}), annotated("b.mp4", {"half": "x"})]}
     options = {"annotation_file": "mine.json", "cut": "half"}
     assert names_of(read("YouCook2", mine, "test", **options)) == ["a.mp4"]
-    with pytest.raises(AnnotationError, match='2 faulty entries\n  entry 0: .* no split as "spli'):
+    with pytest.raises(
+        AnnotationError, match="2 entries can't be used\n  entry 0: .* no split as .spli"
+    ):
         read("YouCook2", mine, "test", annotation_file="mine.json")
     own = {"mine_test.json": [annotated("a.mp4", {}), annotated("b.mp4", {})]}
     assert len(read("YouCook2", own, "test", annotation_file="mine_test.json")) == 2
@@ -102,8 +104,10 @@ def test_no_video_folder(tmp_path):
         dataset("MSVD", tmp_path)
 
 
-def test_faults_are_told_with_the_number_in_the_file(read):
+def test_errors_are_told_with_the_number_in_the_file(read):
     entries = [annotated("a.mp4", "train"), annotated("b.mp4", "test", [])]
-    with pytest.raises(AnnotationError, match="1 faulty entries\n  entry 1: b.mp4: has no capt"):
+    with pytest.raises(
+        AnnotationError, match="1 entries can't be used\n  entry 1: b.mp4: has no capt"
+    ):
         read("MSVD", {"MSVD.json": entries}, "test")
     assert len(read("MSVD", {"MSVD.json": entries}, "train")) == 1

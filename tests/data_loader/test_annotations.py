@@ -3,13 +3,13 @@ import re
 
 import pytest
 
-from data_loader.annotations import AnnotationError, count_captions, textvr_entries
+from data_loader.datasets.annotations import AnnotationError, count_captions, read_textvr_entries
 from tests.data_loader.textvr_folder import entry, write_json
 
 
 def read(tmp_path, value):
     path = write_json(tmp_path / "a.json", value)
-    return textvr_entries(path, tmp_path / "Videos", tmp_path / "ocr")
+    return read_textvr_entries(path, tmp_path / "Videos", tmp_path / "ocr")
 
 
 def refused(tmp_path, value):
@@ -36,12 +36,12 @@ def test_entries_keep_order_captions_and_the_ocr_folder_of_their_own(tmp_path):
 
 def test_missing_file(tmp_path):
     with pytest.raises(AnnotationError, match="nowhere.json: no such annotation file"):
-        textvr_entries(tmp_path / "nowhere.json", tmp_path, tmp_path)
+        read_textvr_entries(tmp_path / "nowhere.json", tmp_path, tmp_path)
 
 
 def test_folder_in_the_place_of_the_file(tmp_path):
     with pytest.raises(AnnotationError, match="can't be read"):
-        textvr_entries(tmp_path, tmp_path, tmp_path)
+        read_textvr_entries(tmp_path, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_files_without_a_list_of_entries(tmp_path, content, reason):
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(AnnotationError, match=reason) as caught:
-        textvr_entries(path, tmp_path, tmp_path)
+        read_textvr_entries(path, tmp_path, tmp_path)
     assert str(caught.value).startswith(str(path))
 
 
 GOOD = entry("ok.mp4", ["fine"])
 NO_CAPTIONS = "has no captions"
 OUT = "leads out of the data folder"
-FAULTS = {
+BROKEN_ENTRIES = {
     "no object": ("text", "must be an object, is a JSON str"),
     "no path": ({"captions_info": [{"caption": "x"}]}, 'no "path"'),
     "empty path": (entry("", ["x"]), 'no "path"'),
@@ -89,21 +89,21 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", FAULTS)
-def test_a_faulty_entry_is_named_with_its_number(tmp_path, kind):
-    faulty, reason = FAULTS[kind]
-    message = refused(tmp_path, [GOOD, faulty])
-    assert "1 faulty entries" in message and "entry 0" not in message
+@pytest.mark.parametrize("kind", BROKEN_ENTRIES)
+def test_a_broken_entry_is_named_with_its_number(tmp_path, kind):
+    broken, reason = BROKEN_ENTRIES[kind]
+    message = refused(tmp_path, [GOOD, broken])
+    assert "1 entries can't be used" in message and "entry 0" not in message
     assert re.search(f"entry 1: .*{reason}", message)
 
 
-def test_of_many_faults_ten_are_shown_and_all_counted(tmp_path):
+def test_of_many_errors_ten_are_shown_and_all_counted(tmp_path):
     message = refused(tmp_path, [GOOD, *({"path": f"{n}.mp4"} for n in range(13))])
-    assert "13 faulty entries" in message and "… and 3 more" in message
+    assert "13 entries can't be used" in message and "… and 3 more" in message
     assert [f"entry {n}:" in message for n in range(14)] == [False] + [True] * 10 + [False] * 3
 
 
-def test_ten_faults_have_no_rest(tmp_path):
+def test_ten_errors_have_no_rest(tmp_path):
     message = refused(tmp_path, [{"path": f"{n}.mp4"} for n in range(10)])
     assert "more" not in message and "entry 9:" in message
 
@@ -116,5 +116,5 @@ def test_captions_of_the_real_kind_are_read(tmp_path):
         "videos_info": {"source": "y", "split": "test", "Kwai_OCR": "Sports/x.json"},
     }
     path.write_text(json.dumps([real]))
-    (found,) = textvr_entries(path, tmp_path, tmp_path)
+    (found,) = read_textvr_entries(path, tmp_path, tmp_path)
     assert found.captions == (" A man",)

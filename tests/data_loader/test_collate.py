@@ -6,8 +6,7 @@ import torch
 
 from base.batch import Sample, Unreadable
 from data_loader import collate
-from data_loader.collate import Collate, pad
-from data_loader.tokenizer import load_tokenizer
+from data_loader.collate import Collate, load_tokenizer, pad_tokens
 from utils.errors import UserError
 
 FOLDER = "tests/reference/text_model"
@@ -142,8 +141,8 @@ def test_errors_are_handed_through(tokenizer):
 
 
 def test_pad():
-    assert pad([[1, 2], [3]], 9).tolist() == [[1, 2], [3, 9]]
-    assert pad([], 9).shape == (0, 0)
+    assert pad_tokens([[1, 2], [3]], 9).tolist() == [[1, 2], [3, 9]]
+    assert pad_tokens([], 9).shape == (0, 0)
 
 
 class Counting:
@@ -162,7 +161,7 @@ class Counting:
 
 @pytest.mark.parametrize("most", [0, 2, 100])
 def test_a_word_is_tokenised_once(tokenizer, monkeypatch, most):
-    monkeypatch.setattr(collate, "MOST_KEPT_WORDS", most)
+    monkeypatch.setattr(collate, "MAX_CACHED_WORDS", most)
     batches = [[["the", "zqx"], ["the"]], [["zqx", "and"], []], [["and"], ["the"]], [[], ["the"]]]
     batches = [[sample(n, words) for n, words in enumerate(videos)] for videos in batches]
     counting = Counting(tokenizer)
@@ -175,4 +174,4 @@ def test_a_word_is_tokenised_once(tokenizer, monkeypatch, most):
     asked = [text for text in counting.asked if text != "a caption"]
     if most == 100:
         assert asked == ["the", "zqx", "and", " "]
-    assert len(kept._word_tokens) <= most + 2  # of what is kept, and of the last batch
+    assert len(kept._cached_tokens) <= most + 2  # of what is kept, and of the last batch

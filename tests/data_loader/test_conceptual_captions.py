@@ -1,6 +1,6 @@
 import pytest
 
-from data_loader.annotations import AnnotationError
+from data_loader.datasets.annotations import AnnotationError
 from tests.data_loader.frozen_folders import (
     CC3M,
     dataset,

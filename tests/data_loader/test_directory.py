@@ -4,9 +4,12 @@ import os
 import pytest
 
 from base.batch import SampleKey
-from data_loader.annotations import AnnotationError
-from data_loader.directory import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from data_loader.datasets.annotations import AnnotationError
+from data_loader.datasets.directory import IMAGE_EXTENSIONS
+from data_loader.readers.container import VIDEO_EXTENSIONS
 from tests.data_loader.frozen_folders import dataset, document, image, loader, samples, text, video
+from utils.errors import UserError
+from utils.files import list_files
 
 
 def names_of(data):
@@ -100,7 +103,7 @@ def test_an_empty_and_a_missing_folder(tmp_path):
     text(tmp_path / "a.jpg", "")
     with pytest.raises(AnnotationError, match=r"no file with an extension of: \.mp4 \.m4v"):
         dataset("VideoDirectory", tmp_path)
-    with pytest.raises(AnnotationError, match="nowhere: no such folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder; give the folder"):
         dataset("VideoDirectory", tmp_path / "nowhere")
 
 
@@ -114,5 +117,15 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
         return listed(folder)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(AnnotationError, match="a: can't be read .Permission denied"):
+    with pytest.raises(UserError, match="a: the folder can't be read .Permission denied"):
         dataset("VideoDirectory", tmp_path)
+
+
+def test_hidden_folders_behind_a_link_and_names_with_blanks(tmp_path):
+    video(tmp_path / "far/.hidden/x.mp4")
+    video(tmp_path / "far/a b.mp4")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path / "far")
+    data = dataset("VideoDirectory", tmp_path / "root")
+    assert names_of(data) == list_files(tmp_path / "root", VIDEO_EXTENSIONS).names
+    assert names_of(data) == ["link/a b.mp4"]

@@ -1,17 +1,18 @@
 """Reading frames from a cache in place of the videos."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from base.batch import SampleKey
-from data_loader.frame_cache.reading import wanted_frames
-from data_loader.frame_cache.store import Store
-from data_loader.frame_sampling import candidate_indices, frame_indices
+from data_loader.frame_cache.store import FrameSpec, Store
+from data_loader.frame_sampling import choose_candidates, sample_frame_indices
+from data_loader.readers.base_reader import VideoError
+from data_loader.readers.video_readers import open_video
 from data_loader.transforms import ClipGeometry, TransformParams, resize
-from data_loader.video_reader import VideoError, open_video
 from tests.data_loader.cached_folder import dataset, overrides, run
 from tests.data_loader.textvr_folder import VIDEOS, write_textvr
 from tests.videos import write_video
@@ -71,8 +72,8 @@ def test_training_draws_as_from_the_video_among_the_candidates(folder, texts, ca
         for index, (name, length) in enumerate(VIDEOS.items()):
             rng = np.random.default_rng((data.options.seed, epoch, index))
             rng.integers(3)  # the caption
-            drawn = frame_indices(FRAMES, length, rng=rng)
-            kept = candidate_indices(4, FRAMES, length)
+            drawn = sample_frame_indices(FRAMES, length, rng=rng)
+            kept = choose_candidates(4, FRAMES, length)
             edges = np.linspace(0, length, len(drawn) + 1).astype(int)
             nearest = [
                 min((k for k in kept if a <= k < b), key=lambda k: (abs(k - frame), k))  # noqa: B023
@@ -104,18 +105,18 @@ def test_crops_of_frozen_in_time_are_drawn_from_smaller_frames(folder, texts, tm
     assert run(texts, "--out", str(tmp_path), "--split", "train", "--candidates", "4") == 0
     data = dataset(texts, tmp_path, training=True)
     side = round(RES * 256 / 224)
-    assert wanted_frames(data).size == (side,)
+    assert FrameSpec.of(data).size == (side,)
     found = data[SampleKey(3, 0)]
     rng = np.random.default_rng((data.options.seed, 3, 0))
     rng.integers(3)
-    drawn = frame_indices(FRAMES, 30, rng=rng)
-    kept = candidate_indices(2, FRAMES, 30)
+    drawn = sample_frame_indices(FRAMES, 30, rng=rng)
+    kept = choose_candidates(2, FRAMES, 30)
     own = kept.reshape(FRAMES, 2)
     nearest = own[np.arange(FRAMES), np.abs(own - drawn[:, None]).argmin(1)]
     with open_video(folder / "Videos" / "Sports/a.mp4") as video:
         frames = torch.from_numpy(video.frames(nearest)).permute(0, 3, 1, 2)
     frames = resize(frames, [side], antialias=False)
-    expected = ClipGeometry(TransformParams().resolved("frozen_in_time", RES), train=True)
+    expected = ClipGeometry(TransformParams().resolve("frozen_in_time", RES), train=True)
     assert found.frames.equal(expected(frames, rng))
 
 
@@ -134,8 +135,10 @@ def test_jpeg_is_near_and_smaller(texts, cache, tmp_path):
 def test_another_size_is_resized_once_more(texts, tmp_path):
     assert run(texts, "--out", str(tmp_path), "--split", "val", "--size", "40") == 0
     data = dataset(texts, tmp_path)
-    assert set(data._cache.videos) == set(f"Videos/{name}" for name in VIDEOS)
-    assert all(held.shape == (40, 40) for held in data._cache.videos.values())
+    (folder,) = tmp_path.iterdir()
+    stored = Store(folder).read_videos()
+    assert set(stored) == set(f"Videos/{name}" for name in VIDEOS)
+    assert all(video.shape == (40, 40) for video in stored.values())
     small = samples(data)[0].frames
     away = (small.float() - samples(dataset(texts, None))[0].frames.float()).abs()
     assert small.shape == (FRAMES, 3, RES, RES) and 0 < away.mean() < 30
@@ -171,7 +174,7 @@ def test_a_cache_of_other_videos_is_refused(demo, cache, tmp_path):
 
 
 def test_no_cache_at_all_is_refused(texts, tmp_path):
-    with pytest.raises(UserError, match="it has nothing. Make it with: python -m data_loader"):
+    with pytest.raises(UserError, match="it has nothing. Make it with: python -m tools.cache"):
         dataset(texts, tmp_path / "nowhere", training=True)
 
 
@@ -195,14 +198,14 @@ def test_a_sliding_window_and_images_are_refused(texts, cache):
     images = dataset(texts, None)
     images.images = True
     with pytest.raises(UserError, match="TextVR: reads images"):
-        wanted_frames(images)
+        FrameSpec.of(images)
 
 
 def test_testing_the_training_split_is_refused(texts, cache):
     data = dataset(texts, None)
     object.__setattr__(data.options, "split", "train")
     with pytest.raises(UserError, match="cached for training alone"):
-        wanted_frames(data)
+        FrameSpec.of(data)
 
 
 def test_a_damaged_frame_is_an_error_of_its_video(texts, tmp_path):
@@ -221,10 +224,11 @@ def test_a_damaged_frame_is_an_error_of_its_video(texts, tmp_path):
 
 
 def test_many_shards_are_read_with_few_open(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_loader.frame_cache.making.SHARD_VIDEOS", 1)
-    monkeypatch.setattr("data_loader.frame_cache.reading._MOST_MAPS", 2)
+    monkeypatch.setattr("data_loader.frame_cache.frames.SHARD_VIDEOS", 1)
+    monkeypatch.setattr("data_loader.frame_cache.frames._MAX_MAPS", 2)
     assert run(texts, "--out", str(tmp_path), "--split", "val") == 0
     data = dataset(texts, tmp_path)
-    assert Store(data._cache.store.folder).shards() == [0, 1, 2, 3]
+    assert len(list(tmp_path.glob("*/0*.bin"))) == 4
     for one, other in zip(samples(dataset(texts, None)), samples(data), strict=True):
-        assert one.frames.equal(other.frames) and len(data._cache._maps) <= 2
+        assert one.frames.equal(other.frames)
+        assert 0 < Path("/proc/self/maps").read_text().count(str(tmp_path)) <= 2

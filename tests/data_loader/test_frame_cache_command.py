@@ -1,4 +1,4 @@
-"""Making, resuming and verifying a frame cache: ``python -m data_loader.frame_cache``."""
+"""Making, resuming and verifying a frame cache: ``python -m tools.cache_frames``."""
 
 import fcntl
 import multiprocessing
@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 
 from base.batch import SampleKey
-from data_loader.frame_cache import __main__ as frame_cache
-from data_loader.frame_cache import making
+from data_loader.frame_cache import frames
+from data_loader.frame_cache import store as frame_store
 from data_loader.frame_cache.store import Store
-from data_loader.video_reader import VideoError
+from data_loader.readers.base_reader import VideoError
 from tests.conftest import ROOT
 from tests.data_loader.cached_folder import arguments, dataset, overrides, run
 from tests.data_loader.textvr_folder import VIDEOS, entry, write_json, write_textvr
 from tests.videos import write_video
+from tools import cache_frames
 from utils.cli import run_cli
 from utils.errors import UserError
 
-NUM_VIDEOS = 24
+NUM_VIDEOS = 16
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def texts(demo, tmp_path):
 
 @pytest.fixture
 def one_video_a_shard(monkeypatch):
-    monkeypatch.setattr(making, "SHARD_VIDEOS", 1)
+    monkeypatch.setattr(frames, "SHARD_VIDEOS", 1)
 
 
 def store_of(out, use="test"):
@@ -43,8 +44,8 @@ def store_of(out, use="test"):
 def content(store):
     """What a store holds, wherever it is kept: name -> stamp, candidates, bytes of the frames."""
     found = {}
-    for name, held in store.videos().items():
-        data = store.data(held.shard).read_bytes()[held.offsets[0] : held.offsets[-1]]
+    for name, held in store.read_videos().items():
+        data = store.data_path(held.shard).read_bytes()[held.offsets[0] : held.offsets[-1]]
         found[name] = (held.stamp, held.candidates.tolist(), data)
     return found
 
@@ -53,10 +54,12 @@ def test_the_command_reads_its_folder_from_the_configuration(texts, tmp_path):
     out = tmp_path / "cache"
     argv = arguments([*texts, f"data_loader.args.frame_cache={out}"], "--workers", "2")[1:]
     done = subprocess.run(
-        [sys.executable, "-m", "data_loader.frame_cache", *argv],
+        [sys.executable, "-m", "data_loader.frame_cache", *argv],  # the old spelling
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    new = "python -m data_loader.frame_cache is now python -m tools.cache_frames"
+    assert new in done.stderr.splitlines()
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and all("4 of 4 videos, 4 of them read now" in line for line in lines)
     names = {"TextVR-train-69x69-2f", "TextVR-test-64x64-2f"}
@@ -126,7 +129,7 @@ def test_damaged_shards_are_named_and_mended(damage, texts, tmp_path, capsys, on
     assert run(texts, "--out", str(out), "--split", "val") == 0
     assert run(texts, "--out", str(out), "--split", "val", "--verify") == 0
     store = store_of(out)
-    data, index = store.data(2), store.index(2)
+    data, index = store.data_path(2), store.index_path(2)
     before = content(store)
     named = index if damage in ("index", "not json") else data
     if damage == "data":
@@ -173,7 +176,7 @@ def test_other_options_on_the_same_frames_are_refused(texts, tmp_path):
 def test_only_one_command_makes_a_cache(texts, tmp_path, monkeypatch):
     out = tmp_path / "cache"
     assert run(texts, "--out", str(out), "--split", "val") == 0
-    monkeypatch.setattr(making, "_WAIT_S", 0.3)
+    monkeypatch.setattr(frame_store, "_WAIT_S", 0.3)
     with (store_of(out).folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another command is making this cache"):
@@ -182,7 +185,7 @@ def test_only_one_command_makes_a_cache(texts, tmp_path, monkeypatch):
 
 
 def test_what_no_cache_can_be_made_of_is_refused(texts, demo, tmp_path):
-    with pytest.raises(UserError, match="its model sees no frames"):
+    with pytest.raises(UserError, match="its model uses no frames"):
         run([*texts, 'arch.args.modalities=["ocr"]'], "--out", str(tmp_path / "cache"))
     images = ["data_loader.args.dataset_name=ImageDirectory"]
     (tmp_path / "images").mkdir()
@@ -197,7 +200,7 @@ def _process(argv, stderr):
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.setpgrp()
     sys.argv = argv
-    run_cli(frame_cache.main)
+    run_cli(cache_frames.main)
 
 
 def _started(argv, stderr):
@@ -219,30 +222,29 @@ def whole(demo, tmp_path_factory):
     return texts, out
 
 
-@pytest.mark.parametrize("num_shards", [1, 5])
-def test_killed_at_any_moment_and_run_again(num_shards, whole, tmp_path, one_video_a_shard):
+def test_killed_at_any_moment_and_run_again(whole, tmp_path, one_video_a_shard):
     """The first process is killed: its two workers end, too, and what they had made is kept."""
     (texts, expected), out, stderr = whole, tmp_path / "cache", tmp_path / "stderr"
     argv = arguments(texts, "--out", str(out), "--split", "val")
     argv[argv.index("--workers") + 1] = "2"
     process = _started(argv, stderr)
     deadline = time.monotonic() + 60
-    while len(list(out.glob("*/0*.json"))) < num_shards:
+    while len(list(out.glob("*/0*.json"))) < 3:
         assert process.is_alive() and time.monotonic() < deadline, stderr.read_text()
         time.sleep(0.0005)
     process.kill()
     process.join()
     store = store_of(out)
-    assert 0 < len(store.videos()) < NUM_VIDEOS  # readable at once, and not whole
+    assert 0 < len(store.read_videos()) < NUM_VIDEOS  # readable at once, and not whole
     (store.folder / ".00099.bin.1.tmp").write_bytes(b"half")
-    store.data(99).write_bytes(b"its index was not written")
+    store.data_path(99).write_bytes(b"its index was not written")
     resumed = _started(argv, stderr)
     resumed.join(60)
     assert resumed.exitcode == 0, stderr.read_text()
     assert content(store) == content(store_of(expected)) and len(content(store)) == NUM_VIDEOS
     assert list(store.folder.glob(".*.tmp")) == []
-    assert len(store.shards()) == NUM_VIDEOS  # none was made twice
-    assert not store.data(99).exists()
+    assert len(store.list_shards()) == NUM_VIDEOS  # none was made twice
+    assert not store.data_path(99).exists()
     cached, plain = dataset(texts, out), dataset(texts, None)
     for index in range(0, NUM_VIDEOS, 5):
         found = cached[SampleKey(1, index)].frames

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from data_loader.frame_sampling import (
-    candidate_indices,
-    frame_indices,
-    intervals,
-    nearest_candidates,
-    sliding_window_starts,
+    choose_candidates,
+    find_nearest_candidates,
+    list_window_starts,
+    sample_frame_indices,
+    split_into_intervals,
 )
 
 REFERENCE = Path(os.environ.get("TEXTVR_REFERENCE_DIR", "tests/reference"))
@@ -19,16 +19,16 @@ REFERENCE = Path(os.environ.get("TEXTVR_REFERENCE_DIR", "tests/reference"))
 
 @pytest.mark.parametrize("case", json.loads((REFERENCE / "sampling.json").read_text()), ids=str)
 def test_published_indices(case):
-    indices = frame_indices(case["num_frames"], case["vlen"])
+    indices = sample_frame_indices(case["num_frames"], case["vlen"])
     assert indices.tolist() == case["uniform"] and indices.dtype == np.int64
     if case["fix_start"] is not None:
-        fixed = frame_indices(case["num_frames"], case["vlen"], fix_start=2)
+        fixed = sample_frame_indices(case["num_frames"], case["vlen"], fix_start=2)
         assert fixed.tolist() == case["fix_start"]
 
 
 def test_training_draws_every_frame_of_every_interval_evenly():
     rng = np.random.default_rng(0)
-    draws = np.stack([frame_indices(3, 10, rng) for _ in range(6000)])
+    draws = np.stack([sample_frame_indices(3, 10, rng) for _ in range(6000)])
     # linspace(0, 10, 4) cut to int: 0, 3, 6, 10
     for column, interval in zip(draws.T, [range(0, 3), range(3, 6), range(6, 10)], strict=True):
         counts = Counter(column.tolist())
@@ -41,20 +41,22 @@ def test_training_draws_every_frame_of_every_interval_evenly():
 def test_training_works_on_the_shortest_videos(num_available):
     rng = np.random.default_rng(0)
     for _ in range(50):
-        indices = frame_indices(4, num_available, rng)
+        indices = sample_frame_indices(4, num_available, rng)
         assert len(indices) == min(4, num_available)
         assert (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < num_available
 
 
 def test_training_draws_depend_on_the_generator_only():
-    first, again, other = (frame_indices(8, 999, np.random.default_rng(s)) for s in (1, 1, 2))
+    first, again, other = (
+        sample_frame_indices(8, 999, np.random.default_rng(s)) for s in (1, 1, 2)
+    )
     assert first.tolist() == again.tolist() != other.tolist()
 
 
 def test_fix_start_past_the_end_names_the_largest():
-    assert frame_indices(4, 8, fix_start=1).tolist() == [1, 3, 5, 7]
+    assert sample_frame_indices(4, 8, fix_start=1).tolist() == [1, 3, 5, 7]
     with pytest.raises(ValueError, match="at most 1"):
-        frame_indices(4, 8, fix_start=2)
+        sample_frame_indices(4, 8, fix_start=2)
 
 
 @pytest.mark.parametrize(
@@ -68,32 +70,32 @@ def test_fix_start_past_the_end_names_the_largest():
 )
 def test_impossible_requests_are_errors(arguments):
     with pytest.raises(ValueError):
-        frame_indices(**arguments)
+        sample_frame_indices(**arguments)
 
 
 def test_window_starts():
-    assert sliding_window_starts(4, 100, 5) == [0, 5, 10, 15]  # below int(100 / 5) = 20
-    assert sliding_window_starts(4, 101, 5) == [0, 5, 10, 15]
-    assert sliding_window_starts(4, 105, 5) == [0, 5, 10, 15, 20]
-    assert sliding_window_starts(4, 3, 5) == [0]
+    assert list_window_starts(4, 100, 5) == [0, 5, 10, 15]  # below int(100 / 5) = 20
+    assert list_window_starts(4, 101, 5) == [0, 5, 10, 15]
+    assert list_window_starts(4, 105, 5) == [0, 5, 10, 15, 20]
+    assert list_window_starts(4, 3, 5) == [0]
     with pytest.raises(ValueError, match="stride"):
-        sliding_window_starts(4, 100, 0)
+        list_window_starts(4, 100, 0)
 
 
 @pytest.mark.parametrize("num_available", [*range(1, 60), 250, 999])
 def test_every_window_lies_within_the_video(num_available):
-    for start in sliding_window_starts(4, num_available, 1):
-        assert frame_indices(4, num_available, fix_start=start)[-1] < num_available
+    for start in list_window_starts(4, num_available, 1):
+        assert sample_frame_indices(4, num_available, fix_start=start)[-1] < num_available
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 4, 12])
 @pytest.mark.parametrize("per_interval", [1, 2, 3, 5])
 def test_candidates_hold_the_uniform_frames_and_lie_evenly(num_frames, per_interval):
     for available in [*range(1, 40), 250, 1001]:
-        found = candidate_indices(per_interval, num_frames, available)
-        uniform = frame_indices(num_frames, available)
+        found = choose_candidates(per_interval, num_frames, available)
+        uniform = sample_frame_indices(num_frames, available)
         assert np.isin(uniform, found).all() and (np.diff(found) > 0).all()
-        first, last = intervals(num_frames, available)
+        first, last = split_into_intervals(num_frames, available)
         assert first[0] == 0 and last[-1] == available - 1 and (first[1:] == last[:-1] + 1).all()
         for low, high in zip(first, last, strict=True):
             own = found[(found >= low) & (found <= high)]
@@ -106,12 +108,12 @@ def test_candidates_hold_the_uniform_frames_and_lie_evenly(num_frames, per_inter
 
 
 def test_the_nearest_candidate_is_one_of_the_frame_s_own_interval():
-    candidates = np.array([1, 4, 10, 16])  # of the intervals 0 … 9 and 10 … 19
+    candidates = np.array([1, 4, 10, 16])  # of the split_into_intervals 0 … 9 and 10 … 19
     for drawn, expected in {
         (0, 10): [0, 2],
         (3, 13): [1, 2],
         (9, 14): [1, 3],
         (2, 19): [0, 3],
     }.items():
-        found = nearest_candidates(candidates, np.array(drawn), 2, 20)
+        found = find_nearest_candidates(candidates, np.array(drawn), 2, 20)
         assert found.tolist() == expected

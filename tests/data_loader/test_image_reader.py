@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from base.registry import VIDEO_READERS
-from data_loader.image_reader import open_image
-from data_loader.video_reader import VideoError
+from data_loader.readers.base_reader import VideoError
+from data_loader.readers.image_reader import open_image
 from tests.data_loader.frozen_folders import image
 from tests.videos import make_frames, truncate
 

@@ -61,7 +61,7 @@ def test_images_and_videos_take_turns_in_an_epoch(tmp_path):
         assert valid.name.endswith(" val") and len(list(valid)) == 2
 
 
-def words_of(loader):
+def get_words(loader):
     """The number of words of each batch, and whether they have a place."""
     batches = list(loader)
     assert all(batch.video.any() for batch in batches)
@@ -82,9 +82,9 @@ def test_ocr_words_arrive(tmp_path, config, file, caplog):
     built = small(config, [tmp_path])
     with caplog.at_level(logging.WARNING):
         test = build_loader(built, 0, training=False, split="test")
-        assert words_of(test) == ([3, 1], [True, True])
+        assert get_words(test) == ([3, 1], [True, True])
         train = build_loader(built, 0, training=True)
-        assert words_of(train) == ([1], [True])
+        assert get_words(train) == ([1], [True])
     assert "no video has an OCR document" not in caplog.text
     assert train.name == f"{config.removesuffix('_ocr')} train"
 

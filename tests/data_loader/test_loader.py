@@ -8,11 +8,12 @@ import torch
 import data_loader.registrations  # noqa: F401
 from base.batch import Tokens, Words
 from base.registry import DATA_LOADERS
+from data_loader.collate import load_tokenizer
+from data_loader.datasets.text_video_dataset import LoaderVideoParams
 from data_loader.loader import TextVideoDataLoader
-from data_loader.params import LoaderVideoParams
-from data_loader.tokenizer import load_tokenizer
 from data_loader.transforms import TransformParams
 from tests.data_loader.textvr_folder import FRAMES, RES, VIDEOS, entry, write_json, write_textvr
+from utils.distributed import show_progress
 from utils.errors import UserError
 
 TEXT_MODEL = "tests/reference/text_model"
@@ -113,6 +114,25 @@ def test_a_batch_and_its_way_to_the_device(folder):
     assert all(empty) and -3 < moved.video.min() < -1 < 1 < moved.video.max() < 3
 
 
+def test_the_models_own_mean_and_std_normalise_the_frames(folder):
+    own = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.25)}
+    options = {"batch_size": 4, "training": False}
+    (batch,) = loader(folder, **options)
+    moved = loader(folder, **options, **own).to_device(batch, torch.device("cpu"))
+    pixels = batch.video[0, 0, :, 5, 7] / 255
+    expected = (pixels - torch.tensor(own["mean"])) / torch.tensor(own["std"])
+    assert torch.allclose(moved.video[0, 0, :, 5, 7], expected)
+    # A resolved configuration has the defaults written out, or the model's own.
+    for params in (TransformParams(antialias=True), TransformParams(norm_mean=own["mean"])):
+        written_out = TransformParams(**params.model_dump())
+        again = loader(folder, **options, **own, tsfm_params=written_out)
+        assert (again.device_transform.mean, again.device_transform.std) == tuple(own.values())
+    other = TransformParams(norm_std=(0.2, 0.2, 0.2))
+    with pytest.raises(UserError, match=r"norm_std is \[0.2, 0.2, 0.2\].*\[0.5, 0.5, 0.25\]"):
+        loader(folder, **options, **own, tsfm_params=other)
+    assert loader(folder, **options, tsfm_params=other).device_transform.std == (0.2, 0.2, 0.2)
+
+
 @pytest.mark.parametrize(("modality", "absent"), [("vision", "words"), ("ocr", "video")])
 def test_what_a_modality_does_not_use_is_absent(folder, modality, absent):
     batches = loader(folder, modalities=(modality,))
@@ -159,9 +179,7 @@ def test_an_error_in_a_worker_arrives_as_one_clear_user_error(folder, tmp_path, 
     bad.write_text("{")
     video = "empty.mp4" if kind == "video" else "Sports/a.mp4"
     write_json(tmp_path / "TextVR_test.json", [entry(video, ["x"], "bad.json")])
-    batches = loader(
-        folder, training=False, metadata_dir=str(tmp_path), num_workers=num_workers
-    )
+    batches = loader(folder, training=False, metadata_dir=str(tmp_path), num_workers=num_workers)
     with pytest.raises(UserError) as caught:
         list(batches)
     message = str(caught.value)
@@ -206,3 +224,15 @@ def test_a_folder_without_a_tokenizer_is_an_error(tmp_path, offline, kind, caplo
     assert f'"{tmp_path}"' in str(caught.value) and "folder must hold tokenizer.json" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize(("delay", "rank", "shown"), [(0, 0, True), (60, 0, False), (0, 1, False)])
+def test_a_bar_is_shown_by_the_first_process_alone_and_not_for_a_moment(
+    delay, rank, shown, monkeypatch, capsys
+):
+    monkeypatch.setattr("utils.distributed.BAR_DELAY_S", delay)
+    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    assert list(show_progress([1, 2, 3], "counting", " videos")) == [1, 2, 3]
+    out, err = capsys.readouterr()
+    assert out == "" and ("counting" in err and "3/3" in err) is shown

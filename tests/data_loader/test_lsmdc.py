@@ -55,9 +55,15 @@ def test_a_clip_has_one_caption(folder, captions, message):
 @pytest.mark.parametrize(
     ("tars", "message"),
     [
-        (f"x/1001_Film/{FILM}.tar\n", f"1 faulty entries\n  {OTHER}: stands not in frame_tar_list"),
+        (
+            f"x/1001_Film/{FILM}.tar\n",
+            f"1 entries can't be used\n  {OTHER}: stands not in frame_tar_list",
+        ),
         (f"f/{OTHER}.tar\n../{FILM}.tar", f"{FILM}: '../{FILM}.avi' leads out of the data folder"),
-        ("alone.tar\n", "frame_tar_list.txt: 1 faulty.*\n.*'alone.tar' does not end in FILM/ID"),
+        (
+            "alone.tar\n",
+            "frame_tar_list.txt: 1 entries can.*\n.*'alone.tar' does not end in FILM/ID",
+        ),
     ],
 )
 def test_a_clip_has_a_film(folder, tars, message):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from data_loader.annotations import AnnotationError
+from data_loader.datasets.annotations import AnnotationError
 from tests.data_loader.frozen_folders import (
     annotated,
     dataset,
@@ -75,7 +75,7 @@ def test_jsfusion_tests_with_the_caption_that_its_list_chooses(folder):
         ([1, 2], "must hold a dict"),
     ],
 )
-def test_faulty_caption_numbers(own, numbers, message):
+def test_broken_caption_numbers(own, numbers, message):
     path = pickled(own / LISTS / "jsfusion_val_caption_idx.pkl", numbers)
     with pytest.raises(UserError, match=message) as caught:
         dataset("MSRVTT", own, cut="jsfusion")
@@ -108,7 +108,9 @@ def test_another_cut_or_none_is_an_error_that_lists_them(folder, cut):
 
 def test_a_listed_video_without_caption(own):
     path = text(own / LISTS / "test_list_full.txt", "video7\nvideo8\nvideo11")
-    with pytest.raises(AnnotationError, match="2 faulty entries\n  video11: has no capt") as caught:
+    with pytest.raises(
+        AnnotationError, match="2 entries can't be used\n  video11: has no capt"
+    ) as caught:
         dataset("MSRVTT", own, cut="full-test")
     assert str(path) in str(caught.value)
 
@@ -131,11 +133,11 @@ def test_an_id_that_is_listed_twice_counts_once_with_a_warning(own, caplog):
     ("value", "message"),
     [
         ([], 'must hold an object with a list "annotations"'),
-        ({"annotations": [{"image_id": "a"}, {"caption": "b"}]}, "2 faulty.*\n.*annotation 0"),
+        ({"annotations": [{"image_id": "a"}, {"caption": "b"}]}, "2 entries can.*\n.*annotation 0"),
         ({"annotations": [{"image_id": "a", "caption": " "}, 3]}, "annotation 1: needs texts"),
     ],
 )
-def test_faulty_captions(own, value, message):
+def test_broken_captions(own, value, message):
     path = write_json(own / "annotation/MSR_VTT.json", value)
     with pytest.raises(AnnotationError, match=message) as caught:
         dataset("MSRVTT", own, cut="miech")

@@ -1,12 +1,14 @@
 """Loaders with a store of OCR words give what they give without one."""
 
 import logging
+import os
 import shutil
 
 import pytest
 
 from base.batch import SampleKey
-from data_loader import ocr_reader
+from data_loader.ocr import ocr_reader
+from data_loader.ocr.ocr_words import read_ocr_words
 from tests.data_loader.frozen_folders import document, loader, write_webvid
 from tests.data_loader.test_loader import epoch_of, same
 from tests.data_loader.test_loader import loader as textvr_loader
@@ -20,9 +22,17 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def no_reading(monkeypatch):
-    """Fail where a document is read for a sample."""
-    monkeypatch.setattr(ocr_reader, "read_ocr_words", lambda *_: pytest.fail("read again"))
+def read_once(monkeypatch):
+    """Fail where a document is read by the same rules again."""
+    seen = set()
+
+    def read(path, params):
+        key = os.path.abspath(path), params.model_dump_json()
+        assert key not in seen, f"{path} is read again"
+        seen.add(key)
+        return read_ocr_words(path, params)
+
+    monkeypatch.setattr(ocr_reader, "read_ocr_words", read)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -31,7 +41,7 @@ def test_batches_are_the_same_from_the_store(folder, tmp_path, training, num_wor
     cache = str(tmp_path / "cache")
     options = {"training": training, "num_workers": num_workers, "sliding_window_stride": 2}
     plain = epoch_of(textvr_loader(folder, cache_dir="off", **options), 1)
-    request.getfixturevalue("no_reading")
+    request.getfixturevalue("read_once")
     for _ in ("made", "found"):
         stored = epoch_of(textvr_loader(folder, cache_dir=cache, **options), 1)
         assert len(stored) == len(plain) and stored[0].words.mask.any()
@@ -52,9 +62,9 @@ def test_what_is_missing_or_skipped_is_reported_from_the_store_as_well(folder, t
     assert reports[0] == ([str(folder / "Kwai_VideoOCR/Sports/a.json")], [{}, {list(VIDEOS)[3]: 1}])
 
 
-def test_words_of_a_video_and_captions_that_need_reading(folder, tmp_path, no_reading):
+def test_words_of_a_video_and_captions_that_need_reading(folder, tmp_path, read_once):
     data = textvr_loader(folder, training=False, cache_dir=str(tmp_path / "cache")).dataset
-    words = [data.words_of(number) for number in range(len(data.entries))]
+    words = [data.get_words(number) for number in range(len(data.entries))]
     assert words == [["sale", "now", "open"], ["open", "breaking"], [], ["goal"]]
     assert words[0] == data[SampleKey(0, 0)].words
     assert data.needs_reading() == [False] * 4
@@ -76,7 +86,7 @@ def test_the_environment_names_the_folder(folder, tmp_path, monkeypatch):
     assert list((tmp_path / "own").glob("*.safetensors"))
 
 
-def test_tables_have_a_store_too(tmp_path, request, caplog):
+def test_tables_have_a_store_too(tmp_path, monkeypatch, caplog):
     root = write_webvid(tmp_path / "data", "test")
     document(root / "Kwai_VideoOCR/000051_000100/7.json", "Mirrored")
     caplog.set_level(logging.INFO)
@@ -84,6 +94,6 @@ def test_tables_have_a_store_too(tmp_path, request, caplog):
     loader("WebVid", root, **options)
     assert "keeps the words of 1 OCR documents" in caplog.text
     shutil.rmtree(root / "videos")
-    request.getfixturevalue("no_reading")
+    monkeypatch.setattr(ocr_reader, "read_ocr_words", lambda *_: pytest.fail("read again"))
     opened = loader("WebVid", root, modalities=("ocr",), **options)
-    assert opened.dataset.words_of(0) == ["mirrored"]
+    assert opened.dataset.get_words(0) == ["mirrored"]

@@ -2,7 +2,9 @@
 
 import pytest
 
-from data_loader.annotations import AnnotationError
+from base.batch import SampleKey
+from data_loader.datasets import csv_tables
+from data_loader.datasets.annotations import AnnotationError
 from tests.data_loader.frozen_folders import (
     annotated,
     dataset,
@@ -81,3 +83,71 @@ def test_a_folder_that_is_not_there_is_an_error(written, tmp_path, monkeypatch):
         dataset(name, root, ocr_dir=str(tmp_path / "nowhere"), **options)
     monkeypatch.setenv("TEXTVR_TEST_OCR", str(tmp_path))
     assert dataset(name, root, ocr_dir="$TEXTVR_TEST_OCR", **options).ocr_dir == tmp_path
+
+
+def read_words(root, **options):
+    """File -> words of a folder of videos."""
+    return {
+        sample.id: sample.words for sample in samples(dataset("VideoDirectory", root, **options))
+    }
+
+
+def test_a_document_named_after_the_whole_file_comes_before_the_published_form(written, tmp_path):
+    name, root, options, first = written
+    entry = dataset(name, root, **options).entries[0]
+    document(tmp_path / f"{first}.json", "published")
+    document(tmp_path / f"{first}{entry.video.suffix}.json", "named fully")
+    found = dataset(name, root, ocr_dir=str(tmp_path), **options)[SampleKey(0, 0)]
+    # Images of Conceptual Captions have no extension, so that both names are the same.
+    assert found.words == ["named", "fully"]
+
+
+def test_two_files_share_no_document_and_that_is_said(tmp_path, caplog):
+    root = tmp_path / "data"
+    for file in ("p/talk.mp4", "p/talk.mov", "p/other.mp4"):
+        video(root / file)
+    documents = root / "Kwai_VideoOCR"
+    document(documents / "p/other.json", "other")
+    assert read_words(root)["p/other.mp4"] == ["other"] and "none of them" not in caplog.text
+    document(documents / "p/talk.json", "whose")
+    assert read_words(root) == {"p/other.mp4": ["other"], "p/talk.mov": [], "p/talk.mp4": []}
+    assert caplog.text.count("is used for none of them") == 1
+    assert (
+        f"{documents}/p/talk.json: could be the text of p/talk.mov and of p/talk.mp4" in caplog.text
+    )
+    document(documents / "p/talk.mp4.json", "mine")
+    assert read_words(root) == {"p/other.mp4": ["other"], "p/talk.mov": [], "p/talk.mp4": ["mine"]}
+    document(documents / "p/talk.mov.json", "too")
+    caplog.clear()
+    assert read_words(root)["p/talk.mov"] == ["too"] and "none of them" not in caplog.text
+
+
+def test_the_document_of_another_file_is_not_taken_for_the_published_form(tmp_path, caplog):
+    for file in ("x.mp4", "x.mp4.mov"):
+        video(tmp_path / file)
+    document(tmp_path / "Kwai_VideoOCR/x.mp4.json", "text")
+    assert read_words(tmp_path) == {"x.mp4": ["text"], "x.mp4.mov": []}
+    assert "none of them" not in caplog.text
+
+
+def test_what_annotations_name_is_read_and_the_full_name_where_it_is_missing(tmp_path):
+    root = write_annotated(tmp_path, "MSVD.json", MSVD)
+    documents = root / "Kwai_VideoOCR"
+    document(documents / "b.mp4.json", "named fully")
+    assert samples(dataset("MSVD", root))[1].words == ["word1"]
+    (documents / "b.json").unlink()
+    assert samples(dataset("MSVD", root))[1].words == ["named", "fully"]
+    (documents / "b.mp4.json").unlink()
+    assert samples(dataset("MSVD", root))[1].ocr_missing == str(documents / "b.json")
+
+
+def test_a_table_looks_for_no_document_until_an_entry_is_asked_for(tmp_path, monkeypatch):
+    root = write_webvid(tmp_path, "test")
+    (root / "Kwai_VideoOCR").mkdir()
+    looked = []
+    find = csv_tables.find_document
+    monkeypatch.setattr(csv_tables, "find_document", lambda *a: looked.append(a[1]) or find(*a))
+    data = dataset("WebVid", root, cut="2M", modalities=("vision",))
+    assert looked == []
+    assert data.entries[1].ocr == root / "Kwai_VideoOCR/000001_000050/1052.json"
+    assert looked == ["000001_000050/1052.mp4"]

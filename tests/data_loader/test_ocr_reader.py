@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_loader import ocr_reader, ocr_update
-from data_loader.ocr_words import read_ocr_words
+from data_loader.ocr import ocr_reader
+from data_loader.ocr.ocr_words import read_ocr_words
 from tests.data_loader.ocr_documents import (
     RULES,
     aged,
@@ -33,8 +33,7 @@ def parsed(monkeypatch):
         names.append(Path(path).name)
         return read_ocr_words(path, params)
 
-    for module in (ocr_reader, ocr_update):
-        monkeypatch.setattr(module, "read_ocr_words", noting)
+    monkeypatch.setattr(ocr_reader, "read_ocr_words", noting)
     return names
 
 
@@ -136,9 +135,9 @@ def test_another_split_keeps_the_words_of_the_first(three, cache, parsed):
     assert list(reader(three[:2], cache)._store.rows) == [str(three[1]), str(three[0])]
 
 
-@pytest.mark.parametrize("fault", ["{not json", "[]", '{"7": {"text": 1}}', '{"7": 5}'])
-def test_a_faulty_document_is_said_when_it_is_read(three, cache, fault):
-    aged(three[1], fault)
+@pytest.mark.parametrize("content", ["{not json", "[]", '{"7": {"text": 1}}', '{"7": 5}'])
+def test_a_broken_document_is_said_when_it_is_read(three, cache, content):
+    aged(three[1], content)
     for _ in ("made", "found"):
         found = reader(three, cache)
         with pytest.raises(UserError) as caught:
@@ -220,9 +219,9 @@ def test_on_a_full_disk_an_older_store_serves_what_has_not_changed(
 
 
 def test_many_documents_are_read_by_several_processes(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(ocr_update, "_BYTES_A_PROCESS", 1)
-    monkeypatch.setattr(ocr_update, "default_workers", lambda: 2)
-    monkeypatch.setattr(ocr_update, "read_ocr_words", _noting_process(tmp_path / "log"))
+    monkeypatch.setattr(ocr_reader, "_BYTES_A_PROCESS", 1)
+    monkeypatch.setattr(ocr_reader, "count_cpus", lambda: 2)
+    monkeypatch.setattr(ocr_reader, "read_ocr_words", _noting_process(tmp_path / "log"))
     paths = write_odd(tmp_path / "ocr", 40)
     aged(paths[7], "{")
     found = reader(paths, cache)
@@ -243,14 +242,16 @@ def _noting_process(log):
 
 
 def test_processes_that_open_at_once_parse_each_document_once(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(ocr_update, "read_ocr_words", _noting_process(tmp_path / "log"))
+    monkeypatch.setattr(ocr_reader, "read_ocr_words", _noting_process(tmp_path / "log"))
     paths = write_odd(tmp_path / "ocr", 30)
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(4)
 
     def open_and_compare(name):
         barrier.wait()
-        good = same_bits(reader(paths, cache), reader(paths, None))
+        found = reader(paths, cache)
+        monkeypatch.undo()
+        good = same_bits(found, reader(paths, None))
         (tmp_path / name).write_text(json.dumps(good))
 
     started = [context.Process(target=open_and_compare, args=(f"{n}",)) for n in range(4)]

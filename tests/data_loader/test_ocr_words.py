@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data_loader.ocr_words import (
-    OcrParams,
-    load_ocr_document,
-    normalise_tracks,
-    ocr_words,
-)
+from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document, normalise_tracks
 
 REFERENCE = Path(os.environ.get("TEXTVR_REFERENCE_DIR", "tests/reference"))
 CASES = [
@@ -26,9 +21,9 @@ def record(text, score=0.5, tracks=None):
     return {"text": text, "score": score, "tracks": {"0": SQUARE} if tracks is None else tracks}
 
 
-def words_of(*records, **params):
+def get_words(*records, **params):
     document = {str(number): item for number, item in enumerate(records)}
-    return ocr_words(document, OcrParams(**params)).words
+    return extract_words(document, OcrParams(**params)).words
 
 
 def test_there_are_published_documents():
@@ -37,7 +32,7 @@ def test_there_are_published_documents():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["width"]))
 def test_published_words_order_and_tracks(case):
-    found = ocr_words(case["ocr"], OcrParams())
+    found = extract_words(case["ocr"], OcrParams())
     assert found.words == case["expected"]["words"]
     tracks = normalise_tracks(found.tracks, case["video_length"], case["width"], case["height"])
     expected = np.array(case["expected"]["pos"], dtype=np.float64).reshape(-1, 12)
@@ -49,7 +44,7 @@ def test_track_vector_by_hand():
     # A 10 x 4 box that grows to 20 x 8, moved by (100, 50). Frames are out of order on purpose.
     first = [0, 0, 10, 0, 10, 4, 0, 4, 9, 9]
     last = [100, 50, 120, 50, 120, 58, 100, 58, 9, 9]
-    found = ocr_words({"0": record("word", "0.25", {"30": last, "4": first})}, OcrParams())
+    found = extract_words({"0": record("word", "0.25", {"30": last, "4": first})}, OcrParams())
     # Mean box: corners (50, 25) (65, 25) (65, 31) (50, 31).
     expected = [4, 30, 2, 57.5, 28, 15, 6, 10, 4, 20 / 10.000001, 8 / 4.000001, 0.25]
     np.testing.assert_allclose(found.tracks, [expected], rtol=1e-12)
@@ -59,50 +54,50 @@ def test_track_vector_by_hand():
 
 
 def test_published_duplicate_rule():
-    assert words_of(record("SALE"), record("SALE"), record("sale")) == ["sale", "sale"]
-    assert words_of(record("sale"), record("sale"), record("SALE")) == ["sale", "sale"]
+    assert get_words(record("SALE"), record("SALE"), record("sale")) == ["sale", "sale"]
+    assert get_words(record("sale"), record("sale"), record("SALE")) == ["sale", "sale"]
 
 
 def test_other_duplicate_rules():
     texts = [record("SALE"), record("Sale"), record("sale sale")]
-    assert words_of(*texts, duplicates="drop") == ["sale"]
-    assert words_of(*texts, duplicates="keep") == ["sale"] * 4
+    assert get_words(*texts, duplicates="drop") == ["sale"]
+    assert get_words(*texts, duplicates="keep") == ["sale"] * 4
 
 
 def test_only_blanks_split_and_length_counts_before_stripping():
-    assert words_of(record("ab a\t\t tab\there  new\nline")) == ["a", "tab\there", "new\nline"]
+    assert get_words(record("ab a\t\t tab\there  new\nline")) == ["a", "tab\there", "new\nline"]
 
 
 def test_the_character_rule_is_inclusive_and_can_be_lifted():
     texts = [record("{{{"), record("|||"), record("café"), record("新年快乐")]
-    assert words_of(*texts) == ["{{{"]
-    assert words_of(*texts, max_char=233) == ["{{{", "|||", "café"]
-    assert words_of(*texts, max_char=None) == ["{{{", "|||", "café", "新年快乐"]
-    assert words_of(record("ab a abc"), min_length=1) == ["ab", "a", "abc"]
+    assert get_words(*texts) == ["{{{"]
+    assert get_words(*texts, max_char=233) == ["{{{", "|||", "café"]
+    assert get_words(*texts, max_char=None) == ["{{{", "|||", "café", "新年快乐"]
+    assert get_words(record("ab a abc"), min_length=1) == ["ab", "a", "abc"]
 
 
 def test_words_are_sorted_by_score_stably_and_then_cut():
     texts = [record("low", 0.1), record("one", "0.9"), record("two", 0.9), record("top", 1)]
-    assert words_of(*texts) == ["top", "one", "two", "low"]
-    assert words_of(*texts, max_words=2) == ["top", "one"]
+    assert get_words(*texts) == ["top", "one", "two", "low"]
+    assert get_words(*texts, max_words=2) == ["top", "one"]
     many = [record(f"word{number}", number / 1000) for number in range(250)]
-    assert words_of(*many) == [f"word{number}" for number in range(249, 49, -1)]
+    assert get_words(*many) == [f"word{number}" for number in range(249, 49, -1)]
 
 
 def test_duplicates_are_found_before_the_sort():
     # The first in the document is kept, although the second has the better score.
-    found = ocr_words({"a": record("sale", 0.1), "b": record("sale", 0.9)}, OcrParams())
+    found = extract_words({"a": record("sale", 0.1), "b": record("sale", 0.9)}, OcrParams())
     assert found.words == ["sale"] and found.tracks[0, -1] == 0.1
 
 
 def test_nothing_found_gives_empty_arrays():
-    found = ocr_words({}, OcrParams())
+    found = extract_words({}, OcrParams())
     assert found.words == [] and found.tracks.shape == (0, 12)
     assert normalise_tracks(found.tracks, 10, 20, 30).shape == (0, 12)
 
 
 def test_records_without_a_position_are_counted():
-    found = ocr_words({"a": record("lost", tracks={}), "b": record("kept")}, OcrParams())
+    found = extract_words({"a": record("lost", tracks={}), "b": record("kept")}, OcrParams())
     assert found.words == ["kept"] and found.num_skipped == 1
 
 
@@ -126,7 +121,7 @@ def test_records_without_a_position_are_counted():
 )
 def test_malformed_records_name_file_and_key(item, expected):
     with pytest.raises(ValueError, match=rf"a\.json: record '17': expected .*{expected}"):
-        ocr_words({"17": item}, OcrParams(), "a.json")
+        extract_words({"17": item}, OcrParams(), "a.json")
 
 
 @pytest.mark.parametrize("size", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])

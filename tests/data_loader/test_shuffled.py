@@ -4,7 +4,11 @@ import json
 
 import pytest
 
-from data_loader.shuffled import is_shuffled, shuffled_beside, unshuffled_beside
+from data_loader.datasets.shuffled import (
+    explain_shuffled,
+    find_shuffled_beside,
+    find_unshuffled_beside,
+)
 
 VIDEOS = [f"Sports/{number}.mp4" for number in range(8)]
 
@@ -26,29 +30,29 @@ def right(tmp_path):
 
 def test_by_its_name(tmp_path):
     file = write(tmp_path / "mine_rand.json", VIDEOS)
-    assert is_shuffled(file) == 'its name ends in "_rand"'
+    assert explain_shuffled(file) == 'its name ends in "_rand"'
     write(tmp_path / "mine.json", VIDEOS)
-    assert "mine.json beside it is the right one" in is_shuffled(file)
+    assert "mine.json beside it is the right one" in explain_shuffled(file)
 
 
 def test_by_its_content(right, tmp_path):
     moved = VIDEOS[1:] + VIDEOS[:1]
     file = write(tmp_path / "downloaded.json", moved)
-    reason = is_shuffled(file)
+    reason = explain_shuffled(file)
     assert "captions of TextVR_test.json in the same order, but 8 of 8" in reason
-    assert is_shuffled(right) is None
+    assert explain_shuffled(right) is None
     right.unlink()
-    assert is_shuffled(file) is None
+    assert explain_shuffled(file) is None
 
 
 def test_under_another_name_in_a_link(right, tmp_path):
     (tmp_path / "link.json").symlink_to(right)
-    assert is_shuffled(tmp_path / "link.json") is None
+    assert explain_shuffled(tmp_path / "link.json") is None
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     rand = write(folder / "TextVR_test_rand.json", VIDEOS[::-1])
     (tmp_path / "val.json").symlink_to(rand)
-    assert "TextVR_test.json" in is_shuffled(tmp_path / "val.json")
+    assert "TextVR_test.json" in explain_shuffled(tmp_path / "val.json")
 
 
 OTHERS = {
@@ -63,20 +67,20 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_what_is_not_shuffled(kind, right, tmp_path):
-    assert is_shuffled(write(tmp_path / "other.json", *OTHERS[kind])) is None
+    assert explain_shuffled(write(tmp_path / "other.json", *OTHERS[kind])) is None
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '[{"path": 3}]', "[{"])
-def test_faulty_files_are_left_to_those_who_read_them(content, right, tmp_path):
-    faulty = tmp_path / "faulty.json"
-    faulty.write_text(content)
-    assert is_shuffled(faulty) is None
+def test_broken_files_are_left_to_those_who_read_them(content, right, tmp_path):
+    broken = tmp_path / "broken.json"
+    broken.write_text(content)
+    assert explain_shuffled(broken) is None
     other = write(tmp_path / "other.json", VIDEOS[::-1])
     right.write_text(content)
-    assert is_shuffled(other) is None
+    assert explain_shuffled(other) is None
 
 
 def test_what_lies_beside(right, tmp_path):
-    assert shuffled_beside(right) is None and unshuffled_beside(right) is None
+    assert find_shuffled_beside(right) is None and find_unshuffled_beside(right) is None
     rand = write(tmp_path / "TextVR_test_rand.json", VIDEOS[::-1])
-    assert shuffled_beside(right) == rand and unshuffled_beside(rand) == right
+    assert find_shuffled_beside(right) == rand and find_unshuffled_beside(rand) == right

@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from base.batch import SampleKey
-from data_loader.collate import Collate
-from data_loader.frame_sampling import frame_indices, sliding_window_starts
-from data_loader.params import LoaderTextParams
-from data_loader.tokenizer import load_tokenizer
+from data_loader.collate import Collate, load_tokenizer
+from data_loader.datasets.text_video_dataset import LoaderTextParams
+from data_loader.frame_sampling import list_window_starts, sample_frame_indices
+from data_loader.readers.base_reader import VideoError
+from data_loader.readers.video_readers import open_video
 from data_loader.transforms import ClipGeometry, DeviceTransform, TransformParams
-from data_loader.video_reader import VideoError, open_video
 from tests.data_loader.textvr_folder import (
     FRAMES,
     RES,
@@ -42,8 +42,8 @@ def frames_of(path, indices):
 def test_a_test_sample_holds_the_middle_frames_resized(folder):
     found = dataset(folder)[SampleKey(0, 0)]
     assert (found.id, found.video_index, found.captions) == (A, 0, [f"test 0 of {A}"])
-    frames = frames_of(folder / "Videos" / A, frame_indices(FRAMES, 30))
-    plain = TransformParams().resolved("textvr", RES)
+    frames = frames_of(folder / "Videos" / A, sample_frame_indices(FRAMES, 30))
+    plain = TransformParams().resolve("textvr", RES)
     expected = ClipGeometry(plain, train=False)(frames, None)
     assert expected.shape == (FRAMES, 3, RES, RES) and expected.dtype == torch.uint8
     assert found.frames.equal(expected) and found.num_frames == FRAMES and found.color is None
@@ -84,7 +84,7 @@ def test_training_draws_depend_on_seed_epoch_and_index_only(folder):
 def test_training_frames_are_random_frames_of_their_intervals(folder):
     """No augmentation: each frame is one of the video's, and every frame is drawn in time."""
     data = dataset(folder, training=True, augment=False)
-    plain = TransformParams().resolved("textvr", RES)
+    plain = TransformParams().resolve("textvr", RES)
     every = ClipGeometry(plain, train=False)(frames_of(folder / "Videos" / D, range(20)), None)
     names = {frame.numpy().tobytes(): number for number, frame in enumerate(every)}
     seen = [set() for _ in range(FRAMES)]
@@ -118,7 +118,7 @@ def test_a_short_clip_is_zero_behind_its_frames_after_normalisation(folder):
         found = dataset(folder, training=training)[SampleKey(0, 1)]
         assert found.num_frames == 3 and found.frames.shape == (FRAMES, 3, RES, RES)
         color = None if found.color is None else torch.from_numpy(found.color)[None]
-        transform = DeviceTransform(TransformParams().resolved("textvr", RES))
+        transform = DeviceTransform(TransformParams().resolve("textvr", RES))
         clip = transform(found.frames[None], color, torch.tensor([found.num_frames]))[0]
         assert clip[3].eq(0).all() and (clip[:3].abs().mean(dim=(1, 2, 3)) > 0.1).all()
 
@@ -210,8 +210,8 @@ def words_with(folder, tmp_path, document, **options):
 
 def test_the_words_of_a_video_without_decoding_it(folder, tmp_path):
     data = dataset(folder, **added(folder, tmp_path, "nowhere.mp4"))
-    assert [data.words_of(n) for n in (0, 1)] == [["sale", "now", "open"]] * 2
-    assert dataset(folder, reads=False).words_of(0) == []
+    assert [data.get_words(n) for n in (0, 1)] == [["sale", "now", "open"]] * 2
+    assert dataset(folder, uses_ocr=False).get_words(0) == []
 
 
 def test_a_missing_ocr_document_is_no_words_and_reported(folder, tmp_path):
@@ -224,7 +224,9 @@ def test_an_entry_that_names_no_ocr_document_is_reported(folder, tmp_path):
     write_json(tmp_path / "TextVR_test.json", [entry(A, ["x"])])
     found = dataset(folder, metadata_dir=tmp_path)[SampleKey(0, 0)]
     assert found.words == [] and A in found.ocr_missing
-    assert dataset(folder, metadata_dir=tmp_path, reads=False)[SampleKey(0, 0)].ocr_missing is None
+    assert (
+        dataset(folder, metadata_dir=tmp_path, uses_ocr=False)[SampleKey(0, 0)].ocr_missing is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_an_entry_that_names_no_ocr_document_is_reported(folder, tmp_path):
     ],
 )
 @pytest.mark.parametrize("loading", ["strict", "lax"])
-def test_a_faulty_ocr_document_is_an_error_that_names_it(
+def test_a_broken_ocr_document_is_an_error_that_names_it(
     folder, tmp_path, document, reason, loading
 ):
     path, read = words_with(folder, tmp_path, document, loading=loading)
@@ -254,27 +256,29 @@ def test_records_with_empty_tracks_are_left_out_and_counted(folder, tmp_path):
 
 def test_what_a_modality_does_not_use_is_not_read(folder, tmp_path, monkeypatch):
     name = "nowhere.mp4"
-    data = dataset(folder, **added(folder, tmp_path, name), sees=False, sliding_window_stride=1)
+    data = dataset(
+        folder, **added(folder, tmp_path, name), uses_vision=False, sliding_window_stride=1
+    )
     assert len(data) == 2  # one sample a video: windows are of frames
     found = data[SampleKey(0, 1)]
     assert found.frames is None and found.words == ["sale", "now", "open"]
     assert found.tracks is None and found.unreadable is None
     change_json(tmp_path / "TextVR_test.json", lambda v: v[1]["videos_info"].update(Kwai_OCR="n"))
     change_json(tmp_path / "TextVR_test.json", lambda v: v[1].update(path=B))
-    found = dataset(folder, metadata_dir=tmp_path, reads=False)[SampleKey(0, 1)]
+    found = dataset(folder, metadata_dir=tmp_path, uses_ocr=False)[SampleKey(0, 1)]
     assert found.frames.any() and found.words == [] and found.ocr_missing is None
 
 
 def test_sliding_windows_are_clips_of_one_video_with_its_captions_once(folder):
     data = dataset(folder, sliding_window_stride=2)
-    starts = [sliding_window_starts(FRAMES, length, 2) for length in VIDEOS.values()]
+    starts = [list_window_starts(FRAMES, length, 2) for length in VIDEOS.values()]
     assert starts == [[0, 2, 4], [0], [0], [0, 2]] and len(data) == 7
     found = samples(data)
     assert [item.video_index for item in found] == [0, 0, 0, 1, 2, 3, 3]
     assert [len(item.captions) for item in found] == [1, 0, 0, 1, 1, 1, 0]
-    plain = TransformParams().resolved("textvr", RES)
+    plain = TransformParams().resolve("textvr", RES)
     for item, start in zip(found[:3], starts[0], strict=True):
-        wanted = frames_of(folder / "Videos" / A, frame_indices(FRAMES, 30, fix_start=start))
+        wanted = frames_of(folder / "Videos" / A, sample_frame_indices(FRAMES, 30, fix_start=start))
         assert item.frames.equal(ClipGeometry(plain, train=False)(wanted, None))
         assert item.words == found[0].words
     assert len(dataset(folder, training=True, sliding_window_stride=2)) == 4

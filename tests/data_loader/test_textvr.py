@@ -4,8 +4,8 @@ import pytest
 
 from base.batch import SampleKey
 from base.registry import DATASETS
-from data_loader.annotations import AnnotationError
-from data_loader.textvr import TextVR
+from data_loader.datasets.annotations import AnnotationError
+from data_loader.datasets.textvr import TextVR
 from tests.data_loader.textvr_folder import VIDEOS, dataset, entry, write_json, write_textvr
 
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as tv
 
-from data_loader.color import COLOR_SIZE, IDENTITY_COLOR, apply_color, color_vector
+from data_loader.color_jitter import COLOR_SIZE, IDENTITY_COLOR, apply_color, make_color_vector
 from data_loader.transforms import (
     ClipGeometry,
     ClipTransform,
@@ -17,7 +17,7 @@ from data_loader.transforms import (
 
 
 def resolved(recipe="textvr", input_res=224, **params):
-    return TransformParams(**params).resolved(recipe, input_res)
+    return TransformParams(**params).resolve(recipe, input_res)
 
 
 def clip(frames=2, height=60, width=80, seed=0):
@@ -51,7 +51,7 @@ def test_nulls_are_the_recipe():
     assert frozen.color_jitter == (0, 0, 0, 0) and frozen.grayscale_p == 0
     assert resolved(input_res=112).resize_train == 121
     own = TransformParams(recipe="textvr", color_jitter=[0.1, 0.2, 0.3])
-    own = own.resolved("frozen_in_time", 224)
+    own = own.resolve("frozen_in_time", 224)
     assert own.recipe == "textvr" and own.color_jitter == (0.1, 0.2, 0.3, 0)
     assert TransformParams.model_validate_json('{"randcrop_scale": [0.2, 0.9]}').randcrop_scale
 
@@ -119,7 +119,7 @@ def test_textvr_crops_every_place_evenly_and_all_frames_alike():
 def test_frozen_in_time_crops_follow_scale_and_ratio_and_flip_half():
     geometry = ClipGeometry(resolved("frozen_in_time", 16), True)
     frames, rng = grid(100, 200), np.random.default_rng(0)
-    boxes = np.array([geometry._resized_crop_box(frames, rng) for _ in range(2000)])
+    boxes = np.array([geometry._draw_crop_box(frames, rng) for _ in range(2000)])
     top, left, height, width = boxes.T
     assert top.min() == 0 and left.min() == 0
     assert (top + height).max() == 100 and (left + width).max() == 200
@@ -136,7 +136,7 @@ def test_frozen_in_time_crops_follow_scale_and_ratio_and_flip_half():
 
 def test_a_very_long_frame_falls_back_to_the_middle():
     geometry = ClipGeometry(resolved("frozen_in_time", 16), True)
-    box = geometry._resized_crop_box(grid(10, 200), np.random.default_rng(0))
+    box = geometry._draw_crop_box(grid(10, 200), np.random.default_rng(0))
     assert box == (0, 93, 10, 13)
 
 
@@ -210,7 +210,7 @@ def test_a_batch_equals_torchvision_clip_by_clip():
 def test_each_operation_alone_equals_torchvision(number):
     values = [1.0, 1.0, 1.0, 0.0]
     values[number] = 0.3
-    color = color_vector(*values)
+    color = make_color_vector(*values)
     frames = torch.rand(1, 3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     out = apply_color(frames, torch.from_numpy(color)[None])[0]
     torch.testing.assert_close(out, torchvision_color(frames[0], color), rtol=0, atol=1e-5)
@@ -231,7 +231,7 @@ def test_normalisation_and_padding():
 
 
 def test_colour_comes_before_normalisation():
-    video, color = clip(3, 8, 8)[None], color_vector(1.4, 0.6, 1.2, 0.1, (3, 1, 0, 2), True)
+    video, color = clip(3, 8, 8)[None], make_color_vector(1.4, 0.6, 1.2, 0.1, (3, 1, 0, 2), True)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
     params = resolved(norm_mean=mean, norm_std=std)
     out = DeviceTransform(params)(video, torch.from_numpy(color)[None], torch.tensor([3]))

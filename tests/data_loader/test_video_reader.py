@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from base.registry import VIDEO_READERS
-from data_loader.video_reader import VideoError, open_video
+from data_loader.readers.base_reader import VideoError
+from data_loader.readers.video_readers import open_video
 from tests.conftest import ROOT
 from tests.videos import (
     damage,
@@ -253,7 +254,7 @@ def test_a_missing_library_is_an_install_hint(monkeypatch, folder, reader, libra
     hint = "FFmpeg's shared libraries" if reader == "torchcodec" else "pip install"
     with pytest.raises(ValueError, match=hint) as caught, open_video(folder / "x.mp4", reader):
         pass
-    assert not isinstance(caught.value, VideoError)  # no fault of the video
+    assert not isinstance(caught.value, VideoError)  # the video is not to blame
 
 
 def test_unknown_reader_names_the_nearest():
@@ -273,7 +274,7 @@ def test_pyav_starts_no_thread(tmp_path):
     file = write_video(tmp_path / "a.mp4", width=640, height=360)
     program = f"""
 import os
-from data_loader.video_reader import open_video
+from data_loader.readers.video_readers import open_video
 before = len(os.listdir("/proc/self/task"))
 with open_video({str(file)!r}, "av") as video:
     video.frames([0, 7])

@@ -3,8 +3,8 @@ import logging
 import pandas
 import pytest
 
-from data_loader.annotations import AnnotationError
-from data_loader.table import VAL_ROWS, TableEntries
+from data_loader.datasets.annotations import AnnotationError
+from data_loader.datasets.csv_tables import VAL_ROWS, TableEntries
 from tests.data_loader.frozen_folders import (
     annotated,
     dataset,
@@ -102,10 +102,13 @@ def test_a_share_of_the_validation_set_is_its_first_rows(long_file):
         ("videoid,page_dir,name\n1,p,\n", "holds no row without an empty field"),
         ("videoid,page_dir,name\n1,p,x,y,z\n2,p\n3,p,1,2,3,4,5\n", "is no csv file"),
         ("videoid,page_dir,name\n7,../..,x\n", r"'../../7.mp4' leads out of the data folder"),
-        ("videoid,page_dir,name\n7,/etc,x\n", r"1 faulty entries\n  the path '/etc/7.mp4' leads"),
+        (
+            "videoid,page_dir,name\n7,/etc,x\n",
+            r"1 entries can't be used\n  the path '/etc/7.mp4' leads",
+        ),
     ],
 )
-def test_faulty_files(tmp_path, content, message):
+def test_broken_files(tmp_path, content, message):
     path = tmp_path / "metadata/results_9M_test.csv"
     if content is not None:
         text(path, content)

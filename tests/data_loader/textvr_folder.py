@@ -4,10 +4,13 @@ import json
 import logging
 from pathlib import Path
 
-from data_loader.ocr_words import OcrParams
-from data_loader.options import DatasetOptions
-from data_loader.params import LoaderTextParams, LoaderVideoParams
-from data_loader.textvr import TextVR
+from data_loader.datasets.text_video_dataset import (
+    DatasetOptions,
+    LoaderTextParams,
+    LoaderVideoParams,
+)
+from data_loader.datasets.textvr import TextVR
+from data_loader.ocr.ocr_words import OcrParams
 from data_loader.transforms import ClipTransform, TransformParams
 from tests.videos import write_video
 
@@ -81,10 +84,10 @@ def dataset(root: Path, training: bool = False, **changes) -> TextVR:
         "text": LoaderTextParams(),
         "ocr": OcrParams(),
         "reader": "decord",
-        "sees": True,
-        "reads": True,
+        "uses_vision": True,
+        "uses_ocr": True,
     }
-    resolved = transform.resolved("textvr", RES)
+    resolved = transform.resolve("textvr", RES)
     return TextVR(
         root,
         DatasetOptions(**(options | changes)),

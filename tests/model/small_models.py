@@ -1,15 +1,18 @@
-"""Small real models and batches for the tests of the model room."""
+"""Small real models and batches for the tests of the package model."""
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from base.batch import Batch, Tokens
-from data_loader.collate import distinct_words
+from data_loader.collate import lay_out_words
 from model.frozen_in_time import FrozenInTime
 from model.params import TextParams, VideoParams
+from model.space_time_vit import RecomputeInBackward
 
 VOCABULARY, WIDTH = 50, 32
 RES, PATCH, FRAMES = 8, 4, 3
@@ -73,5 +76,33 @@ def make_batch(texts: list[list[str]], frames: int = FRAMES, queries: int | None
         query=Tokens(ids, torch.ones_like(ids)),
         query_row=torch.arange(queries),
         video=torch.randn(count, frames, 3, RES, RES, generator=generator),
-        words=distinct_words(used, texts, tracks, pad_id=0),
+        words=lay_out_words(used, texts, tracks, pad_id=0),
     )
+
+
+class SavedBytes(saved_tensors_hooks):
+    """Counts what a forward pass keeps for the backward pass, parameters left out.
+
+    ``RecomputeInBackward`` has hooks of its own, which stand before these: it tells what it keeps.
+    """
+
+    def __init__(self, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bytes = 0
+        self._weights = {weight.data_ptr() for weight in model.parameters()}
+        pack = RecomputeInBackward._pack
+
+        def counted(own, tensor):
+            kept = pack(own, tensor)
+            return self._keep(kept) if isinstance(kept, torch.Tensor) else kept
+
+        monkeypatch.setattr(RecomputeInBackward, "_pack", counted)
+        super().__init__(self._keep, lambda kept: kept)
+
+    def __enter__(self):
+        super().__enter__()
+        return self
+
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in self._weights:
+            self.bytes += tensor.nbytes
+        return tensor

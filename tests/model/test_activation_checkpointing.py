@@ -4,57 +4,27 @@ import sys
 
 import pytest
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
-from model.recomputed import Recomputed
-from model.text_encoder import load_text_model, recompute_layers
-from model.text_layer import TextLayer
+from model.packed_distilbert import PackedLayer
+from model.text_encoder import get_text_encoder, load_text_model
 from tests.conftest import ROOT
-from tests.model.small_models import build, make_batch, write_text_model
-from tests.trainer.test_passes import gradients, made, passes
+from tests.model.small_models import SavedBytes, build, make_batch, write_text_model
+from tests.trainer.test_grad_cache import gradients, made, step
 from utils.errors import UserError
 from utils.launch import launch
-
-
-class SavedBytes(saved_tensors_hooks):
-    """Counts what a forward pass keeps for the backward pass, parameters left out.
-
-    ``Recomputed`` has hooks of its own, which stand before these: what it keeps is told by it.
-    """
-
-    def __init__(self, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.bytes = 0
-        self._weights = {weight.data_ptr() for weight in model.parameters()}
-        pack = Recomputed._pack
-
-        def counted(own, tensor):
-            kept = pack(own, tensor)
-            return self._keep(kept) if isinstance(kept, torch.Tensor) else kept
-
-        monkeypatch.setattr(Recomputed, "_pack", counted)
-        super().__init__(self._keep, lambda kept: kept)
-
-    def __enter__(self):
-        super().__enter__()
-        return self
-
-    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in self._weights:
-            self.bytes += tensor.nbytes
-        return tensor
 
 
 @pytest.mark.parametrize("size", [None, 2])
 def test_gradients_are_the_same_with_dropout(tmp_path, size):
     model, batch = made(tmp_path, dropout=0.3)
     torch.manual_seed(5)
-    value = passes(model, size)(batch)
+    value = step(model, size, batch)
     expected, drawn = gradients(model), torch.get_rng_state()
     model.recompute_activations()
     for seed, same in ((5, True), (6, False)):
         model.zero_grad(set_to_none=True)
         torch.manual_seed(seed)
-        assert (passes(model, size)(batch) == pytest.approx(value, abs=1e-12)) == same
+        assert (step(model, size, batch) == pytest.approx(value, abs=1e-12)) == same
         if same:
             found = gradients(model)
             assert found.keys() == expected.keys()
@@ -67,7 +37,7 @@ def test_fewer_bytes_are_kept_in_every_encoder(tmp_path, monkeypatch):
     model = build(write_text_model(tmp_path), {"depth": 3}).train()
     batch, inputs = make_batch([["one", "two"], ["long"], ["longer"]]), []
     layers = [*model.video_model.blocks]
-    layers += [m for m in model.modules() if isinstance(m, TextLayer)]
+    layers += [m for m in model.modules() if isinstance(m, PackedLayer)]
     assert len(layers) == 3 + 1 + 1
     encoders = {
         "frames": lambda: model.video_model(batch.video),
@@ -97,7 +67,7 @@ def test_every_block_of_the_vit_runs_once_more_in_the_backward_pass(tmp_path):
     model.recompute_activations()
     for block in model.video_model.blocks:
         block.register_forward_pre_hook(lambda part, _: runs.append(part))
-    assert passes(model, None)(make_batch([["one", "two"], ["long"], ["longer"]])) > 0
+    assert step(model, None, make_batch([["one", "two"], ["long"], ["longer"]])) > 0
     blocks = list(model.video_model.blocks)
     assert runs == [*blocks, *reversed(blocks)]
 
@@ -115,7 +85,7 @@ def test_a_text_model_without_it_says_so(tmp_path):
     model = load_text_model(str(write_text_model(tmp_path, "bert")), True)
     model.supports_gradient_checkpointing = False
     with pytest.raises(UserError, match=r"trainer\.activation_checkpointing: the text model Bert"):
-        recompute_layers(model)
+        get_text_encoder(model).recompute_activations()
 
 
 @pytest.mark.slow

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from base.base_model import RetrievalModel
+from base.base_model import ModelInput, RetrievalModel
 from model.frozen_in_time import FrozenInTime
 from model.loss import NormSoftmaxLoss
 from tests.model.small_models import WORDS, build, make_batch, write_text_model
+from tests.trainer.step_trainer import make_step_trainer
 from trainer.build import build_trainer
-from trainer.passes import Chunked, WholeBatch
 from utils.errors import UserError
-from utils.precision import Precision
 from utils.similarity import cosine_similarity
 
 TEXTS = [["one", "two"], ["long"], ["two"], ["longer", "one", "long"], ["one"]]
@@ -53,10 +52,10 @@ class Counting:
 
 def step(model, batch, size: int | None = None) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss and the gradients of a training step."""
-    others = (model, NormSoftmaxLoss(), model.video_key, Precision("fp32", CPU))
-    model.zero_grad(set_to_none=True)
-    value = (WholeBatch(*others) if size is None else Chunked(size, *others))(batch)
-    return value, {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
+    value = make_step_trainer(model, NormSoftmaxLoss(), chunk_size=size).train_step(batch)[0]
+    return value.item(), {
+        n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None
+    }
 
 
 @pytest.mark.parametrize(("backend", "kind", "size"), CASES)
@@ -98,7 +97,7 @@ def test_few_graphs_are_compiled_however_the_batches_differ(tmp_path):
     model, backend = build(write_text_model(tmp_path), ONE_LAYER), Counting()
     model.compile_encoders(backend)
     seen = []
-    for number, batch in enumerate(random_batches(30)):
+    for number, batch in enumerate(random_batches(16)):
         model.train()
         step(model, batch, 3 if number % 2 else None)
         model.eval()
@@ -128,7 +127,7 @@ def test_chunks_draw_the_dropout_of_their_first_pass(tmp_path, backend, recomput
     torch.manual_seed(5)
     embeds = [model(chunk) for chunk in chunks]
     text, video = (torch.cat([e[key] for e in embeds]) for key in ("text", model.video_key))
-    loss = NormSoftmaxLoss()(cosine_similarity(text, video))
+    loss = NormSoftmaxLoss().compute_loss(cosine_similarity(text, video))
     loss.backward()
     expected = {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
     torch.manual_seed(5)
@@ -149,12 +148,16 @@ def test_training_asks_the_model_for_what_is_configured(
     for name, method in METHODS.items():
         monkeypatch.setattr(FrozenInTime, method, lambda _, name=name: asked.append(name))
     config = make_config(f"trainer.{key}={str(wanted).lower()}")
-    build_trainer(config, tmp_path, CPU, {})
+    build_trainer(config, tmp_path, CPU)
     assert asked == [key] * wanted
 
 
 def test_another_architecture_says_that_it_has_neither():
     class Plain(RetrievalModel):
+        @classmethod
+        def describe_input(cls, **arguments):
+            return ModelInput(("vision",), "x")
+
         def forward(self, batch):
             return {}
 

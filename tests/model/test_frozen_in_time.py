@@ -190,9 +190,52 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_that_lists_the_names(text_mo
     torch.save(weights, path)
     with pytest.raises(CheckpointError) as caught:
         loaded(text_model, path)
-    for text in (str(path), "missing: query_token", "left over: stray", "txt_proj.1.bias: (3,)"):
+    for text in (
+        str(path),
+        "missing key: query_token",
+        "unexpected key: stray",
+        "txt_proj.1.bias: (3,)",
+    ):
         assert text in str(caught.value)
-    with pytest.raises(CheckpointError, match="left over: ocr_model"):
+    with pytest.raises(CheckpointError, match="unexpected key: ocr_model"):
         loaded(text_model, path, modalities=("vision",))
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         loaded(text_model, tmp_path / "nowhere.pth")
+
+
+def test_inference_settings_are_what_differs_in_the_forward_pass():
+    video = VideoParams(pretrained=False, vit_init="mine", time_init="rand", loading="strict")
+    text = TextParams(model="some/folder", pretrained=False)
+    arguments = {
+        "video_params": video,
+        "text_params": text,
+        "load_checkpoint": "a.pth",
+        "load_parts": ("video_model",),
+        "ocr_encoder_grad": False,
+        "modalities": ("vision", "ocr"),
+        "fusion": "attention",
+    }
+    assert FrozenInTime.inference_settings() == {}
+    assert FrozenInTime.inference_settings(**arguments) == {}
+    small = VideoParams(arch_config="tiny_patch16_384", depth=3)
+    changed = arguments | {"video_params": small, "modalities": ("ocr",), "fusion_heads": 4}
+    assert FrozenInTime.inference_settings(**changed) == {
+        "video_params.arch_config": "tiny_patch16_384",
+        "video_params.depth": 3,
+        "modalities": ["ocr"],
+        "fusion_heads": 4,
+    }
+    larger = {"video_params": VideoParams(input_res=112), "load_temporal_fix": "interp"}
+    assert FrozenInTime.inference_settings(**larger) == {
+        "video_params.input_res": 112,
+        "load_temporal_fix": "interp",
+    }
+
+
+def test_a_model_says_what_it_takes_and_starts_without_weights():
+    arguments = {"text_params": TextParams(model="x"), "modalities": ("ocr",)}
+    given = FrozenInTime.describe_input(**arguments, fusion="attention")
+    assert given.tokenizer_name == "x" and given.uses_ocr and not given.uses_vision
+    assert (given.frame_size, given.max_frames, given.mean) == (224, 4, None)
+    off = FrozenInTime.without_initial_weights(**arguments, load_checkpoint="a.pth")
+    assert not off["text_params"].pretrained and off["load_checkpoint"] == ""

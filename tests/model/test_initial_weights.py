@@ -10,9 +10,15 @@ import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
 
-from base.config import ConfigError, resolved
+from base.config import ConfigError, resolve_config
 from model.frozen_in_time import FrozenInTime
-from model.initial_weights import POSITION, TIME, adapt, fit_frames, parts_of
+from model.initialization import (
+    POSITION,
+    TIME,
+    adapt_embeddings,
+    list_parts,
+    resize_temporal_embedding,
+)
 from model.params import TextParams, VideoParams
 from parse_config import load_config
 from tests.conftest import ROOT, tiny
@@ -95,11 +101,11 @@ def test_what_of_the_file_is_not_used_is_reported(text_model, tmp_path, caplog):
     )
     assert model.query_token.abs().max() > 0  # a fresh one is zero
     start(text_model, path)
-    assert caplog.messages[-1].count("tensor") == len(parts_of(model.state_dict()))
+    assert caplog.messages[-1].count("tensor") == len(list_parts(model.state_dict()))
     assert "fresh" not in caplog.messages[-1] and "not used" not in caplog.messages[-1]
 
 
-def test_whole_parts_that_are_missing_or_left_over_come_with_the_remedy(
+def test_whole_parts_that_are_missing_or_unexpected_come_with_the_remedy(
     text_model, vision, tmp_path
 ):
     _, path = vision
@@ -108,14 +114,14 @@ def test_whole_parts_that_are_missing_or_left_over_come_with_the_remedy(
     text, remedy = str(caught.value).rsplit("\n", 1)
     own = start(text_model).state_dict()
     missing = [name for name in own if not name.startswith(VISION_PARTS)]
-    assert len(missing) == 32 and all(f"\n  missing: {name}" in text for name in missing)
+    assert len(missing) == 32 and all(f"\n  missing key: {name}" in text for name in missing)
     parts = json.dumps(VISION_PARTS)
     assert remedy == (
         f"The file has no {FRESH}: to start these fresh, set arch.args.load_parts to {parts}"
     )
     start(text_model, path, load_parts=json.loads(parts))  # the remedy helps
     fusion = write(build(text_model), tmp_path / "fusion.pth")
-    with pytest.raises(CheckpointError, match="left over: ocr_model") as caught:
+    with pytest.raises(CheckpointError, match="unexpected key: ocr_model") as caught:
         start(text_model, fusion, modalities=("vision",))
     remedy = str(caught.value).rsplit("\n", 1)[1]
     assert remedy.startswith(f"The model has no {FRESH}: look at arch.args.modalities, or name ")
@@ -132,17 +138,17 @@ def test_whole_parts_that_are_missing_or_left_over_come_with_the_remedy(
         (("video_model", "ocr_model", "query_token"), {}, CheckpointError,
          r"model.pth: has no ocr_model, query_token, .*it has text_model, video_model, txt_proj"),
         (("video_model",), {"video": {"depth": 3}}, CheckpointError,
-         "model.pth: .*\n  missing: video_model.blocks.2.attn.proj.bias\n"),
+         "model.pth: .*\n  missing key: video_model.blocks.2.attn.proj.bias\n"),
         (("video_model",), {"video": {"depth": 1}}, CheckpointError,
-         "\n  left over: video_model.blocks.1.attn.proj.bias\n"),
+         "\n  unexpected key: video_model.blocks.1.attn.proj.bias\n"),
         (("video_model",), {"video": {"patch_size": 2}}, CheckpointError,
          r"patch_embed.proj.weight: .*\n  video_model.pos_embed: \(1, 5, 32\) in the file, .*17"),
     ],
 )  # fmt: skip
-def test_faults_of_load_parts(parts, options, kind, said, text_model, vision):
+def test_errors_of_load_parts(parts, options, kind, said, text_model, vision):
     with pytest.raises(kind, match=f"(?s){said}") as caught:
         start(text_model, **{"path": vision[1], "load_parts": parts} | options)
-    assert "missing: ocr" not in str(caught.value)  # only the parts asked for are compared
+    assert "missing key: ocr" not in str(caught.value)  # only the parts asked for are compared
 
 
 FOUR, EIGHT = [1.0, 2, 3, 4], [1.0, 2, 3, 4, 5, 6, 7, 8]
@@ -167,7 +173,7 @@ def test_temporal_embeddings_of_more_or_fewer_frames(fix, given, expected):
     columns = torch.tensor([1.0, -10, 0])  # (D): a column never mixes with its neighbour
     embed = torch.tensor(given)[:, None] * columns
     for dtype in (torch.float32, torch.float16):
-        found = fit_frames(embed[None].to(dtype), len(expected), fix)
+        found = resize_temporal_embedding(embed[None].to(dtype), len(expected), fix)
         assert found.dtype == dtype
         wanted = torch.tensor(expected, dtype=torch.float32)[:, None] * columns
         torch.testing.assert_close(found.float(), wanted[None], rtol=1e-6, atol=1e-6)
@@ -212,16 +218,16 @@ def test_larger_frames_start_from_smaller_ones(text_model, tmp_path, caplog):
 def test_what_fits_is_left_as_it_is(vision):
     model, path = vision
     weights = model.state_dict()
-    adapted, notes = model.adapted(weights, path)
+    adapted, notes = model.adapt_weights(weights, path)
     assert notes == [] and all(adapted[name] is value for name, value in weights.items())
     # Neither another width nor another patch is a matter of frames or of their size.
     for name, shape in ((TIME, (1, 5, 8)), (POSITION, (1, 10, 8)), (TIME, (5, 32))):
         odd = weights | {name: torch.ones(shape)}
-        assert model.adapted(odd)[0][name] is odd[name]
+        assert model.adapt_weights(odd)[0][name] is odd[name]
     with pytest.raises(CheckpointError, match="^a.pth: .*pos_embed is of 7 patches.*no square"):
-        model.adapted(weights | {POSITION: torch.ones(1, 8, 32)}, "a.pth")
+        model.adapt_weights(weights | {POSITION: torch.ones(1, 8, 32)}, "a.pth")
     text_only = {"text_model.a": torch.ones(2)}
-    assert adapt(text_only, {"text_model.a": (2,)}, "zeros", "a.pth") == (text_only, [])
+    assert adapt_embeddings(text_only, {"text_model.a": (2,)}, "zeros", "a.pth") == (text_only, [])
 
 
 def test_resuming_stays_exact(text_model, vision):
@@ -247,7 +253,7 @@ def test_a_configuration_takes_parts_of_a_checkpoint(demo, tmp_path):
     config = read(tmp_path, demo, **arguments, load_temporal_fix="interp")
     model = build_model(config, CPU)
     assert model.video_model.temporal_embed.equal(one_frame.repeat(1, 2, 1))
-    kept = resolved(config)["arch"]["args"]
+    kept = resolve_config(config)["arch"]["args"]
     assert kept["load_parts"] == list(VISION_PARTS) and kept["load_temporal_fix"] == "interp"
     path.unlink()
     build_model(config, CPU, initial_weights=False)  # test.py needs neither file nor parts
@@ -278,7 +284,7 @@ def test_a_run_is_tested_on_more_frames(demo, tmp_path, monkeypatch, capsys):
     config = load_config(ROOT / "configs/demo/vision.json", tiny(demo))  # 2 frames
     model = build_model(config, CPU)
     torch.nn.init.normal_(model.video_model.temporal_embed)
-    write_json(run / "config.json", resolved(config))
+    write_json(run / "config.json", resolve_config(config))
     write(model, run / "model.pth")
     longer = {"args": {"video_params": {"num_frames": 4}}}
     arch = {"args": longer["args"] | {"load_temporal_fix": "interp"}}

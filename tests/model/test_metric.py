@@ -147,5 +147,7 @@ def test_unusable_input_is_an_error(function, kind):
         function(similarity, truth)
 
 
-def test_they_are_registered():
-    assert METRICS.get("t2v_metrics") is t2v_metrics and METRICS.get("v2t_metrics") is v2t_metrics
+def test_they_are_registered_with_their_keys():
+    for name, function in (("t2v_metrics", t2v_metrics), ("v2t_metrics", v2t_metrics)):
+        entry = METRICS.entry(name)
+        assert entry.target is function and list(entry.keys) == KEYS

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from base.config import NO_EFFECT, Block, ConfigModel
 from base.registry import Entry, Registry
-from parsing.blocks import args_model, check_block, ineffective_in_block
+from parsing.blocks import check_block, find_ineffective_in_block, make_args_model
 
 
 class Video(BaseModel):  # the base of ConfigModel on purpose: strictness must not depend on it
@@ -57,13 +57,13 @@ def registry():
     return registry
 
 
-def faults(registry, data):
+def problems(registry, data):
     _, found = check_block(data, ("arch",), registry)
     return [(".".join(map(str, path)), text) for path, text in found]
 
 
-def arg_faults(registry, **args):
-    return faults(registry, {"type": "Part", "args": {"video": {}} | args})
+def arg_problems(registry, **args):
+    return problems(registry, {"type": "Part", "args": {"video": {}} | args})
 
 
 def test_defaults_are_resolved_and_types_kept(registry):
@@ -137,13 +137,13 @@ def test_a_block_and_its_arguments_are_frozen(registry):
     ],
 )
 def test_a_faulty_argument(registry, args, path, text):
-    [(where, said)] = arg_faults(registry, **args)
+    [(where, said)] = arg_problems(registry, **args)
     assert where == f"arch.args.{path}"
     assert said == text if not text.endswith(" ") else said.startswith(text)
 
 
 def test_a_missing_argument(registry):
-    assert faults(registry, {"type": "Part"}) == [
+    assert problems(registry, {"type": "Part"}) == [
         ("arch.args.video", 'missing; expected an object with "num_frames", "fps"')
     ]
 
@@ -170,7 +170,7 @@ def test_a_missing_argument(registry):
     ],
 )
 def test_a_faulty_block(registry, data, expected):
-    assert faults(registry, data) == expected
+    assert problems(registry, data) == expected
 
 
 def test_faulty_values_do_not_hide_the_others(registry):
@@ -185,22 +185,22 @@ def test_faulty_values_do_not_hide_the_others(registry):
 
 def test_keys_without_effect_are_found_where_the_file_sets_them(registry):
     args = {"video": {"fps": 25}, "clips": [{}, {"fps": None}], "old": {"a": 1}, "either": True}
-    assert ineffective_in_block({"type": "Part", "args": args}, registry) == [
+    assert find_ineffective_in_block({"type": "Part", "args": args}, registry) == [
         ("video", "fps"),
         ("clips", 1, "fps"),
         ("old",),
     ]
-    assert ineffective_in_block({"type": "Part", "args": {"video": {}}}, registry) == []
+    assert find_ineffective_in_block({"type": "Part", "args": {"video": {}}}, registry) == []
 
 
 def test_descriptions_come_from_the_annotation_or_the_docstring(registry):
-    fields = args_model(registry.entry("Part")).model_fields
+    fields = make_args_model(registry.entry("Part")).model_fields
     assert fields["rate"].description == "Learning rate."
     assert fields["video"].description == "which frames, and how many."
 
 
 def test_torchs_own_signatures_can_be_registered():
-    adamw = args_model(Entry(torch.optim.AdamW, provided=("params",)))
+    adamw = make_args_model(Entry(torch.optim.AdamW, provided=("params",)))
     assert issubclass(adamw, ConfigModel)
     assert adamw.model_fields["lr"].annotation is float  # a file can't give the tensor
     assert adamw.model_json_schema()["properties"]["betas"]["default"] == [0.9, 0.999]

@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from base.config import NO_EFFECT, ConfigError, ConfigModel, resolved
+from base.base_model import ModelInput
+from base.config import NO_EFFECT, ConfigError, ConfigModel, resolve_config
 from base.registry import METRICS, Entry
 from parsing import checks
-from parsing.build import build_config
+from parsing.config_builder import build_config
+from utils.ranking import METRIC_KEYS
 
 
 class ModelVideo(ConfigModel):
-    model: str = "ViT"
+    model: str = "SpaceTimeTransformer"
     num_frames: int = Field(4, ge=1, description="Longest clip.")
     input_res: int | None = None
 
@@ -35,7 +37,11 @@ class Arch:
         pass
 
     @classmethod
-    def config_faults(cls, config):
+    def describe_input(cls, video_params, modalities):
+        return ModelInput(modalities, "x", video_params.input_res, video_params.num_frames)
+
+    @classmethod
+    def check_config(cls, config):
         asked = config.arch.args.video_params.input_res or 224
         wrong = [b for b in config.data_loader if b.args.video_params.input_res != asked]
         return [f"arch: {cls.__name__} takes {asked} pixels"] if wrong else []
@@ -76,8 +82,9 @@ def parts(monkeypatch):
         monkeypatch.setattr(checks.BLOCKS[key], "_entries", entries)
     named = {"dataset_name": {"TextVR": Entry(unit)}, "reader": {"decord": Entry(unit)}}
     for key, entries in named.items():
-        monkeypatch.setattr(checks.NAMED_ARGS[key], "_entries", entries)
-    metrics = {"t2v_metrics": Entry(unit), "v2t_metrics": Entry(unit)}
+        monkeypatch.setattr(checks.NAMED_ARGS["data_loader"][key], "_entries", entries)
+    metrics = {name: Entry(unit, keys=METRIC_KEYS) for name in ("t2v_metrics", "v2t_metrics")}
+    metrics |= {"silent": Entry(unit), "own": Entry(unit, keys=("P1", "P5"))}
     monkeypatch.setattr(METRICS, "_entries", metrics)
 
 
@@ -99,10 +106,10 @@ def parsed(data, *overrides):
     return build_config(data, "x.json", overrides, [])
 
 
-def faults(data, *overrides):
+def problems(data, *overrides):
     with pytest.raises(ConfigError) as caught:
         parsed(data, *overrides)
-    return caught.value.faults
+    return caught.value.problems
 
 
 def test_types_and_defaults():
@@ -136,10 +143,10 @@ LOADER = {"type": "Loader", "args": {"dataset_name": "TextVR"}}
 @pytest.mark.parametrize("loaders", [LOADER, [LOADER], [LOADER, LOADER]])
 def test_resolved_is_accepted_again_unchanged(loaders):
     data = example(data_loader=loaders, lr_scheduler={"type": "Step"}, visualizer={"type": ""})
-    once = resolved(parsed(data, "trainer.monitor=min val_loss"))
+    once = resolve_config(parsed(data, "trainer.monitor=min val_loss"))
     assert json.loads(json.dumps(once)) == once
     again = parsed(once)
-    assert resolved(again) == once
+    assert resolve_config(again) == once
     assert again == parsed({k: v for k, v in data.items() if k != "visualizer"})
     assert isinstance(once["data_loader"], dict) == (loaders in (LOADER, [LOADER]))
     assert once["trainer"]["monitor"] == "min val_loss_0"
@@ -148,11 +155,11 @@ def test_resolved_is_accepted_again_unchanged(loaders):
 
 def test_resolved_leaves_out_nested_keys_without_effect():
     args = LOADER["args"] | {"cut": "x", "video_params": {"stride": 1}}
-    text = json.dumps(resolved(parsed(example(data_loader={"type": "Loader", "args": args}))))
+    text = json.dumps(resolve_config(parsed(example(data_loader={"type": "Loader", "args": args}))))
     assert "stride" not in text and "cut" not in text and "batch_size" in text
 
 
-ALL_FAULTS = example(
+ALL_PROBLEMS = example(
     nam="x",
     n_gpu=True,
     arch={"type": "Net", "args": {"video_params": {"num_frame": 3}, "modalities": ["text"]}},
@@ -168,11 +175,11 @@ ALL_FAULTS = example(
 )
 
 
-def test_all_faults_in_one_message():
+def test_all_problems_in_one_message():
     with pytest.raises(ConfigError) as caught:
-        parsed(ALL_FAULTS, "seed")
+        parsed(ALL_PROBLEMS, "seed")
     assert str(caught.value).split("\n  ") == [
-        "x.json: 15 faults",
+        "x.json: 15 problems",
         "--set seed: expected KEY=VALUE, for example optimizer.args.lr=1e-4",
         'nam: unknown key; did you mean "name"?',
         "n_gpu: expected an integer of at least 0, got true",
@@ -193,7 +200,7 @@ def test_all_faults_in_one_message():
 
 
 @pytest.mark.parametrize(
-    ("changes", "fault"),
+    ("changes", "problem"),
     [
         ({"n_gpu": -1}, "n_gpu: expected an integer of at least 0, got -1"),
         ({"seed": "1"}, 'seed: expected an integer of at least 0 and below 4294967296, got "1"'),
@@ -219,16 +226,16 @@ def test_all_faults_in_one_message():
          'is never logged; did you mean "val_loss_0"?'),
     ],
 )  # fmt: skip
-def test_one_fault(changes, fault):
-    [said] = faults(example(**changes))
-    assert said == fault if fault[-1] != " " else said.startswith(fault)
+def test_one_problem(changes, problem):
+    [said] = problems(example(**changes))
+    assert said == problem if problem[-1] != " " else said.startswith(problem)
 
 
 @pytest.mark.parametrize("key", ["name", "arch", "data_loader", "optimizer", "loss", "trainer"])
 def test_what_must_be_there(key):
     data = example()
     del data[key]
-    [said] = faults(data)
+    [said] = problems(data)
     assert said.startswith(f"{key}: missing; expected ")
 
 
@@ -244,7 +251,7 @@ def test_a_monitor_of_each_kind(monitor):
 def test_the_default_monitor_is_checked_against_the_metrics_in_the_file():
     data = example(metrics=["v2t_metrics"], trainer={"epochs": 1})
     data["trainer"]["monitor"] = "max val_0_t2v_metrics_R1"
-    assert faults(data) == [
+    assert problems(data) == [
         'trainer.monitor: "val_0_t2v_metrics_R1" is never logged; '
         'did you mean "val_0_v2t_metrics_R1"?'
     ]
@@ -255,30 +262,47 @@ def test_values_that_appear_twice_are_compared():
     data["arch"]["args"]["video_params"] = {"input_res": 224, "num_frames": 4}
     data["data_loader"] = [LOADER, copy.deepcopy(LOADER)]
     data["data_loader"][1]["args"]["video_params"] = {"input_res": 112, "num_frames": 8}
-    assert faults(data, "seed=-1") == [
+    assert problems(data, "seed=-1") == [
         "seed: expected an integer of at least 0 and below 4294967296, got -1",
-        "data_loader.1.args.video_params.input_res: 112, but arch.args.video_params.input_res is "
+        "data_loader.1.args.video_params.input_res: 112, but the model of arch takes frames of "
         "224; make them equal",
-        "data_loader.1.args.video_params.num_frames: 8, but arch.args.video_params.num_frames is "
-        "4; the model can't take a longer clip: raise its number or lower this one",
+        "data_loader.1.args.video_params.num_frames: 8, but the model of arch takes clips of 4; it "
+        "can't take a longer clip: raise its number or lower this one",
     ]
 
 
 def test_the_architecture_is_asked_about_the_rest():
-    assert faults(example(), "data_loader.args.video_params.input_res=112") == [
+    assert problems(example(), "data_loader.args.video_params.input_res=112") == [
         "arch: Arch takes 224 pixels"
     ]
 
 
-def test_an_architecture_without_video_params_is_not_compared():
-    parsed(example(arch={"type": "PlainNet"}), "data_loader.args.video_params.num_frames=64")
+def test_an_architecture_that_does_not_say_what_it_takes_is_told_how():
+    [said] = problems(example(arch={"type": "PlainNet"}))
+    assert said.startswith("arch.args: PlainNet does not say what it takes: give the architecture")
+
+
+@pytest.mark.parametrize("key", ["P1", "P5"])
+def test_a_metric_of_ones_own_is_monitored_by_the_keys_that_it_declares(key):
+    data = example(metrics=["own"], trainer={"epochs": 1, "monitor": f"max val_0_own_{key}"})
+    assert parsed(data).trainer.monitor == f"max val_0_own_{key}"
+    data["trainer"]["monitor"] = "max val_0_own_R1"
+    assert problems(data) == [
+        'trainer.monitor: "val_0_own_R1" is never logged; did you mean "val_0_own_P1"?'
+    ]
+
+
+def test_a_metric_that_declares_no_keys_can_not_be_monitored():
+    data = example(metrics=["silent"], trainer={"epochs": 1, "monitor": "max val_0_silent_R1"})
+    [said] = problems(data)
+    assert said.endswith("its metric declares no keys: METRICS.register(NAME, keys=(…))")
 
 
 def test_fewer_frames_than_the_model_are_warned_about(caplog):
     parsed(example(), "data_loader.args.video_params.num_frames=1")
     assert [record.getMessage() for record in caplog.records] == [
-        "x.json: data_loader.args.video_params.num_frames: 1, but "
-        "arch.args.video_params.num_frames is 4; its later frames go unused"
+        "x.json: data_loader.args.video_params.num_frames: 1, but the model of arch takes clips of "
+        "4; its later frames go unused"
     ]
 
 

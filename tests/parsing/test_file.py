@@ -3,7 +3,7 @@ import json
 import pytest
 
 from base.config import ConfigError
-from parsing.file import apply_overrides, merged, read_config
+from parsing.json_files import apply_overrides, merge_configs, read_config
 
 
 def written(folder, name, content):
@@ -12,13 +12,13 @@ def written(folder, name, content):
     return str(path)
 
 
-def only_fault(path):
-    """Return the one fault of a file that can't be read."""
+def only_problem(path):
+    """Return the one problem of a file that can't be read."""
     with pytest.raises(ConfigError) as caught:
         read_config(str(path))
-    assert str(caught.value).startswith(f"{path}: 1 fault\n  ")
-    [fault] = caught.value.faults
-    return fault
+    assert str(caught.value).startswith(f"{path}: 1 problem\n  ")
+    [problem] = caught.value.problems
+    return problem
 
 
 def test_a_file_is_read_without_schema_and_byte_order_mark(tmp_path):
@@ -28,31 +28,31 @@ def test_a_file_is_read_without_schema_and_byte_order_mark(tmp_path):
 
 def test_a_missing_file_gives_the_nearest(tmp_path):
     near = written(tmp_path, "TextVR_fusion.json", {})
-    assert only_fault(tmp_path / "TextVR_fusoin.json") == f'no such file; did you mean "{near}"?'
+    assert only_problem(tmp_path / "TextVR_fusoin.json") == f'no such file; did you mean "{near}"?'
 
 
 def test_a_missing_file_in_an_empty_or_missing_folder(tmp_path):
-    assert only_fault(tmp_path / "a.json") == f"no such file; {tmp_path} holds no JSON file"
+    assert only_problem(tmp_path / "a.json") == f"no such file; {tmp_path} holds no JSON file"
     gone = tmp_path / "gone"
-    assert only_fault(gone / "a.json").startswith(
+    assert only_problem(gone / "a.json").startswith(
         f"no such file; the folder {gone} does not exist"
     )
 
 
 def test_a_folder_is_no_file(tmp_path):
-    assert only_fault(tmp_path) == "is a folder; give a JSON file in it"
+    assert only_problem(tmp_path) == "is a folder; give a JSON file in it"
 
 
 def test_not_json_gives_line_and_column(tmp_path):
     path = written(tmp_path, "a.json", '{\n  "name": "x"\n  "seed": 1\n}')
-    assert only_fault(path) == (
+    assert only_problem(path) == (
         "not JSON: Expecting ',' delimiter at line 3, column 3; "
         "look there for a comma, quote or bracket"
     )
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "problem"),
     [
         ("[1]", 'expected a JSON object, {"name": ..., ...}, got [1]'),
         ("3", 'expected a JSON object, {"name": ..., ...}, got 3'),
@@ -60,25 +60,25 @@ def test_not_json_gives_line_and_column(tmp_path):
         ("[" * 200_000, "nested too deeply; a configuration is a few levels"),
     ],
 )
-def test_what_is_no_object(tmp_path, content, fault):
-    assert only_fault(written(tmp_path, "a.json", content)) == fault
+def test_what_is_no_object(tmp_path, content, problem):
+    assert only_problem(written(tmp_path, "a.json", content)) == problem
 
 
 def test_a_number_of_thousands_of_digits(tmp_path):
-    fault = only_fault(written(tmp_path, "a.json", '{"seed": ' + "1" * 5000 + "}"))
-    assert fault.startswith("not usable JSON: Exceeds the limit")
+    problem = only_problem(written(tmp_path, "a.json", '{"seed": ' + "1" * 5000 + "}"))
+    assert problem.startswith("not usable JSON: Exceeds the limit")
 
 
 def test_text_that_is_not_utf8(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b'{"name": "\xe9"}')
-    assert only_fault(path) == "not UTF-8 text (byte 10); save it as UTF-8"
+    assert only_problem(path) == "not UTF-8 text (byte 10); save it as UTF-8"
 
 
 def test_what_a_lenient_parser_lets_through_is_found_with_its_path(tmp_path):
     text = '{"a": {"b": 1, "c": [NaN, -Infinity, 1e999], "b": 2}, "d": "\\ud800"}'
-    _, faults = read_config(written(tmp_path, "a.json", text))
-    assert sorted(faults, key=str) == [
+    _, problems = read_config(written(tmp_path, "a.json", text))
+    assert sorted(problems, key=str) == [
         (("a", "b"), "written twice; keep one of them"),
         (("a", "c", 0), "expected a finite number, got NaN"),
         (("a", "c", 1), "expected a finite number, got -Infinity"),
@@ -101,43 +101,43 @@ def test_extends_is_relative_to_the_file(tmp_path):
     )
 
 
-def extends_fault(folder, value):
-    data, faults = read_config(written(folder, "a.json", {"extends": value, "name": "a"}))
+def extends_problem(folder, value):
+    data, problems = read_config(written(folder, "a.json", {"extends": value, "name": "a"}))
     assert data["name"] == "a"
-    [(path, text)] = faults
+    [(path, text)] = problems
     assert path == ("extends",)
     return text
 
 
 def test_extends_a_missing_file(tmp_path):
     written(tmp_path, "base.json", {})
-    assert extends_fault(tmp_path, "bas.json") == (
-        f"{tmp_path / 'bas.json'} no such file; did you mean \"{tmp_path / 'base.json'}\"?"
+    assert extends_problem(tmp_path, "bas.json") == (
+        f'{tmp_path / "bas.json"} no such file; did you mean "{tmp_path / "base.json"}"?'
     )
 
 
 def test_extends_a_file_that_is_not_json(tmp_path):
     written(tmp_path, "base.json", "{")
-    text = extends_fault(tmp_path, "base.json")
+    text = extends_problem(tmp_path, "base.json")
     assert text.startswith(f"{tmp_path / 'base.json'} not JSON: ")
     assert "line 1, column 2" in text
 
 
 def test_extends_a_file_with_a_key_twice(tmp_path):
     written(tmp_path, "base.json", '{"a": {"b": 1, "b": 1}}')
-    text = extends_fault(tmp_path, "base.json")
+    text = extends_problem(tmp_path, "base.json")
     assert text == f"{tmp_path / 'base.json'} a.b: written twice; keep one of them"
 
 
 def test_extends_itself(tmp_path):
-    text = extends_fault(tmp_path, "a.json")
+    text = extends_problem(tmp_path, "a.json")
     assert text == "the file extends itself; remove the key or name another file"
 
 
 @pytest.mark.parametrize("grand", ["a.json", "c.json"])  # in a circle, or a chain of three
 def test_extends_one_level_only(tmp_path, grand):
     written(tmp_path, "b.json", {"extends": grand})
-    assert extends_fault(tmp_path, "b.json") == (
+    assert extends_problem(tmp_path, "b.json") == (
         f'b.json itself extends "{grand}", but only one level is read; '
         "extend a file without that key, and copy into this one what b.json changes"
     )
@@ -145,7 +145,7 @@ def test_extends_one_level_only(tmp_path, grand):
 
 @pytest.mark.parametrize("value", [3, "", None, ["b.json"]])
 def test_extends_needs_a_name(tmp_path, value):
-    assert extends_fault(tmp_path, value) == (
+    assert extends_problem(tmp_path, value) == (
         f"expected the name of a file beside this one, got {json.dumps(value)}"
     )
 
@@ -153,7 +153,7 @@ def test_extends_needs_a_name(tmp_path, value):
 def test_objects_merge_and_everything_else_is_replaced():
     parent = {"a": {"b": {"c": 1, "d": 2}, "l": [1, 2]}, "e": {"x": 1}, "f": 1}
     child = {"a": {"b": {"c": 3}, "l": [3]}, "e": None, "g": {"y": 1}}
-    assert merged(parent, child) == {
+    assert merge_configs(parent, child) == {
         "a": {"b": {"c": 3, "d": 2}, "l": [3]},
         "e": None,
         "f": 1,
@@ -164,10 +164,13 @@ def test_objects_merge_and_everything_else_is_replaced():
 
 def test_a_block_of_another_type_takes_no_arguments_from_its_parent():
     parent = {"type": "AdamW", "args": {"lr": 1, "eps": 2}}
-    assert merged(parent, {"type": "SGD"}) == {"type": "SGD"}
-    assert merged(parent, {"type": "SGD", "args": {"lr": 3}}) == {"type": "SGD", "args": {"lr": 3}}
-    same = merged(parent, {"type": "AdamW", "args": {"lr": 3}})
-    assert same == merged(parent, {"args": {"lr": 3}})
+    assert merge_configs(parent, {"type": "SGD"}) == {"type": "SGD"}
+    assert merge_configs(parent, {"type": "SGD", "args": {"lr": 3}}) == {
+        "type": "SGD",
+        "args": {"lr": 3},
+    }
+    same = merge_configs(parent, {"type": "AdamW", "args": {"lr": 3}})
+    assert same == merge_configs(parent, {"args": {"lr": 3}})
     assert same == {"type": "AdamW", "args": {"lr": 3, "eps": 2}}
 
 
@@ -212,7 +215,7 @@ def test_set_takes_a_single_loader_for_the_first():
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "problem"),
     [
         ("seed", "expected KEY=VALUE, for example optimizer.args.lr=1e-4"),
         ("=3", "expected KEY=VALUE, for example optimizer.args.lr=1e-4"),
@@ -228,9 +231,9 @@ def test_set_takes_a_single_loader_for_the_first():
         ('a={"b": 1, "b": 2}', "written twice; keep one of them"),
     ],
 )
-def test_a_faulty_set_changes_nothing(text, fault):
+def test_a_faulty_set_changes_nothing(text, problem):
     data = {"seed": 1, "data_loader": [{}, {}]}
-    assert apply_overrides(data, [text]) == [f"--set {text}: {fault}"]
+    assert apply_overrides(data, [text]) == [f"--set {text}: {problem}"]
     assert data == {"seed": 1, "data_loader": [{}, {}]}
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-import parse_config  # registers the parts
+import parse_config  # noqa: F401 - registers every part
 from base.config import Config, TrainerConfig
+from parsing.schema import make_file_schema
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def schema():
-    return json.loads(json.dumps(parse_config.file_schema()))
+    return json.loads(json.dumps(make_file_schema()))
 
 
 def arguments(schema, key, name):

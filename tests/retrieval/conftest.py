@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from base.config import resolved
+from base.config import resolve_config
 from parse_config import load_config
-from retrieval.indexing.encoder import ModelFile
-from retrieval.indexing.text import OcrFolder
-from retrieval.indexing.update import IndexOptions, Outcome, update_index
+from retrieval.index.embedding import ModelFile
+from retrieval.index.ocr_text import OcrFolder
+from retrieval.index.update import IndexOptions, UpdateResult, update_index
 from tests.conftest import ROOT, tiny
 from trainer.build import build_model
 from utils.checkpoint.files import save_checkpoint
@@ -33,7 +33,7 @@ class Library:
     def model(self) -> ModelFile:
         return ModelFile(self.checkpoint, load_config(self.checkpoint.parent / "config.json"))
 
-    def index(self, out: Path, **options: object) -> Outcome:
+    def index(self, out: Path, **options: object) -> UpdateResult:
         return update_index(
             self.videos, out, self.model, OcrFolder(self.ocr), IndexOptions(**options)
         )
@@ -47,7 +47,7 @@ def make_checkpoint(demo, tmp_path_factory):
         folder = tmp_path_factory.mktemp("runs") / kind
         folder.mkdir()
         config = load_config(ROOT / f"configs/demo/{kind}.json", [*tiny(demo), *changes])
-        write_json(folder / "config.json", resolved(config))
+        write_json(folder / "config.json", resolve_config(config))
         weights = build_model(config, CPU).state_dict()
         save_checkpoint(folder / "model.pth", {"state_dict": weights})
         return folder / "model.pth"

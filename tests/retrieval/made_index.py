@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.query_encoder import unit
-from retrieval.storage.contents import NewEntry, NewTrack, NewVideo, Stamp
-from retrieval.storage.layout import EMBEDDINGS
-from retrieval.storage.writer import IndexWriter, locked
+from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
+from retrieval.index.layout import EMBEDDINGS
+from retrieval.index.query_embedder import normalize_rows
+from retrieval.index.writer import IndexWriter, lock_index
 
 WIDTH = 16
 MODEL = {"name": "made", "path": "/made.pth", "sha256": "0" * 64, "settings": "1" * 64}
@@ -17,7 +17,8 @@ BOX = (0.25, 0.5, 0.75, 0.625)
 
 def made_embeddings(count: int, seed: int = 0, width: int = WIDTH) -> np.ndarray:
     """(count, width) float32 of length 1."""
-    return unit(np.random.default_rng(seed).standard_normal((count, width), dtype=np.float32))
+    rng = np.random.default_rng(seed)
+    return normalize_rows(rng.standard_normal((count, width), dtype=np.float32))
 
 
 def made_video(name: str, lines: Sequence[str], rows: np.ndarray) -> NewVideo:
@@ -27,7 +28,7 @@ def made_video(name: str, lines: Sequence[str], rows: np.ndarray) -> NewVideo:
     places = tuple(range(len(entries)))
     boxes = np.array([(0.5, *BOX), (1.5, *BOX)], dtype=np.float32)
     tracks = [NewTrack(line, 0.9, 0.5, 1.5, boxes, places) for line in lines]
-    stamp = Stamp(1, 2, "3")
+    stamp = ContentStamp(1, 2, "3")
     return NewVideo(name, stamp, None, 10.0, 64, 48, entries, tracks)
 
 
@@ -35,13 +36,13 @@ def create(folder: Path, width: int = WIDTH) -> None:
     """An empty index in a new folder."""
     folder.mkdir(parents=True)
     meta = {"folder": b"/nowhere".hex(), "model": MODEL, "query_encoder": "", "windows": [10, 5]}
-    with locked(folder):
+    with lock_index(folder):
         IndexWriter.create(folder, width, (), meta)
 
 
 def add(folder: Path, *videos: NewVideo, drop: Sequence[int] = ()) -> None:
     """One commit."""
-    with locked(folder), IndexWriter(folder) as writer:
+    with lock_index(folder), IndexWriter(folder) as writer:
         writer.write(videos, drop)
 
 

@@ -10,8 +10,9 @@ import pytest
 
 import index as index_script
 import search as search_script
+from retrieval.printing import format_hits, format_time
 from retrieval.results import Box, Explanation, Hit, WordMatch
-from retrieval.table import clock, hits_table
+from retrieval.spotting.rapid_ocr import RapidOcrSpotter
 from tests.conftest import ROOT
 from utils.cli import run_cli
 
@@ -60,13 +61,18 @@ def test_make_update_search(library, tmp_path, test_names, ended):
 
     code, text, _ = ended(search_script, out, "casino", "--json", "--explain", "-k", 20)
     hits = json.loads(text)
+    assert all(hit["meaning_rank"] == hit["semantic_rank"] for hit in hits)
+    assert all(hit["words_rank"] == hit["keyword_rank"] for hit in hits)
     assert code == 0 and len(hits) == 7 and hits[0]["words"][0]["kind"] == "exact"
     assert set(hits[0]["words"][0]["box"]) == {"left", "top", "right", "bottom"}
     code, text, _ = ended(search_script, out, "casino", "-k", 2)
     lines = text.splitlines()
     assert code == 0 and lines[0].split() == ["time", "score", "words", "video"] and len(lines) == 3
     assert lines[1].endswith(hits[0]["video"]) and f"{hits[0]['score']:.4f}" in lines[1]
-    assert ended(search_script, out, "zebra", "--mode", "words")[1] == "nothing found\n"
+    for mode in ("keyword", "words"):  # and by its name in former releases
+        assert ended(search_script, out, "zebra", "--mode", mode)[1] == "nothing found\n"
+    code, _, error = ended(search_script, out, "zebra", "--mode", "smell")
+    assert code == 2 and "'hybrid', 'semantic', 'keyword'" in error
     code, _, error = ended(search_script, out, "  ")
     assert code == 2 and error.startswith("the query is empty")
     other = shutil.copy(library.checkpoint.parent / "config.json", tmp_path / "other.pth")
@@ -75,7 +81,7 @@ def test_make_update_search(library, tmp_path, test_names, ended):
     assert ended(search_script, out, "casino", "-r", library.checkpoint)[0] == 0
 
 
-def test_text_is_spotted_on_the_way(library, tmp_path, test_names, ended):
+def test_text_is_spotted_on_the_way(library, tmp_path, test_names, ended, monkeypatch):
     """The words that RapidOCR reads in the demonstration's videos are found."""
     videos = tmp_path / "v"
     videos.mkdir()
@@ -90,6 +96,14 @@ def test_text_is_spotted_on_the_way(library, tmp_path, test_names, ended):
     assert text == "0 to add, 0 to update, 0 to drop, 0 unreadable, 1 unchanged\n"
     code, text, _ = ended(index_script, videos, "--out", tmp_path / "i", "--no-ocr", "--dry-run")
     assert text.splitlines()[0] == "update  one.mp4"  # its text is another one
+    own = RapidOcrSpotter().identity()
+    monkeypatch.setattr(RapidOcrSpotter, "identity", lambda self: own | {"version": "9.9"})
+    command = [videos, "--out", tmp_path / "i", "--dry-run"]
+    code, _, error = ended(index_script, *command)
+    assert code == 2 and f"version {own['version']}" in error and "version 9.9" in error
+    assert "give --spot, which spots the text of all videos anew" in error
+    code, text, _ = ended(index_script, *command, "--spot")
+    assert code == 0 and text.splitlines()[0] == "update  one.mp4"
 
 
 def document(library, name: str) -> str:
@@ -99,7 +113,7 @@ def document(library, name: str) -> str:
 def test_a_search_by_words_loads_no_model(built):
     code = (
         "import sys; from retrieval import VideoIndex;"
-        "print(VideoIndex.open(sys.argv[1]).search('casino', mode='words')[0].words[0].text);"
+        "print(VideoIndex.open(sys.argv[1]).search('casino', mode='keyword')[0].words[0].text);"
         "print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, built[0]]
@@ -117,12 +131,12 @@ def test_the_table():
         Hit(7, "a\nb.mp4", 60.0, 70.0, 0.0325, 0.5, 1, 2, (match,), found),
         Hit(8, "c.mp4", 3600.0, 3612.5, 0.03, 0.4, 2, None, (), alone),
     ]
-    assert hits_table(hits).splitlines() == [
+    assert format_hits(hits).splitlines() == [
         "   time               score   words   video",
         "1  1:00-1:10          0.0325  casino  'a\\nb.mp4'",
         "2  1:00:00-1:00:12.5  0.0300          c.mp4",
     ]
-    lines = hits_table(hits, explain=True).splitlines()
+    lines = format_hits(hits, explain=True).splitlines()
     assert lines[2].strip() == (
         "similarity 0.500, without vision 0.250, without OCR 0.400: 71% vision, 29% OCR"
     )
@@ -130,6 +144,6 @@ def test_the_table():
         'cas: prefix in "THE \\"CASINO\\"", 1:01-1:03.5, x 10-30 %, y 20-45 % of the frame'
     )
     assert lines[5].strip() == "similarity 0.400"
-    assert [clock(t) for t in (0, 9.96, 59.99, 3599.96, 3661.2)] == [
+    assert [format_time(t) for t in (0, 9.96, 59.99, 3599.96, 3661.2)] == [
         "0:00", "0:10", "1:00", "1:00:00", "1:01:01.2",
     ]  # fmt: skip

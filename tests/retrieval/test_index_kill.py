@@ -16,8 +16,8 @@ import pytest
 
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
-from retrieval.searching.lookup import entry_row
-from retrieval.storage.writer import IndexWriter, locked
+from retrieval.index.writer import IndexWriter, lock_index
+from retrieval.search.snapshot import read_entry
 from tests.retrieval.conftest import Library
 from tests.retrieval.made_index import add, create, made_embeddings, made_video
 
@@ -44,8 +44,8 @@ def churn(folder: Path, seed: int, rounds: int = 10**6) -> None:
     """
     rng = random.Random(seed)
     for _ in range(rounds):
-        with locked(folder), IndexWriter(folder) as writer:
-            known = writer.videos()
+        with lock_index(folder), IndexWriter(folder) as writer:
+            known = writer.read_videos()
             writer.remove_leftovers()
             numbers = rng.sample(range(NUM_WORDS), 2)
             videos = [made_video(f"{n}.mp4", [f"w{n} here"], rows_of(n)) for n in numbers]
@@ -67,7 +67,7 @@ def check(index: VideoIndex) -> int:
         of_video: dict[str, list[int]] = {}
         for entry_id, row in rows.items():
             assert snapshot.ids[row] == entry_id and row not in snapshot.dead
-            of_video.setdefault(entry_row(connection, entry_id).entry.video, []).append(row)
+            of_video.setdefault(read_entry(connection, entry_id)[0].video, []).append(row)
         for name, own in of_video.items():
             wanted = rows_of(int(name.removesuffix(".mp4")))
             np.testing.assert_array_equal(snapshot.embeddings[sorted(own)], wanted)
@@ -77,9 +77,14 @@ def check(index: VideoIndex) -> int:
 
 def check_words(index: VideoIndex) -> None:
     for number in range(NUM_WORDS):
-        hits = index.search(f'"w{number} here"', mode="words", k=50)
+        hits = index.search(f'"w{number} here"', mode="keyword", k=50)
         assert {hit.video for hit in hits} <= {f"{number}.mp4"}
         assert len(hits) in (0, number + 1)  # all of its entries or none
+
+
+def read_commit(folder: Path) -> int:
+    with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
+        return snapshot.number
 
 
 def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path):
@@ -89,21 +94,22 @@ def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path):
     commits = []
     for seed in range(8):
         process = started(churn, folder, seed)
-        time.sleep(rng.uniform(0.02, 0.25))
+        while read_commit(folder) == (commits or [0])[-1]:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         with VideoIndex.open(folder) as index:
             check(index)
             check_words(index)
-            with index.reading() as (_, snapshot):
-                commits.append(snapshot.number)
-    assert commits == sorted(commits) and commits[-1] > 8
+        commits.append(read_commit(folder))
+    assert commits == sorted(set(commits)) and len(commits) == 8
     churn(folder, 99, rounds=3)  # and it is written to as ever
     with VideoIndex.open(folder) as index:
         num_entries = check(index)
         assert len(list(folder.glob("thumbnails/*/*"))) >= num_entries > 0
-    with locked(folder), IndexWriter(folder) as writer:
+    with lock_index(folder), IndexWriter(folder) as writer:
         writer.remove_leftovers()
     assert len(list(folder.glob("thumbnails/*/*"))) == num_entries
     assert len(list(folder.glob("*.npy"))) == 2
@@ -142,7 +148,7 @@ def test_a_real_run_that_is_killed_goes_on(library, tmp_path):
             try:
                 with VideoIndex.open(out) as index:
                     assert 0 <= len(index) <= 8
-                    index.search("casino", mode="words")
+                    index.search("casino", mode="keyword")
             except IndexFolderError as error:  # killed before there was one
                 assert "holds no finished index" in str(error)
     assert library.index(out).num_entries == 8

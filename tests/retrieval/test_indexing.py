@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from base.base_model import RetrievalModel
+from base.base_model import ModelInput, RetrievalModel
+from evaluation.evaluator import Evaluator
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
-from retrieval.indexing.text import OcrFolder, OcrSource
-from retrieval.indexing.update import IndexOptions, find_changes, update_index
-from retrieval.storage.writer import IndexWriter, locked
+from retrieval.index.ocr_text import OcrFolder, OcrSource
+from retrieval.index.update import IndexOptions, preview_update, update_index
+from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.conftest import CPU, Library
 from tests.videos import damage, truncate, write_audio, write_rotated, write_video
-from trainer.build import build_evaluator, build_loader, build_model
+from trainer.build import build_criterion, build_loader, build_model
 from utils.checkpoint.weights import load_weights
 from utils.errors import UserError
 
@@ -50,25 +51,26 @@ def test_similarities_are_those_of_test_py(demo, make_checkpoint, tmp_path, test
     model = build_model(config, CPU)
     load_weights(model, checkpoint)
     loader = build_loader(config, 0, training=False, split="test")
-    wanted = build_evaluator(config, CPU).run(model, loader).similarity
+    evaluator = Evaluator(config.metrics, build_criterion(config, CPU), CPU)
+    wanted = evaluator.run(model, loader).similarity
     library.index(tmp_path / "i", batch_size=3)
     with VideoIndex.open(tmp_path / "i") as index:
         assert len(index) == 16  # the training's videos are in the folder, too
         for row, caption in enumerate(captions_of(demo)):
-            hits = index.search(caption, 16, mode="meaning")
+            hits = index.search(caption, 16, mode="semantic")
             found = {hit.video: hit.similarity for hit in hits}
             given = [found[name] for name in test_names]
             np.testing.assert_allclose(given, wanted[row], atol=2e-5)
             scores = [hit.score for hit in hits]
             assert scores == sorted(scores, reverse=True)
-            assert [hit.meaning_rank for hit in hits] == list(range(1, 17))
+            assert [hit.semantic_rank for hit in hits] == list(range(1, 17))
 
 
 def test_the_share_of_each_side_is_what_is_lost_without_it(built, demo):
     folder, library = built
     caption = captions_of(demo)[0]
     with VideoIndex.open(folder) as index:
-        hits = index.search(caption, 8, mode="meaning", explain=True)
+        hits = index.search(caption, 8, mode="semantic", explain=True)
     config = library.model.config
     model = build_model(config, CPU)
     load_weights(model, library.checkpoint)
@@ -81,9 +83,7 @@ def test_the_share_of_each_side_is_what_is_lost_without_it(built, demo):
         batch.video = batch.video + 1  # nothing of it may be left
         other = model.embed_videos_apart(batch)["vision"]
     torch.testing.assert_close(other, embeds["vision"])
-    cosine = {
-        part: torch.cosine_similarity(text, rows).tolist() for part, rows in embeds.items()
-    }
+    cosine = {part: torch.cosine_similarity(text, rows).tolist() for part, rows in embeds.items()}
     place = {name: number for number, name in enumerate(batch.ids)}
     assert len(hits) == 8
     for hit in hits:
@@ -104,10 +104,14 @@ def test_an_index_needs_a_model_that_can_do_it():
         def forward(self, batch):
             return {}
 
+        @classmethod
+        def describe_input(cls, **arguments):
+            return ModelInput(("vision",), "")
+
     with pytest.raises(UserError, match="Plain has no embed_videos_apart"):
         Plain().embed_videos_apart(None)
-    with pytest.raises(UserError, match="Plain has no query_encoder"):
-        Plain.query_encoder()
+    with pytest.raises(UserError, match="Plain has no build_query_encoder"):
+        Plain.build_query_encoder()
 
 
 def test_a_second_run_does_what_has_changed_and_no_more(library, tmp_path, test_names):
@@ -118,7 +122,7 @@ def test_a_second_run_does_what_has_changed_and_no_more(library, tmp_path, test_
     with VideoIndex.open(out) as index:
         before = contents(index)
         same = library.index(out)
-        assert same.changes.summary().endswith("0 unreadable, 8 unchanged")
+        assert same.plan.summarize().endswith("0 unreadable, 8 unchanged")
         os.utime(library.videos / names[0])  # another time, the same content
         shutil.copy(library.videos / names[1], library.videos / names[2])  # another content
         (library.videos / names[3]).unlink()
@@ -127,9 +131,9 @@ def test_a_second_run_does_what_has_changed_and_no_more(library, tmp_path, test_
         document = library.ocr / names[5].replace(".mp4", ".json")
         document.write_text(document.read_text().replace('"text": "', '"text": "ZEBRA '))
         (library.ocr / names[6].replace(".mp4", ".json")).unlink()
-        planned = find_changes(library.videos, out, OcrFolder(library.ocr))
+        planned = preview_update(library.videos, out, OcrFolder(library.ocr))
         assert contents(index) == before  # nothing is done by looking
-        done = library.index(out).changes
+        done = library.index(out).plan
         for changes in (planned, done):
             assert changes.add == ["neu/x.mp4"] and changes.drop == [names[3]]
             assert changes.update == [names[2], names[5], names[6]]
@@ -139,8 +143,8 @@ def test_a_second_run_does_what_has_changed_and_no_more(library, tmp_path, test_
         library.index(fresh)
         with VideoIndex.open(fresh) as other:
             assert after == contents(other)
-        assert [hit.video for hit in index.search("zebra", mode="words")] == [names[5]]
-    assert library.index(out).changes.num_same == 8
+        assert [hit.video for hit in index.search("zebra", mode="keyword")] == [names[5]]
+    assert library.index(out).plan.num_same == 8
 
 
 def test_dead_rows_are_dropped_when_they_are_many(library, tmp_path, test_names):
@@ -160,8 +164,8 @@ def test_dead_rows_are_dropped_when_they_are_many(library, tmp_path, test_names)
         assert sorted(path.name for path in out.glob("embeddings-*")) == ["embeddings-000002.npy"]
         assert len(index) == 4 and np.load(out / "embeddings-000002.npy").shape == (4, 32)
         after = contents(index)
-        with locked(out), IndexWriter(out) as writer:
-            assert writer.num_dead() == 0 and not writer.compact()
+        with lock_index(out), IndexWriter(out) as writer:
+            assert writer.count_dead_rows() == 0 and not writer.compact()
     assert len(list(out.glob("thumbnails/*/*"))) == 4
     fresh = tmp_path / "fresh.index"
     library.index(fresh)
@@ -183,18 +187,18 @@ def test_a_long_video_is_found_in_the_window_that_shows_it(checkpoint, tmp_path)
     with VideoIndex.open(tmp_path / "i") as index:
         spans = [(index.entry(i).start_s, index.entry(i).end_s) for i in range(1, len(index) + 1)]
         assert spans == [(i, i + 2) for i in range(5)]
-        hits = index.search("museum", mode="words")
+        hits = index.search("museum", mode="keyword")
         assert [(hit.start_s, hit.end_s) for hit in hits] == [(1, 3), (2, 4), (3, 5)]
         (track,) = index.tracks(hits[0].id)
         assert (track.start_s, track.end_s) == pytest.approx((2.4, 3.0))
         assert track.box == pytest.approx((0.1, 0.1, 0.5, 0.2))
         assert [time for time, _ in track.boxes] == pytest.approx([2.4, 2.6, 2.8, 3.0])
-        assert index.search("never", mode="words") == [] and index.tracks(1) == []
+        assert index.search("never", mode="keyword") == [] and index.tracks(1) == []
         # The model is given the words of the window alone.
         with index.reading() as (_, snapshot):
             rows, without = snapshot.embeddings, snapshot.without["ocr"]
             differs = [float(rows[i] @ without[i]) < 0.9999 for i in range(5)]
-    assert library.index(tmp_path / "i").changes.num_same == 1  # windows as before
+    assert library.index(tmp_path / "i").plan.num_same == 1  # windows as before
     assert differs[1] and len(differs) == 5
 
 
@@ -237,7 +241,7 @@ def test_bad_videos_are_reported_and_the_others_found(checkpoint, tmp_path):
         videos, tmp_path / "i", Library(videos, videos, checkpoint).model, OcrSource(),
         IndexOptions(),
     )  # fmt: skip
-    assert again.failed.keys() == BAD.keys() and again.changes.num_same == len(GOOD) + 2
+    assert again.failed.keys() == BAD.keys() and again.plan.num_same == len(GOOD) + 2
 
 
 def test_a_video_that_is_spoilt_later_leaves_the_index(library, tmp_path, test_names):
@@ -272,14 +276,16 @@ def test_what_does_not_fit_an_index_is_refused(library, built, make_checkpoint, 
     with pytest.raises(UserError, match="stride <= window"):
         own.index(tmp_path / "new", window_s=4.0, stride_s=5.0)
     changed = make_checkpoint("fusion", "data_loader.args.ocr_params.max_words=5")
-    with pytest.raises(IndexFolderError, match="other settings of frames or words"):
+    with pytest.raises(
+        IndexFolderError, match="other settings .* \\(ocr_params.max_words 5, not as "
+    ):
         Library(own.videos, own.ocr, changed).index(out)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "letter.txt").write_text("dear")
     with pytest.raises(IndexFolderError, match="holds something else than an index"):
         own.index(tmp_path / "files")
     assert os.listdir(tmp_path / "files") == ["letter.txt"]
-    with locked(out), pytest.raises(IndexFolderError, match="another index.py"):
+    with lock_index(out), pytest.raises(IndexFolderError, match="another index.py"):
         own.index(out)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="nothing: holds no video"):

@@ -7,33 +7,33 @@ import pytest
 
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
-from retrieval.indexing.ann import build_ann
-from retrieval.searching.meaning import nearest
-from retrieval.storage import arrays
-from retrieval.storage.writer import IndexWriter, locked
+from retrieval.index import arrays
+from retrieval.index.ann import build_ann
+from retrieval.index.writer import IndexWriter, lock_index
+from retrieval.search.semantic import find_nearest
 from tests.retrieval.made_index import add, create, made_embeddings, made_video
 from utils.errors import UserError
 
 
 def test_arrays_grow_while_they_are_mapped(tmp_path):
     file, rows = tmp_path / "a.npy", made_embeddings(10, width=4)
-    arrays.create(file, np.float32, 4)
-    assert np.load(file).shape == (0, 4) and len(arrays.mapped(file, np.float32, 0, 4)) == 0
-    arrays.append(file, 0, rows[:3])
-    held = arrays.mapped(file, np.float32, 3, 4)
-    arrays.append(file, 3, rows[8:])  # by one that was killed before it said so
-    arrays.append(file, 3, rows[3:4])
-    arrays.append(file, 4, rows[4:7])
+    arrays.create_array(file, np.float32, 4)
+    assert np.load(file).shape == (0, 4) and len(arrays.map_rows(file, np.float32, 0, 4)) == 0
+    arrays.append_rows(file, 0, rows[:3])
+    held = arrays.map_rows(file, np.float32, 3, 4)
+    arrays.append_rows(file, 3, rows[8:])  # by one that was killed before it said so
+    arrays.append_rows(file, 3, rows[3:4])
+    arrays.append_rows(file, 4, rows[4:7])
     np.testing.assert_array_equal(held, rows[:3])
     np.testing.assert_array_equal(np.load(file), rows[:7])
-    np.testing.assert_array_equal(arrays.mapped(file, np.float32, 7, 4), rows[:7])
+    np.testing.assert_array_equal(arrays.map_rows(file, np.float32, 7, 4), rows[:7])
 
 
 def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
     folder, rows = tmp_path / "i", made_embeddings(3000)
     create(folder)
     add(folder, *(made_video(f"{i}.mp4", [], rows[100 * i : 100 * i + 100]) for i in range(25)))
-    with locked(folder), IndexWriter(folder) as writer:
+    with lock_index(folder), IndexWriter(folder) as writer:
         with pytest.raises(UserError, match="--ann is for 10,000 entries and more; .* has 2,500"):
             build_ann(writer)
         assert build_ann(writer, least_rows=100) > 0.9
@@ -42,13 +42,13 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
         drop=[1])  # fmt: skip
     alive = np.arange(100, 3000)
     with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
-        assert snapshot.ann_index().num_rows == 2500 and len(index) == 2900
+        assert snapshot.load_ann().num_rows == 2500 and len(index) == 2900
         shares, newer = [], 0
         for row in range(0, 3000, 50):
             wanted = alive[np.argsort(-(rows[alive] @ rows[row]))[:10]] + 1
-            exact, _ = nearest(snapshot, rows[row], 10, exact=True)
+            exact, _ = find_nearest(snapshot, rows[row], 10, exact=True)
             np.testing.assert_array_equal(exact, wanted)
-            found, cosines = nearest(snapshot, rows[row], 200)
+            found, cosines = find_nearest(snapshot, rows[row], 200)
             assert not set(found.tolist()) & set(range(1, 101))
             np.testing.assert_allclose(cosines, rows[found - 1] @ rows[row], atol=1e-6)
             shares.append(len({*wanted.tolist()} & {*found[:10].tolist()}) / 10)
@@ -59,5 +59,5 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
         spoil()
         with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
             with pytest.raises(IndexFolderError, match="make it anew with index.py --ann"):
-                nearest(snapshot, rows[0], 10)
-            assert nearest(snapshot, rows[200], 1, exact=True)[0].tolist() == [201]
+                find_nearest(snapshot, rows[0], 10)
+            assert find_nearest(snapshot, rows[200], 1, exact=True)[0].tolist() == [201]

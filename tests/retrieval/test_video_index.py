@@ -9,10 +9,11 @@ import pytest
 
 from retrieval import VideoIndex
 from retrieval.errors import MissingFileError, UnknownEntryError
+from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.results import MODES
-from retrieval.searching.meaning import nearest
-from retrieval.searching.ranking import fuse, ranked
-from retrieval.searching.search import MAX_QUERY
+from retrieval.search import snapshot
+from retrieval.search.hybrid import MAX_QUERY, add_ranks, fuse_lists
+from retrieval.search.semantic import find_nearest
 from tests.retrieval.made_index import add, create, index_of_lines, made_embeddings, made_video
 from utils.errors import UserError
 
@@ -38,22 +39,22 @@ def test_every_mode_through_threads_gives_what_one_thread_gives(built):
     for hits, others in zip(found, wanted, strict=True):
         assert_same(hits, others)
     assert all(len(hits) == 8 for hits, (_, mode) in zip(found, jobs, strict=True)
-               if mode != "words")  # fmt: skip
+               if mode != "keyword")  # fmt: skip
 
 
 def test_fused_is_the_sum_of_reciprocal_ranks(built):
     with VideoIndex.open(built[0]) as index:
-        by_meaning = {hit.id: hit.meaning_rank for hit in index.search("casino", mode="meaning")}
-        by_words = {hit.id: hit.words_rank for hit in index.search("casino", mode="words")}
+        by_meaning = {hit.id: hit.semantic_rank for hit in index.search("casino", mode="semantic")}
+        by_words = {hit.id: hit.keyword_rank for hit in index.search("casino", mode="keyword")}
         assert len(by_words) in range(1, 8)
         for weight in (1.0, 0.0, 2.5):
             hits = index.search("casino", words_weight=weight)
             for hit in hits:
-                assert (hit.meaning_rank, hit.words_rank) == (
+                assert (hit.semantic_rank, hit.keyword_rank) == (
                     by_meaning[hit.id], by_words.get(hit.id),
                 )  # fmt: skip
-                score = 1 / (60 + hit.meaning_rank)
-                score += weight / (60 + hit.words_rank) if hit.words_rank else 0
+                score = 1 / (60 + hit.semantic_rank)
+                score += weight / (60 + hit.keyword_rank) if hit.keyword_rank else 0
                 assert hit.score == pytest.approx(score)
             assert [hit.score for hit in hits] == sorted((h.score for h in hits), reverse=True)
         assert {hit.id for hit in index.search("casino", k=len(by_words), words_weight=50.0)} == (
@@ -63,13 +64,13 @@ def test_fused_is_the_sum_of_reciprocal_ranks(built):
 
 def test_ranks_are_shared_and_lists_joined():
     ids, scores = np.array([7, 3, 9, 1]), np.array([5.0, 2.0, 2.0, 1.0])
-    first = ranked(ids, scores)
+    first = add_ranks(ids, scores)
     assert first.ranks.tolist() == [1, 2, 2, 4]
-    assert [first.rank_of(entry) for entry in (9, 1, 2)] == [2, 4, None]
-    nothing = ranked(ids[:0], scores[:0])
-    assert nothing.ranks.tolist() == fuse([nothing, nothing], [1, 1]).ids.tolist() == []
-    second = ranked(np.array([8, 3]), np.array([1.0, 1.0]))
-    joined = fuse([first, second], [1.0, 0.5])
+    assert [first.find_rank(entry) for entry in (9, 1, 2)] == [2, 4, None]
+    nothing = add_ranks(ids[:0], scores[:0])
+    assert nothing.ranks.tolist() == fuse_lists([nothing, nothing], [1, 1]).ids.tolist() == []
+    second = add_ranks(np.array([8, 3]), np.array([1.0, 1.0]))
+    joined = fuse_lists([first, second], [1.0, 0.5])
     assert joined.ids.tolist() == [3, 7, 9, 1, 8]
     wanted = [1 / 62 + 0.5 / 61, 1 / 61, 1 / 62, 1 / 64, 0.5 / 61]
     assert joined.scores.tolist() == pytest.approx(wanted)
@@ -82,7 +83,7 @@ def test_ranks_are_shared_and_lists_joined():
         ({"query": " \n\t"}, "the query is empty"),
         ({"query": "x" * (MAX_QUERY + 1)}, "1,001 characters; give at most 1,000"),
         ({"k": 0}, "k is 0"),
-        ({"mode": "smell"}, 'mode is "smell"; give one of: fused, meaning, words'),
+        ({"mode": "smell"}, 'mode is "smell"; give one of: hybrid, semantic, keyword'),
         ({"folder": "nowhere"}, "nowhere: the index has no video in such a folder"),
         ({"folder": "%"}, "no video in such a folder"),
         ({"words_weight": -1.0}, "weight of words is -1.0"),
@@ -101,13 +102,13 @@ def test_a_folder_is_searched_with_those_below(tmp_path):
     with VideoIndex.open(tmp_path / "i") as index:
         assert index.folders() == ["a", "a/b", "a/b c", "a/é", "ab"]
         for folder in index.folders():
-            hits = index.search("w", mode="words", folder=folder)
+            hits = index.search("w", mode="keyword", folder=folder)
             inside = {name for name in names if name.startswith(f"{folder}/")}
             assert {hit.video for hit in hits} == inside
             with index.reading() as (connection, snapshot):
-                found = nearest(snapshot, rows[0], 9, snapshot.rows_in(connection, folder))
+                found = find_nearest(snapshot, rows[0], 9, snapshot.find_rows(connection, folder))
             assert {names[number - 1] for number in found[0]} == inside
-        assert len(index.search("w", mode="words", folder="a/b/")) == 1
+        assert len(index.search("w", mode="keyword", folder="a/b/")) == 1
 
 
 def test_files_of_entries(copy, built, tmp_path):
@@ -148,12 +149,56 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(library, tmp_path):
             index.video_file(ids[third])
 
 
+def test_folders_that_links_lead_to_belong_to_the_index(library, tmp_path, test_names):
+    out, outside, name = tmp_path / "i", tmp_path / "outside", sorted(test_names)[0]
+    outside.mkdir()
+    (library.videos / name).rename(outside / "moved.mp4")
+    (library.videos / "linked").symlink_to(outside)
+    library.index(out)
+    with VideoIndex.open(out) as index:
+        assert index.link_targets == [outside]
+        (hit,) = index.search("x", folder="linked")
+        assert index.video_file(hit.id) == outside / "moved.mp4"
+        with lock_index(out), IndexWriter(out) as writer:  # as a former release has written it
+            writer.set_meta(link_targets=None)
+        assert index.link_targets == []
+        with pytest.raises(MissingFileError, match="leads out of the indexed folder"):
+            index.video_file(hit.id)
+        assert library.index(out).plan.num_same == 8
+        assert index.link_targets == [outside]
+        (library.videos / "linked").unlink()
+        library.index(out)
+        assert index.link_targets == [] and len(index) == 7
+
+
+def test_modes_have_the_names_of_former_releases_too(built):
+    with VideoIndex.open(built[0]) as index:
+        pairs = zip(MODES, ("fused", "meaning", "words"), strict=True)
+        for mode, former in pairs:
+            assert index.search("casino", mode=former) == index.search("casino", mode=mode)
+
+
+def test_searches_of_several_threads_read_the_database_at_once(tmp_path, monkeypatch):
+    words = ("casino", "hotel", "museum")
+    folder = index_of_lines(tmp_path / "i", [[word] for word in words])
+    inside, real = threading.Barrier(len(words), timeout=60), snapshot.read_postings
+
+    def wait_for_the_others(*arguments):
+        inside.wait()  # until every search is here
+        return real(*arguments)
+
+    monkeypatch.setattr(snapshot, "read_postings", wait_for_the_others)
+    with VideoIndex.open(folder) as index, ThreadPoolExecutor(len(words)) as pool:
+        found = list(pool.map(lambda word: index.search(word, mode="keyword"), words))
+    assert [[hit.id for hit in hits] for hits in found] == [[1], [2], [3]]
+
+
 def test_an_index_is_closed_from_another_thread(tmp_path):
     index = VideoIndex.open(index_of_lines(tmp_path / "i", [["casino"]]))
     for _ in range(3):
-        assert len(index.search("casino", mode="words")) == 1
+        assert len(index.search("casino", mode="keyword")) == 1
     thread = threading.Thread(target=index.close)
     thread.start()
     thread.join()
-    assert len(index.search("casino", mode="words")) == 1  # opened anew
+    assert len(index.search("casino", mode="keyword")) == 1  # opened anew
     index.close()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval.indexing.windows import check_windows, cut, duration
+from retrieval.index.windows import check_windows, compute_duration, cut_windows
 from utils.errors import UserError
 
 
@@ -15,8 +15,8 @@ def steady(num_frames: int, rate: float = 25.0) -> np.ndarray:
 @pytest.mark.parametrize(("window", "stride"), [(10, 5), (2, 2), (3, 1.5), (0.5, 0.04), (1, 0.3)])
 def test_windows_cover_a_video(num_frames, window, stride):
     times = steady(num_frames)
-    windows = cut(times, window, stride)
-    end = duration(times)
+    windows = cut_windows(times, window, stride)
+    end = compute_duration(times)
     assert end == pytest.approx(num_frames / 25 if num_frames > 1 else 0)
     assert windows[0].start_s == 0 and windows[0].first == 0
     assert windows[-1].end_s == pytest.approx(end) and windows[-1].stop == num_frames
@@ -33,16 +33,16 @@ def test_windows_cover_a_video(num_frames, window, stride):
 
 
 def test_the_windows_of_a_minute():
-    spans = [(w.start_s, w.end_s) for w in cut(steady(25 * 23), 10, 5)]
+    spans = [(w.start_s, w.end_s) for w in cut_windows(steady(25 * 23), 10, 5)]
     assert spans == [(0, 10), (5, 15), (10, 20), (13, 23)]
-    assert [(w.start_s, w.end_s) for w in cut(steady(25 * 10), 10, 5)] == [(0, 10)]
+    assert [(w.start_s, w.end_s) for w in cut_windows(steady(25 * 10), 10, 5)] == [(0, 10)]
 
 
 def test_a_frame_that_stays_is_in_every_window_that_shows_it():
     times = np.array([0.0, 30.0, 30.5])  # slides
-    windows = cut(times, 10, 5)
+    windows = cut_windows(times, 10, 5)
     assert all(window.stop > window.first for window in windows)
-    assert duration(times) == 31
+    assert compute_duration(times) == 31
     assert [(w.start_s, w.first, w.stop) for w in windows] == [
         (0, 0, 1), (5, 0, 1), (10, 0, 1), (15, 0, 1), (20, 0, 1), (21, 0, 3),
     ]  # fmt: skip

@@ -6,9 +6,9 @@ import string
 import pytest
 
 from retrieval import VideoIndex
-from retrieval.searching.query import Term, parse_terms
-from retrieval.searching.vocabulary import LONGEST, Vocabulary
-from retrieval.storage.text import fold, words_of
+from retrieval.index.words import fold, get_words
+from retrieval.search.query import Term, parse_terms
+from retrieval.search.snapshot import LONGEST, Vocabulary
 from tests.retrieval.made_index import BOX, index_of_lines
 
 LINES = [
@@ -33,11 +33,11 @@ def index(tmp_path_factory):
 
 
 def ids(index, query: str, **options) -> list[int]:
-    return [hit.id for hit in index.search(query, mode="words", k=100, **options)]
+    return [hit.id for hit in index.search(query, mode="keyword", k=100, **options)]
 
 
 def kinds(index, query: str) -> dict[int, set[str]]:
-    hits = index.search(query, mode="words")
+    hits = index.search(query, mode="keyword")
     return {hit.id: {match.kind for match in hit.words} for hit in hits}
 
 
@@ -53,8 +53,8 @@ def kinds(index, query: str) -> dict[int, set[str]]:
     ],
 )
 def test_words_of_a_text(text, words):
-    assert words_of(text) == words
-    assert words_of(fold(text)) == words  # nothing more is left to fold
+    assert get_words(text) == words
+    assert get_words(fold(text)) == words  # nothing more is left to fold
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_terms_of_a_query(query, terms):
 def test_exact_before_prefix_before_substring_before_edits(index):
     assert ids(index, "casino") == [1, 2, 3, 4]
     found = kinds(index, "casino")
-    assert found == {1: {"exact"}, 2: {"prefix"}, 3: {"substring"}, 4: {"edits"}}
-    hits = index.search("casino", mode="words")
-    assert [hit.words_rank for hit in hits] == [1, 2, 3, 4]
-    assert [hit.meaning_rank for hit in hits] == [None] * 4 and hits[0].similarity is None
+    assert found == {1: {"exact"}, 2: {"prefix"}, 3: {"substring"}, 4: {"fuzzy"}}
+    hits = index.search("casino", mode="keyword")
+    assert [hit.keyword_rank for hit in hits] == [1, 2, 3, 4]
+    assert [hit.semantic_rank for hit in hits] == [None] * 4 and hits[0].similarity is None
 
 
 def test_a_hit_says_which_word_was_seen_when_and_where(index):
-    (hit,) = index.search("RE16", mode="words")
+    (hit,) = index.search("RE16", mode="keyword")
     assert (hit.video, hit.start_s, hit.end_s) == ("4.mp4", 0.0, 10.0)
     (match,) = hit.words
     assert (match.query, match.word, match.kind) == ("re16", "re16", "exact")
@@ -149,16 +149,16 @@ def test_punctuation_finds_no_word(index, query):
 
 def test_rare_words_weigh_more_and_more_words_more(index):
     assert ids(index, "hotel casino royale")[0] == 1
-    hotel, end = (index.search(q, mode="words")[0].score for q in ("hotels", "up"))
+    hotel, end = (index.search(q, mode="keyword")[0].score for q in ("hotels", "up"))
     assert hotel > end  # in one entry, and in two
-    both = index.search("sale off", mode="words")
+    both = index.search("sale off", mode="keyword")
     assert [hit.id for hit in both][:1] == [5] and both[0].score > both[1].score
 
 
 def test_equal_scores_share_a_rank(index):
-    hits = index.search('"up to"', mode="words")
-    assert [(hit.id, hit.words_rank) for hit in hits] == [(5, 1), (6, 1)]
-    assert len(index.search('"up to"', mode="words", k=1)) == 1
+    hits = index.search('"up to"', mode="keyword")
+    assert [(hit.id, hit.keyword_rank) for hit in hits] == [(5, 1), (6, 1)]
+    assert len(index.search('"up to"', mode="keyword", k=1)) == 1
 
 
 def edits(a: str, b: str) -> int:
@@ -183,7 +183,7 @@ def test_nearly_equal_words_are_all_found():
     vocabulary = Vocabulary(list(enumerate(words)))
     for text in [*words[:25], "casion", "x" * LONGEST, "x" * 40]:
         for most in (0, 1, 2):
-            found = vocabulary.within(text, most)
+            found = vocabulary.find_similar(text, most)
             wanted = {n: d for n, w in enumerate(words) if 0 < (d := edits(text, w)) <= most}
             if len(text) <= LONGEST:
                 wanted.pop(400, None)  # longer words are not compared
@@ -199,12 +199,12 @@ def test_every_substring_is_found_with_its_kind(tmp_path):
     with VideoIndex.open(index_of_lines(tmp_path / "i", [[word] for word in words])) as index:
         for length in (2, 3, 4):
             query = next(word[-length:] for word in words if len(word) == length + 2)
-            found = {h.id: h.words[0].kind for h in index.search(query, 500, mode="words")}
+            found = {h.id: h.words[0].kind for h in index.search(query, 500, mode="keyword")}
             wanted = {}
             for number, word in enumerate(words, 1):
                 if query in word:
                     at_start = "exact" if word == query else "prefix"
                     wanted[number] = at_start if word.startswith(query) else "substring"
                 elif length > 3 and edits(query, word) == 1:
-                    wanted[number] = "edits"
+                    wanted[number] = "fuzzy"
             assert wanted and found == wanted, query

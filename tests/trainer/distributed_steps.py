@@ -13,19 +13,34 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from model.loss import NormSoftmaxLoss
+from base.criterion import Criterion
+from evaluation.embedding_cache import encode_texts
 from tests.model.small_models import build, make_batch
+from tests.trainer.step_trainer import make_step_trainer
 from trainer.optim import adamw
-from trainer.passes import Chunked, WholeBatch
-from trainer.text_table import encode_texts
-from utils.distributed import Ranks, gather_objects, process_group
-from utils.precision import Precision
+from utils.distributed import DistInfo, gather_objects, process_group
 
 WORDS = ["one", "two", "long", "longer"]
 # Videos of each batch; the last leaves a third process without any.
 BATCHES = (6, 5, 2)
 # Five lengths and so five chunks for three processes; one text, which leaves two without any.
 TEXTS = [(5 + a, 5 + b, *range(5, 5 + n)) for n in range(5) for a in range(9) for b in range(9)]
+
+
+class LearnedTemperature(Criterion):
+    """A softmax loss whose temperature is trained with the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def compute_logits(self, similarity):
+        return similarity * self.log_scale.exp()
+
+    def compute_loss(self, similarity, caption_ids):
+        return torch.nn.functional.cross_entropy(
+            self.compute_logits(similarity), torch.arange(len(similarity))
+        )
 
 
 def joined_batch(size: int):
@@ -37,9 +52,9 @@ def joined_batch(size: int):
     return batch
 
 
-def own_part(batch, place: Ranks):
+def own_part(batch, place: DistInfo):
     """The rows of this process; one that has none computes along with the first."""
-    rows = np.array_split(np.arange(len(batch)), place.size)[place.rank]
+    rows = np.array_split(np.arange(len(batch)), place.world_size)[place.rank]
     if not len(rows):
         part = batch.rows(0, 1)
         part.num_fillers = 1
@@ -53,23 +68,25 @@ def main() -> None:
     torch.set_num_threads(1)
     with process_group(device, timeout_s=60) as place:
         model = build(text_model).double()  # in evaluation mode: no dropout
-        for weight in model.without_gradient():
+        for weight in model.parameters_without_gradient():
             weight.requires_grad_(False)
         tables = [encode_texts(texts, model.encode_words, device) for texts in (TEXTS, TEXTS[:1])]
-        wrapped = DistributedDataParallel(model) if place.size > 1 else model
-        others = (wrapped, NormSoftmaxLoss(), model.video_key, Precision("fp32", device))
-        passes = Chunked(chunk_size, *others) if chunk_size else WholeBatch(*others)
-        optimizer = adamw(model.parameters(), lr=1e-3)
+        wrapped = DistributedDataParallel(model) if place.world_size > 1 else model
+        criterion = LearnedTemperature().double()
+        learned = [*model.named_parameters(), *criterion.named_parameters(prefix="criterion")]
+        optimizer = adamw(learned, lr=1e-3)
+        trainer = make_step_trainer(
+            model, criterion, wrapped, optimizer, chunk_size=chunk_size or None
+        )
         done = {"losses": [], "gradients": []}
         done["vectors"] = gather_objects([table.vectors for table in tables])[-1]
         for size in BATCHES:
-            optimizer.zero_grad(set_to_none=True)
-            done["losses"].append(passes(own_part(joined_batch(size), place)))
-            grads = {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
+            batch = own_part(joined_batch(size), place)
+            done["losses"].append(trainer.train_step(batch)[0].item())
+            grads = {n: w.grad.clone() for n, w in learned if w.grad is not None}
             done["gradients"].append(grads)
-            optimizer.step()
-        if place.is_first:
-            torch.save(done | {"weights": model.state_dict()}, out)
+        if place.is_main:
+            torch.save(done | {"weights": {n: w.data for n, w in learned}}, out)
 
 
 if __name__ == "__main__":

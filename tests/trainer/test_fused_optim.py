@@ -26,7 +26,7 @@ def fusing(monkeypatch):
 
 def made(name: str, device: str = "cpu"):
     weight = torch.nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64, device=device))
-    return weight, OPTIMIZERS.get(name)(iter([weight]), **ARGUMENTS[name])
+    return weight, OPTIMIZERS.get(name)(iter([("weight", weight)]), **ARGUMENTS[name])
 
 
 def steps(weight, optimizer, count: int) -> None:

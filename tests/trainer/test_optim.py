@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from base.registry import LR_SCHEDULERS, OPTIMIZERS
-from trainer.optim import STEP_SCHEDULES, adamw, build_schedule
+from trainer.optim import STEP_SCHEDULES, ParameterGroup, adamw, build_schedule
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
+from utils.errors import UserError
 
 EPOCHS, STEPS = 4, 3  # a run of 12 steps
 
 
-def weight() -> list[torch.nn.Parameter]:
-    return [torch.nn.Parameter(torch.ones(2))]
+def weight() -> list[tuple[str, torch.nn.Parameter]]:
+    return [("weight", torch.nn.Parameter(torch.ones(2)))]
 
 
 def rates(name: str, **kwargs) -> list[list[float]]:
     """Return the rate that each step of each epoch uses, as the training loop advances it."""
-    optimizer = torch.optim.SGD(weight(), lr=1.0)
+    optimizer = torch.optim.SGD([weight()[0][1]], lr=1.0)
     schedule = build_schedule(name, kwargs, optimizer, EPOCHS * STEPS)
     used = []
     for _ in range(EPOCHS):
@@ -26,8 +27,8 @@ def rates(name: str, **kwargs) -> list[list[float]]:
         for _ in range(STEPS):
             used[-1].append(optimizer.param_groups[0]["lr"])
             optimizer.step()
-            schedule.step_done()
-        schedule.epoch_done()
+            schedule.finish_step()
+        schedule.finish_epoch()
     return used
 
 
@@ -113,15 +114,15 @@ ARGUMENTS = {
 @pytest.mark.parametrize("name", LR_SCHEDULERS.names())
 def test_every_schedule_goes_through_a_checkpoint(name, tmp_path):
     def build():
-        optimizer = torch.optim.SGD(weight(), lr=1.0)
+        optimizer = torch.optim.SGD([weight()[0][1]], lr=1.0)
         return optimizer, build_schedule(name, ARGUMENTS.get(name, {}), optimizer, 12)
 
     def advance(optimizer, schedule) -> list[float]:
         used = []
         for _ in range(3):
             optimizer.step()
-            schedule.step_done()
-            schedule.epoch_done()
+            schedule.finish_step()
+            schedule.finish_epoch()
             used.append(optimizer.param_groups[0]["lr"])
         return used
 
@@ -135,3 +136,35 @@ def test_every_schedule_goes_through_a_checkpoint(name, tmp_path):
     second[0].load_state_dict(state["optimizer"])
     second[1].scheduler.load_state_dict(state["scheduler"])
     assert advance(*second) == advance(*first)
+
+
+def named():
+    names = ("video_model.blocks.0.norm.weight", "video_model.blocks.0.fc.bias", "txt_proj.weight")
+    return [(name, torch.nn.Parameter(torch.ones(2))) for name in names]
+
+
+def test_groups_have_settings_of_their_own_and_the_later_one_counts():
+    groups = (
+        ParameterGroup(match="video_model.*", lr=0.01, weight_decay=0.5),
+        ParameterGroup(match="*.norm.*", weight_decay=0.0),
+        ParameterGroup(match="*.bias", weight_decay=0.0),
+    )
+    params = named()
+    found = adamw(params, lr=0.1, weight_decay=0.2, groups=groups).param_groups
+    settings = [(group["lr"], group["weight_decay"], len(group["params"])) for group in found]
+    assert settings == [(0.01, 0.0, 2), (0.1, 0.2, 1)]
+    assert found[1]["params"][0] is params[2][1]
+
+
+def test_without_groups_there_is_one_with_all_parameters_in_their_order():
+    params = named()
+    [group] = adamw(params).param_groups
+    assert [id(weight) for weight in group["params"]] == [id(weight) for _, weight in params]
+
+
+def test_a_group_that_matches_nothing_is_an_error():
+    with pytest.raises(
+        UserError, match=r'groups\.0\.match: "video_modle\.\*" matches no'
+    ) as caught:
+        adamw(named(), groups=(ParameterGroup(match="video_modle.*", lr=1.0),))
+    assert "begin with video_model, txt_proj" in str(caught.value)

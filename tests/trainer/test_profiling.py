@@ -13,10 +13,9 @@ import pytest
 import torch
 
 import train
-from base.config import resolved
 from tests.conftest import ROOT, tiny
 from trainer.build import build_trainer
-from trainer.profiling import NUM_TRACED, OTHER, Stopwatch, profile_run, time_table
+from trainer.profiling import NUM_TRACED, OTHER, Stopwatch, format_times, profile_run
 from utils.cli import run_cli
 
 CPU = torch.device("cpu")
@@ -29,7 +28,7 @@ def arguments(demo, run) -> list[str]:
 
 def made(config, folder):
     folder.mkdir(exist_ok=True)
-    return build_trainer(config, folder, CPU, resolved(config))
+    return build_trainer(config, folder, CPU)
 
 
 def rows_of(text: str) -> dict[str, tuple[float, float]]:
@@ -75,11 +74,11 @@ def test_the_trace_holds_the_parts_of_the_traced_steps(profiled):
 
 def test_nothing_of_the_model_is_written_and_nothing_is_left_behind(make_config, tmp_path):
     trainer = made(make_config("trainer.chunk_size=2", kind="ocr"), tmp_path)
-    before = torch.autograd.backward, dict(vars(trainer.passes)), dict(vars(trainer.precision))
+    before = torch.autograd.backward, dict(vars(trainer)), dict(vars(trainer.precision))
     text = profile_run(trainer, tmp_path)
     assert rows_of(text)["backward"][0] > 0  # chunks have two ways to go backward
     assert not list(tmp_path.glob("*.pth")) and not (tmp_path / "metrics.jsonl").exists()
-    after = torch.autograd.backward, dict(vars(trainer.passes)), dict(vars(trainer.precision))
+    after = torch.autograd.backward, dict(vars(trainer)), dict(vars(trainer.precision))
     assert after[0] is before[0]
     assert [part.keys() for part in after[1:]] == [part.keys() for part in before[1:]]
     assert not any(module._forward_hooks for module in trainer.model.modules())
@@ -101,7 +100,7 @@ def test_a_part_within_another_counts_for_itself_alone():
 
 def test_small_parts_of_the_forward_pass_stand_together():
     seconds = {OTHER: 1.0, "forward: a": 1.0, "forward: b": 0.004, "forward: c": 0.006}
-    rows = rows_of(time_table(seconds, num_steps=2))
+    rows = rows_of(format_times(seconds, num_steps=2))
     assert rows["forward: the rest"][0] == 5.0 and rows["forward: a"][0] == 500.0
     assert "forward: b" not in rows and rows["a step"][0] == 1005.0
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from base.config import resolved
 from trainer.build import build_trainer
 from trainer.trainer import Trainer
 from utils.checkpoint.files import CheckpointError, load_checkpoint, save_checkpoint
@@ -16,7 +15,7 @@ CPU = torch.device("cpu")
 
 def made(config, folder: Path) -> Trainer:
     folder.mkdir(exist_ok=True)
-    return build_trainer(config, folder, CPU, resolved(config))
+    return build_trainer(config, folder, CPU)
 
 
 def differences(a, b, where="") -> list[str]:
@@ -129,7 +128,7 @@ def refused(config, folder, checkpoint) -> str:
 def test_a_checkpoint_of_another_model_is_refused(finished, make_config, tmp_path):
     text = refused(make_config(kind="fusion"), tmp_path / "run", finished)
     assert text.startswith(f"{finished}: its weights do not fit the model of this configuration")
-    assert "\n  missing: video_model.cls_token" in text and "left over" not in text
+    assert "\n  missing key: video_model.cls_token" in text and "unexpected key" not in text
 
 
 @pytest.mark.parametrize("lacking", ["optimizer", "random_states", "scheduler", "best"])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from base.config import resolved
+from base.config import resolve_config
 from parse_config import config_from_dict
 from tests.trainer.test_resume import differences, made
-from trainer.recorder import TIMINGS
+from trainer.tracking import TIMINGS
 from utils.checkpoint.files import load_checkpoint
 from utils.interrupt import Stopped
 
@@ -165,7 +165,7 @@ def test_stopped_in_validation(epoch, make_config, dropout_text_model, tmp_path)
 
 @pytest.mark.parametrize("stop", [2, 4, 5])
 def test_two_loaders_that_take_turns(stop, make_config, dropout_text_model, tmp_path):
-    data = resolved(config_of(make_config, dropout_text_model, BY_EPOCH))
+    data = resolve_config(config_of(make_config, dropout_text_model, BY_EPOCH))
     loader = data["data_loader"]
     second = {**loader, "args": loader["args"] | {"batch_size": 2, "subsample": 0.5}}
     data["data_loader"] = [loader, second]

@@ -6,12 +6,11 @@ import os
 import shutil
 
 import pytest
-import torch
 
 from tests.trainer.test_resume import differences, made
 from tests.trainer.test_resume_steps import metrics
-from tests.trainer.test_trainer import Spoilt
-from trainer.state import newest_checkpoint
+from tests.trainer.test_trainer import spoil_losses
+from trainer.checkpointing import find_newest_checkpoint
 from trainer.trainer import NonFiniteLossError
 from utils.checkpoint.files import CheckpointError, load_checkpoint
 
@@ -71,13 +70,13 @@ def test_a_damaged_one_is_passed_over(make_config, tmp_path, caplog):
     data[len(data) // 2] ^= 1
     last.unlink()
     last.write_bytes(data)
-    assert newest_checkpoint(folder) == folder / "model_last-1.pth"
+    assert find_newest_checkpoint(folder) == folder / "model_last-1.pth"
     assert f"{last}: is damaged (the checksum of" in caplog.text
     assert "the one before it is tried" in caplog.text
     for path in folder.glob("*.pth"):
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="holds no checkpoint that is whole"):
-        newest_checkpoint(folder)
+        find_newest_checkpoint(folder)
 
 
 def test_a_folder_that_goes_is_made_anew(make_config, tmp_path, caplog):
@@ -123,21 +122,9 @@ def test_what_is_written_again_after_a_fault_is_no_fault(make_config, tmp_path, 
     assert load_checkpoint(folder / "model_last.pth")["step"] == 8
 
 
-class SpoiltAt(Spoilt):
-    """A loss that is NaN at some calls."""
-
-    def __init__(self, loss, calls):
-        super().__init__(loss, 0.0, 0)
-        self.calls, self.number = calls, 0
-
-    def forward(self, similarity):
-        self.number += 1
-        return self.loss(similarity) * (torch.nan if self.number in self.calls else 1.0)
-
-
 def spoilt(config, folder, calls):
     trainer = made(config, folder)
-    trainer.passes.loss = SpoiltAt(trainer.passes.loss, calls)
+    spoil_losses(trainer, lambda call: call in calls)
     return trainer
 
 
@@ -168,7 +155,7 @@ def test_a_batch_is_skipped_and_the_run_resumed(make_config, dropout_text_model,
     with pytest.raises(MemoryError):
         trainer.fit()
     trainer = spoilt(config, tmp_path / "parts", {3})
-    trainer.resume(newest_checkpoint(tmp_path / "parts"))
+    trainer.resume(find_newest_checkpoint(tmp_path / "parts"))
     progress = trainer.progress
     assert (progress.step, progress.batches, progress.skipped) == (1, 3, 2)
     trainer.fit()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from base.config import resolved
+from base.config import resolve_config
 from parse_config import config_from_dict
 from trainer.build import build_model, build_trainer
 from trainer.trainer import NonFiniteLossError
@@ -20,7 +20,7 @@ FIRST_CAPTION = "data_loader.args.text_params.caption_sample=first"
 
 
 def made(config, folder):
-    return build_trainer(config, folder, CPU, resolved(config))
+    return build_trainer(config, folder, CPU)
 
 
 def log_lines(folder) -> list[dict]:
@@ -41,14 +41,15 @@ def run(make_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     changes = [f"trainer.epochs={EPOCHS}", FIRST_CAPTION, "trainer.init_val=true"]
     changes += ["trainer.save_period=6", "data_loader.args.batch_size=5"]
-    changes += ['lr_scheduler={"type": "linear"}']
+    changes += ['lr_scheduler={"type": "linear"}', "trainer.log_every=1"]
     trainer = made(make_config(*changes, kind="ocr"), folder)
     losses = []
     step = trainer.train_step
 
     def noting(batch):
-        losses.append((len(batch), step(batch)))
-        return losses[-1][1]
+        numbers = step(batch)
+        losses.append((len(batch), numbers[0].item()))
+        return numbers
 
     trainer.train_step = noting
     trainer.fit()
@@ -133,22 +134,22 @@ def test_the_data_report_is_written(run):
     }  # fmt: skip
 
 
-class Spoilt(torch.nn.Module):
-    """A loss that has a given value from its n-th call on."""
+def spoil_losses(trainer, is_spoilt, value=math.nan):
+    """Multiply the training losses of some calls, counted from 1, with a value."""
+    compute_loss, calls = trainer.compute_loss, []
 
-    def __init__(self, loss, value, call):
-        super().__init__()
-        self.loss, self.value, self.left = loss, value, call
+    def spoiling(text, video, batch):
+        calls.append(1)
+        loss, logits = compute_loss(text, video, batch)
+        return loss * (value if is_spoilt(len(calls)) else 1.0), logits
 
-    def forward(self, similarity):
-        self.left -= 1
-        return self.loss(similarity) * (self.value if self.left <= 0 else 1.0)
+    trainer.compute_loss = spoiling
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_before_the_step(value, make_config, tmp_path):
-    trainer = made(make_config(kind="ocr"), tmp_path)
-    trainer.passes.loss = Spoilt(trainer.passes.loss, value, call=2)
+    trainer = made(make_config("trainer.log_every=1", kind="ocr"), tmp_path)
+    spoil_losses(trainer, lambda call: call >= 2, value)
     batches, weights = [], []
     step = trainer.train_step
 
@@ -174,7 +175,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step(value, make_config, tmp_
 
 def test_after_a_first_epoch_the_message_says_how_to_resume(make_config, tmp_path):
     trainer = made(make_config("trainer.epochs=2", kind="ocr"), tmp_path)
-    trainer.passes.loss = Spoilt(trainer.passes.loss, math.nan, call=3)
+    spoil_losses(trainer, lambda call: call >= 3)
     with pytest.raises(NonFiniteLossError, match=r"at step 3 \(epoch 2\).* resume with -r \S+last"):
         trainer.fit()
     state = load_checkpoint(tmp_path / "model_last.pth")
@@ -199,7 +200,7 @@ def test_the_gradients_norm_is_clipped(make_config, tmp_path):
 
 
 def test_two_loaders_take_turns_and_each_is_reported(make_config, tmp_path):
-    data = resolved(make_config(kind="ocr"))
+    data = resolve_config(make_config(kind="ocr"))
     loader = data["data_loader"]
     second = {**loader, "args": loader["args"] | {"batch_size": 2, "subsample": 0.5}}
     data["data_loader"] = [loader, second]
@@ -214,7 +215,7 @@ def test_two_loaders_take_turns_and_each_is_reported(make_config, tmp_path):
     for number in (0, 1):
         assert {f"loss_{number}", f"val_loss_{number}", f"val_{number}_v2t_metrics_R1"} <= set(line)
     assert line["val_loss_0"] != line["val_loss_1"]
-    assert trainer.best.value == line["val_1_t2v_metrics_R5"]
+    assert trainer.monitor.value == line["val_1_t2v_metrics_R5"]
 
 
 def test_max_samples_draws_another_part_of_the_data_every_epoch(make_config, tmp_path):
@@ -243,3 +244,38 @@ def test_the_run_is_logged(make_config, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     made(make_config(kind="ocr"), tmp_path).fit()
     assert "epoch 1: loss_0 " in caplog.text and "1 of 1 epochs are done" in caplog.text
+
+
+def test_where_nobody_looks_the_weights_stay_those_before_the_first_bad_loss(make_config, tmp_path):
+    """As on a GPU, where the loss of a step is read only every ``log_every`` steps."""
+    change = ["trainer.log_every=3", "trainer.epochs=2", "data_loader.args.batch_size=2"]
+    trainer = made(make_config(*change, kind="ocr"), tmp_path)
+    trainer.looks_at_every_loss = False
+    spoil_losses(trainer, lambda call: call == 2)
+    weights, step = [], trainer.train_step
+
+    def noting(batch):
+        weights.append(copied(trainer.model))
+        return step(batch)
+
+    trainer.train_step = noting
+    with pytest.raises(NonFiniteLossError, match="the loss is nan at step 2 "):
+        trainer.fit()
+    assert len(weights) == 3 and trainer.progress.step == 1
+    assert same(copied(trainer.model), weights[1]) and not same(weights[0], weights[1])
+
+
+def test_reading_the_numbers_later_changes_nothing(make_config, tmp_path):
+    config = make_config("trainer.log_every=3", "data_loader.args.batch_size=2", kind="ocr")
+    for name, looks in (("every", True), ("later", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        trainer = made(config, folder)
+        trainer.looks_at_every_loss = looks
+        trainer.fit()
+    states = [load_checkpoint(tmp_path / name / "model_last.pth") for name in ("every", "later")]
+    assert same(states[0]["state_dict"], states[1]["state_dict"])
+    lines = [log_lines(tmp_path / name)[0] for name in ("every", "later")]
+    for line in lines:
+        del line["seconds"], line["timing"]
+    assert lines[0] == lines[1]

@@ -19,7 +19,7 @@ from utils.checkpoint.files import (
     load_checkpoint,
     save_checkpoint,
 )
-from utils.checkpoint.weights import load_weights, weights_of
+from utils.checkpoint.weights import get_weights, load_weights
 from utils.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -132,13 +132,13 @@ def test_flipped_bytes_never_end_in_a_traceback(tmp_path):
                _use_new_zipfile_serialization=False)  # fmt: skip
     data = path.read_bytes()
     refused = 0
-    for place in range(0, len(data), 3):
+    for place in range(0, len(data), 7):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
         try:
             load_checkpoint(path)
         except CheckpointError:
             refused += 1
-    assert refused > 20
+    assert refused > 10
 
 
 class Shell:
@@ -206,7 +206,7 @@ def test_weights_with_prefix_bare_or_with_buffers_of_old_versions(tmp_path):
 )
 def test_a_file_without_weights(state, message):
     with pytest.raises(CheckpointError, match=f"^x.pth: .*{message}"):
-        weights_of(state, "x.pth")
+        get_weights(state, "x.pth")
 
 
 def test_every_weight_that_does_not_fit_is_listed_and_none_loaded(tmp_path):
@@ -218,14 +218,14 @@ def test_every_weight_that_does_not_fit_is_listed_and_none_loaded(tmp_path):
     save_checkpoint(tmp_path / "a.pth", {"state_dict": weights})
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, tmp_path / "a.pth")
-    first, *faults = str(caught.value).split("\n  ")
+    first, *problems = str(caught.value).split("\n  ")
     assert first == f"{tmp_path}/a.pth: its weights do not fit the model of this configuration"
-    assert faults == [
+    assert problems == [
         "0.weight: (2, 4) in the file, (2, 3) in the model",
-        "left over: head.a",
-        "left over: head.b",
-        "missing: 1.weight",
-        "missing: 2.bias",
+        "missing key: 1.weight",
+        "missing key: 2.bias",
+        "unexpected key: head.a",
+        "unexpected key: head.b",
     ]
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())

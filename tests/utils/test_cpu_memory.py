@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 # so a few times.
 PROGRAM = """
 import resource, sys, torch
-from utils.cpu_memory import keep_freed_memory
+from utils.launch import keep_freed_memory
 if sys.argv[1] == "kept" and not keep_freed_memory():
     sys.exit(3)
 torch.set_num_threads(1)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from utils.device import choose_devices, own_device
-from utils.distributed import Ranks
+from utils.device import choose_devices, select_device
+from utils.distributed import DistInfo
 from utils.errors import UserError
 
 
@@ -60,11 +60,11 @@ def test_each_process_has_its_own(gpus, monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     devices = choose_devices(0, "2,1")
-    own = [own_device(devices, Ranks(rank, 2, rank)) for rank in range(2)]
+    own = [select_device(devices, DistInfo(rank, 2, rank)) for rank in range(2)]
     assert names(own) == names(chosen) == ["cuda:2", "cuda:1"]
     with pytest.raises(UserError, match="process 2 of this machine has no GPU: 2 are to be used"):
-        own_device(devices, Ranks(2, 3, 2))
-    assert own_device(choose_devices(0), Ranks(5, 8, 5)) == torch.device("cpu")
+        select_device(devices, DistInfo(2, 3, 2))
+    assert select_device(choose_devices(0), DistInfo(5, 8, 5)) == torch.device("cpu")
 
 
 def test_a_gpu_named_twice(gpus):

@@ -10,15 +10,15 @@ from tests.conftest import ROOT
 
 CODE = """
 import sys, time, torch
-from utils.distributed import agree, gather, gather_objects, process_group
+from utils.distributed import all_reduce_max, gather, gather_objects, process_group
 cpu = torch.device("cpu")
 with process_group(cpu, timeout_s=float(sys.argv[1])) as place:
     for number in range(3):
-        assert agree(number + place.rank, cpu) == number + 1
+        assert all_reduce_max(number + place.rank, cpu) == number + 1
         assert gather_objects(place.rank) == [0, 1]
         assert gather(torch.ones(2 + place.rank, 1)).shape == (5, 1)
     time.sleep(float(sys.argv[2 + place.rank]))
-    agree(0, cpu)
+    all_reduce_max(0, cpu)
     print("ended", flush=True)
 """
 LAUNCH = "import sys; from utils.launch import launch; sys.exit(launch(sys.argv[1:], 2))"

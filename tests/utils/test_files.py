@@ -1,33 +1,43 @@
 """Files replaced whole, one process at a time, and where the cache is."""
 
+import hashlib
 import json
 import multiprocessing
 import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.files import alone, cache_folder, replaced_by, write_json
+from utils.files import (
+    FileLockedError,
+    FileStamp,
+    atomic_write,
+    get_cache_folder,
+    hash_file,
+    list_files,
+    lock_file,
+    remove_temporary_files,
+    write_array,
+    write_json,
+)
 
 
 def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
 
-    def fail(temporary):
+    with pytest.raises(OSError, match="no space"), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise OSError("no space")
-
-    with pytest.raises(OSError, match="no space"):
-        replaced_by(path, fail)
     assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["a.json"]
 
 
 def _enter(lock, log, barrier):
     barrier.wait()
-    with alone(lock), open(log, "a") as file:
+    with lock_file(lock), open(log, "a") as file:
         file.write("in\n")
         file.flush()
         time.sleep(0.05)
@@ -47,7 +57,7 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def _enter_and_die(lock):
-    with alone(lock):
+    with lock_file(lock):
         os._exit(7)
 
 
@@ -58,27 +68,76 @@ def test_the_lock_goes_with_the_process(tmp_path):
     process.start()
     process.join()
     assert process.exitcode == 7
-    with alone(tmp_path / "lock"):
+    with lock_file(tmp_path / "lock"):
         pass
 
 
 def test_a_lock_that_cannot_be_made_is_an_error(tmp_path):
-    with pytest.raises(OSError), alone(tmp_path / "nowhere/lock"):
+    with pytest.raises(OSError), lock_file(tmp_path / "nowhere/lock"):
         pytest.fail("went in")
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TEXTVR_CACHE", "")
-    assert cache_folder(None) == tmp_path / ".cache/textvr"
+    assert get_cache_folder(None) == tmp_path / ".cache/textvr"
     monkeypatch.setenv("TEXTVR_CACHE", "$HOME/x")
-    assert cache_folder(None) == tmp_path / "x"
-    assert cache_folder("~/mine") == tmp_path / "mine" and cache_folder("b/c") == Path("b/c")
-    assert cache_folder("off") is None
+    assert get_cache_folder(None) == tmp_path / "x"
+    assert get_cache_folder("~/mine") == tmp_path / "mine" and get_cache_folder("b/c") == Path(
+        "b/c"
+    )
+    assert get_cache_folder("off") is None
     monkeypatch.setenv("TEXTVR_CACHE", "off")
-    assert cache_folder(None) is None
+    assert get_cache_folder(None) is None
 
 
 def test_a_user_without_a_home_folder(monkeypatch):
     with pytest.raises(UserError, match="cache_dir or the environment variable TEXTVR_CACHE"):
-        cache_folder("~no_such_user_here/cache")
+        get_cache_folder("~no_such_user_here/cache")
+
+
+def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(tmp_path):
+    for name in (".a.json.123.tmp", ".b.tmp", "c.tmp", ".d.x.tmp", "e.json"):
+        (tmp_path / name).touch()
+    assert remove_temporary_files(tmp_path) == [".a.json.123.tmp"]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_an_array_is_written_whole_into_a_new_folder(tmp_path):
+    write_array(tmp_path / "new" / "a.npy", np.arange(3), durable=True)
+    assert np.load(tmp_path / "new" / "a.npy").tolist() == [0, 1, 2]
+
+
+def test_a_lock_that_is_held_is_not_waited_for_where_that_is_asked(tmp_path):
+    with lock_file(tmp_path / "lock"), pytest.raises(FileLockedError):
+        with lock_file(tmp_path / "lock", wait=False):
+            pytest.fail("went in")
+
+
+def test_a_stamp_and_a_hash_tell_that_a_file_has_changed(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"one")
+    stamp, digest = FileStamp.of(file), hash_file(file)
+    file.write_bytes(b"other")
+    assert FileStamp.of(file) != stamp and hash_file(file) != digest
+    assert digest == hashlib.sha256(b"one").hexdigest()
+
+
+def test_the_files_of_a_folder_are_listed_by_one_rule(tmp_path):
+    root, outside = tmp_path / "in", tmp_path / "out"
+    for name in ("b.MP4", "a/c.mp4", "a/x.txt", ".hidden.mp4", ".h/d.mp4"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    outside.mkdir()
+    (outside / "e.mp4").touch()
+    (root / "linked").symlink_to(outside)
+    (root / "f.mp4").symlink_to(outside / "e.mp4")
+    (root / "a" / "loop").symlink_to(root)
+    (root / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(root / "pipe.mp4")
+    listing = list_files(root, {".mp4"})
+    assert listing.names == ["a/c.mp4", "b.MP4", "f.mp4", "gone.mp4", "linked/e.mp4"]
+    assert listing.num_others == 1
+    assert sorted(listing.link_targets) == [outside, outside / "e.mp4"]
+    with pytest.raises(UserError, match="no such folder; give the folder"):
+        list_files(tmp_path / "none", {".mp4"})

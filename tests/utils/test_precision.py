@@ -7,8 +7,8 @@ import torch
 
 from model.loss import NormSoftmaxLoss
 from tests.model.small_models import build, make_batch, write_text_model
+from tests.trainer.step_trainer import make_step_trainer
 from trainer.optim import adamw
-from trainer.passes import Chunked, WholeBatch
 from utils.precision import Precision
 
 TEXTS = [["one", "two"], ["long"], ["two"], ["longer", "one", "long"]]
@@ -29,21 +29,22 @@ def _unchanged_settings():
 def losses(text_model, name: str, device: torch.device, backend: str = "") -> list[float]:
     """The losses of 5 steps; with a backend in chunks, recomputed and compiled."""
     model = build(text_model).to(device)
-    precision = Precision(name, device)
-    parts = (model, NormSoftmaxLoss(), model.video_key, precision)
-    passes = WholeBatch(*parts)
     if backend:
-        passes = Chunked(3, *parts)
         model.train().recompute_activations()
         model.compile_encoders(backend)
-    optimizer = adamw(model.parameters(), lr=1e-3)
-    values: list[float] = []
+    trainer = make_step_trainer(
+        model,
+        NormSoftmaxLoss(),
+        optimizer=adamw(model.named_parameters(), lr=1e-3),
+        precision=name,
+        device=device,
+        chunk_size=3 if backend else None,
+    )
+    scaler, values = trainer.precision.scaler, []
     while len(values) < 5:
-        optimizer.zero_grad(set_to_none=True)
-        values.append(passes(make_batch(TEXTS).to(device)))
-        scale = precision.scaler.get_scale()
-        precision.step(optimizer, None)
-        if precision.scaler.get_scale() < scale:  # fp16 begins with a scale that is too large
+        scale = scaler.get_scale()
+        values.append(trainer.train_step(make_batch(TEXTS).to(device))[0].item())
+        if scaler.get_scale() < scale:  # fp16 begins with a scale that is too large
             values.pop()
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
     return values
@@ -99,15 +100,13 @@ def test_the_similarity_and_the_loss_are_float32(tmp_path):
     seen = []
 
     class Spy(NormSoftmaxLoss):
-        def forward(self, similarity):
+        def compute_loss(self, similarity, caption_ids):
             seen.append(similarity.dtype)
-            return super().forward(similarity)
+            return super().compute_loss(similarity, caption_ids)
 
     model = build(write_text_model(tmp_path / "text"))
     for name in ("bf16", "fp16"):
-        WholeBatch(model, Spy(), model.video_key, Precision(name, torch.device("cpu")))(
-            make_batch(TEXTS)
-        )
+        make_step_trainer(model, Spy(), precision=name).train_step(make_batch(TEXTS))
     assert seen == [torch.float32] * 2
 
 

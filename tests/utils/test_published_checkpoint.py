@@ -12,9 +12,9 @@ import torch
 
 from model.frozen_in_time import FrozenInTime
 from model.params import TextParams, VideoParams
-from utils.checkpoint.convert import convert
+from utils.checkpoint.convert import convert_checkpoint
 from utils.checkpoint.files import load_checkpoint
-from utils.checkpoint.weights import fit_weights, load_weights, weights_of
+from utils.checkpoint.weights import fit_weights, get_weights, load_weights
 
 DEFAULT = Path(__file__).parents[1] / "reference"
 FOLDER = Path(os.environ.get("TEXTVR_REFERENCE_DIR", DEFAULT))
@@ -75,7 +75,7 @@ def test_every_value_of_it(published):
         "arch", "epoch", "state_dict", "optimizer", "monitor_best", "config"
     }  # fmt: skip
     assert all(name.startswith("module.") for name in state["state_dict"])
-    check_weights(weights_of(state, published))
+    check_weights(get_weights(state, published))
     check_config(state["config"])
     assert (state["arch"], state["epoch"], state["monitor_best"]) == ("DataParallel", 57, 1.25)
     assert type(state["epoch"]) is int and type(state["monitor_best"]) is float
@@ -102,7 +102,7 @@ def test_converted_there_and_back(published, tmp_path):
     )
     for source, target in ((published, first), (first, second), (second, third)):
         target.parent.mkdir()
-        convert(source, target)
+        convert_checkpoint(source, target)
         check_config(json.loads((target.parent / "config.json").read_text()))
         state = load_checkpoint(target)
         assert state.keys() == {"arch", "epoch", "monitor_best", "state_dict", "config"}
@@ -114,4 +114,4 @@ def test_converted_there_and_back(published, tmp_path):
         )
     torch.load(first, weights_only=True)  # torch's own reader takes it now
     model = reference_model()
-    fit_weights(model, weights_of(load_checkpoint(third), third), third)
+    fit_weights(model, get_weights(load_checkpoint(third), third), third)

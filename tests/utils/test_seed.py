@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
-from utils.seed import random_states, restore_random_states, seed_everything
+from utils.seed import get_random_states, restore_random_states, seed_everything
 
 
 def draws() -> list:
@@ -41,7 +41,7 @@ def test_the_largest_seed_of_a_configuration_is_taken():
 def test_states_come_back_from_a_checkpoint_bit_for_bit(tmp_path):
     seed_everything(1)
     draws()  # leaves half a pair in both gauss generators
-    save_checkpoint(tmp_path / "a.pth", {"random_states": random_states()})
+    save_checkpoint(tmp_path / "a.pth", {"random_states": get_random_states()})
     expected = [draws(), draws()]
     seed_everything(2)
     restore_random_states(load_checkpoint(tmp_path / "a.pth")["random_states"])
@@ -52,5 +52,5 @@ def test_reading_the_states_changes_none():
     seed_everything(3)
     expected = draws()
     seed_everything(3)
-    random_states()
+    get_random_states()
     assert draws() == expected

@@ -1,68 +1,49 @@
-"""What a checkpoint holds, as lines of text, and how its weights differ from a model's."""
+"""Descriptions of checkpoints as lines of text: what one holds, and which model its weights fit."""
 
 import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from utils.checkpoint.errors import CheckpointError
-from utils.checkpoint.foreign import described, plain_json
-from utils.checkpoint.inert import format_of
-from utils.checkpoint.records import InertRecord
-from utils.checkpoint.weights import weights_of
+from utils.checkpoint.files import CheckpointError, describe_value
+from utils.checkpoint.unpickling import InertRecord, detect_format
+from utils.checkpoint.weights import get_weights
 
 Shapes = dict[str, tuple[int, ...]]
-FORMATS = {
-    "zip": "torch (zip)",
-    "legacy": "torch (before 1.6)",
-    "safetensors": "safetensors",
-}
+FORMATS = {"zip": "torch (zip)", "legacy": "torch (before 1.6)", "safetensors": "safetensors"}
 SHOWN = ("arch", "epoch", "state_dict", "config")  # in lines of their own
 MAX_NAMES = 8  # names, or shapes, of a line
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How weights differ from those of a model."""
+class Difference(NamedTuple):
+    """How weights differ from those of a model, in numbers of keys."""
 
     missing: int
-    left_over: int
+    unexpected: int
     reshaped: int
 
     def __str__(self) -> str:
         return (
-            f"{self.missing} missing, {self.left_over} left over, "
+            f"{self.missing} missing keys, {self.unexpected} unexpected keys, "
             f"{self.reshaped} of another shape"
         )
 
-    @property
-    def homeless(self) -> int:
-        """Weights of the file that the model has no place for."""
-        return self.left_over + self.reshaped
 
-    @property
-    def total(self) -> int:
-        """All that differs; 0 where the weights fit."""
-        return self.missing + self.homeless
-
-
-def shapes_of(weights: dict[str, Tensor]) -> Shapes:
+def get_shapes(weights: dict[str, Tensor]) -> Shapes:
     """Return the shape of each weight."""
     return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
-def difference(weights: Shapes, model: Shapes) -> Difference:
+def compare_shapes(weights: Shapes, model: Shapes) -> Difference:
     """Compare weights with those of a model by name and shape."""
     common = weights.keys() & model.keys()
     return Difference(
         missing=len(model.keys() - weights.keys()),
-        left_over=len(weights.keys() - model.keys()),
+        unexpected=len(weights.keys() - model.keys()),
         reshaped=sum(weights[name] != model[name] for name in common),
     )
 
@@ -75,22 +56,26 @@ def describe_checkpoint(path: Path, state: dict[str, Any], whole_config: bool) -
         state: what is in it.
         whole_config: show all of the configuration inside, not its name alone.
     """
-    lines = [f"file: {path}", f"format: {FORMATS[format_of(path)]}"]
-    bare = "state_dict" not in state
-    lines += [f"{key}: {summary(state[key])}" for key in ("arch", "epoch") if key in state]
+    lines = [f"file: {path}", f"format: {FORMATS[detect_format(path)]}"]
+    lines += [f"{key}: {summarize(state[key])}" for key in ("arch", "epoch") if key in state]
     try:
-        lines += _weight_lines(weights_of(state, path))
+        lines += _describe_weights(get_weights(state, path))
+        if "state_dict" not in state:
+            return lines  # a plain state dict
     except CheckpointError as error:
         lines.append(f"weights: none ({str(error).removeprefix(f'{path}: ')})")
-        bare = False
-    others = [] if bare else [key for key in state if key not in SHOWN]
-    lines += [f"{key}: {summary(state[key])}" for key in others]
-    if "config" in state and not bare:
-        lines += _config_lines(state["config"], whole_config)
+    lines += [f"{key}: {summarize(state[key])}" for key in state if key not in SHOWN]
+    config = state.get("config", {})
+    if not isinstance(config, dict):
+        lines.append(f"config: {summarize(config)}")
+    elif whole_config and "config" in state:
+        lines += ["config:", json.dumps(config, indent=2)]
+    elif "config" in state:
+        lines.append(f"config: {config.get('name', 'without a name')} (--config shows it)")
     return lines
 
 
-def _weight_lines(weights: dict[str, Tensor]) -> list[str]:
+def _describe_weights(weights: dict[str, Tensor]) -> list[str]:
     """The number of weights, and a line for each of their parts."""
     parts: dict[str, list[Tensor]] = {}
     for name, weight in weights.items():
@@ -101,20 +86,20 @@ def _weight_lines(weights: dict[str, Tensor]) -> list[str]:
     width = max(map(len, parts))
     for part, tensors in parts.items():
         numbers = sum(tensor.numel() for tensor in tensors)
-        lines.append(f"  {part:{width}}  {len(tensors):4}  {numbers:>12,}  {_shapes(tensors)}")
+        lines.append(f"  {part:{width}}  {len(tensors):4}  {numbers:>12,}  {_list_shapes(tensors)}")
     return lines
 
 
-def _shapes(tensors: list[Tensor]) -> str:
+def _list_shapes(tensors: list[Tensor]) -> str:
     """The shapes of tensors, the most common first: ``768 (40), 768×768 (24), …``."""
     counted = Counter("×".join(map(str, tensor.shape)) or "scalar" for tensor in tensors)
     texts = [shape if n == 1 else f"{shape} ({n})" for shape, n in counted.most_common(MAX_NAMES)]
     return ", ".join(texts + ["…"] * (len(counted) > MAX_NAMES))
 
 
-def summary(value: Any) -> str:
+def summarize(value: Any) -> str:
     """Return one line about a value, with the classes of the inert records in it."""
-    records = Counter(record.class_name for record in _records(value))
+    records = Counter(record.class_name for record in _find_records(value))
     inert = "".join(f"; inert: {name} ({n})" for name, n in records.most_common(MAX_NAMES))
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
@@ -125,38 +110,27 @@ def summary(value: Any) -> str:
         return f"dict of {len(value)}: {', '.join(names + ['…'] * (len(value) > MAX_NAMES))}{inert}"
     if isinstance(value, list | tuple | set | frozenset):
         return f"{type(value).__name__} of {len(value)}{inert}"
-    return described(value) + (inert if isinstance(value, InertRecord) else "")
+    return describe_value(value) + (inert if isinstance(value, InertRecord) else "")
 
 
-def _records(value: Any) -> Iterator[InertRecord]:
+def _find_records(value: Any) -> Iterator[InertRecord]:
     """Every inert record in a value, once."""
     left, seen = [value], set()
     while left:
         value = left.pop()
-        if id(value) in seen:
+        if id(value) in seen or not isinstance(
+            value, InertRecord | dict | list | tuple | set | frozenset
+        ):
             continue
+        seen.add(id(value))
         if isinstance(value, InertRecord):
-            seen.add(id(value))
             yield value
             left += [value.args, value.state, value.items]
-        elif isinstance(value, dict):
-            seen.add(id(value))
-            left += [*value, *value.values()]
-        elif isinstance(value, list | tuple | set | frozenset):
-            seen.add(id(value))
-            left += value
+        else:
+            left += [*value, *value.values()] if isinstance(value, dict) else value
 
 
-def _config_lines(config: Any, whole: bool) -> list[str]:
-    """The name of a configuration, or all of it."""
-    if not isinstance(config, dict):
-        return [f"config: {summary(config)}"]
-    if whole:
-        return ["config:", json.dumps(plain_json(config), indent=2)]
-    return [f"config: {config.get('name', 'without a name')} (--config shows it)"]
-
-
-def fit_lines(weights: Shapes, models: dict[str, Shapes], skipped: dict[str, str]) -> list[str]:
+def describe_fit(weights: Shapes, models: dict[str, Shapes], skipped: dict[str, str]) -> list[str]:
     """Return which configuration's model the weights fit, or come nearest to.
 
     Args:
@@ -164,14 +138,14 @@ def fit_lines(weights: Shapes, models: dict[str, Shapes], skipped: dict[str, str
         models: configuration -> shapes of its model.
         skipped: configuration -> why its model can't be built.
     """
-    found = {name: difference(weights, model) for name, model in models.items()}
-    fitting = [name for name, diff in found.items() if not diff.total]
+    found = {name: compare_shapes(weights, model) for name, model in models.items()}
+    fitting = [name for name, difference in found.items() if not any(difference)]
     if fitting:
         lines = [f"fits: {', '.join(fitting)}"]
     elif found:
         # The one that has a place for most of the file; among equals, the one that lacks least.
-        least = min(found.values(), key=lambda diff: (diff.homeless, diff.missing))
-        nearest = ", ".join(name for name, diff in found.items() if diff == least)
+        least = min(found.values(), key=lambda diff: (diff.unexpected + diff.reshaped, diff))
+        nearest = ", ".join(name for name, difference in found.items() if difference == least)
         lines = [f"fits: none; nearest: {nearest} ({least})"]
     else:
         lines = ["fits: no configuration's model can be built"]
@@ -180,8 +154,3 @@ def fit_lines(weights: Shapes, models: dict[str, Shapes], skipped: dict[str, str
         by_reason.setdefault(textwrap.shorten(reason, 120, placeholder=" …"), []).append(name)
     reasons = [f"{', '.join(names)} ({reason})" for reason, names in by_reason.items()]
     return lines + ([f"not tried: {'; '.join(reasons)}"] if skipped else [])
-
-
-def model_shapes(model: torch.nn.Module) -> Shapes:
-    """Return the shapes of a model's weights, by name."""
-    return shapes_of(model.state_dict())

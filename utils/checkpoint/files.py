@@ -1,33 +1,30 @@
 """Checkpoints: tensors and plain values, written so that a crash never costs the last good one."""
 
+import json
 import os
-import re
 import shutil
 import zipfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from utils.checkpoint.errors import CheckpointError
-from utils.checkpoint.foreign import plain_state
-from utils.checkpoint.inert import format_of, read_inert
-from utils.checkpoint.safe_tensors import read_safetensors
+from utils.checkpoint.unpickling import (
+    CheckpointError,
+    InertRecord,
+    detect_format,
+    read_torch_file,
+)
+from utils.files import atomic_write, sync_file
+from utils.run_dir import CONFIG_NAME
 
-__all__ = [
-    "CheckpointError",
-    "check_whole",
-    "copy_checkpoint",
-    "load_checkpoint",
-    "make_folder",
-    "remove_leftovers",
-    "save_checkpoint",
-]
-
+MAX_CONFIG_VALUES = 100_000
+MAX_CONFIG_TENSOR = 1_000  # numbers of a tensor in a configuration
 _DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, as written below
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -36,16 +33,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the file can't be written; what stood at ``path`` before still does.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with atomic_write(path, durable=True) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        _remove(temporary)
         kept = "the one written before is kept" if path.exists() else "there is none before it"
         raise CheckpointError(
             f"{path}: the checkpoint can't be written ({error}); {kept}. "
@@ -61,19 +52,15 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     Raises:
         CheckpointError: it can't be written; what stood at ``target`` before still does.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without links
-            shutil.copyfile(source, temporary)
-            _sync(temporary)
-        temporary.replace(target)
-        # Still there where both were names of one file: such a renaming does nothing.
-        temporary.unlink(missing_ok=True)
+        with atomic_write(target) as temporary:
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(source, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(source, temporary)
+                sync_file(temporary)
     except OSError as error:
-        _remove(temporary)
         raise CheckpointError(f"{target}: can't be written ({error}); {source} is good") from error
 
 
@@ -89,30 +76,7 @@ def make_folder(path: Path) -> None:
         raise CheckpointError(f"{path}: the folder can't be made ({error.strerror})") from error
 
 
-def remove_leftovers(folder: Path) -> list[str]:
-    """Remove the temporary files of writers that were killed; returns their names."""
-    found = [path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
-    for path in found:
-        path.unlink(missing_ok=True)
-    return sorted(path.name for path in found)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def _remove(temporary: Path) -> None:
-    """Remove what was written by half; where even that fails, the first error says why."""
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)
-
-
-def check_whole(path: Path) -> None:
+def verify_checkpoint(path: Path) -> None:
     """Compare every part of a checkpoint with the checksum that was written with it.
 
     Raises:
@@ -131,8 +95,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, ours or from elsewhere, on the CPU; nothing in the file is executed.
 
     ``.safetensors`` give ``state_dict``, and ``config`` where there is one beside them. Objects of
-    classes that are no data come back as ``InertRecord``, which do nothing; a
-    configuration object, as the published code pickled, as the plain values inside it.
+    classes that are no data come back as ``InertRecord``, which do nothing; the configuration, and
+    that inside a configuration object, as the published code pickled, as plain JSON values.
 
     Raises:
         CheckpointError: missing, damaged, no dict, or wants to run something (what, is said).
@@ -140,11 +104,108 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    if format_of(path) == "safetensors":
+    if detect_format(path) == "safetensors":
         return read_safetensors(path)
-    # Not torch.load: its reader of weights alone can be made to crash, and does not say what a
-    # file wanted.
-    state = read_inert(path)
+    state = read_torch_file(path)
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a checkpoint")
-    return plain_state(state, path)
+    config = state.get("config")
+    if isinstance(config, InertRecord) and isinstance(config.state, dict):
+        config = config.state.get("_config")
+    if isinstance(config, dict):
+        try:
+            state["config"] = _ConfigReader().to_json(config)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: is no checkpoint (its config: {error})") from error
+    return state
+
+
+class _ConfigReader:
+    """Counts what it turns into JSON, so that shared values can't grow without end."""
+
+    def __init__(self) -> None:
+        self.left = MAX_CONFIG_VALUES
+
+    def to_json(self, value: Any) -> Any:
+        """Return a value as JSON has them: what JSON has no word for becomes text."""
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("there are too many values")
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, InertRecord) and value.items is not None:
+            value = value.items  # a kind of dict or list
+        if isinstance(value, dict):
+            return {str(key): self.to_json(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset | range):
+            return [self.to_json(item) for item in value]
+        if isinstance(value, Tensor) and value.numel() <= MAX_CONFIG_TENSOR:
+            return self.to_json(value.tolist())
+        return describe_value(value)
+
+
+def describe_value(value: Any) -> str:
+    """Return a short text for a value of any kind."""
+    if isinstance(value, InertRecord):
+        return f"<{value.class_name}>"
+    if isinstance(value, Tensor):
+        return f"<{value.dtype} {tuple(value.shape)}>".replace("torch.", "")
+    return f"<{type(value).__name__}>"
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Read weights, ``epoch``, ``arch`` and ``monitor_best``, and the configuration beside.
+
+    Other texts of the file are in ``metadata``.
+
+    Raises:
+        CheckpointError: damaged, or the configuration beside is no JSON object.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is damaged or no checkpoint ({error})") from error
+    state: dict[str, Any] = {"state_dict": weights}
+    kinds = {"arch": str, "epoch": int, "monitor_best": float}
+    for name in kinds.keys() & metadata.keys():
+        try:
+            state[name] = kinds[name](metadata.pop(name))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: its {name} is no number ({error})") from error
+    config = read_config_beside(path)
+    state |= {} if config is None else {"config": config}
+    return state | ({"metadata": metadata} if metadata else {})
+
+
+def read_config_beside(path: Path) -> dict[str, Any] | None:
+    """Read the configuration beside weights, ``NAME.json`` or ``config.json``, where there is one.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
+    candidates = path.with_suffix(".json"), path.with_name(CONFIG_NAME)
+    file = next((file for file in candidates if file.is_file()), None)
+    if file is None:
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: can't be read ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: holds no JSON object")
+    return config
+
+
+def write_safetensors(path: Path, weights: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Write weights, each with memory of its own, and plain values as texts.
+
+    Raises:
+        SafetensorError: a kind of number that the format does not have.
+        OSError: the disk.
+    """
+    try:
+        save_file(weights, path, {name: str(value) for name, value in values.items()})
+    except KeyError as error:  # how it says that
+        raise SafetensorError(f"the format has no {error}") from error

@@ -7,14 +7,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from utils.checkpoint.files import CheckpointError, load_checkpoint
+from utils.checkpoint.unpickling import make_printable
 
 logger = logging.getLogger(__name__)
 
 # Buffers of old library versions that hold no weight.
 IGNORED_SUFFIXES = (".position_ids",)
+MAX_LISTED = 1_000  # problems of an error; a model has fewer weights, a hostile file may have more
 
 
-def weights_of(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
+def get_weights(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
     """Return the weights of a checkpoint, or of a plain state dict, without ``module.`` prefixes.
 
     Raises:
@@ -38,20 +40,23 @@ def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path
     """Load weights strictly.
 
     Raises:
-        CheckpointError: names are missing or left over, or shapes differ; all are listed.
+        CheckpointError: keys are missing or unexpected, or shapes differ; all are listed.
     """
     own = model.state_dict()
-    faults = [f"missing: {name}" for name in own.keys() - weights.keys()]
-    faults += [f"left over: {name}" for name in weights.keys() - own.keys()]
-    faults += [
+    problems = [f"missing key: {name}" for name in own.keys() - weights.keys()]
+    problems += [f"unexpected key: {name}" for name in weights.keys() - own.keys()]
+    problems += [
         f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
         for name in own.keys() & weights.keys()
         if own[name].shape != weights[name].shape
     ]
-    if faults:
+    if problems:
+        lines = [make_printable(problem, 200) for problem in sorted(problems)[:MAX_LISTED]]
+        if len(problems) > MAX_LISTED:
+            lines.append(f"… and {len(problems) - MAX_LISTED} more")
         raise CheckpointError(
             f"{source}: its weights do not fit the model of this configuration\n  "
-            + "\n  ".join(sorted(faults))
+            + "\n  ".join(lines)
         )
     model.load_state_dict(weights)
 
@@ -59,15 +64,16 @@ def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load the weights of a checkpoint file strictly by name.
 
-    A model with a method ``adapted(weights, source) -> (weights, notes)`` may first bring weights
-    of other sizes to its own (``base.base_model.RetrievalModel``); what it changed is a warning.
+    A model with a method ``adapt_weights(weights, source) -> (weights, notes)`` may first bring
+    weights of other sizes to its own (``base.base_model.RetrievalModel``); what it changed is a
+    warning.
 
     Raises:
         CheckpointError: the file can't be read, or does not fit.
     """
-    weights, notes = weights_of(load_checkpoint(path), path), []
-    if hasattr(model, "adapted"):
-        weights, notes = model.adapted(weights, path)
+    weights, notes = get_weights(load_checkpoint(path), path), []
+    if hasattr(model, "adapt_weights"):
+        weights, notes = model.adapt_weights(weights, path)
     fit_weights(model, weights, path)
     logger.info("weights of %s loaded", path)
     for note in notes:

@@ -6,6 +6,7 @@ import { Player } from "./player.js";
 const FEW = 24; // results at first
 const MOST = 100; // as the server's limit
 const MOST_LINES = 3; // of a card
+const OLD_MODES = { fused: "hybrid", meaning: "semantic", words: "keyword" }; // in kept addresses
 
 const [form, query, folder, results] = ["form", "query", "folder", "results"].map(byId);
 const player = new Player();
@@ -22,7 +23,7 @@ function asked(count) {
 async function search(count = FEW) {
   running?.abort();
   running = null;
-  show({ fault: "" });
+  show({ error: "" });
   if (!query.value.trim()) return show({ hits: [], status: "", intro: true, busy: false });
   const own = (running = new AbortController());
   show({ busy: true, intro: false });
@@ -31,7 +32,7 @@ async function search(count = FEW) {
     show({ hits, status: told(hits.length, count), more: count < MOST && hits.length === count });
   } catch (error) {
     if (error.name === "AbortError") return;
-    show({ hits: [], status: "", fault: error.message });
+    show({ hits: [], status: "", error: error.message });
   }
   show({ busy: false });
 }
@@ -39,18 +40,18 @@ async function search(count = FEW) {
 function told(found, count) {
   const text = `“${query.value.trim()}”`;
   const where = folder.value ? ` in ${folder.value}` : "";
-  if (!found && mode() === "words") return `Nothing found: no text like ${text} was read${where}.`;
+  if (!found && mode() === "keyword") return `Nothing found: no text like ${text} was read${where}.`;
   if (!found) return `Nothing found for ${text}${where}.`;
   if (found === count) return `The best ${found} results for ${text}${where}`;
   return `${found} ${found === 1 ? "result" : "results"} for ${text}${where}`;
 }
 
-function show({ hits, status, fault, intro, busy, more }) {
+function show({ hits, status, error, intro, busy, more }) {
   if (hits) results.replaceChildren(...hits.map(card));
   if (hits) byId("more").hidden = !more;
   if (status !== undefined) byId("status").textContent = status;
-  if (fault !== undefined) byId("fault").textContent = fault;
-  if (fault !== undefined) byId("fault").hidden = !fault;
+  if (error !== undefined) byId("error").textContent = error;
+  if (error !== undefined) byId("error").hidden = !error;
   if (intro !== undefined) byId("intro").hidden = !intro;
   if (busy !== undefined) {
     results.setAttribute("aria-busy", String(busy));
@@ -90,7 +91,7 @@ function label(hit, lines) {
 // The address holds what is searched for: it can be kept, and the browser's Back goes back.
 function remember() {
   const values = asked("");
-  if (values.get("mode") === "fused") values.delete("mode");
+  if (values.get("mode") === "hybrid") values.delete("mode");
   const address = values.has("q") ? `/?${values}` : "/";
   if (address !== location.pathname + location.search) history.pushState(null, "", address);
   entitle();
@@ -104,7 +105,8 @@ function entitle() {
 function recall() {
   const values = new URLSearchParams(location.search);
   query.value = values.get("q") ?? "";
-  const chosen = values.get("mode") ?? "fused";
+  const name = values.get("mode") ?? "hybrid";
+  const chosen = OLD_MODES[name] ?? name;
   for (const radio of form.elements.mode) radio.checked = radio.value === chosen;
   chooseFolder(values.get("folder") ?? "");
   entitle();
@@ -181,6 +183,6 @@ addEventListener("popstate", recall);
 try {
   await loadFolders();
 } catch (error) {
-  show({ fault: error.message });
+  show({ error: error.message });
 }
 if (location.search) await recall();

@@ -31,7 +31,7 @@ export class Player {
     byId("player-title").textContent = name;
     byId("player-place").textContent = folder ? `${span(hit)} · ${folder}` : span(hit);
     this.video.setAttribute("aria-label", `${name}, plays from ${clock(hit.start_s)}`);
-    byId("player-fault").hidden = true;
+    byId("player-error").hidden = true;
     byId("no-lines").hidden = true;
     this.video.src = this.address;
     this.dialog.showModal();
@@ -42,7 +42,7 @@ export class Player {
       this.list(entry.tracks);
       this.follow();
     } catch (error) {
-      if (error.name !== "AbortError") this.fault(error.message);
+      if (error.name !== "AbortError") this.showError(error.message);
     }
   }
 
@@ -98,12 +98,12 @@ export class Player {
   unplayable() {
     if (!this.video.hasAttribute("src")) return;
     const link = element("a", { href: this.address, download: "", text: "Download the file" });
-    this.fault("This browser can’t play the video: its kind is unknown to it, or it is damaged. ");
-    byId("player-fault").append(link);
+    this.showError("This browser can’t play the video: its kind is unknown to it, or it is damaged. ");
+    byId("player-error").append(link);
   }
 
-  fault(text) {
-    byId("player-fault").textContent = text;
-    byId("player-fault").hidden = false;
+  showError(text) {
+    byId("player-error").textContent = text;
+    byId("player-error").hidden = false;
   }
 }

@@ -1,4 +1,4 @@
-"""What the tests of data_loader.synthetic share."""
+"""Helpers of the tests of made-up data."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from data_loader.synthetic import __main__ as command
-from data_loader.synthetic.clip import DemoOptions
+from data_loader.synthetic.demo import DemoOptions
+from tools import make_data
 from utils.cli import run_cli
 
 OPTIONS = DemoOptions(looks=4, words=4, clips_per_pair=2, seed=3)
@@ -32,6 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def run(arguments: str) -> int:
     """The exit code of the command."""
-    with pytest.raises(SystemExit) as ended:
-        run_cli(lambda: command.main(arguments.split()))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.argv", ["make_data", *arguments.split()])
+        run_cli(make_data.main)
     return ended.value.code

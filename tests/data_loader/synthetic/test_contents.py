@@ -9,16 +9,15 @@ import pytest
 from PIL import Image, ImageDraw
 from synthetic_helpers import OPTIONS, contents, decode, read_json
 
-from data_loader.synthetic import demo as demo_job
-from data_loader.synthetic.clip import DemoOptions, _sign_texts
-from data_loader.synthetic.demo import best_r1, make_demo
-from data_loader.synthetic.scene import (
-    COLOURS,
-    all_looks,
-    fitting_font_size,
-    load_font,
-    plan_scene,
+from data_loader.synthetic.demo import (
+    DemoOptions,
+    choose_sign_texts,
+    compute_best_r1,
+    list_clips,
+    make_demo,
+    summarise_clips,
 )
+from data_loader.synthetic.scene import COLOURS, find_font_size, list_looks, load_font, plan_scene
 from data_loader.synthetic.words import DISTRACTORS, SIGN_WORDS, TEMPLATES
 
 
@@ -94,7 +93,7 @@ def test_captions_speak_of_the_look_and_the_word(demo, summary):
     for split in ("train", "test"):
         for entry in read_json(demo / f"TextVR_{split}.json"):
             pair = summary[split][entry["path"]]
-            look = all_looks()[pair["look"]]
+            look = list_looks()[pair["look"]]
             for info in entry["captions_info"]:
                 words = info["caption"].lower().strip(" .").split()
                 expected = {look.colour, look.shape, look.background, SIGN_WORDS[pair["word"]]}
@@ -117,7 +116,7 @@ def test_split_and_coverage(summary):
 
 @pytest.mark.parametrize("sizes", [(2, 2), (2, 9), (5, 3), (32, 32), (50, 64)])
 def test_no_look_foretells_a_word(sizes):
-    clips = demo_job._all_clips(DemoOptions(looks=sizes[0], words=sizes[1]))
+    clips = list_clips(DemoOptions(looks=sizes[0], words=sizes[1]))
     trained = np.zeros(sizes, dtype=bool)
     for clip in clips:
         trained[clip.look, clip.word] |= clip.split == "train"
@@ -130,13 +129,13 @@ def test_no_look_foretells_a_word(sizes):
 
 def test_ceiling_is_that_of_the_written_test_pairs(summary):
     assert summary["ceiling_R1"] == {"vision": 50.0, "ocr": 50.0}
-    assert best_r1([0, 0, 1, 1, 1]) == pytest.approx(40.0)
-    full = demo_job._summary(DemoOptions(), demo_job._all_clips(DemoOptions()))
+    assert compute_best_r1([0, 0, 1, 1, 1]) == pytest.approx(40.0)
+    full = summarise_clips(DemoOptions(), list_clips(DemoOptions()))
     assert full["ceiling_R1"] == {"vision": 6.25, "ocr": 6.25}
     assert (len(full["train"]), len(full["test"])) == (1024, 512)
     # 3 x 5, a third of them test pairs: 3 looks, 5 words, 5 videos
     odd = DemoOptions(looks=3, words=5)
-    ceiling = demo_job._summary(odd, demo_job._all_clips(odd))["ceiling_R1"]
+    ceiling = summarise_clips(odd, list_clips(odd))["ceiling_R1"]
     assert ceiling == {"vision": pytest.approx(60.0), "ocr": pytest.approx(100.0)}
 
 
@@ -146,7 +145,7 @@ def test_videos_show_the_look(demo, summary):
         assert 12 <= len(frames) <= 24
         assert frames.shape[1:] == (96, 96, 3)
         assert np.abs(np.diff(frames.astype(int), axis=0)).max() > 60, "nothing moves"
-        look = all_looks()[pair["look"]]
+        look = list_looks()[pair["look"]]
         middle = frames[len(frames) // 2].reshape(-1, 1, 3).astype(int)
         palette = np.array(list(COLOURS.values()))
         nearest = np.abs(middle - palette).max(axis=2).argmin(axis=1)
@@ -197,8 +196,8 @@ def test_signs_stay_in_the_picture_and_apart(size):
     moved = 0
     for seed in range(150):
         rng = np.random.default_rng(seed)
-        texts = _sign_texts(rng, SIGN_WORDS[seed % len(SIGN_WORDS)], size)
-        scene = plan_scene(rng, all_looks()[seed % 8], size, texts)
+        texts = choose_sign_texts(rng, SIGN_WORDS[seed % len(SIGN_WORDS)], size)
+        scene = plan_scene(rng, list_looks()[seed % 8], size, texts)
         assert [sign.text for sign in scene.signs] == texts
         for sign in scene.signs:
             boxes = np.array(list(sign.boxes.values()))
@@ -245,18 +244,18 @@ def test_ocr_documents_have_the_kwai_format(demo, summary):
 
 def test_vocabularies_share_no_word():
     captions = {word for template in TEMPLATES for word in template.split() if "{" not in word}
-    captions |= {word for look in all_looks() for word in look.name.split()}
+    captions |= {word for look in list_looks() for word in look.name.split()}
     vocabularies = [captions, set(SIGN_WORDS), set(DISTRACTORS)]
     assert len(set().union(*vocabularies)) == sum(map(len, vocabularies))
     assert len(SIGN_WORDS) == len(set(SIGN_WORDS)) >= 32
     assert all(4 <= len(word) <= 10 and word.isascii() and word.islower() for word in SIGN_WORDS)
-    assert all(fitting_font_size(word.upper(), 64) for word in (*SIGN_WORDS, *DISTRACTORS))
+    assert all(find_font_size(word.upper(), 64) for word in (*SIGN_WORDS, *DISTRACTORS))
     order = [template.index("{word}") < template.index("{shape}") for template in TEMPLATES]
     assert len(set(TEMPLATES)) >= 6 and set(order) == {True, False}
 
 
 def test_looks_differ_strongly():
-    looks = all_looks()
+    looks = list_looks()
     assert len(looks) >= 32
     assert len({(look.colour, look.background) for look in looks}) == len(looks)
     colours = np.array(list(COLOURS.values()))

@@ -1,4 +1,4 @@
-"""A stand-in for RapidOCR, where the text is of no account; runs of the command, and fixtures."""
+"""An engine of its own file, where the text is of no account; runs of the command; a video."""
 
 import sys
 import time
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import spot_text
+from base.registry import TEXT_SPOTTERS
+from retrieval.spotting.folder import IDENTITY_FILE
 from retrieval.spotting.text_spotter import TextLine, TextSpotter
 from tests.videos import write_video
 from utils.cli import run_cli
@@ -15,27 +17,31 @@ from utils.cli import run_cli
 BOX = np.array([[1, 2], [40, 2], [40, 12], [1, 12]], dtype=np.float64)
 
 
+@TEXT_SPOTTERS.register("same_text")
 class SameText(TextSpotter):
-    """Reads the same line in every picture, after a while."""
+    """Reads the same line in every picture."""
 
-    def __init__(self, pause: float = 0.0, **_: object) -> None:
-        self._pause = pause
+    pause = 0.0
+
+    def identity(self) -> dict[str, str]:
+        return {"engine": "same_text"}
 
     def spot(self, picture: np.ndarray) -> list[TextLine]:
-        time.sleep(self._pause)
+        time.sleep(self.pause)
         return [TextLine("Grand Hotel", 0.9, BOX)]
+
+
+@TEXT_SPOTTERS.register("slow_text")
+class SlowText(SameText):
+    """Takes its time."""
+
+    pause = 0.2
 
 
 @pytest.fixture(scope="module", name="clip")
 def make_clip(tmp_path_factory) -> bytes:
     """A small video's bytes."""
     return write_video(tmp_path_factory.mktemp("clip") / "a.mp4", 12).read_bytes()
-
-
-@pytest.fixture(name="same_text")
-def use_same_text(monkeypatch):
-    """The engine is a stand-in, in the worker processes, too: they are forked."""
-    monkeypatch.setattr(spot_text, "RapidOcrSpotter", SameText)
 
 
 def command(*arguments: object) -> int:
@@ -47,9 +53,15 @@ def command(*arguments: object) -> int:
     return caught.value.code
 
 
+def spot(*arguments: object) -> int:
+    """Run spot_text.py with the engine of this file."""
+    return command("--engine", "same_text", *arguments)
+
+
 def documents(out: Path) -> list[str]:
-    """The files in a folder of documents, temporary ones included."""
-    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    """The files in a folder of documents, temporary ones included; not the engine's name."""
+    files = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    return sorted(name for name in files if name != IDENTITY_FILE)
 
 
 def put(folder: Path, clip: bytes, *names: str) -> Path:

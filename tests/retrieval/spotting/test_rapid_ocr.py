@@ -1,6 +1,8 @@
 """RapidOCR behind the interface: what it reads, where, in which script; files it can't use."""
 
+import hashlib
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -8,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from retrieval.spotting import rapid_ocr
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
-from retrieval.spotting.video import spot_video
 from utils.errors import UserError
 
 pytest.importorskip("rapidocr_onnxruntime")
@@ -58,6 +59,7 @@ def test_without_text_there_are_no_lines(spotter, shape):
 def test_channels_are_red_green_blue(monkeypatch):
     seen = []
     spotter = RapidOcrSpotter()
+    spotter.load()
     monkeypatch.setattr(spotter._engine, "auto_text_det", lambda x: (seen.append(x) or None, 0))
     assert spotter.spot(picture(("CASINO", 60, 60))) == []
     assert seen[0][0, 0].tolist() == [60, 90, 40]  # as OpenCV, which RapidOCR is written for
@@ -73,8 +75,10 @@ def test_blanks_between_words_are_kept(spotter):
     [("latin", "B：", 0.6), ("chinese", "区：", 0.75), (None, "B：", 0.6)],
 )
 def test_the_script_decides_which_letters_may_be_read(script, expected, score):
-    decoder = RapidOcrSpotter(script=script)._engine.text_rec.postprocess_op
-    characters = decoder._plain.character
+    spotter = RapidOcrSpotter(script=script)
+    spotter.load()
+    decoder = spotter._engine.text_rec.postprocess_op
+    characters = decoder._decoder.character
     probabilities = np.zeros((1, 2, len(characters)), np.float32)
     for place, character, value in ((0, "区", 0.6), (0, "B", 0.3), (1, "：", 0.9)):
         probabilities[0, place, characters.index(character)] = value
@@ -83,10 +87,10 @@ def test_the_script_decides_which_letters_may_be_read(script, expected, score):
 
 @pytest.mark.parametrize(
     ("read", "plain"),
-    [("Ｏｐｅｎ：１０", "Open:10"), ("it’s “5–6”…", "it's \"5-6\"..."), ("été", "été")],
+    [("Ｏｐｅｎ：１０", "Open:10"), ("it’s “5–6”…", 'it\'s "5-6"...'), ("été", "été")],
 )
 def test_latin_signs_become_plain_ones(read, plain):
-    assert rapid_ocr._plain(read) == plain
+    assert rapid_ocr._normalise_signs(read) == plain
 
 
 def test_unsure_lines_are_left_out():
@@ -96,8 +100,9 @@ def test_unsure_lines_are_left_out():
 
 def test_without_the_package_there_is_an_install_hint(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
-    with pytest.raises(UserError, match=r"pip install --no-deps rapidocr-onnxruntime==1\.4\.4"):
-        RapidOcrSpotter()
+    for use in (RapidOcrSpotter().identity, RapidOcrSpotter().load):
+        with pytest.raises(UserError, match=r"pip install --no-deps rapidocr-onnxruntime==1\.4"):
+            use()
 
 
 def test_another_recogniser_that_cant_be_used_is_named(tmp_path):
@@ -106,10 +111,10 @@ def test_another_recogniser_that_cant_be_used_is_named(tmp_path):
         RapidOcrSpotter(rec_model=model)
     model.write_text("not a network")
     with pytest.raises(UserError, match=r"model\.onnx: can't be used as a recogniser"):
-        RapidOcrSpotter(rec_model=model)
+        RapidOcrSpotter(rec_model=model).load()
     keys.write_text("a\nb\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"keys\.txt: .*6625 classes, but 4 characters.*--rec_keys"):
-        RapidOcrSpotter(rec_keys=keys)
+        RapidOcrSpotter(rec_keys=keys).load()
 
 
 def test_the_packaged_files_can_be_named_like_any_others(tmp_path):
@@ -118,17 +123,16 @@ def test_the_packaged_files_can_be_named_like_any_others(tmp_path):
     model = package.main.root_dir / "models/ch_PP-OCRv4_rec_infer.onnx"
     spotter = RapidOcrSpotter(rec_model=model)
     assert [line.text for line in spotter.spot(picture(("CASINO", 20, 20)))] == ["CASINO"]
-    assert not spotter._is_latin
-    assert RapidOcrSpotter(rec_model=model, script="latin")._is_latin
+    assert spotter.identity() == RapidOcrSpotter().identity() | {"script": "any"}
+    assert RapidOcrSpotter(rec_model=model, script="latin").identity()["script"] == "latin"
 
 
-def test_spot_video_takes_any_engine(tmp_path):
-    from retrieval.spotting.text_spotter import TextLine, TextSpotter
-    from tests.videos import write_video
-
-    class Other(TextSpotter):
-        def spot(self, picture):
-            return [TextLine(str(picture.shape), 1.0, np.zeros((4, 2)))]
-
-    path = write_video(tmp_path / "a.mp4", 5)
-    assert spot_video(path, Other())["0"]["text"] == "(48, 64, 3)"
+def test_the_identity_names_what_the_readings_depend_on(tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text("a\nb\n", encoding="utf-8")
+    own = RapidOcrSpotter(rec_keys=keys).identity()
+    packaged = RapidOcrSpotter(min_score=0.3, max_side=500).identity()
+    assert packaged["engine"] == "rapidocr" and packaged["script"] == "latin"
+    assert packaged["version"] == version("rapidocr-onnxruntime")
+    assert own == packaged | {"characters": hashlib.sha256(keys.read_bytes()).hexdigest()}
+    assert len(packaged["recogniser"]) == 64

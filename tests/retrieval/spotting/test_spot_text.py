@@ -6,31 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from data_loader.ocr_words import OcrParams, load_ocr_document, ocr_words
-from retrieval.videos import shown
+from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document
+from retrieval.printing import escape
 from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
     command,
     documents,
     make_clip,
     put,
-    use_same_text,
+    spot,
 )
 from tests.videos import truncate, write_audio, write_rotated, write_video
 
 
-@pytest.mark.usefixtures("same_text")
 def test_each_video_has_a_document_where_it_stands(tmp_path, clip, capsys):
     videos = put(tmp_path / "videos", clip, "a.mp4", "b/c.MP4", "b/d/e.f.mp4", "b/notes.txt")
-    assert command(videos, "--out", tmp_path / "out", "--workers", 2) == 0
-    assert documents(tmp_path / "out") == ["a.json", "b/c.json", "b/d/e.f.json"]
+    assert spot(videos, "--out", tmp_path / "out", "--workers", 2) == 0
+    assert documents(tmp_path / "out") == ["a.mp4.json", "b/c.MP4.json", "b/d/e.f.mp4.json"]
     for name in documents(tmp_path / "out"):
         document = load_ocr_document(tmp_path / "out" / name)
-        assert ocr_words(document, OcrParams()).words == ["grand", "hotel"]
+        assert extract_words(document, OcrParams()).words == ["grand", "hotel"]
         assert list(document["0"]["tracks"]) == ["0", "10"]  # 0.4 s at 25 frames a second
     assert "3 videos spotted, 3 lines of text\n" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("same_text")
 def test_every_usual_container_and_a_turned_file(tmp_path, clip, capsys):
     kinds = {"mkv": "libx264", "mov": "libx264", "avi": "mpeg4", "ts": "libx264"}
     kinds |= {"webm": "libvpx", "mpg": "mpeg2video", "wmv": "wmv2", "flv": "flv1", "m4v": "mpeg4"}
@@ -38,31 +36,30 @@ def test_every_usual_container_and_a_turned_file(tmp_path, clip, capsys):
     for kind, codec in kinds.items():
         write_video(tmp_path / f"{kind}.{kind}", 12, codec=codec)
     write_rotated(tmp_path / "turned.mp4", put(tmp_path, clip, "upright.mp4") / "upright.mp4")
-    assert command(tmp_path, "--out", tmp_path / "out", "--workers", 1) == 0, capsys.readouterr()
+    assert spot(tmp_path, "--out", tmp_path / "out", "--workers", 1) == 0, capsys.readouterr()
     made = documents(tmp_path / "out")
-    assert made == sorted(f"{name}.json" for name in [*kinds, "turned", "upright"])
+    names = [*(f"{kind}.{kind}" for kind in kinds), "turned.mp4", "upright.mp4"]
+    assert made == sorted(f"{name}.json" for name in names)
     for name in made:
         assert list(load_ocr_document(tmp_path / "out" / name)["0"]["tracks"]) == ["0", "10"], name
 
 
-@pytest.mark.usefixtures("same_text")
 def test_what_is_finished_is_kept_and_what_is_half_written_is_not(tmp_path, clip, capsys):
     videos, out = put(tmp_path / "videos", clip, "a.mp4", "b.mp4", "c.mp4"), tmp_path / "out"
     out.mkdir()
-    (out / "a.json").write_text("{}")
-    (out / "b.json").write_text('{"0": {"text": "Gra')
-    (out / ".c.json.1.tmp").write_text('{"0": {"text": "Gra')
-    assert command(videos, "--out", out) == 0
+    (out / "a.mp4.json").write_text("{}")
+    (out / "b.mp4.json").write_text('{"0": {"text": "Gra')
+    (out / ".c.mp4.json.1.tmp").write_text('{"0": {"text": "Gra')
+    assert spot(videos, "--out", out) == 0
     assert "2 videos spotted, 2 lines of text; 1 kept\n" in capsys.readouterr().out
-    assert (out / "a.json").read_text() == "{}"
-    assert load_ocr_document(out / "b.json") == load_ocr_document(out / "c.json")
-    assert command(videos, "--out", out) == 0
+    assert (out / "a.mp4.json").read_text() == "{}"
+    assert load_ocr_document(out / "b.mp4.json") == load_ocr_document(out / "c.mp4.json")
+    assert spot(videos, "--out", out) == 0
     assert "0 videos spotted, 0 lines of text; 3 kept\n" in capsys.readouterr().out
-    assert command(videos, "--out", out, "--overwrite") == 0
-    assert load_ocr_document(out / "a.json") == load_ocr_document(out / "b.json")
+    assert spot(videos, "--out", out, "--overwrite") == 0
+    assert load_ocr_document(out / "a.mp4.json") == load_ocr_document(out / "b.mp4.json")
 
 
-@pytest.mark.usefixtures("same_text")
 def test_videos_that_cant_be_read_are_named_and_the_rest_is_done(tmp_path, clip, capsys):
     videos = put(tmp_path / "videos", clip, "good.mp4", "z.mp4")
     (videos / "empty.mp4").touch()
@@ -79,40 +76,69 @@ def test_videos_that_cant_be_read_are_named_and_the_rest_is_done(tmp_path, clip,
         "sound.mp4": "holds no video stream, perhaps only sound",
         "cut.mp4": "is cut short",
     }
-    assert command(videos, "--out", tmp_path / "out", "--workers", 2) == 1
+    assert spot(videos, "--out", tmp_path / "out", "--workers", 2) == 1
     captured = capsys.readouterr()
-    assert documents(tmp_path / "out") == ["good.json", "z.json"]
+    assert documents(tmp_path / "out") == ["good.mp4.json", "z.mp4.json"]
     assert "2 videos spotted, 2 lines of text; 6 failed\n" in captured.out
     lines = captured.err.replace("\r", "\n").splitlines()
     for name, reason in reasons.items():
         assert len([x for x in lines if f"{name}" in x and f": {reason}" in x and "; " in x]) == 1
-    assert command(videos, "--out", tmp_path / "out") == 1  # said again, nothing else to do
+    assert spot(videos, "--out", tmp_path / "out") == 1  # said again, nothing else to do
 
 
-@pytest.mark.usefixtures("same_text")
-def test_two_videos_of_one_document_are_said(tmp_path, clip, capsys):
-    videos = put(tmp_path / "videos", clip, "a.mkv", "a.mp4")
-    assert command(videos, "--out", tmp_path / "out") == 1
-    assert f"a.mp4: has the same document as {videos}/a.mkv; rename" in capsys.readouterr().err
-    assert documents(tmp_path / "out") == ["a.json"]
+def test_videos_of_one_name_have_a_document_each(tmp_path, clip):
+    videos, out = put(tmp_path / "videos", clip, "a.mkv", "a.mp4"), tmp_path / "out"
+    assert spot(videos, "--out", out) == 0
+    assert documents(out) == ["a.mkv.json", "a.mp4.json"]
 
 
-@pytest.mark.usefixtures("same_text")
+def test_documents_of_earlier_versions_are_kept_where_they_can_be_of_one_video_only(
+    tmp_path, clip, capsys, caplog
+):
+    names = "talk.mp4", "deep/walk.mov", "two.mp4", "two.mov", "x.mp4", "x.mp4.mkv", "broken.mp4"
+    videos, out = put(tmp_path / "videos", clip, *names), tmp_path / "out"
+    old = ["talk.json", "deep/walk.json", "two.json"]
+    for name in old:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("{}")
+    (out / "broken.json").write_text('{"0": {"text": "Gra')
+    assert spot(videos, "--out", out) == 0
+    assert "5 videos spotted, 5 lines of text; 2 kept\n" in capsys.readouterr().out
+    assert "two.json: could be the text of two.mov and of two.mp4" in caplog.text
+    new = [f"{name}.json" for name in names[2:]]
+    assert documents(out) == sorted([*old, *new, "broken.json"])
+    assert {(out / name).read_text() for name in old} == {"{}"}
+    (out / "two.mov.json").unlink()
+    (out / "x.mp4.mkv.json").unlink()  # x.mp4.json is x.mp4's, whatever it looks like
+    assert spot(videos, "--out", out) == 0
+    assert "2 videos spotted, 2 lines of text; 5 kept\n" in capsys.readouterr().out
+    assert spot(videos, "--out", out, "--overwrite") == 0
+    assert documents(out) == sorted([*old, *(f"{name}.json" for name in names), "broken.json"])
+
+
+def test_linked_files_and_folders_are_spotted(tmp_path, clip):
+    videos, store = put(tmp_path / "videos", clip, "a.mp4"), put(tmp_path / "store", clip, "b.mp4")
+    (videos / "more").symlink_to(store)
+    (videos / "c.mp4").symlink_to(store / "b.mp4")
+    (store / "loop").symlink_to(videos)
+    assert spot(videos, "--out", tmp_path / "out") == 0
+    assert documents(tmp_path / "out") == ["a.mp4.json", "c.mp4.json", "more/b.mp4.json"]
+
+
 def test_any_name_is_mirrored(tmp_path, clip):
-    names = ["two  words", "it's \"so\"", "line\nend", "-o", "$(x);*?", "été 東京", "a" * 200]
+    names = ["two  words", 'it\'s "so"', "line\nend", "-o", "$(x);*?", "été 東京", "a" * 200]
     names.append(os.fsdecode(b"not \xff utf-8"))
     videos = put(tmp_path / "videos", clip, *(f"{name}.mp4" for name in names))
-    assert command(videos, "--out", tmp_path / "out", "--workers", 2) == 0
-    assert documents(tmp_path / "out") == sorted(f"{name}.json" for name in names)
+    assert spot(videos, "--out", tmp_path / "out", "--workers", 2) == 0
+    assert documents(tmp_path / "out") == sorted(f"{name}.mp4.json" for name in names)
 
 
 def test_names_are_shown_on_one_line():
-    assert shown(Path("été/two words.mp4")) == "été/two words.mp4"
-    assert shown(Path("a\nb.mp4")) == r"'a\nb.mp4'"
-    assert shown(Path(os.fsdecode(b"\xff.mp4"))) == r"'\udcff.mp4'"
+    assert escape(Path("été/two words.mp4")) == "été/two words.mp4"
+    assert escape(Path("a\nb.mp4")) == r"'a\nb.mp4'"
+    assert escape(Path(os.fsdecode(b"\xff.mp4"))) == r"'\udcff.mp4'"
 
 
-@pytest.mark.usefixtures("same_text")
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -123,12 +149,11 @@ def test_names_are_shown_on_one_line():
 )
 def test_a_folder_that_holds_no_video_is_bad_usage(tmp_path, make, text, capsys):
     make(tmp_path / "videos")
-    assert command(tmp_path / "videos", "--out", tmp_path / "out") == 2
+    assert spot(tmp_path / "videos", "--out", tmp_path / "out") == 2
     assert f"{tmp_path / 'videos'}: {text}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("same_text")
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -141,15 +166,28 @@ def test_a_folder_that_holds_no_video_is_bad_usage(tmp_path, make, text, capsys)
     ],
 )
 def test_options_that_have_no_meaning_are_bad_usage(tmp_path, clip, options, text, capsys):
-    assert command(put(tmp_path, clip, "a.mp4"), "--out", tmp_path / "out", *options) == 2
+    assert spot(put(tmp_path, clip, "a.mp4"), "--out", tmp_path / "out", *options) == 2
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("same_text")
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--engine", "rapidorc"], 'unknown text spotter "rapidorc"; did you mean "rapidocr"?'),
+        (["--engine", "same_text", "--script", "latin"], "--script: the engine"),
+        (["--rec_model", "none.onnx"], "none.onnx: no such file"),
+    ],
+)
+def test_an_engine_that_is_not_there_or_has_no_such_option(tmp_path, clip, options, text, capsys):
+    assert command(put(tmp_path, clip, "a.mp4"), "--out", tmp_path / "out", *options) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_folder_that_cant_be_made_is_named(tmp_path, clip, capsys):
     out = tmp_path / "out"
     out.touch()
-    assert command(put(tmp_path / "videos", clip, "a.mp4"), "--out", out) == 2
+    assert spot(put(tmp_path / "videos", clip, "a.mp4"), "--out", out) == 2
     assert capsys.readouterr().err == f"{out}: File exists\n"
 
 
@@ -160,19 +198,17 @@ def test_a_missing_package_is_said_once(tmp_path, clip, monkeypatch, capsys):
     assert capsys.readouterr().err.count("--no-deps rapidocr-onnxruntime") == 1
 
 
-@pytest.mark.usefixtures("same_text")
 def test_a_reader_that_is_not_installed_is_said_once(tmp_path, clip, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "decord", None)
     videos = put(tmp_path / "videos", clip, "a.mp4", "b.mp4", "c.mp4")
-    assert command(videos, "--out", tmp_path / "out", "--reader", "decord") == 2
+    assert spot(videos, "--out", tmp_path / "out", "--reader", "decord") == 2
     assert capsys.readouterr().err.count("pip install decord") == 1
 
 
-@pytest.mark.usefixtures("same_text")
 def test_another_reader_says_which_one_to_take(tmp_path, clip, capsys):
     put(tmp_path / "videos", clip, "a.mp4")
     write_rotated(tmp_path / "videos/turned.mp4", tmp_path / "videos/a.mp4")
     options = ["--out", tmp_path / "out", "--reader", "decord"]
-    assert command(tmp_path / "videos", *options) == 1
+    assert spot(tmp_path / "videos", *options) == 1
     assert 'try the video reader "av"' in capsys.readouterr().err
-    assert documents(tmp_path / "out") == ["a.json"]
+    assert documents(tmp_path / "out") == ["a.mp4.json"]

@@ -13,22 +13,20 @@ from pathlib import Path
 import pytest
 
 import spot_text
-from data_loader.ocr_words import load_ocr_document
+from data_loader.ocr.ocr_words import load_ocr_document
 from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
-    SameText,
-    command,
     documents,
     make_clip,
     put,
-    use_same_text,
+    spot,
 )
 from utils.cli import run_cli
 
 
 def _run_slowly(videos: Path, out: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    spot_text.RapidOcrSpotter = lambda **_: SameText(pause=0.2)
-    sys.argv = ["spot_text.py", str(videos), "--out", str(out), "--workers", "2"]
+    options = ["--engine", "slow_text", "--out", str(out), "--workers", "2"]
+    sys.argv = ["spot_text.py", str(videos), *options]
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process is stopped
     run_cli(spot_text.main)
 
@@ -46,7 +44,7 @@ def stopped(tmp_path, clip):
             target=_run_slowly, args=(videos, out)
         )
         process.start()
-        while not list(out.glob("*.json")):
+        while not list(out.glob("*.mp4.json")):
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 2
@@ -54,20 +52,19 @@ def stopped(tmp_path, clip):
         process.join(30)
         while any(Path(f"/proc/{pid}").exists() for pid in children):  # they end by themselves
             time.sleep(0.01)
-        times = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+        times = {path: path.stat().st_mtime_ns for path in out.glob("*.mp4.json")}
         assert 0 < len(times) < 14 and all(load_ocr_document(path) for path in times)
         return process.exitcode, videos, out, times
 
     return stop
 
 
-@pytest.mark.usefixtures("same_text")
 def test_killed_at_any_moment_it_goes_on_where_it_was(stopped, capsys):
     code, videos, out, kept = stopped(signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert command(videos, "--out", out) == 0
+    assert spot(videos, "--out", out) == 0
     assert f"; {len(kept)} kept" in capsys.readouterr().out
-    assert len(list(out.glob("*.json"))) == 14
+    assert len(list(out.glob("*.mp4.json"))) == 14
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -88,11 +85,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.usefixtures("same_text")
 def test_a_full_disk_ends_it_and_what_is_written_stays(tmp_path, clip, small_disk, capsys):
     videos = put(tmp_path / "videos", clip, *(f"{n}.mp4" for n in range(9)))
     (small_disk / "ballast").write_bytes(bytes(8192))
-    assert command(videos, "--out", small_disk / "out", "--workers", 1) == 2
+    assert spot(videos, "--out", small_disk / "out", "--workers", 1) == 2
     error = capsys.readouterr().err
     assert "No space left on device: free some space, or write to another folder" in error
     written = documents(small_disk / "out")
@@ -101,21 +97,20 @@ def test_a_full_disk_ends_it_and_what_is_written_stays(tmp_path, clip, small_dis
     for name in written:
         (tmp_path / "moved").mkdir(exist_ok=True)
         (tmp_path / "moved" / name).write_bytes((small_disk / "out" / name).read_bytes())
-    assert command(videos, "--out", tmp_path / "moved") == 0
+    assert spot(videos, "--out", tmp_path / "moved") == 0
     assert len(documents(tmp_path / "moved")) == 9
 
 
-@pytest.mark.usefixtures("same_text")
 def test_a_limit_of_file_sizes_fails_the_documents_above_it(tmp_path, clip, capsys):
     videos, out = put(tmp_path / "videos", clip, "a.mp4"), tmp_path / "out"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        assert command(videos, "--out", out, "--workers", 1) == 1
+        assert spot(videos, "--out", out, "--workers", 1) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
-    assert f"a.mp4: {out}/a.json can't be written (File too large); give another --out" in error
+    assert f"a.mp4: {out}/a.mp4.json can't be written (File too large); give another --out" in error
     assert documents(out) == []
 
 
@@ -124,10 +119,9 @@ def _run_unprivileged(videos: Path, out: Path) -> None:
         os.setegid(65534)
         os.seteuid(65534)
     sys.stderr = (out / "stderr").open("w")
-    os._exit(command(videos, "--out", out, "--workers", 1))
+    os._exit(spot(videos, "--out", out, "--workers", 1))
 
 
-@pytest.mark.usefixtures("same_text")
 def test_a_video_without_permission_is_named(clip):
     """Root may read everything, so that the command runs as another user, where it is root."""
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
@@ -144,4 +138,4 @@ def test_a_video_without_permission_is_named(clip):
         assert process.exitcode == 1
         error = (out / "stderr").read_text()
         assert "closed.mp4: can't be read (Permission denied); check its access rights" in error
-        assert documents(out) == ["a.json", "stderr"]
+        assert documents(out) == ["a.mp4.json", "stderr"]

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from data_loader.ocr_words import OcrParams, ocr_words
+from data_loader.ocr.ocr_words import OcrParams, extract_words
 from retrieval.spotting.text_spotter import TextLine
-from retrieval.spotting.tracks import Tracker, alikeness, document, overlap
+from retrieval.spotting.tracks import LineTracker, compare_texts, compute_iou, make_document
 
 
 def line(text: str, x: float, y: float, score: float = 0.9, width: int = 100, height: int = 20):
@@ -16,7 +16,7 @@ def line(text: str, x: float, y: float, score: float = 0.9, width: int = 100, he
 
 
 def track(*pictures: list[TextLine], reach: float = 180, step: int = 10):
-    tracker = Tracker(reach)
+    tracker = LineTracker(reach)
     for number, lines in enumerate(pictures):
         tracker.update(number * step, lines)
     return tracker.tracks()
@@ -29,13 +29,13 @@ def frames_of(tracks) -> list[list[int]]:
 def test_lines_that_stay_are_one_track_each_whatever_their_order():
     above, below = line("OPEN", 10, 10), line("EXIT", 10, 60)
     found = track([above, below], [below, above], [above, below])
-    assert [t.reading()[0] for t in found] == ["OPEN", "EXIT"]
+    assert [t.elect_text()[0] for t in found] == ["OPEN", "EXIT"]
     assert frames_of(found) == [[0, 10, 20]] * 2
 
 
 def test_misreadings_in_the_same_place_stay_in_the_track():
     found = track([line("CASINO", 10, 10)], [line("CASlN0", 11, 10)], [line("CASINO", 12, 10)])
-    assert len(found) == 1 and found[0].reading()[0] == "CASINO"
+    assert len(found) == 1 and found[0].elect_text()[0] == "CASINO"
 
 
 def test_another_text_in_the_same_place_is_another_track():
@@ -78,51 +78,54 @@ def test_a_line_may_be_missed_twice_and_not_more():
 
 
 def test_votes_weigh_confidence():
-    assert track(*[[line("BAR", 0, 0, s)] for s in (0.5, 0.5)], [line("BAD", 0, 0, 0.9)])[
-        0
-    ].reading()[0] == "BAR"
-    assert track([line("BAR", 0, 0, 0.5)], [line("BAD", 0, 0, 0.9)])[0].reading()[0] == "BAD"
+    assert (
+        track(*[[line("BAR", 0, 0, s)] for s in (0.5, 0.5)], [line("BAD", 0, 0, 0.9)])[
+            0
+        ].elect_text()[0]
+        == "BAR"
+    )
+    assert track([line("BAR", 0, 0, 0.5)], [line("BAD", 0, 0, 0.9)])[0].elect_text()[0] == "BAD"
 
 
 def test_readings_that_all_differ_elect_the_one_most_like_the_others():
     texts = ["GRAND HOTEL", "GRAND H0TEL", "GRAMD HOTEL", "CRAND HOTE"]
     found = track(*([line(text, 0, 0)] for text in texts))
-    assert len(found) == 1 and found[0].reading()[0] == "GRAND HOTEL"
-    score = found[0].reading()[1]
+    assert len(found) == 1 and found[0].elect_text()[0] == "GRAND HOTEL"
+    score = found[0].elect_text()[1]
     assert 0.5 < score < 0.9
-    assert track(*[[line("GRAND HOTEL", 0, 0)]] * 4)[0].reading()[1] == pytest.approx(0.9)
+    assert track(*[[line("GRAND HOTEL", 0, 0)]] * 4)[0].elect_text()[1] == pytest.approx(0.9)
 
 
-def test_alikeness_looks_past_case_and_blanks():
-    assert alikeness("SALE UP", "saleup") == 1 and alikeness("abc", "xyz") == 0
-    assert 0.7 < alikeness("casino", "caslno") < 1
+def test_comparing_texts_looks_past_case_and_blanks():
+    assert compare_texts("SALE UP", "saleup") == 1 and compare_texts("abc", "xyz") == 0
+    assert 0.7 < compare_texts("casino", "caslno") < 1
 
 
-def test_overlap_by_hand():
+def test_iou_by_hand():
     square = line("", 0, 0, width=10, height=10).corners
-    assert overlap(square, square) == 1
-    assert overlap(square, square + [5, 0]) == pytest.approx(1 / 3)
-    assert overlap(square, square + 20) == 0
-    assert overlap(square * 0, square * 0) == 0
+    assert compute_iou(square, square) == 1
+    assert compute_iou(square, square + [5, 0]) == pytest.approx(1 / 3)
+    assert compute_iou(square, square + 20) == 0
+    assert compute_iou(square * 0, square * 0) == 0
 
 
 def test_carried_frames_are_seen_and_have_no_vote():
-    tracker = Tracker(100)
+    tracker = LineTracker(100)
     tracker.update(0, [line("OPEN", 0, 0, 0.6), line("GONE", 0, 90)])
     tracker.update(10, [line("OPEM", 0, 0, 0.5)])
     for frame in range(20, 60, 10):
         tracker.carry(frame)
     first, gone = tracker.tracks()
     assert frames_of([first, gone]) == [[0, 10, 20, 30, 40, 50], [0]]
-    assert first.reading()[0] == "OPEN"
+    assert first.elect_text()[0] == "OPEN"
     assert [s.read for s in first.sightings] == [True, True, False, False, False, False]
 
 
 def test_the_document_is_what_the_data_sets_read():
-    tracker = Tracker(100)
+    tracker = LineTracker(100)
     tracker.update(0, [line("Grand Hotel", 10.4, 20), line("été", 10, 80, 0.5)])
     tracker.carry(10)
-    made = json.loads(json.dumps(document(tracker.tracks())))
+    made = json.loads(json.dumps(make_document(tracker.tracks())))
     assert list(made) == ["0", "1"]
     box = [10, 20, 110, 20, 110, 40, 10, 40]
     assert made["0"] == {
@@ -131,10 +134,10 @@ def test_the_document_is_what_the_data_sets_read():
         "tracks": {"0": [*box, 0.9, 1], "10": [*box, 0.9, 0]},
         "recommend_box": box,
     }
-    words = ocr_words(made, OcrParams())
+    words = extract_words(made, OcrParams())
     assert words.words == ["grand", "hotel"]  # é is beyond the published limit
     assert words.tracks[0, :3].tolist() == [0, 10, 2]
 
 
 def test_no_text_is_an_empty_document():
-    assert document(track([], [])) == {}
+    assert make_document(track([], [])) == {}

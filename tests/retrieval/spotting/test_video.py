@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.spotting import compared
 from benchmarks.text_videos import TextVideo
-from data_loader.video_reader import open_video
-from retrieval.spotting.text_spotter import TextSpotter
-from retrieval.spotting.video import spot_video
+from data_loader.readers.video_readers import open_video
+from retrieval.spotting.video import ChangeDetector, average_blocks, choose_frames, spot_video
 from tests.processes import arguments, finish
 from tests.retrieval.spotting.engines import SameText, command
 from tests.test_test import ended  # noqa: F401 - a fixture
@@ -66,7 +66,7 @@ def test_frames_have_the_same_numbers_with_every_reader(tmp_path, reader):
     path = write_video(tmp_path / "a.mp4", 30, x264="bframes=3")
     seen = []
 
-    class Looking(TextSpotter):
+    class Looking(SameText):
         def spot(self, picture):
             seen.append(picture)
             return []
@@ -86,9 +86,9 @@ def test_train_and_test_read_what_spot_text_writes(demo, tmp_path, ended):  # no
     pytest.importorskip("rapidocr_onnxruntime")
     ocr, run = tmp_path / "ocr", tmp_path / "run"
     assert command(demo / "Videos", "--out", ocr, "--every", 5, "--workers", 1) == 0
-    names = {path.relative_to(ocr) for path in ocr.rglob("*.json")}
+    names = {path.relative_to(ocr) for path in ocr.rglob("*.mp4.json")}
     given = {path.relative_to(demo / "Kwai_VideoOCR") for path in demo.rglob("Kwai_VideoOCR/*/*")}
-    assert names == given
+    assert names == {name.with_suffix(".mp4.json") for name in given}
     assert any(json.loads((ocr / name).read_text()) for name in names)
     argv = arguments(demo, run, f"data_loader.args.ocr_dir={ocr}")
     assert finish(argv, tmp_path / "log") == 0, (tmp_path / "log").read_text()
@@ -96,6 +96,56 @@ def test_train_and_test_read_what_spot_text_writes(demo, tmp_path, ended):  # no
     assert code == 0, errors
     assert np.load(tmp_path / "matrix.npy").shape == (8, 8)
     assert json.loads((tmp_path / "data_report.json").read_text())["missing_ocr_documents"] == []
+
+
+@pytest.mark.parametrize(
+    ("times", "step", "expected"),
+    [
+        (np.arange(50) / 25, 0.4, [0, 10, 20, 30, 40]),
+        (np.arange(5) / 25, 0.4, [0]),
+        (np.arange(5) / 25, 0.001, [0, 1, 2, 3, 4]),
+        ([0, 0.1, 0.5, 0.6, 3.0, 3.3], 0.4, [0, 2, 4, 5]),  # uneven: none is taken twice
+        ([0, 0.399, 0.8], 0.4, [0, 1, 2]),  # a clock of milliseconds
+        (np.arange(100) / 29.97, 1, [0, 30, 60, 90]),
+    ],
+)
+def test_one_frame_for_each_step(times, step, expected):
+    assert choose_frames(np.asarray(times, dtype=float), step).tolist() == expected
+
+
+def test_average_blocks_by_hand():
+    values = np.zeros((9, 17))
+    values[:8, :8], values[8, 16] = 2, 5
+    np.testing.assert_array_equal(average_blocks(values), [[2, 0, 0], [0, 0, 5]])
+
+
+def written(text: str, noise: int = 0) -> np.ndarray:
+    image = Image.new("RGB", (640, 360), (120, 130, 110))
+    font = ImageFont.load_default(size=13)
+    ImageDraw.Draw(image).text((300, 170), text, font=font, fill=(200, 200, 200))
+    drawn = np.asarray(image).astype(int)
+    drawn += np.random.default_rng(noise).integers(-noise, noise + 1, drawn.shape)
+    return drawn.clip(0, 255).astype(np.uint8)
+
+
+def test_noise_is_no_change_and_one_small_letter_is():
+    change = ChangeDetector()
+    assert change.is_new(written("PLATFORM 3"))
+    assert not change.is_new(written("PLATFORM 3", noise=6))
+    assert change.is_new(written("PLATFORM 8", noise=6))
+    assert not change.is_new(written("PLATFORM 8"))
+
+
+def test_slow_changes_add_up():
+    change = ChangeDetector()
+    found = [change.is_new(np.full((48, 64, 3), level, np.uint8)) for level in range(0, 60, 10)]
+    assert found == [True, False, False, True, False, False]
+
+
+def test_another_size_is_a_change():
+    change = ChangeDetector()
+    assert change.is_new(np.zeros((48, 64, 3), np.uint8))
+    assert change.is_new(np.zeros((64, 48, 3), np.uint8))
 
 
 def _peak_of(path: Path, out: Path) -> None:

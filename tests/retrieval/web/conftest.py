@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from retrieval.storage.writer import IndexWriter, locked
+from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import write_street
 
@@ -24,7 +24,7 @@ def street(make_config, tmp_path_factory) -> Path:
 def own_street(street: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     folder = Path(shutil.copytree(street, tmp_path / "street"))
-    with locked(folder / "my.index"), IndexWriter(folder / "my.index") as writer:
+    with lock_index(folder / "my.index"), IndexWriter(folder / "my.index") as writer:
         writer.set_meta(folder=str(folder / "videos").encode().hex())
     return folder
 

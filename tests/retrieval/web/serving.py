@@ -6,16 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from retrieval import VideoIndex
-from retrieval.web.app import make_app
-from retrieval.web.guard import Access
-from retrieval.web.server import Server, listening_socket
+from retrieval.web.access import Access
+from retrieval.web.server import Server, build_app, open_socket
 
 
 @contextmanager
 def serving(folder: Path, access: Access | None = None) -> Iterator[str]:
     """Serve an index on a free port; yields the address, without the last slash."""
-    with VideoIndex.open(folder) as index, listening_socket("127.0.0.1", 0) as listener:
-        server = Server(make_app(index, access or Access()))
+    with VideoIndex.open(folder) as index, open_socket("127.0.0.1", 0) as listener:
+        server = Server(build_app(index, access or Access()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

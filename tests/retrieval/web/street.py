@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from base.config import Config
-from data_loader.synthetic.files import write_video
-from retrieval.indexing.encoder import ModelFile
-from retrieval.indexing.text import OcrFolder
-from retrieval.indexing.update import IndexOptions, Outcome, update_index
+from data_loader.synthetic.layout import write_video
+from retrieval.index.embedding import ModelFile
+from retrieval.index.ocr_text import OcrFolder
+from retrieval.index.update import IndexOptions, UpdateResult, update_index
 from trainer.build import build_model
 from utils.checkpoint.files import save_checkpoint
 
@@ -112,7 +112,7 @@ def write_street(folder: Path, config: Config) -> None:
     update(folder, config)
 
 
-def update(folder: Path, config: Config) -> Outcome:
+def update(folder: Path, config: Config) -> UpdateResult:
     """What index.py does."""
     model = ModelFile(folder / "model.pth", config)
     options = IndexOptions(window_s=WINDOW_S, stride_s=WINDOW_S)

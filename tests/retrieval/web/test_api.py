@@ -1,4 +1,4 @@
-"""The JSON API: what is found is what ``VideoIndex`` finds; limits, faults, and the description."""
+"""The JSON API: what is found is what ``VideoIndex`` finds; limits, errors, and the description."""
 
 import os
 import threading
@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from retrieval import VideoIndex
+from retrieval.web.schemas import find_marks
 from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import EVIL, Sign, update, write_scene
 
@@ -24,7 +25,7 @@ def found(client, query: str, **options) -> list[dict]:
     return answer.json()["hits"]
 
 
-@pytest.mark.parametrize("mode", ["fused", "meaning", "words"])
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
 @pytest.mark.parametrize("query", ["a red car passes the sign casino", '"up to"', "RE1", "casimo"])
 def test_a_search_finds_what_the_index_finds(client, index, mode, query):
     hits = found(client, query, mode=mode, k=5)
@@ -32,7 +33,7 @@ def test_a_search_finds_what_the_index_finds(client, index, mode, query):
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
     for hit, own in zip(hits, expected, strict=True):
         assert hit["start_s"] == own.start_s and hit["similarity"] == own.similarity
-        assert hit["score"] == own.score and hit["words_rank"] == own.words_rank
+        assert hit["score"] == own.score and hit["keyword_rank"] == own.keyword_rank
         assert [(w["text"], w["word"], w["kind"]) for w in hit["words"]] == [
             (word.text, word.word, word.kind) for word in own.words
         ]
@@ -40,12 +41,41 @@ def test_a_search_finds_what_the_index_finds(client, index, mode, query):
         assert [tuple(w["box"].values()) for w in hit["words"]] == [w.box for w in own.words]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("fused", "hybrid"), ("meaning", "semantic"), ("words", "keyword")]
+)
+def test_names_of_earlier_versions_mean_the_same(client, old, new):
+    hits = found(client, "casino", mode=old)
+    assert hits and hits == found(client, "casino", mode=new)
+    for hit in hits:
+        assert hit["meaning_rank"] == hit["semantic_rank"]
+        assert hit["words_rank"] == hit["keyword_rank"]
+
+
 def test_marks_are_where_the_words_are(client):
-    (hit,) = found(client, "up to", mode="words")
+    (hit,) = found(client, "up to", mode="keyword")
     texts = {w["query"]: [w["text"][a:b] for a, b in w["marks"]] for w in hit["words"]}
     assert texts["up"] == ["up", "up"]
-    (hit,) = found(client, '"up to the top"', mode="words")
+    (hit,) = found(client, '"up to the top"', mode="keyword")
     assert [hit["words"][0]["text"][a:b] for a, b in hit["words"][0]["marks"]] == ["up to the top"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "marked"),
+    [
+        ("CASINO ROYALE", "casino", ["CASINO"]),
+        ("no casino, no Casino!", "casino", ["casino,", "Casino!"]),
+        ("the casinos", "casino", []),
+        ("SALE  UP\tTO 60", "sale up to", ["SALE  UP\tTO"]),
+        ("up up up", "up up", ["up up"]),
+        ("\U0001f600 Straße", "strasse", ["Straße"]),
+        ("ＲＥ１６ TGK", "re16", ["ＲＥ１６"]),
+        ("", "casino", []),
+        ("--- ...", "casino", []),
+    ],
+)
+def test_marks_by_hand(text, word, marked):
+    assert [text[first:end] for first, end in find_marks(text, word)] == marked
 
 
 @pytest.mark.parametrize(
@@ -89,7 +119,7 @@ def test_folders(client, index):
 
 
 def test_an_entry_and_its_lines(client, index):
-    (hit,) = found(client, "onerror", mode="words")
+    (hit,) = found(client, "onerror", mode="keyword")
     entry = client.get(f"/api/entries/{hit['id']}").json()
     assert (entry["width"], entry["height"], entry["start_s"]) == (320, 180, 0)
     (line,) = entry["tracks"]
@@ -124,7 +154,7 @@ def test_the_description_is_typed(client):
         p["name"]: p["schema"] for p in described["paths"]["/api/search"]["get"]["parameters"]
     }
     assert options["q"]["maxLength"] == 1000 and options["k"]["maximum"] == 100
-    assert options["mode"]["enum"] == ["fused", "meaning", "words"]
+    assert options["mode"]["enum"] == ["hybrid", "semantic", "keyword"]
     files = described["paths"]["/api/entries/{entry_id}/video"]["get"]["responses"]
     assert {"200", "206", "404", "416"} <= set(files) and "video/*" in files["206"]["content"]
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
@@ -133,7 +163,7 @@ def test_the_description_is_typed(client):
 def test_an_index_is_updated_while_it_is_served(own_street, make_config):
     config = make_config()
     with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
-        (gone,) = found(client, "RE16", mode="words")
+        (gone,) = found(client, "RE16", mode="keyword")
         os.remove(own_street / "videos" / gone["video"])
         write_scene(own_street, "new/one.mp4", 2, [Sign("brandnew")])
 
@@ -144,8 +174,8 @@ def test_an_index_is_updated_while_it_is_served(own_street, make_config):
             asked = pool.map(ask, range(60))
             update(own_street, config)
             assert set(asked) == {200}
-        assert found(client, "RE16", mode="words") == []
-        (hit,) = found(client, "brandnew", mode="words")
+        assert found(client, "RE16", mode="keyword") == []
+        (hit,) = found(client, "brandnew", mode="keyword")
         assert client.get(f"/api/entries/{hit['id']}/video").status_code == 200
         assert client.get(f"/api/entries/{hit['id']}/thumbnail").status_code == 200
         assert client.get(f"/api/entries/{gone['id']}").status_code == 404

@@ -4,7 +4,7 @@ import pytest
 from headless_browser import Page, browser_page, find_browser
 
 from retrieval import VideoIndex
-from retrieval.web.guard import Access
+from retrieval.web.access import Access
 from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import EVIL, HEIGHT, SCENES, WIDTH
 
@@ -33,7 +33,7 @@ def page(browser, address):
     assert [url for url in browser.requests() if not url.startswith(f"{address}/")] == []
 
 
-def search(page: Page, query: str, mode: str = "fused") -> list[str]:
+def search(page: Page, query: str, mode: str = "hybrid") -> list[str]:
     """Search with the mouse; returns the names of the results, for a screen reader."""
     page.click(f"input[value={mode}]")
     page.value("document.querySelector('#query').value = ''")
@@ -50,7 +50,7 @@ def text(page: Page, selector: str) -> str:
 
 def test_a_search_shows_results_with_the_words_marked(page):
     assert page.value("getComputedStyle(document.querySelector('#intro')).display") != "none"
-    names = search(page, "casino", "words")
+    names = search(page, "casino", "keyword")
     assert len(names) == 3
     assert {name.split(". ")[0] for name in names} == {
         "Play holiday/casino.mp4 from 0:02 to 0:04",
@@ -66,13 +66,13 @@ def test_a_search_shows_results_with_the_words_marked(page):
 
 
 def test_marks_count_characters(page):
-    search(page, "up", "words")
+    search(page, "up", "keyword")
     marked = "[...document.querySelectorAll('#results mark')].map(mark => mark.textContent)"
     assert page.value(marked) == ["up", "up"]
 
 
 def test_names_and_texts_that_are_markup_stay_text(page):
-    (name,) = search(page, "onerror", "words")
+    (name,) = search(page, "onerror", "keyword")
     assert EVIL in name and 'café "à la" <b>&.mp4' in name
     assert text(page, "#results .line") == EVIL
     assert page.value("document.querySelectorAll('#results b, #results img').length") == 1
@@ -80,27 +80,27 @@ def test_names_and_texts_that_are_markup_stay_text(page):
     page.wait_for("document.querySelector('#lines button')")
     assert EVIL in text(page, "#lines") and text(page, "#player-title") == 'café "à la" <b>&.mp4'
     page.press("Escape")
-    search(page, "RE16", "words")
+    search(page, "RE16", "keyword")
     assert text(page, "#results .name") == "two\nlines.mp4"
 
 
 def test_nothing_found_and_no_answer_are_said(page):
-    assert search(page, "zzzzqqqq", "words") == []
+    assert search(page, "zzzzqqqq", "keyword") == []
     assert "Nothing found: no text like “zzzzqqqq”" in text(page, "#status")
     folder = "document.querySelector('#folder')"
     page.value(f"{folder}.value = 'street'; {folder}.dispatchEvent(new Event('change', "
                "{bubbles: true}))")  # fmt: skip
     page.wait_for("document.querySelector('#status').textContent.endsWith('in street.')")
-    assert len(search(page, "RE16", "words")) == 1
-    assert search(page, "casino", "words") == []
+    assert len(search(page, "RE16", "keyword")) == 1
+    assert search(page, "casino", "keyword") == []
     page.value("window.fetch = () => Promise.reject(new TypeError('no network'))")
     page.value("document.querySelector('#submit').click()")
-    page.wait_for("!document.querySelector('#fault').hidden")
-    assert "Is serve.py still running?" in text(page, "#fault")
+    page.wait_for("!document.querySelector('#error').hidden")
+    assert "Is serve.py still running?" in text(page, "#error")
 
 
 def test_a_folder_whose_name_is_no_text_can_be_chosen(page):
-    page.open(page.value("location.origin") + "/?q=car&mode=meaning", 1280)
+    page.open(page.value("location.origin") + "/?q=car&mode=semantic", 1280)
     page.wait_for(f"{CARDS}.length")
     folder = "document.querySelector('#folder')"
     page.value(f"{folder}.selectedIndex = {folder}.options.length - 1;"
@@ -110,7 +110,7 @@ def test_a_folder_whose_name_is_no_text_can_be_chosen(page):
 
 
 def test_a_click_plays_from_the_moment_with_boxes_over_the_picture(page):
-    search(page, "casino royale", "words")
+    search(page, "casino royale", "keyword")
     card = next(i for i, name in enumerate(page.value(f"{CARDS}.map(c => c.ariaLabel)"), 1)
                 if "from 0:02" in name)  # fmt: skip
     page.value("HTMLMediaElement.prototype.play = function () { window.started = "
@@ -143,7 +143,7 @@ def test_a_click_plays_from_the_moment_with_boxes_over_the_picture(page):
 
 
 def test_it_plays_by_itself_and_asks_for_ranges(page):
-    search(page, "casino royale", "words")
+    search(page, "casino royale", "keyword")
     page.click("#results button")
     page.wait_for("document.querySelector('#video').currentTime > 2.2")
     assert not page.value("document.querySelector('#video').paused")
@@ -215,12 +215,12 @@ def test_more_results(browser, street, monkeypatch):
 def test_a_video_that_can_t_be_played_is_said(browser, own_street):
     (own_street / "videos" / "top.mp4").write_bytes(b"no video" * 1000)
     with serving(own_street / "my.index") as address:
-        browser.open(f"{address}/?q=sale&mode=words", 1280)
+        browser.open(f"{address}/?q=sale&mode=keyword", 1280)
         browser.wait_for(f"{CARDS}.length")
         browser.click("#results button")
-        browser.wait_for("!document.querySelector('#player-fault').hidden")
-        assert "can’t play the video" in text(browser, "#player-fault")
-        link = browser.value("document.querySelector('#player-fault a').href")
+        browser.wait_for("!document.querySelector('#player-error').hidden")
+        assert "can’t play the video" in text(browser, "#player-error")
+        link = browser.value("document.querySelector('#player-error a').href")
         assert link.startswith(f"{address}/api/entries/") and link.endswith("/video")
         browser.open("about:blank", 1280)
 
@@ -228,9 +228,9 @@ def test_a_video_that_can_t_be_played_is_said(browser, own_street):
 def test_a_link_with_the_token_opens_page_pictures_and_videos(browser, street):
     access = Access(token="s3cret", cookie="mine")
     with serving(street / "my.index", access) as address:
-        browser.open(f"{address}/?token=s3cret&q=casino&mode=words", 1280)
+        browser.open(f"{address}/?token=s3cret&q=casino&mode=keyword", 1280)
         browser.wait_for(f"{CARDS}.length === 3")
-        assert browser.value("location.search") == "?q=casino&mode=words"
+        assert browser.value("location.search") == "?q=casino&mode=keyword"
         assert browser.value("document.cookie") == ""
         browser.wait_for("[...document.images].every(image => image.naturalWidth > 100)")
         browser.click("#results button")
@@ -239,9 +239,15 @@ def test_a_link_with_the_token_opens_page_pictures_and_videos(browser, street):
         browser.open("about:blank", 1280)
 
 
+def test_an_address_of_an_earlier_version_still_searches(page, address):
+    page.open(f"{address}/?q=casino&mode=words", 1280)
+    page.wait_for(f"{CARDS}.length === 3 && {SETTLED}")
+    assert page.value("document.querySelector('input[name=mode]:checked').value") == "keyword"
+
+
 def test_back_goes_back(page):
-    search(page, "RE16", "words")
-    search(page, "casino", "words")
+    search(page, "RE16", "keyword")
+    search(page, "casino", "keyword")
     page.value("history.back()")
     page.wait_for(f"document.title.startsWith('RE16') && {CARDS}.length === 1")
     assert page.value("document.querySelector('#query').value") == "RE16"
@@ -269,7 +275,7 @@ def test_no_width_overflows(page, address, width):
         "[...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && "
         f"e.getBoundingClientRect().right > {width} + 0.5).map(e => e.outerHTML.slice(0, 90))"
     )
-    for path in ("/", "/?q=casino", "/?q=zzzzqqqq&mode=words"):
+    for path in ("/", "/?q=casino", "/?q=zzzzqqqq&mode=keyword"):
         page.open(address + path, width)
         page.wait_for(f"{CARDS}.length || document.querySelector('#status').textContent || "
                       "!document.querySelector('#intro').hidden")  # fmt: skip

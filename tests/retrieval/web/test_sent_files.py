@@ -7,26 +7,27 @@ import socket
 import httpx
 import pytest
 
-from data_loader.video_container import VIDEO_EXTENSIONS
-from retrieval.searching.search import MAX_QUERY
-from retrieval.web.answers import MOST_HITS
+from data_loader.readers.container import VIDEO_EXTENSIONS
+from retrieval.search.hybrid import MAX_QUERY
+from retrieval.web.access import HEADERS
 from retrieval.web.api import MEDIA_TYPES
-from retrieval.web.app import STATIC
-from retrieval.web.guard import HEADERS
+from retrieval.web.schemas import MAX_HITS
+from retrieval.web.server import STATIC
 from tests.retrieval.web.serving import serving
+from tests.retrieval.web.street import Sign, update, write_scene
 
 NAME = 'holiday/beach/café "à la" <b>&.mp4'
 
 
-def entry_of(client: httpx.Client, query: str) -> str:
-    hits = client.get("/api/search", params={"q": query, "mode": "words"}).json()["hits"]
+def get_entry(client: httpx.Client, query: str) -> str:
+    hits = client.get("/api/search", params={"q": query, "mode": "keyword"}).json()["hits"]
     return f"/api/entries/{hits[0]['id']}"
 
 
 @pytest.fixture(scope="module")
 def entry(client) -> str:
     """The entry of the video ``NAME``."""
-    return entry_of(client, "onerror")
+    return get_entry(client, "onerror")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_every_container_has_its_type():
 
 
 def test_names_are_safe_in_headers(client):
-    answer = client.get(entry_of(client, "RE16") + "/video")
+    answer = client.get(get_entry(client, "RE16") + "/video")
     assert answer.headers["content-disposition"] == "inline; filename*=utf-8''two%0Alines.mp4"
     hits = client.get("/api/search", params={"q": "a", "folder": "street/caf\ufffd"}).json()["hits"]
     answer = client.get(f"/api/entries/{hits[0]['id']}/video")
@@ -114,7 +115,7 @@ def test_links_out_of_the_folder_and_missing_files_are_refused(own_street, caplo
     secret = own_street / "secret.mp4"
     secret.write_bytes(b"secret")
     with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
-        entry = entry_of(client, "onerror")
+        entry = get_entry(client, "onerror")
         video = own_street / "videos" / NAME
         for change in (
             lambda: video.symlink_to(secret),
@@ -132,6 +133,34 @@ def test_links_out_of_the_folder_and_missing_files_are_refused(own_street, caplo
         beach.rename(own_street / "elsewhere")
         beach.symlink_to(own_street / "elsewhere")
         assert client.get(f"{entry}/video").status_code == 404
+
+
+def test_linked_videos_are_sent_and_nothing_else_outside(own_street, make_config):
+    store, elsewhere = own_street / "store", own_street / "elsewhere"
+    for folder, word in ((store, "linked"), (elsewhere, "secret")):
+        write_scene(folder, "one.mp4", 2, [Sign(word)])
+    link = own_street / "videos" / "more"
+    link.symlink_to(store / "videos")
+    (own_street / "ocr" / "more").symlink_to(store / "ocr")
+    update(own_street, make_config())
+    with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
+        entry = get_entry(client, "linked")
+        content = (link / "one.mp4").read_bytes()
+        assert client.get(f"{entry}/video").content == content
+
+        link.unlink()
+        link.symlink_to(elsewhere / "videos")  # the link leads elsewhere than when it was indexed
+        assert client.get(f"{entry}/video").status_code == 404
+        link.unlink()
+        link.symlink_to(store / "videos")
+        video = link / "one.mp4"
+        video.unlink()
+        for target in (elsewhere / "videos/one.mp4", own_street / "model.pth", own_street):
+            video.symlink_to(target)
+            assert client.get(f"{entry}/video").status_code == 404, target
+            video.unlink()
+        video.write_bytes(content)
+        assert client.get(f"{entry}/video").content == content
 
 
 def raw(address: str, request: bytes) -> tuple[int, bytes]:
@@ -153,19 +182,19 @@ def get(address: str, target: bytes) -> tuple[int, bytes]:
     "target",
     [
         b"/api/entries/1/../../../etc/passwd",
-        b"/api/entries/%2e%2e%2fapp.py/video",
+        b"/api/entries/%2e%2e%2fserver.py/video",
         b"/api/entries/1%00/video",
         b"/api/entries/1%2f..%2f2/video",
         b"/api/entries/1/video%00.jpg",
-        b"/api/entries/1/video/../../../app.py",
+        b"/api/entries/1/video/../../../server.py",
         b"/api/entries/1/video%0d%0aX-Evil:%201",
         b"/api/entries/%0d%0aX-Evil:%201/video",
-        b"/static/../app.py",
-        b"/static/%2e%2e/app.py",
-        b"/static/..%2fapp.py",
-        b"/static/..%5capp.py",
-        b"/static/%252e%252e/app.py",
-        b"/static/%252e%252e%252fapp.py",
+        b"/static/../server.py",
+        b"/static/%2e%2e/server.py",
+        b"/static/..%2fserver.py",
+        b"/static/..%5cserver.py",
+        b"/static/%252e%252e/server.py",
+        b"/static/%252e%252e%252fserver.py",
         b"/static/app.js%00",
         b"/static/%00",
         b"/static//etc/passwd",
@@ -175,7 +204,7 @@ def get(address: str, target: bytes) -> tuple[int, bytes]:
         b"/..%2f..%2fetc/passwd",
         b"/static/" + b"a" * 5000,
         b"/\xff\xfe",
-        b"http://evil.example/static/../app.py",
+        b"http://evil.example/static/../server.py",
     ],
 )
 def test_encoded_tricks_lead_nowhere(address, target):
@@ -219,7 +248,7 @@ def test_the_page_is_all_in_its_folder():
         assert "http:" not in own and "https:" not in own and "//cdn" not in own, name
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
             assert word not in text, name
-    assert f"const MOST = {MOST_HITS};" in texts["app.js"]
+    assert f"const MOST = {MAX_HITS};" in texts["app.js"]
     assert f'maxlength="{MAX_QUERY}"' in texts["index.html"]
     inline = re.findall(r"<[^>]*\s(?:on\w+|style)=|<script>|<style", texts["index.html"])
     assert inline == []

@@ -55,7 +55,7 @@ def test_it_ends_cleanly_with_a_video_half_sent(own_street, tmp_path, number):
     with video.open("ab") as file:
         file.truncate(1 << 28)
     with process(tmp_path, own_street / "my.index") as (started, address, out):
-        hits = httpx.get(f"{address}api/search?q=sale&mode=words").json()["hits"]
+        hits = httpx.get(f"{address}api/search?q=sale&mode=keyword").json()["hits"]
         port = int(address.rstrip("/").rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as connection:
             path = f"/api/entries/{hits[0]['id']}/video"
@@ -109,7 +109,7 @@ def refused(monkeypatch, capsys, *argv: object) -> str:
     return line
 
 
-def test_faults_are_one_message(street, tmp_path, monkeypatch, capsys):
+def test_errors_are_one_message(street, tmp_path, monkeypatch, capsys):
     index = street / "my.index"
     newer = Path(shutil.copytree(index, tmp_path / "newer.index"))
     with closing(sqlite3.connect(newer / "index.db")) as connection:
@@ -138,7 +138,7 @@ def test_faults_are_one_message(street, tmp_path, monkeypatch, capsys):
 
 def test_the_token_of_the_environment(monkeypatch):
     monkeypatch.setenv(serve.TOKEN_VARIABLE, "mine")
-    assert serve.chosen_token("") == "mine" and serve.chosen_token("given") == "given"
-    assert serve.chosen_token(None) is None
+    assert serve.choose_token("") == "mine" and serve.choose_token("given") == "given"
+    assert serve.choose_token(None) is None
     monkeypatch.delenv(serve.TOKEN_VARIABLE)
-    assert serve.chosen_token("") != serve.chosen_token("")
+    assert serve.choose_token("") != serve.choose_token("")

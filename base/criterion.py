@@ -1,0 +1,49 @@
+"""The contract of a loss: similarity, loss and what is learned with them, in one module.
+
+Shapes: B videos of all processes and as many queries, E width of the common space.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from utils.similarity import cosine_similarity
+
+
+class Criterion(nn.Module, ABC):
+    """Compares queries with videos, and says how wrong the comparison is.
+
+    A loss is one subclass with ``compute_loss``, registered in ``LOSSES``. Its parameters, such as
+    a learned temperature, are trained, clipped, saved and averaged over processes with the model's;
+    ``optimizer.args.groups`` knows them as ``criterion.NAME``. There is one instance in a run:
+    validation uses that of training.
+    """
+
+    def forward(self, text: Tensor, video: Tensor, caption_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, and the logits (B, B) that it compares, detached.
+
+        Args:
+            text: (B, E) embeddings of the queries.
+            video: (B, E) embeddings of the videos; row x belongs to query x.
+            caption_ids: (B,) int64, equal for equal captions.
+        """
+        similarity = self.compute_similarity(text, video)
+        loss = self.compute_loss(similarity, caption_ids)
+        return loss, self.compute_logits(similarity).detach()
+
+    def compute_similarity(self, text: Tensor, video: Tensor) -> Tensor:
+        """Return the similarities (Q, V) of (Q, E) and (V, E): cosines, as in every evaluation."""
+        return cosine_similarity(text, video)
+
+    def compute_logits(self, similarity: Tensor) -> Tensor:
+        """Return the similarities on the scale on which the loss compares them."""
+        return similarity
+
+    @abstractmethod
+    def compute_loss(self, similarity: Tensor, caption_ids: Tensor) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            similarity: (B, B), the right pairs on the diagonal.
+            caption_ids: (B,) int64; a query is also right for the videos of equal captions.
+        """

@@ -1,0 +1,131 @@
+"""MSR-VTT: 10k videos of 20 captions each, in Frozen in Time's cuts or in the TextVR form."""
+
+from pathlib import Path
+from typing import Any
+
+from base.base_dataset import VideoEntry
+from base.registry import DATASETS
+from data_loader.datasets.annotations import (
+    AnnotationError,
+    join_inside,
+    raise_entry_errors,
+    read_json,
+    read_list,
+)
+from data_loader.datasets.textvr import AnnotatedVideos
+from utils.checkpoint.unpickling import read_pickle
+
+LISTS_FOLDER = "high-quality/structured-symlinks"
+# cut -> lists of training, validation and test
+LISTS = {
+    "miech": ("train_list_miech", "test_list_miech", "test_list_miech"),
+    "jsfusion": ("train_list_jsfusion", "val_list_jsfusion", "val_list_jsfusion"),
+    "full-val": ("train_list_full", "val_list_full", "val_list_full"),
+    "full-test": ("train_list_full", "test_list_full", "test_list_full"),
+}
+# What published annotations of the TextVR form call the member that names the split.
+ANNOTATION_CUTS = ("split", "official_split", "oneka_split")
+CHOSEN_CAPTIONS = "jsfusion_val_caption_idx.pkl"
+
+
+@DATASETS.register("MSRVTT")
+class MSRVTT(AnnotatedVideos):
+    """MSR-VTT; ``cut`` says which of its published forms.
+
+    ``miech``, ``jsfusion``, ``full-val``, ``full-test``: captions from ``annotation/MSR_VTT.json``,
+    ids from ``high-quality/structured-symlinks/*_list_*.txt``, videos ``videos/all/ID.mp4``, OCR
+    documents, where there are any, ``Kwai_VideoOCR/ID.json``; entries sorted by id. jsfusion
+    tests with one caption a video, which ``jsfusion_val_caption_idx.pkl`` names.
+    ``split``, ``official_split``, ``oneka_split``: the form of TextVR, see ``AnnotatedVideos``.
+    """
+
+    stem = "MSRVTT"
+
+    def name_annotation_file(self) -> str:
+        """Return the file of captions of the cut."""
+        if self._check_cut() in LISTS:
+            return "annotation/MSR_VTT.json"
+        return super().name_annotation_file()
+
+    def load_entries(self) -> list[VideoEntry]:
+        """Read the entries of the cut and split; raises ``AnnotationError``."""
+        cut = self._check_cut()
+        if cut not in LISTS:
+            return self.read_annotated_entries()
+        names = dict(zip(("train", "val", "test"), LISTS[cut], strict=True))
+        folder = self.metadata_dir / LISTS_FOLDER
+        listed = folder / f"{names[self.options.split]}.txt"
+        captions = read_captions(self.annotation_file)
+        ids = sorted(read_list(listed))
+        missing = [f"{name}: has no caption in {self.annotation_file}" for name in ids
+                   if name not in captions]  # fmt: skip
+        raise_entry_errors(listed, missing)
+        if cut == "jsfusion" and self.options.split != "train":
+            captions = choose_captions(folder / CHOSEN_CAPTIONS, ids, captions)
+        videos = self.data_dir / "videos" / "all"
+        files = {name: join_inside(videos, f"{name}.mp4") for name in ids}
+        raise_entry_errors(listed, [f"{name}: leads out of the data folder"
+                              for name, file in files.items() if file is None])  # fmt: skip
+        documents = self.find_documents([f"{name}.mp4" for name in ids])
+        return [
+            VideoEntry(name, files[name], captions[name], document)
+            for name, document in zip(ids, documents, strict=True)
+        ]
+
+    def _check_cut(self) -> str:
+        valid = ", ".join((*LISTS, *ANNOTATION_CUTS))
+        if self.cut is None:
+            raise AnnotationError(f"MSRVTT has several cuts; set data_loader.args.cut to: {valid}")
+        if self.cut not in (*LISTS, *ANNOTATION_CUTS):
+            raise AnnotationError(f'MSRVTT has no cut "{self.cut}"; data_loader.args.cut: {valid}')
+        return self.cut
+
+
+def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read ``MSR_VTT.json``: the captions of each video, in the file's order.
+
+    Raises:
+        AnnotationError: the file can't be read, or entries can't be used.
+    """
+    data = read_json(path)
+    items = data.get("annotations") if isinstance(data, dict) else None
+    if not isinstance(items, list) or not items:
+        raise AnnotationError(f'{path}: must hold an object with a list "annotations"')
+    errors: list[str] = []
+    captions: dict[str, list[str]] = {}
+    for number, item in enumerate(items):
+        name, text = (_get_text(item, key) for key in ("image_id", "caption"))
+        if name and text:
+            captions.setdefault(name, []).append(text)
+        else:
+            errors.append(f'annotation {number}: needs texts "image_id" and "caption"')
+    raise_entry_errors(path, errors)
+    return {name: tuple(texts) for name, texts in captions.items()}
+
+
+def _get_text(item: Any, key: str) -> str:
+    """The text of a member; empty where there is none."""
+    value = item.get(key) if isinstance(item, dict) else None
+    return value if isinstance(value, str) and value.strip() else ""
+
+
+def choose_captions(
+    path: Path, ids: list[str], captions: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Choose one caption of each video by a pickled ``{id: number of the caption}``.
+
+    Raises:
+        UserError: the file can't be read, or names no caption of some video.
+    """
+    numbers = read_pickle(path)
+    if not isinstance(numbers, dict):
+        raise AnnotationError(f"{path}: must hold a dict of caption numbers")
+    chosen, errors = {}, []
+    for name in ids:
+        number, texts = numbers.get(name), captions[name]
+        if isinstance(number, int) and 0 <= number < len(texts):
+            chosen[name] = (texts[number],)
+        else:
+            errors.append(f"{name}: {number!r} is no number of its {len(texts)} captions")
+    raise_entry_errors(path, errors)
+    return chosen

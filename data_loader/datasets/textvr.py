@@ -1,0 +1,127 @@
+"""TextVR (arXiv 2305.03347) and the data sets in its form: videos, OCR documents, annotations."""
+
+import logging
+from pathlib import Path
+
+from base.base_dataset import VideoEntry
+from base.registry import DATASETS
+from data_loader.datasets.annotations import AnnotationError, read_textvr_entries
+from data_loader.datasets.shuffled import explain_shuffled
+from data_loader.datasets.text_video_dataset import TextVideoDataset
+
+logger = logging.getLogger(__name__)
+
+VIDEO_FOLDERS = ("Videos", "Video")  # the download has the first, the published code the second
+# Published files have a test or a validation set, and each stands for the other.
+STANDS_IN = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
+DEFAULT_CUT = "split"
+
+SHUFFLED = "TextVR_test_rand.json"
+README_HINT = "README.md, section “Get the TextVR data”, says where the files are"
+
+
+class AnnotatedVideos(TextVideoDataset):
+    """Videos in ``Videos/`` and OCR documents in ``Kwai_VideoOCR/``, named by an annotation file.
+
+    The annotations are ``NAME_{train|val|test}.json``, each a split of its own and read whole, or
+    one ``NAME.json`` (or ``name.json``) of all entries, of which ``videos_info[cut]`` names the
+    split. Any other ``annotation_file`` is taken as the latter, unless its name ends in a split's.
+    Where there is no validation set the test set stands for it, and the other way round.
+
+    A data set of its own sets ``stem``, the NAME; ``cut`` is ``split`` where none is given.
+    """
+
+    stem = ""
+
+    def name_annotation_file(self) -> str:
+        """Return the split's own file where it is there, else that of all splits."""
+        wanted = STANDS_IN[self.options.split]
+        own = {f"{self.stem}_{split}.json": split for split in wanted}
+        whole = [f"{self.stem}.json", f"{self.stem.lower()}.json"]
+        names = [next(iter(own)), *whole, *list(own)[1:]]
+        for name in names:
+            if (self.metadata_dir / name).is_file():
+                if own.get(name, wanted[0]) != wanted[0]:
+                    logger.info("%s stands for the split %s", self.metadata_dir / name, wanted[0])
+                return name
+        raise AnnotationError(
+            f"{self.metadata_dir}: holds none of the annotation files {', '.join(names)}; correct "
+            "data_loader.args.data_dir or metadata_dir"
+        )
+
+    def load_entries(self) -> list[VideoEntry]:
+        """Read the annotations; raises ``AnnotationError``."""
+        return self.read_annotated_entries()
+
+    def read_annotated_entries(self) -> list[VideoEntry]:
+        """Read the entries of the split from ``annotation_file``."""
+        file, cut = self.annotation_file, self.cut or DEFAULT_CUT
+        if file.stem.endswith(("_train", "_val", "_test")):
+            cut = None  # a file of one split
+        splits = STANDS_IN[self.options.split]
+        return read_textvr_entries(file, self.find_video_dir(), self.ocr_dir, cut, splits)
+
+    def find_video_dir(self, hint: str = "correct data_loader.args.data_dir") -> Path:
+        """Return the folder of the videos; ``hint`` says what to do where there is none."""
+        for name in VIDEO_FOLDERS:
+            if (self.data_dir / name).is_dir():
+                return self.data_dir / name
+        raise AnnotationError(
+            f"{self.data_dir}: holds no folder {' or '.join(VIDEO_FOLDERS)}; {hint}"
+        )
+
+
+@DATASETS.register("TextVR")
+class TextVR(AnnotatedVideos):
+    """TextVR: 10.5k videos of eight categories with captions and OCR documents."""
+
+    recipe = "textvr"
+
+    def name_annotation_file(self) -> str:
+        """Return the split's file; there is no separate validation set, as published."""
+        return "TextVR_train.json" if self.options.split == "train" else "TextVR_test.json"
+
+    def load_entries(self) -> list[VideoEntry]:
+        """Read the annotations; raises ``AnnotationError``."""
+        file = self.annotation_file
+        if not file.is_file():
+            shuffled = file.with_name(SHUFFLED)
+            hint = (
+                f"; {shuffled.name} lies beside it, but its videos are shuffled: every metric on "
+                "it is chance. Name it as data_loader.args.annotation_file only to make a matrix "
+                "for the challenge server"
+                if shuffled.is_file()
+                else ""
+            )
+            raise AnnotationError(f"{file}: no such annotation file; {README_HINT}{hint}")
+        reason = explain_shuffled(file)
+        self.shuffled = reason is not None
+        if reason is not None:
+            logger.warning(
+                "%s: this is the SHUFFLED test file (%s). Metrics on it are chance, whatever the "
+                "model is worth; only the similarity matrix has a meaning",
+                file,
+                reason,
+            )
+        return read_textvr_entries(file, self.find_video_dir(README_HINT), self.ocr_dir)
+
+
+@DATASETS.register("MSVD")
+class MSVD(AnnotatedVideos):
+    """MSVD: 1,970 short clips of about 40 captions each."""
+
+    stem = "MSVD"
+
+
+@DATASETS.register("DiDeMo")
+class DiDeMo(AnnotatedVideos):
+    """DiDeMo: 10k unedited videos, their captions joined to a paragraph."""
+
+    stem = "DiDeMo"
+
+
+@DATASETS.register("YouCook2")
+class YouCook2(AnnotatedVideos):
+    """YouCook2: cooking videos; the validation set stands for the test set, without captions."""
+
+    stem = "YouCook2"

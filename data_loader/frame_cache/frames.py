@@ -1,0 +1,252 @@
+"""Frames of videos, decoded once and read in the videos' place.
+
+A shard's data take their name when they are complete, and its index is written after that: a
+process that is killed while it fills a cache loses the shards that it was at, and nothing of them
+is ever read.
+
+Validation and test get the very frames of "uniform": where the cache holds them raw and at the size
+of the test's transforms (the default), bit for bit what the video gives. Training draws as from the
+video, with the same numbers, and gets of each interval the candidate nearest to the frame drawn.
+The crops of Frozen in Time are drawn from frames whose shorter side is ``center_crop``.
+
+The files of the frames are memory-mapped, so that processes on one machine share them. The videos
+need not be there; one that is, and differs from the one that was cached, is an error.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+
+from base.base_dataset import VideoEntry
+from data_loader.frame_cache.store import (
+    MANIFEST,
+    CachedVideo,
+    FrameSource,
+    FrameSpec,
+    StorageFormat,
+    Store,
+    name_video,
+    stamp_video,
+)
+from data_loader.frame_sampling import choose_candidates, find_nearest_candidates
+from data_loader.readers.base_reader import VideoError, VideoReader
+from data_loader.readers.video_readers import open_video
+from data_loader.transforms import resize
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.processes import map_tasks
+
+COMMAND = "python -m tools.cache_frames -c CONFIG"
+SHARD_VIDEOS = 64
+_MAX_MAPS = 256  # shards that a process has open; each takes a file handle
+
+
+@dataclass(frozen=True)
+class FillResult:
+    """What a cache holds of a data set."""
+
+    store: Store
+    num_videos: int
+    num_read: int  # videos that were decoded now
+    errors: dict[Path, str]  # file -> why it can't be read
+
+
+def fill_cache(
+    dataset: FrameSource, root: Path, storage: StorageFormat, workers: int
+) -> FillResult:
+    """Store the frames of a data set's videos that a cache lacks, or that were changed since.
+
+    Raises:
+        UserError: the cache is of another kind, or in use; a process died, or the reader's library
+            is not installed.
+    """
+    spec = FrameSpec.of(dataset)
+    store = Store.create(root, spec, storage)
+    videos = {name_video(entry.video, dataset.data_dir): entry.video for entry in dataset.entries}
+    with store.lock():
+        cached = store.read_videos()
+        missing = [
+            (name, path)
+            for name, path in videos.items()
+            if name not in cached or not cached[name].is_up_to_date(stamp_video(path))
+        ]
+        size = min(SHARD_VIDEOS, -(-len(missing) // workers)) or 1
+        first = max(store.list_shards(), default=-1) + 1
+        tasks = [
+            (first + number, missing[start : start + size])
+            for number, start in enumerate(range(0, len(missing), size))
+        ]
+        write = partial(_write_shard, store, dataset.options.reader)
+        map_tasks(write, tasks, workers, spec.name, unit=" shards")
+    cached = store.read_videos()
+    errors = {path: cached[name].error for name, path in videos.items() if cached[name].error}
+    return FillResult(store, len(videos), len(missing), errors)
+
+
+def _write_shard(store: Store, reader: str, task: tuple[int, list[tuple[str, Path]]]) -> None:
+    """Decode the videos, (name, file), of a shard and write it under its number."""
+    torch.set_num_threads(1)  # the processes are the parallelism
+    shard, paths = task
+    sha256 = hashlib.sha256()
+    videos = {}
+    with atomic_write(store.data_path(shard), durable=True) as temporary:
+        with temporary.open("wb") as file:
+            for name, path in paths:
+                stamp = stamp_video(path)  # before it is read: a change meanwhile is noticed later
+                try:
+                    parts, video = _encode_video(store, reader, path)
+                except VideoError as error:
+                    videos[name] = CachedVideo(shard, stamp, error.reason)
+                    continue
+                offsets = file.tell() + np.cumsum([0, *map(len, parts)])
+                for part in parts:
+                    file.write(part)
+                    sha256.update(part)
+                videos[name] = CachedVideo(shard, stamp, None, *video, offsets)
+            size = file.tell()
+    store.write_index(shard, videos, size, sha256.hexdigest())
+
+
+def _encode_video(store: Store, reader: str, path: Path) -> tuple[list[bytes], tuple]:
+    """The candidates of a video as they are stored, and what ``CachedVideo`` says of them."""
+    spec, storage = store.spec, store.storage
+    with open_video(path, reader) as video:
+        candidates = choose_candidates(storage.per_interval, spec.num_frames, video.num_frames)
+        frames = torch.from_numpy(video.frames(candidates)).permute(0, 3, 1, 2)
+        facts = video.num_frames, video.width, video.height
+    frames = resize(frames, storage.size, spec.antialias).contiguous()  # (K, 3, h, w)
+    if storage.format == "jpeg":
+        encoded = [encode_jpeg(frame, storage.quality) for frame in frames]
+    else:
+        encoded = list(frames)
+    parts = [part.numpy().tobytes() for part in encoded]
+    return parts, (*facts, tuple(frames.shape[2:]), candidates)
+
+
+class FrameCache:
+    """The frames of a data set's videos, from the cache that its options name.
+
+    Raises:
+        UserError: no cache can hold such frames, or this one does not; they are damaged, or a video
+            is not among them.
+    """
+
+    def __init__(self, dataset: FrameSource) -> None:
+        options = dataset.options
+        self.command = f"{COMMAND} --split {'train' if options.training else options.split}"
+        self.data_dir = dataset.data_dir
+        self.store = _open_store(options.frame_cache, FrameSpec.of(dataset), self.command)
+        self.videos = self.store.read_videos()
+        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        entries = dataset.entries
+        missing = [
+            entry for entry in entries if name_video(entry.video, self.data_dir) not in self.videos
+        ]
+        if missing:
+            raise UserError(
+                f"{self.store.folder}: {len(missing)} of {len(entries)} videos are not in this "
+                f"frame cache, the first is {missing[0].video}; add them with: {self.command}"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # To a spawned process: it maps the files itself.
+        return self.__dict__ | {"_maps": OrderedDict()}
+
+    @contextmanager
+    def open(self, entry: VideoEntry) -> Iterator[VideoReader]:
+        """Give the stored frames of a video in the way of a reader.
+
+        Raises:
+            VideoError: the video could not be read when the cache was made.
+            UserError: the video was changed since.
+        """
+        cached = self.videos[name_video(entry.video, self.data_dir)]
+        stamp = stamp_video(entry.video)
+        if stamp != cached.stamp and stamp.size >= 0:
+            raise UserError(
+                f"{entry.video}: was changed after its frames were cached in "
+                f"{self.store.folder}; cache them anew with: {self.command}"
+            )
+        if cached.error is not None:
+            remedy = f"replace or re-encode the file, then run: {self.command}"
+            raise VideoError(entry.video, cached.error, remedy)
+        yield CachedReader(self, entry.video, cached)
+
+    def map_shard(self, shard: int) -> np.ndarray:
+        """Return the bytes of a shard's file, memory-mapped."""
+        if shard in self._maps:
+            self._maps.move_to_end(shard)
+        else:
+            self._maps[shard] = np.memmap(self.store.data_path(shard), np.uint8, "r")
+            if len(self._maps) > _MAX_MAPS:
+                self._maps.popitem(last=False)
+        return self._maps[shard]
+
+
+class CachedReader(VideoReader):
+    """One video's stored frames, in the contract of a reader but for what ``frames`` takes.
+
+    ``width`` and ``height`` are those of the video, not of the stored frames.
+    """
+
+    name = "frame cache"
+
+    def __init__(self, cache: FrameCache, path: Path, cached: CachedVideo) -> None:
+        self.path = str(path)
+        self.num_frames, self._size = cached.num_frames, (cached.height, cached.width)
+        self._cache = cache
+        self._cached = cached
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return stored frames, (F, h, w, 3) uint8: of each interval the nearest to its index.
+
+        Args:
+            indices: one frame of each interval, as ``frame_indices`` gives them for clips of the
+                cache's ``num_frames``.
+
+        Raises:
+            VideoError: a stored frame is damaged.
+        """
+        cached, store = self._cached, self._cache.store
+        places = find_nearest_candidates(
+            cached.candidates, np.asarray(indices), store.spec.num_frames, cached.num_frames
+        )
+        data = self._cache.map_shard(cached.shard)
+        if store.storage.format == "raw":
+            block = data[cached.offsets[0] : cached.offsets[-1]].reshape(-1, 3, *cached.shape)
+            return block[places].transpose(0, 2, 3, 1)
+        parts = [data[cached.offsets[place] : cached.offsets[place + 1]] for place in places]
+        return torch.stack(list(map(self._decode_jpeg, parts))).permute(0, 2, 3, 1).numpy()
+
+    def _decode_jpeg(self, part: np.ndarray) -> torch.Tensor:
+        """(3, h, w) uint8 of a JPEG file."""
+        try:
+            return decode_jpeg(torch.from_numpy(np.array(part)), ImageReadMode.RGB)
+        except RuntimeError as error:
+            path = self._cache.store.data_path(self._cached.shard)
+            reason = f"its frames in {path} are damaged"
+            raise VideoError(self.path, reason, f"run: {self._cache.command} --verify") from error
+
+
+def _open_store(root: Path, spec: FrameSpec, command: str) -> Store:
+    folder = root / spec.name
+    if not (folder / MANIFEST).is_file():
+        others = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}"))
+        raise UserError(
+            f"{root}: this frame cache has no {spec.name} (data set, use, size, frames a clip); "
+            f"it has {', '.join(others) or 'nothing'}. Make it with: {command}, or set "
+            "data_loader.args.frame_cache to null"
+        )
+    store = Store(folder)
+    if store.spec != spec:
+        raise UserError(f"{folder}: holds other frames than its name says; delete it")
+    return store

@@ -1,0 +1,239 @@
+"""OCR words of a video and where each was seen, from its document (TextVR, arXiv 2305.03347).
+
+A document is one JSON object per video; each member is one tracked line of text::
+
+    "17": {"text": "SALE UP TO 60 OFF", "score": 0.93,
+           "tracks": {"0": [x1, y1, x2, y2, x3, y3, x4, y4, a, b], "5": [...]}}
+
+Track vectors have 12 numbers: first frame, last frame, number of tracked frames, mean x, mean y,
+width, height, ex, ey, growth of the width, growth of the height, score; frames and pixels until
+``normalise_tracks`` makes them shares of the video's length and size.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from base.config import ConfigModel
+from utils.errors import UserError
+
+TRACK_SIZE = 12
+# Stands for a video in which nothing was read, with a zero track vector (published behaviour).
+EMPTY_WORD = " "
+
+
+class OcrParams(ConfigModel):
+    """Which words of a document are kept; the defaults are those of the published weights."""
+
+    max_words: int = Field(200, ge=1, description="most words of a video, those of highest score")
+    min_length: int = Field(3, ge=1, description="fewest characters of a word")
+    max_char: int | None = Field(
+        123,
+        ge=0,
+        description="largest allowed character code; null allows all (accents, Chinese)",
+    )
+    duplicates: Literal["published", "drop", "keep"] = Field(
+        "published",
+        description="published: a word is dropped when it is already there exactly as written, "
+        "while kept words are lower-cased (so SALE stays twice, sale once); drop: no word twice, "
+        "case ignored; keep: every word",
+    )
+
+
+class OcrLine(NamedTuple):
+    """A record of a document: the text, its score, and frame -> 8 coordinates (4 corners)."""
+
+    text: str
+    score: float
+    frames: dict[int, list[float]]
+
+    def within(self, first: int, stop: int) -> "OcrLine":
+        """Return the line as it is seen in the frames ``first`` … ``stop - 1``, then from 0."""
+        frames = {f - first: quad for f, quad in self.frames.items() if first <= f < stop}
+        return self._replace(frames=frames)
+
+
+@dataclass(frozen=True)
+class OcrWords:
+    """The words of one video, best score first.
+
+    Attributes:
+        words: W lower-cased words.
+        tracks: (W, 12) float64 in frames and pixels, see the module's docstring.
+        num_skipped: records left out because their ``tracks`` are empty (no position).
+    """
+
+    words: list[str]
+    tracks: np.ndarray
+    num_skipped: int = 0
+
+
+def load_ocr_document(path: str | Path) -> dict[str, Any] | None:
+    """Read an OCR document; None when the file is missing (the caller counts and reports it).
+
+    Raises:
+        UserError: the file is not a JSON object, or can't be read.
+    """
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON or not UTF-8
+        raise UserError(
+            f"{path}: no readable OCR document ({error}); download it again, or delete it to "
+            "use the video without words"
+        ) from error
+    if not isinstance(document, dict):
+        raise UserError(
+            f"{path}: an OCR document is a JSON object of tracked lines, but this file holds a "
+            f"{type(document).__name__}; write one object per video"
+        )
+    return document
+
+
+def read_ocr_words(path: str | Path, params: OcrParams) -> OcrWords | None:
+    """Read the words of an OCR document; None when the file is missing.
+
+    Raises:
+        UserError: the file can't be read, or a record is malformed.
+    """
+    document = load_ocr_document(path)
+    return None if document is None else extract_words(document, params, str(path))
+
+
+def parse_document(document: dict[str, Any], source: str = "") -> list[OcrLine]:
+    """Check a document and return its lines.
+
+    Raises:
+        UserError: a malformed record; names the source, the record's key and what was expected.
+    """
+    return [
+        _parse_record(record, f"{source or 'OCR document'}: record {key!r}")
+        for key, record in document.items()
+    ]
+
+
+def extract_words(document: dict[str, Any], params: OcrParams, source: str = "") -> OcrWords:
+    """Choose the words of a document that the model reads; see ``parse_document``."""
+    return select_words(parse_document(document, source), params)
+
+
+def select_words(lines: Sequence[OcrLine], params: OcrParams) -> OcrWords:
+    """Split lines into words and choose those that the model reads.
+
+    A line that is seen in no frame is counted and left out: spotters write such records.
+    """
+    kept: list[tuple[str, np.ndarray]] = []
+    seen: set[str] = set()
+    num_skipped = 0
+    for text, score, frames in lines:
+        if not frames:
+            num_skipped += 1
+            continue
+        track = _make_track_vector(frames, score)
+        for piece in text.split(" "):
+            stripped = piece.strip()
+            if _is_allowed(piece, params) and not _is_duplicate(stripped, seen, params):
+                kept.append((stripped.lower(), track))
+                seen.add(stripped.lower())
+    # sorted() is stable: words of equal score stay in document order.
+    kept = sorted(kept, key=lambda word: -word[1][-1])[: params.max_words]
+    tracks = np.array([track for _, track in kept], dtype=np.float64).reshape(-1, TRACK_SIZE)
+    return OcrWords([text for text, _ in kept], tracks, num_skipped)
+
+
+def normalise_tracks(tracks: np.ndarray, num_frames: int, width: int, height: int) -> np.ndarray:
+    """Turn (W, 12) frames and pixels into float32 shares of the video's length and decoded size.
+
+    Raises:
+        UserError: a length or size below 1.
+    """
+    if min(num_frames, width, height) < 1:
+        raise UserError(
+            f"a video of {num_frames} frames and {width} x {height} pixels can't scale OCR "
+            "tracks; replace the file"
+        )
+    scale = np.array([num_frames] * 3 + [width, height] * 3 + [1, 1, 1], dtype=np.float64)
+    return (np.asarray(tracks, dtype=np.float64) / scale).astype(np.float32)
+
+
+def _is_allowed(piece: str, params: OcrParams) -> bool:
+    """Whether a piece passes the character and length rules (counted before stripping)."""
+    if len(piece) < params.min_length:
+        return False
+    return params.max_char is None or all(ord(char) <= params.max_char for char in piece)
+
+
+def _is_duplicate(stripped: str, seen: set[str], params: OcrParams) -> bool:
+    """Whether the word is there already; ``seen`` holds the lower-cased words kept so far."""
+    if params.duplicates == "keep":
+        return False
+    # Published weights compare the word as written with the lower-cased ones.
+    return (stripped if params.duplicates == "published" else stripped.lower()) in seen
+
+
+def _make_track_vector(frames: dict[int, list[float]], score: float) -> np.ndarray:
+    """Summarise one line's quadrangles (frame -> 8 coordinates) as (12,) float64."""
+    numbers = sorted(frames)
+    quads = np.array([frames[number] for number in numbers]).reshape(-1, 4, 2)  # (N, corner, x/y)
+    mean_x, mean_y = quads.mean(axis=(0, 1))
+    width, height = np.ptp(quads.mean(axis=0), axis=0)
+    end_x, end_y = (quads[-1] - quads[-1, 0]).mean(axis=0)
+    grow_x, grow_y = np.ptp(quads[-1], axis=0) / (np.ptp(quads[0], axis=0) + 1e-6)
+    position = [mean_x, mean_y, width, height, end_x, end_y, grow_x, grow_y]
+    return np.array([numbers[0], numbers[-1], len(numbers), *position, score], dtype=np.float64)
+
+
+def _parse_record(record: Any, where: str) -> OcrLine:
+    """Return a record's line, or raise UserError."""
+    if not isinstance(record, dict):
+        raise _make_record_error(where, "an object with text, score and tracks", record)
+    text, tracks = record.get("text"), record.get("tracks")
+    if not isinstance(text, str):
+        raise _make_record_error(where, 'a string "text"', text)
+    score = _parse_number(record.get("score"))
+    if score is None:
+        raise _make_record_error(
+            where, 'a finite number "score" (or a string of one)', record.get("score")
+        )
+    if not isinstance(tracks, dict):
+        raise _make_record_error(where, 'an object "tracks" of frame numbers', tracks)
+    frames = {}
+    for name, values in tracks.items():
+        if not name.isdecimal():
+            raise _make_record_error(where, 'frame numbers from 0 as the keys of "tracks"', name)
+        # Corners only, or corners and the two numbers that are not used.
+        if not isinstance(values, list) or len(values) not in (8, 10):
+            raise _make_record_error(
+                where, f"four corners and two numbers for frame {name}", values
+            )
+        corners = [_parse_number(value) for value in values[:8]]
+        if None in corners:
+            raise _make_record_error(where, f"finite coordinates for frame {name}", values)
+        frames[int(name)] = corners
+    return OcrLine(text, score, frames)
+
+
+def _parse_number(value: Any) -> float | None:
+    """Return a finite float for a JSON number or a string of one, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _make_record_error(where: str, expected: str, found: Any) -> UserError:
+    return UserError(
+        f"{where}: expected {expected}, found {repr(found)[:80]}; correct the file, or delete it "
+        "to use the video without words"
+    )

@@ -1,0 +1,188 @@
+"""Video readers' common part: the contract, its errors, the checks of what a library returns.
+
+Every reader returns what the file shows: RGB in presentation order, converted by swscale with the
+file's own colour matrix and range (BT.601, limited, where it names none), turned as the file asks
+(decord refuses turned files). For 8-bit video with an even height, which is all H.264 in yuv420p,
+the readers agree bit for bit; other pixel formats go through interpolating code that differs
+between the FFmpeg versions the libraries bring along.
+
+Nothing is repaired: a frame that can't be decoded is a ``VideoError``, never a neighbour's copy. A
+reader belongs to the process and thread that opened it, decodes in one thread (it runs in loader
+workers) and keeps no frame.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from base.registry import VIDEO_READERS
+from data_loader.readers.container import check_container
+from utils.errors import UserError
+
+INSTALL = "install it, or choose another video reader"
+
+
+class VideoError(UserError):
+    """A video file that can't be read as asked: what is wrong, in one line, and what helps."""
+
+    def __init__(
+        self, path: str | Path, reason: str, remedy: str = "replace the file, or re-encode it"
+    ) -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path, self.reason, self.remedy = str(path), reason, remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        # Raised in loader workers and pickled on the way to the trainer.
+        return type(self), (self.path, self.reason, self.remedy)
+
+
+class VideoReader:
+    """One open video; the subclasses say how a library opens, counts and decodes.
+
+    Attributes:
+        path: the file.
+        num_frames: frames that are shown, from 0 in presentation order.
+    """
+
+    name = ""
+    kind = "a video"
+    decodes_at_opening = True  # the first frame: what a library only meets there is met early
+    check_file = staticmethod(check_container)  # what is seen before the library opens the file
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        error = self.check_file(path)
+        if error is not None:
+            raise VideoError(path, *error)
+        with self._translate_errors(f"can't be opened as {self.kind}"):
+            self.num_frames = self._open()
+        if self.num_frames < 1:
+            raise VideoError(path, "has no video frame")
+        if self.decodes_at_opening:
+            self._size = next(self._decode_checked([0])).shape[:2]
+
+    @property
+    def width(self) -> int:
+        """Of a decoded frame, pixels."""
+        return self._size[1]
+
+    @property
+    def height(self) -> int:
+        """Of a decoded frame, pixels."""
+        return self._size[0]
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        return next(self._decode_checked([0])).shape[:2]
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decode frames.
+
+        Args:
+            indices: F frame numbers in any order, repeats allowed, each in [0, num_frames).
+
+        Returns:
+            (F, height, width, 3) uint8 RGB, in the order of ``indices``.
+
+        Raises:
+            VideoError: an index outside of the video, or a frame that can't be decoded.
+        """
+        wanted, order = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        frames = np.stack(list(self._decode_checked(wanted.tolist())))
+        self._size = frames.shape[1:3]
+        return frames[order]
+
+    def stream(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+        """Decode frames in one pass that holds one of them at a time, however long the video.
+
+        Args:
+            indices: as for ``frames``, but ascending and none twice.
+
+        Yields:
+            (height, width, 3) uint8 RGB.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        assert (np.diff(wanted) > 0).all(), "frames are streamed in order"
+        return self._decode_checked(wanted.tolist())
+
+    def times(self) -> np.ndarray:
+        """Return when each frame is shown, (num_frames,) float64 in seconds from the first one.
+
+        Raises:
+            VideoError: the file doesn't tell.
+        """
+        with self._translate_errors("its frames' times can't be read"):
+            times = np.asarray(self._read_times(), dtype=np.float64)
+        assert times.shape == (self.num_frames,), times.shape
+        return times - times[0]
+
+    def close(self) -> None:
+        """Give back the file and the decoder."""
+
+    def _open(self) -> int:
+        """Open the file and return the number of frames."""
+        raise NotImplementedError
+
+    def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """Yield the frames ``wanted`` (ascending, distinct), each (H, W, 3) uint8."""
+        raise NotImplementedError
+
+    def _read_times(self) -> Sequence[float] | np.ndarray:
+        """Return when each frame is shown, in seconds, ascending."""
+        raise NotImplementedError
+
+    def _decode_checked(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        if not wanted:
+            raise VideoError(self.path, "no frame was asked for", "ask for at least one")
+        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
+            raise VideoError(
+                self.path,
+                f"frames {wanted[0]} to {wanted[-1]} were asked for, but it has {self.num_frames}",
+                "sample frames within the video",
+            )
+        with self._translate_errors(f"frames up to {wanted[-1]} can't be decoded"):
+            num_frames = 0
+            for frame in self._decode(wanted):
+                if frame.ndim != 3 or frame.shape[2] != 3:
+                    raise self._make_error(
+                        f"an RGB frame was asked for, but an array of {frame.shape} came"
+                    )
+                num_frames += 1
+                yield frame
+            if num_frames != len(wanted):
+                raise self._make_error(
+                    f"{len(wanted)} frames were asked for, but {num_frames} came"
+                )
+
+    @contextmanager
+    def _translate_errors(self, what: str) -> Iterator[None]:
+        """Turn whatever the library raises into a VideoError; their types share no base class."""
+        try:
+            yield
+        except (VideoError, MemoryError):
+            raise
+        except Exception as error:
+            detail = " ".join(str(error).split())[:200]
+            reason = f"{what} ({self.name}: {type(error).__name__}: {detail})"
+            raise self._make_error(reason) from error
+
+    def _make_error(self, reason: str) -> VideoError:
+        """Return the error of a file that this reader fails on."""
+        return VideoError(self.path, reason, self.remedy())
+
+    def remedy(self) -> str:
+        """Return what a user can do about a file that this reader fails on."""
+        others = " or ".join(f'"{name}"' for name in VIDEO_READERS.names() if name != self.name)
+        return f"replace the file, re-encode it, or try the video reader {others}"
+
+
+def load_library(load: Callable[[], Any], hint: str) -> Any:
+    """Import what a reader needs when it is used; raises ``UserError`` with the hint otherwise."""
+    try:
+        return load()
+    except (ImportError, OSError, RuntimeError) as error:  # missing shared libraries raise the last
+        raise UserError(f"{hint} ({' '.join(str(error).split())[:200]})") from error

@@ -1,0 +1,136 @@
+"""The whole check of a configuration: JSON values in, ``Config`` or every problem out."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from base.config import Config, ConfigError
+from parsing.blocks import check_block, find_ineffective_in_block, validate_model
+from parsing.checks import (
+    BLOCKS,
+    check_architecture,
+    check_metrics,
+    check_model_input,
+    check_monitor,
+    check_named_args,
+)
+from parsing.json_files import apply_overrides
+from parsing.problems import Path, Problem, find_ineffective_keys, join_path
+
+logger = logging.getLogger("parse_config")
+
+
+def build_config(
+    data: dict[str, Any], source: str, overrides: Sequence[str], problems: Sequence[Problem]
+) -> Config:
+    """Apply overrides, check everything, and make the ``Config``.
+
+    Args:
+        data: the configuration as JSON values.
+        source: what messages call it.
+        overrides: ``KEY=VALUE`` texts.
+        problems: those found while reading.
+
+    Raises:
+        ConfigError: with ``problems`` and every problem found here.
+    """
+    data = copy.deepcopy(data)
+    override_problems = apply_overrides(data, overrides)
+    blocks, block_problems = _check_blocks(data)
+    shape, shape_problems = validate_model(Config, _with_empty_blocks(data))
+    twice, warnings = check_model_input(
+        blocks.get("arch"), blocks["data_loader"], _loader_paths(data)
+    )
+    found = [*problems, *shape_problems, *block_problems, *check_metrics(data.get("metrics"))]
+    found += [*_monitor_problems(data), *twice]
+    if override_problems or found or shape is None:
+        raise ConfigError(source, override_problems + _lines(found))
+    config = shape.model_copy(update=blocks)
+    own_problems = check_architecture(config)
+    if own_problems:
+        raise ConfigError(source, own_problems)
+    _warn(source, data, warnings)
+    return config
+
+
+def _check_blocks(data: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check every block; returns what a ``Config`` holds in place of the file's objects."""
+    blocks: dict[str, Any] = {}
+    loaders = []
+    problems: list[Problem] = []
+    for path in _block_paths(data):
+        value = _at(data, path)
+        block, found = check_block(value, path, BLOCKS[path[0]])
+        problems += found
+        if isinstance(value, dict):
+            problems += check_named_args(path[0], value.get("args"), (*path, "args"))
+        if path[0] == "data_loader":
+            loaders.append(block)
+        else:
+            blocks[path[0]] = block
+    return blocks | {"data_loader": tuple(loaders)}, problems
+
+
+def _block_paths(data: dict[str, Any]) -> list[Path]:
+    singles = (key for key in BLOCKS if key != "data_loader" and data.get(key) is not None)
+    return [*((key,) for key in singles), *_loader_paths(data)]
+
+
+def _loader_paths(data: dict[str, Any]) -> list[Path]:
+    """Return where the loaders stand: one object, or the items of a list."""
+    value = data.get("data_loader")
+    if isinstance(value, list):
+        return [("data_loader", index) for index in range(len(value))]
+    return [] if value is None else [("data_loader",)]
+
+
+def _at(data: Any, path: Path) -> Any:
+    for key in path:
+        data = data[key]
+    return data
+
+
+def _with_empty_blocks(data: dict[str, Any]) -> dict[str, Any]:
+    """Put empty blocks for the file's, which are checked on their own."""
+    empty = {"type": ""}
+    shape = {
+        key: empty if key in BLOCKS and value is not None else value for key, value in data.items()
+    }
+    if data.get("data_loader") is not None:
+        shape["data_loader"] = [empty for _ in _loader_paths(data)]
+    return shape
+
+
+def _monitor_problems(data: dict[str, Any]) -> list[Problem]:
+    """Check the monitored name, where what it depends on has a usable form."""
+    trainer = data.get("trainer")
+    metrics = data.get("metrics", Config.model_fields["metrics"].default)
+    if not isinstance(trainer, dict) or not isinstance(metrics, (list, tuple)):
+        return []
+    names = tuple(name for name in metrics if isinstance(name, str))
+    return check_monitor(trainer.get("monitor"), len(_loader_paths(data)), names)
+
+
+def _lines(problems: Sequence[Problem]) -> list[str]:
+    """Return problems as text, in the order in which a configuration is written."""
+    order = ["extends", *Config.model_fields]
+
+    def place(problem: Problem) -> int:
+        key = str(problem[0][0])
+        return order.index(key) if key in order else -1
+
+    return [f"{join_path(path)}: {text}" for path, text in sorted(problems, key=place)]
+
+
+def _warn(source: str, data: dict[str, Any], warnings: Sequence[str]) -> None:
+    schema = Config.model_json_schema()
+    idle = list(find_ineffective_keys(schema, data, schema["$defs"]))
+    for path in _block_paths(data):
+        found = find_ineffective_in_block(_at(data, path), BLOCKS[path[0]])
+        idle += [(*path, "args", *where) for where in found]
+    if idle:
+        names = ", ".join(dict.fromkeys(map(join_path, idle)))
+        logger.warning("%s: these keys have no effect any more: %s", source, names)
+    for text in warnings:
+        logger.warning("%s: %s", source, text)

@@ -1,0 +1,305 @@
+"""Tables of an index: how they are opened, and a video's rows in them.
+
+``index.db`` is SQLite in WAL mode: one process writes, any number read at the same time, each
+transaction sees one state. A commit here is the moment at which anything new counts: embeddings
+and thumbnails are on the disk before it. Shapes: E width of the common space.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from retrieval.errors import IndexFolderError
+from retrieval.index.words import get_words
+from utils.errors import UserError
+from utils.files import FileStamp, hash_file
+
+DATABASE = "index.db"
+FORMAT_VERSION = 1
+APPLICATION_ID = 0x54565258  # "TVRX": tells our databases from others
+NO_INDEX = "index.py makes one: python index.py VIDEOS -r MODEL --out {}"
+_WAIT_S = 30.0
+
+# Paths are kept as the bytes that they are: names need not be text.
+# Rows count from 0 and are those of the embeddings; dead ones belonged to videos that are gone.
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE videos (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL UNIQUE, stamp TEXT NOT NULL,
+    ocr_stamp TEXT NOT NULL, duration_s REAL NOT NULL, width INTEGER NOT NULL,
+    height INTEGER NOT NULL);
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, video_id INTEGER NOT NULL REFERENCES videos,
+    start_s REAL NOT NULL, end_s REAL NOT NULL, row INTEGER NOT NULL UNIQUE);
+CREATE INDEX entries_of_video ON entries (video_id);
+CREATE TABLE dead_rows (row INTEGER PRIMARY KEY);
+CREATE TABLE tracks (
+    id INTEGER PRIMARY KEY, video_id INTEGER NOT NULL REFERENCES videos, text TEXT NOT NULL,
+    score REAL NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, boxes BLOB NOT NULL);
+CREATE INDEX tracks_of_video ON tracks (video_id);
+CREATE TABLE words (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+CREATE VIRTUAL TABLE words_fts USING fts5 (
+    text, content='words', content_rowid='id', tokenize='trigram');
+CREATE TABLE postings (
+    word_id INTEGER NOT NULL, entry_id INTEGER NOT NULL, track_id INTEGER NOT NULL,
+    PRIMARY KEY (word_id, entry_id, track_id)) WITHOUT ROWID;
+CREATE INDEX postings_of_entry ON postings (entry_id);
+"""
+
+
+@dataclass(frozen=True)
+class ContentStamp(FileStamp):
+    """What a file was when it was indexed: size, time of change, and ``sha256`` of its content."""
+
+    sha256: str
+
+    @classmethod
+    def of(cls, path: str | Path) -> Self:
+        """Look at a file and read it; raises ``UserError``."""
+        try:
+            found = FileStamp.of(path)
+            return cls(found.size, found.mtime_ns, hash_file(Path(path)))
+        except OSError as error:
+            raise UserError(f"{path}: can't be read ({error.strerror})") from error
+
+    def has_size_and_time_of(self, path: Path) -> bool:
+        """Whether a file still has them; raises ``OSError``."""
+        return FileStamp(self.size, self.mtime_ns) == FileStamp.of(path)
+
+
+@dataclass
+class NewEntry:
+    """A window of a video: its time span, its thumbnail (a JPEG), and its embeddings.
+
+    ``embeddings`` has the (E,) float32 of each array of the index by name.
+    """
+
+    start_s: float
+    end_s: float
+    embeddings: dict[str, NDArray]
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class NewTrack:
+    """A line of text of a video."""
+
+    text: str  # as it was read
+    score: float  # confidence of the reading
+    start_s: float  # when it is first seen
+    end_s: float  # when it was last seen
+    boxes: NDArray  # (N, 5) float32: time, left, top, right, bottom; by time
+    seen_in: tuple[int, ...]  # positions of the video's entries in which it is seen
+
+
+@dataclass
+class NewVideo:
+    """A video with all of its entries and tracks."""
+
+    path: str  # within the indexed folder, ``/`` between its parts
+    stamp: ContentStamp  # of the file
+    ocr_stamp: ContentStamp | None  # of its OCR document; None where it has none of its own
+    duration_s: float  # until the end of its last frame
+    width: int  # of a frame, pixels
+    height: int  # of a frame, pixels
+    entries: list[NewEntry] = field(default_factory=list)
+    tracks: list[NewTrack] = field(default_factory=list)
+
+
+class KnownVideo(NamedTuple):
+    """A video of the index and the files it was made from."""
+
+    id: int
+    stamp: ContentStamp
+    ocr_stamp: ContentStamp | None
+
+
+def create_database(folder: Path, meta: dict[str, Any]) -> None:
+    """Make the database of an empty index; it is there as a whole or not at all."""
+    connection = sqlite3.connect(folder / DATABASE, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in filter(str.strip, SCHEMA.split(";")):
+            connection.execute(statement)
+        write_meta(connection, meta)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
+    """Open the database; transactions are begun and ended by statements.
+
+    Args:
+        writing: False: nothing is ever written, and any thread may use the connection in turn.
+
+    Raises:
+        IndexFolderError: there is none, it is none of ours, damaged, or of a newer version.
+    """
+    path = folder / DATABASE
+    if not path.is_file():
+        what = "holds no finished index" if folder.is_dir() else "no such folder"
+        raise IndexFolderError(f"{folder}: {what}; {NO_INDEX.format(folder)}")
+    mode = "rw" if writing else "ro"
+    if not writing and not os.access(folder, os.W_OK):
+        mode += "&immutable=1"  # readers, too, note in the folder that they are there
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    options: dict[str, Any] = {"isolation_level": None, "check_same_thread": False}
+    with ExitStack() as stack:
+        try:
+            connection = sqlite3.connect(uri, uri=True, timeout=_WAIT_S, **options)
+            stack.callback(connection.close)
+            _check_version(connection, folder)
+            if writing:
+                connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error as error:
+            raise explain_read_error(folder, error) from error
+        stack.pop_all()
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection, folder: Path) -> None:
+    found = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found != APPLICATION_ID:
+        raise IndexFolderError(f"{folder}: holds no finished index; {NO_INDEX.format(folder)}")
+    if version > FORMAT_VERSION:
+        raise IndexFolderError(
+            f"{folder}: is an index of format {version}, from a newer version of this project; "
+            f"this one reads format {FORMAT_VERSION}: update the project, or make the index anew"
+        )
+
+
+def explain_read_error(folder: Path, error: sqlite3.Error) -> IndexFolderError:
+    """Return what to say of an error of SQLite while reading."""
+    return IndexFolderError(
+        f"{folder / DATABASE}: can't be read ({error}); give access to it and free some space, or "
+        "delete the folder and make the index anew with index.py"
+    )
+
+
+def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Return everything that is kept by name."""
+    rows = connection.execute("SELECT key, value FROM meta")
+    return {key: json.loads(value) for key, value in rows}
+
+
+def write_meta(connection: sqlite3.Connection, values: dict[str, Any]) -> None:
+    """Set values by name; None takes one away."""
+    for key, value in values.items():
+        connection.execute("DELETE FROM meta WHERE key = ?", (key,))
+        if value is not None:
+            connection.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+
+def encode_path(path: Path) -> str:
+    """Return a path as ``meta`` keeps it: its bytes, in hexadecimal."""
+    return os.fsencode(path).hex()
+
+
+def decode_path(text: str) -> Path:
+    """Return what ``encode_path`` was given."""
+    return Path(os.fsdecode(bytes.fromhex(text)))
+
+
+def read_videos(connection: sqlite3.Connection) -> dict[str, KnownVideo]:
+    """Return the videos of an index by path."""
+    rows = connection.execute("SELECT id, path, stamp, ocr_stamp FROM videos")
+    return {
+        os.fsdecode(path): KnownVideo(number, _parse_stamp(stamp), _parse_stamp(ocr))
+        for number, path, stamp, ocr in rows
+    }
+
+
+def update_stamps(
+    connection: sqlite3.Connection, video_id: int, stamp: ContentStamp, ocr: ContentStamp | None
+) -> None:
+    """Note new times of a video whose content is what it was."""
+    connection.execute(
+        "UPDATE videos SET stamp = ?, ocr_stamp = ? WHERE id = ?",
+        (_dump_stamp(stamp), _dump_stamp(ocr), video_id),
+    )
+
+
+def insert_video(
+    connection: sqlite3.Connection, video: NewVideo, first_row: int
+) -> list[tuple[int, NewEntry]]:
+    """Insert a video whose path is new; returns its entries with their ids.
+
+    ``first_row`` is that of the embeddings of its entries.
+    """
+    stamps = _dump_stamp(video.stamp), _dump_stamp(video.ocr_stamp)
+    size = video.duration_s, video.width, video.height
+    video_id = connection.execute(
+        "INSERT INTO videos (path, stamp, ocr_stamp, duration_s, width, height) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (os.fsencode(video.path), *stamps, *size),
+    ).lastrowid
+    ids = [
+        connection.execute(
+            "INSERT INTO entries (video_id, start_s, end_s, row) VALUES (?, ?, ?, ?)",
+            (video_id, entry.start_s, entry.end_s, row),
+        ).lastrowid
+        for row, entry in enumerate(video.entries, first_row)
+    ]
+    for track in video.tracks:
+        _insert_track(connection, video_id, track, [ids[place] for place in track.seen_in])
+    return list(zip(ids, video.entries, strict=True))
+
+
+def _insert_track(
+    connection: sqlite3.Connection, video_id: int, track: NewTrack, entries: Sequence[int]
+) -> None:
+    boxes = np.ascontiguousarray(track.boxes, dtype=np.float32).tobytes()
+    track_id = connection.execute(
+        "INSERT INTO tracks (video_id, text, score, start_s, end_s, boxes) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (video_id, track.text, track.score, track.start_s, track.end_s, boxes),
+    ).lastrowid
+    for word in dict.fromkeys(get_words(track.text)):
+        word_id = _number_word(connection, word)
+        rows = ((word_id, entry, track_id) for entry in entries)
+        connection.executemany("INSERT INTO postings VALUES (?, ?, ?)", rows)
+
+
+def _number_word(connection: sqlite3.Connection, text: str) -> int:
+    """Return the number of a word; a new word is given one."""
+    row = connection.execute("SELECT id FROM words WHERE text = ?", (text,)).fetchone()
+    if row is not None:
+        return row[0]
+    number = connection.execute("INSERT INTO words (text) VALUES (?)", (text,)).lastrowid
+    connection.execute("INSERT INTO words_fts (rowid, text) VALUES (?, ?)", (number, text))
+    return number
+
+
+def delete_video(connection: sqlite3.Connection, video_id: int) -> list[int]:
+    """Delete a video, its entries' embeddings becoming dead rows; returns the entries' ids."""
+    found = connection.execute("SELECT id, row FROM entries WHERE video_id = ?", (video_id,))
+    entries = found.fetchall()
+    connection.executemany("DELETE FROM postings WHERE entry_id = ?", ((i,) for i, _ in entries))
+    connection.executemany("INSERT INTO dead_rows VALUES (?)", ((row,) for _, row in entries))
+    for table in ("entries", "tracks"):
+        connection.execute(f"DELETE FROM {table} WHERE video_id = ?", (video_id,))
+    connection.execute("DELETE FROM videos WHERE id = ?", (video_id,))
+    return [entry for entry, _ in entries]
+
+
+def _dump_stamp(stamp: ContentStamp | None) -> str:
+    return json.dumps(None if stamp is None else asdict(stamp))
+
+
+def _parse_stamp(text: str) -> ContentStamp | None:
+    values = json.loads(text)
+    return None if values is None else ContentStamp(**values)

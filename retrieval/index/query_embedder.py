@@ -1,0 +1,138 @@
+"""The query encoder that is kept in the index: a search needs neither checkpoint nor network.
+
+Shapes: E width of the common space.
+"""
+
+import json
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.config import Config, resolve_config
+from base.registry import ARCHITECTURES
+from retrieval.errors import IndexFolderError
+from utils.files import hash_file, write_json
+
+if TYPE_CHECKING:
+    from base.base_model import RetrievalModel
+    from data_loader.collate import Collate
+
+WEIGHTS, SETTINGS = "weights.safetensors", "query_encoder.json"
+MAX_BATCH = 32  # queries
+_REMEDY = "make the index anew with index.py"
+
+
+def save_query_encoder(
+    folder: Path, model: "RetrievalModel", config: Config, collate: "Collate"
+) -> str:
+    """Write a model's query encoder and its tokenizer; returns the checksum of the weights.
+
+    Args:
+        collate: gives the tokenizer and the most tokens of a query.
+
+    Raises:
+        IndexFolderError: they can't be written.
+    """
+    from utils.checkpoint.files import write_safetensors
+
+    encoder, weights = type(model).build_query_encoder(**config.arch.kwargs()), model.state_dict()
+    own = {name: weights[name].cpu().contiguous().clone() for name in encoder.state_dict()}
+    settings = {"arch": resolve_config(config)["arch"], "max_tokens": collate.max_tokens}
+    try:
+        folder.mkdir(exist_ok=True)
+        write_safetensors(folder / WEIGHTS, own, {})
+        collate.tokenizer.save_pretrained(folder)
+        encoder.save_text_config(folder)
+        write_json(folder / SETTINGS, settings)
+        return hash_file(folder / WEIGHTS)
+    except Exception as error:  # of safetensors and tokenizers: the types share no base class
+        raise IndexFolderError(
+            f"{folder}: can't be written ({error}); free some space, or give access, and run the "
+            "command again"
+        ) from error
+
+
+class QueryEmbedder:
+    """Embeds queries; may be used by several threads at once.
+
+    Args:
+        folder: as ``save_query_encoder`` has written it.
+
+    Raises:
+        IndexFolderError: a file is missing, damaged or another one.
+    """
+
+    def __init__(self, folder: Path, checksum: str) -> None:
+        import model.registrations  # noqa: F401
+        from data_loader.collate import Collate, load_tokenizer
+        from utils.checkpoint.weights import load_weights
+
+        try:
+            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            found = hash_file(folder / WEIGHTS)
+        except (OSError, ValueError) as error:
+            raise IndexFolderError(f"{folder}: can't be read ({error}); {_REMEDY}") from error
+        if found != checksum:
+            raise IndexFolderError(
+                f"{folder / WEIGHTS}: is not the query encoder that the index was made with "
+                f"(sha256 {found[:12]}, not {checksum[:12]}); {_REMEDY}"
+            )
+        self._collate = Collate(load_tokenizer(str(folder)), False, settings["max_tokens"])
+        self._model = _build_encoder(settings["arch"], folder)
+        load_weights(self._model, folder / WEIGHTS)
+        self._model.eval()
+        self._lock = threading.Lock()
+        self._waiting: deque[_PendingQuery] = deque()
+
+    def embed(self, query: str) -> NDArray:
+        """Return the embedding of a query, (E,) float32 of length 1.
+
+        Queries that wait at the same time are embedded as one batch, which takes little longer than
+        one of them; their embeddings then differ from those of one alone by rounding.
+        """
+        own = _PendingQuery(query)
+        self._waiting.append(own)
+        with self._lock:
+            if own.embedding is None:  # no thread before has taken it along
+                self._embed_waiting(own)
+        return own.embedding
+
+    def _embed_waiting(self, own: "_PendingQuery") -> None:
+        import torch
+
+        batch = [own]
+        while self._waiting and len(batch) < MAX_BATCH:
+            pending = self._waiting.popleft()
+            if pending is not own and pending.embedding is None:
+                batch.append(pending)
+        tokens = self._collate.tokenize_queries([pending.query for pending in batch])
+        with torch.inference_mode():
+            embeddings = normalize_rows(self._model(tokens).float().numpy())
+        for pending, embedding in zip(batch, embeddings, strict=True):
+            pending.embedding = embedding
+
+
+@dataclass(eq=False)
+class _PendingQuery:
+    query: str
+    embedding: NDArray | None = None  # once it is known
+
+
+def _build_encoder(arch: dict[str, Any], folder: Path) -> Any:
+    from parsing.blocks import check_block
+
+    block, errors = check_block(arch, ("arch",), ARCHITECTURES)
+    if block is None or errors:
+        raise IndexFolderError(f"{folder / SETTINGS}: can't be used ({errors}); {_REMEDY}")
+    build = ARCHITECTURES.get(block.type).build_query_encoder
+    return build(text_folder=folder, **block.kwargs())
+
+
+def normalize_rows(rows: NDArray, eps: float = 1e-8) -> NDArray:
+    """Return rows (N, E) of length 1, so that their products are cosines."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), eps)

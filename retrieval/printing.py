@@ -1,0 +1,118 @@
+"""Tables and JSON that the commands print."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrieval.results import Explanation, Hit, WordMatch
+
+if TYPE_CHECKING:
+    from retrieval.index.plan import UpdatePlan
+    from retrieval.index.update import UpdateResult
+
+_MOST_WORDS = 3  # of a hit, in a line
+
+
+def escape(name: str | Path) -> str:
+    """Return a name or another text as one line that any terminal can show."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)
+
+
+def dump_hits(hits: Sequence[Hit]) -> str:
+    """Return hits as JSON: a list of objects with the fields of ``Hit``.
+
+    The ranks are there by the names of former releases, too.
+    """
+    values = [
+        asdict(hit)
+        | {"words": [asdict(match) | {"box": match.box._asdict()} for match in hit.words]}
+        | {"meaning_rank": hit.semantic_rank, "words_rank": hit.keyword_rank}
+        for hit in hits
+    ]
+    return json.dumps(values, indent=2) + "\n"
+
+
+def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
+    """Return hits as a table; to explain them each has further lines."""
+    if not hits:
+        return "nothing found\n"
+    head = ("", "time", "score", "words", "video")
+    rows = [
+        (
+            str(place),
+            f"{format_time(hit.start_s)}-{format_time(hit.end_s)}",
+            f"{hit.score:.4f}",
+            _join_words(hit.words),
+            escape(hit.video),
+        )
+        for place, hit in enumerate(hits, 1)
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head) - 1)]
+    lines = [_format_line(head, widths)]
+    for row, hit in zip(rows, hits, strict=True):
+        lines.append(_format_line(row, widths))
+        lines += [f"      {text}" for text in _explain_hit(hit) if explain]
+    return "\n".join(lines) + "\n"
+
+
+def _format_line(row: Sequence[str], widths: Sequence[int]) -> str:
+    number, *cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
+    return "  ".join([number.strip().rjust(widths[0]), *cells, row[-1]])
+
+
+def _join_words(matches: Sequence[WordMatch]) -> str:
+    words = dict.fromkeys(match.word for match in matches)
+    return escape(", ".join([*list(words)[:_MOST_WORDS], *["…"] * (len(words) > _MOST_WORDS)]))
+
+
+def _explain_hit(hit: Hit) -> list[str]:
+    lines = [] if hit.explanation is None else [_format_similarity(hit.explanation)]
+    for match in hit.words:
+        left, top, right, bottom = (round(100 * share) for share in match.box)
+        lines.append(
+            f"{escape(match.query)}: {match.kind} in "
+            f"{json.dumps(match.text, ensure_ascii=False)}, "
+            f"{format_time(match.start_s)}-{format_time(match.end_s)}, "
+            f"x {left}-{right} %, y {top}-{bottom} % of the frame"
+        )
+    return lines
+
+
+def _format_similarity(found: Explanation) -> str:
+    text = f"similarity {found.similarity:.3f}"
+    if found.without_vision is None or found.without_ocr is None:
+        return text
+    text += f", without vision {found.without_vision:.3f}, without OCR {found.without_ocr:.3f}"
+    if found.vision is None or found.ocr is None:
+        return text
+    return f"{text}: {found.vision:.0%} vision, {found.ocr:.0%} OCR"
+
+
+def format_plan(plan: "UpdatePlan") -> str:
+    """Return what an update would do, a line for each video."""
+    groups = {"add": plan.add, "update": plan.update, "drop": plan.drop}
+    lines = [f"{what:<7} {escape(name)}" for what, names in groups.items() for name in names]
+    lines += [f"failed  {escape(name)}: {reason}" for name, reason in plan.failed.items()]
+    return "\n".join([*lines, plan.summarize()]) + "\n"
+
+
+def format_result(result: "UpdateResult", out: Path) -> str:
+    """Return what an update did."""
+    lines = [f"failed  {escape(name)}: {reason}" for name, reason in result.failed.items()]
+    lines.append(result.plan.summarize())
+    if result.recall is not None:
+        lines.append(f"FAISS index: {result.recall:.1%} of the ten nearest of an entry are found")
+    lines.append(f"{out}: {result.num_videos} videos, {result.num_entries} entries")
+    return "\n".join(lines) + "\n"
+
+
+def format_time(seconds: float) -> str:
+    """Return a time as ``1:02:03.5``, with a tenth where it is not a whole second."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{rest // 10:02}" + (f".{rest % 10}" if rest % 10 else "")
+    return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"

@@ -1,0 +1,113 @@
+"""Access control: who is answered, and what every answer tells the browser to refuse."""
+
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import urlencode
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private, no-cache",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        names: of this server in addresses; None: any. Where only this machine is answered, a page
+            elsewhere whose name was made to point here (DNS rebinding) would otherwise read all.
+        token: must come with every request, or once by ``/?token=``; None: none is needed.
+        cookie: name of the cookie that the link sets.
+        session: what the cookie holds, another one in each process.
+    """
+
+    names: frozenset[str] | None = LOCAL_NAMES
+    token: str | None = None
+    cookie: str = "textvr"
+    session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+
+
+class AccessControl:
+    """An ASGI application around another: refuses what may not pass, sets headers on the rest."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        request = Request(scope)
+        answer = self._check_host(request) or self._check_token(request)
+        await (answer or self._app)(scope, receive, send_with_headers)
+
+    def _check_host(self, request: Request) -> Response | None:
+        names = self._access.names
+        if names is None or _get_host(request) in names:
+            return None
+        return _refuse(request, HTTPStatus.FORBIDDEN, "this server answers to localhost only")
+
+    def _check_token(self, request: Request) -> Response | None:
+        """Return None where the token or the cookie is there, else what to answer."""
+        token = self._access.token
+        if token is None:
+            return None
+        given = request.query_params.get("token")
+        if request.url.path == "/" and given is not None and _is_same(given, token):
+            return self._set_cookie(request)
+        kind, _, value = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and _is_same(value.strip(), token):
+            return None
+        if _is_same(request.cookies.get(self._access.cookie, ""), self._access.session):
+            return None
+        text = "a token is needed: open the address that serve.py has printed"
+        answer = _refuse(request, HTTPStatus.UNAUTHORIZED, text)
+        answer.headers["WWW-Authenticate"] = "Bearer"
+        return answer
+
+    def _set_cookie(self, request: Request) -> Response:
+        """Set the cookie, and lead to the same address without the token."""
+        rest = [item for item in request.query_params.multi_items() if item[0] != "token"]
+        answer = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", HTTPStatus.SEE_OTHER)
+        answer.set_cookie(
+            self._access.cookie, self._access.session, httponly=True, samesite="strict"
+        )
+        return answer
+
+
+def _get_host(request: Request) -> str:
+    """Return the name in the Host header, without the port."""
+    name, colon, port = request.headers.get("host", "").lower().rpartition(":")
+    return name if colon and port.isdecimal() else name + colon + port
+
+
+def _is_same(given: str, own: str) -> bool:
+    """Whether two secrets are the same; takes no longer where more of them is."""
+    return hmac.compare_digest(given.encode(), own.encode())
+
+
+def _refuse(request: Request, status: HTTPStatus, text: str) -> Response:
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"detail": text}, status)
+    return PlainTextResponse(text + "\n", status)

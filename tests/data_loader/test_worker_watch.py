@@ -1,0 +1,71 @@
+"""Loading processes that hang or die: named, and the run ends."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from data_loader.datasets.text_video_dataset import TextVideoDataset
+from data_loader.loader import TextVideoDataLoader
+from tests.data_loader.textvr_folder import write_textvr
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_textvr(tmp_path_factory.mktemp("data"))
+
+
+def made(folder, demo, **options):
+    options = {"num_workers": 2, "batch_size": 2} | options
+    return TextVideoDataLoader(
+        "TextVR", str(folder), split="test", training=False, seed=0, modalities=("vision",),
+        tokenizer_name=str(demo / "text_model"), **options,
+    )  # fmt: skip
+
+
+def broken(monkeypatch, act):
+    """Let a loading process ``act`` when it reads the video Cooking/c.mp4."""
+    whole = TextVideoDataset.__getitem__
+
+    def read(self, key):
+        if self.get_entry(key.index).id == "Cooking/c.mp4":
+            act()
+        return whole(self, key)
+
+    monkeypatch.setattr(TextVideoDataset, "__getitem__", read)
+
+
+def test_a_video_that_hangs_the_decoder_ends_the_run_and_is_named(folder, demo, monkeypatch):
+    broken(monkeypatch, lambda: time.sleep(3600))
+    with pytest.raises(UserError) as caught:
+        list(made(folder, demo, item_timeout=1.0))
+    text = str(caught.value)
+    assert text.startswith(f"{folder}/Videos/Cooking/c.mp4: could not be read within 1 s")
+    assert "data_loader.args.item_timeout" in text and "\n" not in text
+
+
+def test_a_process_that_dies_is_named_with_what_it_read(folder, demo, monkeypatch):
+    broken(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError) as caught:
+        list(made(folder, demo))
+    text = str(caught.value)
+    assert f"while it read {folder}/Videos/Cooking/c.mp4." in text
+    assert "num_workers" in text and "another video reader" in text and "\n" not in text
+
+
+def test_time_between_batches_does_not_count(folder, demo):
+    loader = made(folder, demo, item_timeout=1.0, prefetch_factor=1)
+    ids = []
+    for batch in loader:
+        time.sleep(1.3)
+        ids += batch.ids
+    assert len(ids) == 4
+
+
+def test_other_errors_stay_what_they_are(folder, demo):
+    loader = made(folder, demo)
+    with pytest.raises(RuntimeError, match="of another kind") as caught, loader.watch.guard():
+        raise RuntimeError("of another kind")
+    assert not isinstance(caught.value, UserError)

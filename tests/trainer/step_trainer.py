@@ -1,0 +1,39 @@
+"""A trainer without data: for tests of single steps on batches made by hand."""
+
+from pathlib import Path
+
+import torch
+
+from base.config import TrainerConfig
+from evaluation.evaluator import Evaluator
+from trainer.tracking import Tracker
+from trainer.trainer import Trainer
+from utils.precision import Precision
+
+CPU = torch.device("cpu")
+
+
+def make_step_trainer(
+    model, criterion, network=None, optimizer=None, precision="fp32", device=CPU, **settings
+):
+    """Return a trainer; without an optimizer its steps leave the weights as they are."""
+    parameters = [*model.parameters(), *criterion.parameters()]
+    return Trainer(
+        model=model,
+        criterion=criterion,
+        network=network or model,
+        precision=Precision(precision, device),
+        optimizer=optimizer or torch.optim.SGD(parameters, lr=0.0),
+        schedule=None,
+        loaders=[],
+        valid_loaders=[],
+        evaluator=Evaluator([], criterion, device),
+        tracker=Tracker(Path(".")),
+        run_dir=Path("."),
+        config={},
+        settings=TrainerConfig(epochs=1, **settings),
+        epochs=1,
+        save_period=1,
+        monitor=None,
+        validate_first=False,
+    )

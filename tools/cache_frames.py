@@ -1,0 +1,148 @@
+"""Decode every video once, and train and test from the stored frames.
+
+    python -m tools.cache_frames -c CONFIG                      what train.py reads
+    python -m tools.cache_frames -c CONFIG --split test         what test.py reads
+    python -m tools.cache_frames -c CONFIG --verify             compare with the checksums
+
+The frames go to the folder that data_loader.args.frame_cache names (or --out); from then on
+training, validation and test read them in place of the videos. Training draws among candidates,
+which stand evenly in each interval of a video; validation and test get the frames they had. Frames
+are stored at the size that the transforms first resize to, raw (exact) or as JPEG (about a sixth of
+the space). The command can be stopped at any moment and run again: it makes what is missing, and
+what was changed since.
+
+Exit code 0: all is well; 1: videos can't be read, or shards are damaged, all of them listed; 2: the
+configuration can't be used.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from base.base_model import describe_model_input
+from data_loader.datasets.text_video_dataset import TextVideoDataset
+from data_loader.frame_cache.frames import fill_cache
+from data_loader.frame_cache.store import MANIFEST, FrameSpec, ShardError, StorageFormat, Store
+from data_loader.loader import expand_folder
+from parse_config import add_config_arguments, load_config
+from trainer.build import build_dataset
+from utils.cli import positive_int, run_cli
+from utils.distributed import show_progress
+from utils.errors import UserError
+from utils.processes import count_cpus
+
+PER_INTERVAL = 4  # candidates of training
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.cache_frames",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--loader", type=int, help="which data loader of a list (default: all)")
+    parser.add_argument(
+        "--split", nargs="+", choices=("train", "val", "test"), default=("train", "val"),
+        help="train: what training reads, whatever its split (default: train val)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder, in place of data_loader.args.frame_cache")
+    parser.add_argument("--format", choices=("raw", "jpeg"), default="raw", help="(default: raw)")
+    parser.add_argument("--quality", type=positive_int, default=95, help="of JPEG (default: 95)")
+    parser.add_argument(
+        "--candidates", type=positive_int, metavar="N",
+        help="frames stored of a training video, a multiple of num_frames (default: "
+        f"{PER_INTERVAL} times num_frames); of validation and test num_frames are stored",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=positive_int,
+        help="of the stored frames, pixels; other than the default they are resized once more, "
+        "which changes them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=positive_int, default=count_cpus(), help="(default: %(default)s)"
+    )
+    parser.add_argument("--verify", action="store_true", help="make nothing, check what is there")
+    arguments = parser.parse_args()
+    if arguments.quality > 100:
+        parser.error("--quality: 1 to 100")
+    return arguments
+
+
+def choose_format(spec: FrameSpec, arguments: argparse.Namespace) -> StorageFormat:
+    """Return how frames are stored."""
+    per_interval = 1
+    if spec.use == "train":
+        candidates = arguments.candidates or PER_INTERVAL * spec.num_frames
+        per_interval, rest = divmod(candidates, spec.num_frames)
+        if rest:
+            raise UserError(
+                f"--candidates {candidates} is no multiple of num_frames, {spec.num_frames}"
+            )
+    size = (arguments.size,) * len(spec.size) if arguments.size else spec.size
+    quality = arguments.quality if arguments.format == "jpeg" else None
+    return StorageFormat(arguments.format, quality, per_interval, size)
+
+
+def fill(dataset: TextVideoDataset, root: Path, arguments: argparse.Namespace) -> int:
+    """Make what a data set's cache lacks; returns the number of unreadable videos."""
+    storage = choose_format(FrameSpec.of(dataset), arguments)
+    result = fill_cache(dataset, root, storage, arguments.workers)
+    readable = result.num_videos - len(result.errors)
+    sys.stdout.write(
+        f"{result.store.folder}: {readable} of {result.num_videos} videos, {result.num_read} of "
+        "them read now\n"
+    )
+    for path, error in result.errors.items():
+        sys.stdout.write(f"  can't be read: {path}: {error}\n")
+    return len(result.errors)
+
+
+def verify(dataset: TextVideoDataset, root: Path) -> int:
+    """Compare a data set's cache with its checksums; returns the number of damaged shards."""
+    name = FrameSpec.of(dataset).name
+    folder = root / name
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: no such frame cache; run the command without --verify first")
+    store = Store(folder)
+    shards, num_damaged = store.list_shards(), 0
+    for shard in show_progress(shards, name, " shards"):
+        try:
+            store.verify(shard)
+        except ShardError as error:
+            sys.stdout.write(f"{error}\n")
+            num_damaged += 1
+    sys.stdout.write(f"{folder}: {num_damaged} of {len(shards)} shards are damaged\n")
+    return num_damaged
+
+
+def main() -> int:
+    """Run the command."""
+    arguments = parse_arguments()
+    config = load_config(arguments.config, arguments.overrides)
+    if not describe_model_input(config.arch).uses_vision:
+        raise UserError(f"{arguments.config}: its model uses no frames, so none are cached")
+    numbers = range(len(config.data_loader)) if arguments.loader is None else [arguments.loader]
+    num_errors = 0
+    for number in numbers:
+        for split in dict.fromkeys(arguments.split):
+            training = split == "train"
+            changes = {"frame_cache": None} | ({} if training else {"split": split})
+            dataset = build_dataset(config, number, training=training, **changes)
+            named = config.data_loader[number].kwargs()["frame_cache"]
+            if arguments.out is None and named is None:
+                raise UserError(
+                    "where do the frames go? Set data_loader.args.frame_cache to a folder, or give "
+                    "--out"
+                )
+            root = arguments.out or expand_folder(named)
+            if arguments.verify:
+                num_errors += verify(dataset, root)
+            else:
+                num_errors += fill(dataset, root, arguments)
+    return 1 if num_errors else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

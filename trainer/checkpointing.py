@@ -1,0 +1,466 @@
+"""Checkpoints of a training run: what they hold, when they are written, which one is resumed."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from base.base_model import RetrievalModel
+from base.base_trainer import Monitor
+from base.config import Config
+from base.criterion import Criterion
+from evaluation.data_report import DataReport
+from trainer.optim import Schedule
+from utils.checkpoint.files import (
+    CheckpointError,
+    copy_checkpoint,
+    load_checkpoint,
+    make_folder,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from utils.checkpoint.weights import fit_weights, get_weights, load_weights
+from utils.distributed import gather_objects, get_dist_info
+from utils.errors import UserError
+from utils.files import remove_temporary_files
+from utils.interrupt import StopSignals
+from utils.precision import Precision
+from utils.run_dir import find_latest_run_dir, make_run_dir, setup_logging
+from utils.seed import get_random_states, restore_random_states
+
+logger = logging.getLogger(__name__)
+
+LAST, BEST = "model_last.pth", "model_best.pth"
+AUTO = "auto"
+NOTHING, SAVE, STOP = 0, 1, 2  # of all processes' actions the largest counts
+NEEDED = {"state_dict", "optimizer", "scheduler", "scaler", "best", "progress", "random_states"}
+NEEDED |= {"data_report"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, and the checkpoint to go on from, None for a new run."""
+
+    folder: Path
+    checkpoint: Path | None = None
+
+
+def enter_run(config: Config, resume: str | None, chosen: str | None) -> Run:
+    """Let all processes enter a run's folder; the first one finds or makes it, and logs there.
+
+    Args:
+        config: names the folder of all runs and the experiment.
+        resume: a checkpoint; ``auto``: the newest intact one in the chosen folder, or in that of
+            the newest run of this name, and a new run where there is none; None: a new run.
+        chosen: the run's folder, where the user names one.
+
+    Raises:
+        UserError: there is no such checkpoint, none is intact, or the folder can't be made.
+    """
+    run, is_main = None, get_dist_info().is_main
+    setup_logging(config.trainer.verbosity if is_main else 0)
+    if is_main:
+        run = open_run(config, resume, chosen)
+        setup_logging(config.trainer.verbosity, run.folder / "train.log")
+    return gather_objects(run)[0]
+
+
+def open_run(config: Config, resume: str | None, chosen: str | None) -> Run:
+    """Find what to go on with, or make the folder of a new run; see ``enter_run``."""
+    save_dir = config.trainer.save_dir
+    if resume not in (None, AUTO):
+        if not Path(resume).is_file():
+            raise UserError(f"{resume}: no such checkpoint to resume")
+        return _reopen(Path(resume).parent, Path(resume))
+    if resume == AUTO:
+        folder = Path(chosen) if chosen else find_latest_run_dir(save_dir, config.name)
+        if folder is not None and folder.is_dir():
+            logger.info("-r auto: looking into %s", folder)
+            checkpoint = find_newest_checkpoint(folder)
+            if checkpoint is None:
+                logger.info("no checkpoint in %s: the run begins there", folder)
+            return _reopen(folder, checkpoint)
+    return Run(make_run_dir(save_dir, config.name, chosen))
+
+
+def _reopen(folder: Path, checkpoint: Path | None) -> Run:
+    for name in remove_temporary_files(folder):
+        logger.info("%s: removed %s, left by a run that was killed while it wrote", folder, name)
+    return Run(folder, checkpoint)
+
+
+class SaveSchedule:
+    """Says after each step whether to save within the epoch, or to stop.
+
+    Args:
+        signals: notes that the run is asked to stop.
+        every_steps: save after so many steps; None: not by steps.
+        every_minutes: save when so many minutes have passed; None: not by time.
+    """
+
+    def __init__(
+        self, signals: StopSignals, every_steps: int | None, every_minutes: float | None
+    ) -> None:
+        self.signals = signals
+        self.every_steps = every_steps
+        self.every_minutes = every_minutes
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count the minutes anew; every process calls this, whichever of them was due."""
+        self._saved_at = time.monotonic()
+
+    def choose_action(self, step: int) -> int:
+        """Return ``STOP``, ``SAVE`` or ``NOTHING`` after optimizer step ``step``."""
+        if self.must_stop():
+            return STOP
+        return SAVE if self.is_due_by_steps(step) or self._is_due_by_time() else NOTHING
+
+    def must_stop(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self.signals.received != 0
+
+    def is_due_by_steps(self, step: int) -> bool:
+        """Whether to save after this step; the same in every process."""
+        return self.every_steps is not None and step % self.every_steps == 0
+
+    def _is_due_by_time(self) -> bool:
+        if self.every_minutes is None:
+            return False
+        return time.monotonic() - self._saved_at >= 60 * self.every_minutes
+
+
+@dataclass
+class Progress:
+    """What is done of a run; kept in its checkpoints.
+
+    Attributes:
+        epoch: the last one finished; they count from 1.
+        step: optimizer steps done.
+        batches: of the epoch that has begun, the batches done; 0 between epochs.
+        loss_sum: of these, by loader: the sum of losses, weighted by samples.
+        count: and the samples.
+        skipped: batches left out in a row because their loss was not finite.
+        sums: of the epoch that has begun, by name: the sum of its steps' numbers.
+        num_summed: and how many of them were finite, which those in ``sums`` are.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    batches: int = 0
+    loss_sum: list[float] = field(default_factory=list)
+    count: list[int] = field(default_factory=list)
+    skipped: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    num_summed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a batch was trained on; a run stopped in its first validation has none."""
+        return self.epoch > 0 or self.batches > 0
+
+    def begin_epoch(self, num_loaders: int) -> None:
+        """Start counting anew, unless the epoch has begun in an earlier run."""
+        if self.batches == 0:
+            self.loss_sum, self.count = [0.0] * num_loaders, [0] * num_loaders
+            self.sums, self.num_summed = {}, {}
+
+    def finish_batch(self, loader: int, size: int, loss: float) -> None:
+        """Take in a batch that the optimizer stepped on."""
+        self.batches += 1
+        self.step += 1
+        self.skipped = 0
+        self.loss_sum[loader] += loss * size
+        self.count[loader] += size
+
+    def add(self, numbers: Mapping[str, float]) -> None:
+        """Take in the numbers of an optimizer step; those that are not finite have no mean."""
+        for name, value in numbers.items():
+            if math.isfinite(value):
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.num_summed[name] = self.num_summed.get(name, 0) + 1
+
+    def skip_batch(self) -> None:
+        """Take in a batch that the optimizer did not step on."""
+        self.batches += 1
+        self.skipped += 1
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Finish an epoch."""
+        self.epoch, self.batches = epoch, 0
+
+    def mean_losses(self) -> dict[str, float]:
+        """Return the mean loss of each loader in this epoch, as it is logged."""
+        pairs = zip(self.loss_sum, self.count, strict=True)
+        return {f"loss_{i}": total / count for i, (total, count) in enumerate(pairs) if count}
+
+    def means(self) -> dict[str, float]:
+        """Return the mean over this epoch's steps of each number that was added."""
+        return {name: total / self.num_summed[name] for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progress":
+        """Return the progress that a checkpoint kept."""
+        return cls(**state)
+
+
+class TrainingState:
+    """Everything that makes a resumed run equal to one that never stopped.
+
+    Args:
+        run_dir: where checkpoints go.
+        config: resolved; kept in every checkpoint.
+        model: saved and restored, as are the following.
+        criterion: its parameters, where it has any.
+        optimizer: of model and criterion.
+        schedule: of the learning rate.
+        precision: the scale of fp16.
+        monitor: the best value so far.
+        keep_last: how many of the newest checkpoints are kept.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: dict[str, Any],
+        model: RetrievalModel,
+        criterion: Criterion,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule | None,
+        precision: Precision,
+        monitor: Monitor | None,
+        keep_last: int,
+    ) -> None:
+        self.run_dir = run_dir
+        self.config = config
+        self.model = model
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.precision = precision
+        self.monitor = monitor
+        self.keep_last = keep_last
+        self.unsaved: CheckpointError | None = None  # why the newest state is not on disk
+
+    def save(
+        self, progress: Progress, report: DataReport, improved: bool = False, keep: bool = False
+    ) -> None:
+        """Write the last checkpoint, the best if ``improved``, and one of the epoch if ``keep``.
+
+        What can't be written is said loudly and tried again next time; the run goes on, and the
+        checkpoints written before are kept. Every process has to call this; the first one writes.
+        """
+        random_of_all, report = gather_objects(get_random_states()), report.gather()
+        if not get_dist_info().is_main:
+            return
+        state = {
+            "arch": type(self.model).__name__,
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "progress": progress.state_dict(),
+            "state_dict": self.model.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.schedule.scheduler.state_dict() if self.schedule else None,
+            "scaler": self.precision.scaler.state_dict(),
+            "best": self.monitor.state_dict() if self.monitor else None,
+            "random_states": random_of_all,
+            "data_report": report.state_dict(),
+            "config": self.config,
+        }
+        copies = [BEST] * improved + [f"checkpoint-epoch{progress.epoch}.pth"] * keep
+        try:
+            self._write(state, copies)
+        except CheckpointError as error:
+            self.unsaved = error
+            lost = f" {BEST} stays that of an earlier epoch." if improved else ""
+            logger.error("NOT SAVED: %s.%s The run goes on and will try again", error, lost)
+        else:
+            self.unsaved = None
+            logger.debug("saved %s in %s", ", ".join([LAST, *copies]), self.run_dir)
+
+    def raise_if_unsaved(self) -> None:
+        """Raise the ``CheckpointError`` of a run whose last state is not on disk."""
+        if self.unsaved is not None:
+            raise self.unsaved
+
+    def _write(self, state: dict[str, Any], copies: list[str]) -> None:
+        if not self.run_dir.is_dir():
+            logger.error("%s: the run's folder is gone; it is made anew", self.run_dir)
+            make_folder(self.run_dir)
+        last = self.run_dir / LAST
+        self._rotate(last)
+        save_checkpoint(last, state)
+        for name in copies:
+            copy_checkpoint(last, self.run_dir / name)
+
+    def _rotate(self, last: Path) -> None:
+        """Let each checkpoint take the place of the one before it; those too many go."""
+        for number in range(self.keep_last - 1, 0, -1):
+            newer = name_earlier(last, number - 1)
+            if newer.exists():
+                copy_checkpoint(newer, name_earlier(last, number))
+        for number, path in list_last_checkpoints(last):
+            if number >= self.keep_last:
+                path.unlink(missing_ok=True)
+
+    def load(self, path: Path) -> tuple[Progress, DataReport]:
+        """Restore a checkpoint; returns how far its run was, and what it could not use.
+
+        Raises:
+            CheckpointError: it is damaged, no training checkpoint, or does not fit this run.
+        """
+        state = load_checkpoint(path)
+        missing = NEEDED - state.keys()
+        if missing:
+            raise CheckpointError(
+                f"{path}: can't be resumed, it has no {', '.join(sorted(missing))}; to start from "
+                "its weights alone, set arch.args.load_checkpoint"
+            )
+        verify_checkpoint(path)
+        if (state["scheduler"] is None) != (self.schedule is None):
+            raise CheckpointError(f"{path}: one of it and the configuration has no lr_scheduler")
+        own = self.schedule.scheduler.state_dict() if self.schedule else {}
+        if own.keys() != (state["scheduler"] or {}).keys():
+            raise CheckpointError(f"{path}: its lr_scheduler is another than the configuration's")
+        self._check_optimizer(state["optimizer"], path)
+        fit_weights(self.model, get_weights(state, path), path)
+        load_criterion(self.criterion, state, path)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(f"{path}: its optimizer does not fit ({error})") from error
+        if self.schedule:
+            self.schedule.scheduler.load_state_dict(state["scheduler"])
+            self.optimizer._opt_called = True  # it has stepped, in another process
+        if self.monitor and state["best"]:
+            self.monitor.load_state_dict(state["best"])
+        if self.precision.scaler.is_enabled() and state["scaler"]:
+            self.precision.scaler.load_state_dict(state["scaler"])
+        self._restore_random_states(state["random_states"], path)
+        return (
+            Progress.from_state(state["progress"]),
+            DataReport.from_state(state["data_report"])
+            if get_dist_info().is_main
+            else DataReport(),
+        )
+
+    @staticmethod
+    def _restore_random_states(gather: list[dict[str, Any]], path: Path) -> None:
+        place = get_dist_info()
+        if len(gather) != place.world_size:
+            logger.warning(
+                "%s: was written by %d processes, this run has %d: dropout goes another way than "
+                "in a run that never stopped",
+                path, len(gather), place.world_size,
+            )  # fmt: skip
+        restore_random_states(gather[place.rank % len(gather)])
+
+    def _check_optimizer(self, state: dict[str, Any], path: Path) -> None:
+        """Refuse another optimizer's state; say which settings will be others than configured."""
+        wanted = [_get_settings(group) for group in self.optimizer.param_groups]
+        kept = [_get_settings(group) for group in state["param_groups"]]
+        if [group.keys() for group in wanted] != [group.keys() for group in kept]:
+            raise CheckpointError(f"{path}: its optimizer is of another kind than optimizer.type")
+        for new, old in zip(wanted, kept, strict=True):
+            for name in (name for name in new if new[name] != old[name]):
+                logger.warning(
+                    "optimizer.args.%s is %s in the configuration, but a resumed run goes on with "
+                    "the checkpoint's %s; to change it, start a new run from these weights with "
+                    "arch.args.load_checkpoint",
+                    name,
+                    new[name],
+                    old[name],
+                )
+
+
+_NOT_SETTINGS = ("params", "param_names", "fused")
+
+
+def _get_settings(group: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a parameter group; ``lr`` is the one that a schedule starts from."""
+    # A fused step is another program for the same numbers: devices differ in it.
+    settings = {n: value for n, value in group.items() if n not in _NOT_SETTINGS}
+    return settings | {"lr": settings.pop("initial_lr", group["lr"])}
+
+
+def name_earlier(last: Path, number: int) -> Path:
+    """Return the name of the checkpoint ``number`` saves before ``model_last.pth``."""
+    return last.with_stem(f"{last.stem}-{number}") if number else last
+
+
+def list_last_checkpoints(last: Path) -> list[tuple[int, Path]]:
+    """Return ``model_last.pth`` (0) and those before it that are there, the newest first."""
+    found = [(0, last)] if last.exists() else []
+    for path in last.parent.glob(f"{last.stem}-*{last.suffix}"):
+        number = path.stem.removeprefix(f"{last.stem}-")
+        found += [(int(number), path)] if number.isdecimal() else []
+    return sorted(found)
+
+
+def find_newest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest checkpoint of a run that is whole; damaged ones are said and passed over.
+
+    Returns:
+        None where there is none.
+
+    Raises:
+        CheckpointError: there are some, but none is whole.
+    """
+    # By name, as far as names tell: a copied folder, and copies without links, have other times.
+    last = [path for _, path in list_last_checkpoints(run_dir / LAST)]
+    others = [path for path in run_dir.glob("*.pth") if path not in last]
+    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in last + others:
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            logger.error("%s; the one before it is tried", error)
+        else:
+            return path
+    if last or others:
+        raise CheckpointError(f"{run_dir}: holds no checkpoint that is whole; begin a new run")
+    return None
+
+
+def load_model(model: RetrievalModel, criterion: Criterion, path: Path) -> None:
+    """Load a checkpoint's weights strictly, and what its loss has learned.
+
+    Raises:
+        CheckpointError: the file can't be read, or does not fit; the names are listed.
+    """
+    load_weights(model, path)
+    if criterion.state_dict():
+        load_criterion(criterion, load_checkpoint(path), path)
+
+
+def load_criterion(criterion: Criterion, state: Mapping[str, Any], path: Path) -> None:
+    """Restore what a criterion has learned from the state of a checkpoint.
+
+    Checkpoints from elsewhere, and those of before this was kept, have nothing of it.
+
+    Raises:
+        CheckpointError: the parameters there are those of another loss.
+    """
+    own, found = criterion.state_dict(), state.get("criterion") or {}
+    if not own and not found:
+        return
+    if not found:
+        logger.warning("%s: has no learned parameters of the loss; it has those of its start", path)
+        return
+    shapes = [{name: tuple(value.shape) for name, value in of.items()} for of in (own, found)]
+    if shapes[0] != shapes[1]:
+        raise CheckpointError(
+            f"{path}: its loss has the parameters {shapes[1]}, but that of the configuration "
+            f"{shapes[0]}; give its own configuration"
+        )
+    criterion.load_state_dict(found)

@@ -1,0 +1,487 @@
+"""Tracking of a run: ``metrics.jsonl``, TensorBoard or Weights & Biases, the log, the summary."""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from base.base_data_loader import BaseDataLoader
+from base.base_trainer import Monitor
+from base.batch import Batch
+from evaluation.evaluator import Evaluation
+from trainer.checkpointing import BEST, LAST
+from utils.distributed import get_dist_info
+from utils.errors import UserError
+from utils.files import write_text
+from utils.ranking import compute_t2v_ranks, compute_v2t_ranks
+
+logger = logging.getLogger(__name__)
+
+Axis = Literal["step", "epoch"]
+
+NUM_CLIPS = 4
+CLIPS_EVERY = 10  # epochs
+MAX_CLIP_FRAMES = 8  # side by side
+# Values of a line of metrics.jsonl that differ between equal runs.
+TIMINGS = ("seconds", "timing")
+METRICS_FILE = "metrics.jsonl"
+GIB = 2**30
+
+
+class Tracker:
+    """Takes the numbers of a run; this one is for the processes that do not write.
+
+    Args:
+        run_dir: folder of the run.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._not_finite = run_dir / "not_finite.jsonl"
+
+    def resume(self, epoch: int) -> None:
+        """Go on after ``epoch``: what an earlier run wrote of later ones is done again."""
+
+    def begin_epoch(self) -> None:
+        """Start measuring an epoch's batches, or those that are left of it."""
+
+    def wait_for_data(self) -> AbstractContextManager[None]:
+        """Return the context in which the run waits for data."""
+        return nullcontext()
+
+    def log_clips(self, loader: BaseDataLoader, batch: Batch, epoch: int) -> None:
+        """Take a batch of ``epoch`` as it came from the loader; some of them are shown."""
+
+    def finish_batch(self, num_samples: int) -> None:
+        """Take in that a batch of all processes is done."""
+
+    def log_step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Take the numbers of an optimizer step."""
+
+    def log_evaluation(self, epoch: int, number: int, evaluation: Evaluation) -> None:
+        """Take the evaluation of a validation set."""
+
+    def log_epoch(self, epoch: int, log: dict[str, float]) -> None:
+        """Take the log of an epoch."""
+
+    def log_not_finite(self, where: dict[str, Any]) -> Path:
+        """Take a batch whose loss was not finite; returns the file that lists it."""
+        return self._not_finite
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
+class FileTracker(Tracker):
+    """Appends one JSON line an epoch, and hands the same numbers and more to a writer.
+
+    A line of ``metrics.jsonl`` holds an epoch's log; ``seconds`` since the run was started and
+    ``timing``, both of this process, are the only values that differ between equal runs.
+
+    Args:
+        run_dir: folder of the run.
+        writer: takes curves and pictures. When it fails, that is said, and it shows no more of the
+            run, which goes on.
+    """
+
+    def __init__(self, run_dir: Path, writer: "Writer") -> None:
+        super().__init__(run_dir)
+        self._file = run_dir / METRICS_FILE
+        self._writer = writer
+        self._throughput = ThroughputMeter()
+        self._clips_at: int | None = None  # the epoch whose clips were shown last
+        self._start = time.monotonic()
+
+    def resume(self, epoch: int) -> None:
+        """Drop the lines of epochs after ``epoch``, which are run again."""
+        if self._file.exists():
+            lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(self._file, "".join(line for line in lines if _parse_epoch(line) <= epoch))
+
+    def begin_epoch(self) -> None:
+        """Start measuring an epoch's batches, or those that are left of it."""
+        self._throughput.begin_epoch()
+
+    def wait_for_data(self) -> AbstractContextManager[None]:
+        """Return the context in which the run waits for data."""
+        return self._throughput.wait_for_data()
+
+    def log_clips(self, loader: BaseDataLoader, batch: Batch, epoch: int) -> None:
+        """Show clips of the run's first batch, and of one every ``CLIPS_EVERY`` epochs."""
+        if self._clips_at is not None and epoch < self._clips_at + CLIPS_EVERY:
+            return
+        self._clips_at = epoch
+        for row in range(min(NUM_CLIPS, len(batch) - batch.num_fillers)):
+            text = format_clip_text(batch.ids[row], *loader.get_texts(batch, row))
+            self._write("text", f"clips/{row}", text, "epoch", epoch)
+            if batch.video is not None:
+                strip = make_filmstrip(batch.video[row], int(batch.num_frames[row]))
+                self._write("image", f"clips/{row}", strip, "epoch", epoch)
+
+    def finish_batch(self, num_samples: int) -> None:
+        """Measure how long the batch took."""
+        self._throughput.finish_batch(num_samples)
+
+    def log_step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Show the numbers of one step, and the throughput since the last one that was shown."""
+        numbers = {**numbers, **self._throughput.read_interval()}
+        self._write("scalars", {f"step/{k}": v for k, v in numbers.items()}, "step", step)
+
+    def log_evaluation(self, epoch: int, number: int, evaluation: Evaluation) -> None:
+        """Show the distribution of the ranks, from captions to videos and back."""
+        video = evaluation.video_of_query
+        if not len(video):
+            return
+        for name, rank in (("t2v", compute_t2v_ranks), ("v2t", compute_v2t_ranks)):
+            found = rank(evaluation.similarity, np.arange(len(video)), video)
+            found = found[np.isfinite(found)]  # a video without a caption has no rank
+            self._write("histogram", f"val_{number}_{name}_ranks", found, "epoch", epoch)
+
+    def log_epoch(self, epoch: int, log: dict[str, float]) -> None:
+        """Write the log of an epoch."""
+        seconds = round(time.monotonic() - self._start, 2)
+        timing = {name: round(value, 4) for name, value in self._throughput.read_epoch().items()}
+        line = {"epoch": epoch, "seconds": seconds} | log
+        _append_json(self._file, line | {"timing": timing} if timing else line)
+        scalars = log | {f"timing/{name}": value for name, value in timing.items()}
+        self._write("scalars", scalars, "epoch", epoch)
+        self._write("flush")
+        logger.info("epoch %d: %s", epoch, ", ".join(f"{k} {v:.4g}" for k, v in log.items()))
+
+    def log_not_finite(self, where: dict[str, Any]) -> Path:
+        """Append a batch to ``not_finite.jsonl``."""
+        _append_json(self._not_finite, where)
+        return self._not_finite
+
+    def close(self) -> None:
+        """Finish writing."""
+        self._write("close")
+
+    def _write(self, method: str, *arguments: Any) -> None:
+        try:
+            getattr(self._writer, method)(*arguments)
+        except OSError as error:  # of an earlier call, too: writers work in a thread
+            name = type(self._writer).__name__
+            logger.error("NOT WRITTEN: %s (%s); it shows no more of this run", name, error)
+            self._writer = Writer()
+
+
+class ThroughputMeter:
+    """Measures batches: samples a second, and the share of time spent waiting for data.
+
+    What it says of an epoch covers the batches since the epoch's start, or since the run was
+    resumed within it. Validation and checkpoints between epochs do not count.
+    """
+
+    def __init__(self) -> None:
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Start measuring anew."""
+        self._epoch = self._interval = (0, 0.0, 0.0)  # samples, seconds, seconds of waiting
+        self._since = time.perf_counter()
+        self._waiting = 0.0
+
+    @contextmanager
+    def wait_for_data(self) -> Iterator[None]:
+        """Count the time of a ``with`` block as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waiting += time.perf_counter() - start
+
+    def finish_batch(self, num_samples: int) -> None:
+        """Take in a batch of all processes."""
+        now = time.perf_counter()
+        batch = (num_samples, now - self._since, self._waiting)
+        self._since, self._waiting = now, 0.0
+        self._epoch = tuple(map(sum, zip(self._epoch, batch, strict=True)))
+        self._interval = tuple(map(sum, zip(self._interval, batch, strict=True)))
+
+    def read_interval(self) -> dict[str, float]:
+        """Return the numbers of the batches since the last call; none where there was no batch."""
+        interval, self._interval = self._interval, (0, 0.0, 0.0)
+        return _compute_rates(*interval)
+
+    def read_epoch(self) -> dict[str, float]:
+        """Return the epoch's numbers; none where no batch was done."""
+        return _compute_rates(*self._epoch)
+
+
+def _compute_rates(num_samples: int, seconds: float, waiting: float) -> dict[str, float]:
+    if not num_samples:
+        return {}
+    rates = {"samples_per_second": num_samples / seconds, "waiting_share": waiting / seconds}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        rates["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / GIB  # most so far
+    return rates
+
+
+class Writer:
+    """Shows what is looked at while a run goes on; this one shows nothing, others override it all.
+
+    ``place`` counts along the axis: steps or epochs.
+    """
+
+    def scalars(self, values: Mapping[str, float], axis: Axis, place: int) -> None:
+        """Add a point to each named curve."""
+
+    def histogram(self, name: str, values: NDArray, axis: Axis, place: int) -> None:
+        """Add the distribution of (n,) numbers."""
+
+    def image(self, name: str, image: NDArray, axis: Axis, place: int) -> None:
+        """Add a (3, H, W) uint8 picture."""
+
+    def text(self, name: str, text: str, axis: Axis, place: int) -> None:
+        """Add a text in Markdown."""
+
+    def flush(self) -> None:
+        """Let what was added be seen."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
+class TensorBoard(Writer):
+    """Writes event files to ``tensorboard/`` in the run's folder."""
+
+    def __init__(self, run_dir: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
+        self.flush, self.close = self._writer.flush, self._writer.close
+
+    def scalars(self, values: Mapping[str, float], axis: Axis, place: int) -> None:
+        """Add a point to each named curve."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, place)
+
+    def histogram(self, name: str, values: NDArray, axis: Axis, place: int) -> None:
+        """Add the distribution of (n,) numbers."""
+        self._writer.add_histogram(name, values, place)
+
+    def image(self, name: str, image: NDArray, axis: Axis, place: int) -> None:
+        """Add a (3, H, W) uint8 picture."""
+        self._writer.add_image(name, image, place)
+
+    def text(self, name: str, text: str, axis: Axis, place: int) -> None:
+        """Add a text in Markdown."""
+        self._writer.add_text(name, text, place)
+
+
+class WeightsAndBiases(Writer):
+    """Sends a run to Weights & Biases, or keeps it in ``wandb/`` with ``WANDB_MODE=offline``.
+
+    A resumed run goes on under the id that it keeps in ``wandb_id``.
+
+    Raises:
+        UserError: the package is not there, or the run can't be begun.
+    """
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any]) -> None:
+        self._wandb = _import_wandb()
+        try:
+            self._run = self._wandb.init(
+                project=str(config["name"]),
+                name=run_dir.name,
+                id=_read_or_make_id(run_dir / "wandb_id"),
+                resume="allow",
+                dir=str(run_dir),
+                config=dict(config),
+                # stderr has the progress bars, and train.log the rest.
+                settings=self._wandb.Settings(console="off", silent=True),
+            )
+        except self._wandb.Error as error:
+            raise UserError(
+                f"trainer.tracker: Weights & Biases can't begin the run ({error}); log in with "
+                "wandb login, or set WANDB_MODE=offline and send it later with wandb sync"
+            ) from error
+        # Both axes grow on their own; its single step would have to grow with every line.
+        self._run.define_metric("epoch")
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="epoch")
+        self._run.define_metric("step/*", step_metric="step")
+
+    def scalars(self, values: Mapping[str, float], axis: Axis, place: int) -> None:
+        """Add a point to each named curve."""
+        self._run.log({axis: place, **values})
+
+    def histogram(self, name: str, values: NDArray, axis: Axis, place: int) -> None:
+        """Add the distribution of (n,) numbers."""
+        self._run.log({axis: place, name: self._wandb.Histogram(values)})
+
+    def image(self, name: str, image: NDArray, axis: Axis, place: int) -> None:
+        """Add a (3, H, W) uint8 picture."""
+        picture = np.ascontiguousarray(image.transpose(1, 2, 0))
+        self._run.log({axis: place, name: self._wandb.Image(picture)})
+
+    def text(self, name: str, text: str, axis: Axis, place: int) -> None:
+        """Add a text in Markdown, shown as it is written."""
+        table = self._wandb.Table(columns=["text"], data=[[text]])
+        self._run.log({axis: place, f"{name}/text": table})
+
+    def close(self) -> None:
+        """Finish sending."""
+        self._run.finish()
+
+
+def _import_wandb() -> ModuleType:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            'trainer.tracker: "wandb" needs a package that is not installed; run '
+            "pip install wandb, or set trainer.tracker to tensorboard"
+        ) from error
+    return wandb
+
+
+def _read_or_make_id(file: Path) -> str:
+    """Return the run's id, drawn by the system: the seeds of the run know nothing of it."""
+    if not file.exists():
+        file.write_text(secrets.token_hex(8), encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def build_tracker(tracker: str, run_dir: Path, config: Mapping[str, Any]) -> Tracker:
+    """Build the tracker of this process: the first one writes; see ``open_writer``."""
+    if not get_dist_info().is_main:
+        return Tracker(run_dir)
+    return FileTracker(run_dir, open_writer(tracker, run_dir, config))
+
+
+def open_writer(tracker: str, run_dir: Path, config: Mapping[str, Any]) -> Writer:
+    """Open what ``trainer.tracker`` names.
+
+    Args:
+        tracker: ``tensorboard``, ``wandb`` or ``none``.
+        run_dir: folder of the run; each writer keeps its files in a folder of its own there.
+        config: resolved; Weights & Biases shows it, and calls the project by its name.
+
+    Raises:
+        UserError: the writer can't be had.
+    """
+    writers = {
+        "tensorboard": lambda: TensorBoard(run_dir),
+        "wandb": lambda: WeightsAndBiases(run_dir, config),
+        "none": Writer,
+    }
+    return writers[tracker]()
+
+
+def make_filmstrip(frames: Tensor, num_frames: int) -> NDArray:
+    """Lay frames side by side.
+
+    Args:
+        frames: (F, 3, H, W) uint8.
+        num_frames: how many of them are real.
+
+    Returns:
+        (3, H, n * W) uint8, n at most ``MAX_CLIP_FRAMES``.
+    """
+    count = min(num_frames, MAX_CLIP_FRAMES)
+    chosen = np.linspace(0, num_frames - 1, count).round().astype(int)
+    return np.concatenate([frames[index].numpy() for index in chosen], axis=2)
+
+
+def format_clip_text(name: str, captions: list[str], words: list[str] | None) -> str:
+    """Return a video's id, captions and OCR words in Markdown."""
+
+    def quote(text: str) -> str:
+        return f"`{text.replace('`', chr(39))}`"  # nothing of the data is taken for Markdown
+
+    lines = [f"video: {quote(name)}", *(f"caption: {quote(caption)}" for caption in captions)]
+    if words is not None:
+        lines.append("OCR words: " + (" ".join(map(quote, words)) or "none"))
+    return "  \n".join(lines)
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``metrics.jsonl``; one that was cut short is left out."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines if _parse_epoch(line) < float("inf")]
+
+
+def _append_json(path: Path, value: dict[str, Any]) -> None:
+    """Append a JSON line; what can't be written is said, and the run goes on."""
+    line = json.dumps(value) + "\n"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        logger.error("NOT WRITTEN to %s (%s): %s", path, error.strerror, line.strip())
+
+
+def _parse_epoch(line: str) -> float:
+    """Return the epoch of a line; a line that was cut short belongs to none that is kept."""
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def summarize_run(run_dir: Path, epochs: int, monitor: Monitor | None) -> str:
+    """Return what a run comes to: the best epoch, its numbers, the files, the next command.
+
+    The heart of it is logged, too.
+
+    Args:
+        run_dir: its folder; ``metrics.jsonl`` is read there.
+        epochs: how many are done.
+        monitor: the monitored value, or None.
+    """
+    best_epoch = monitor.epoch if monitor is not None else None
+    shown = epochs if best_epoch is None else best_epoch
+    best, command = _describe_best(monitor), name_next_command(run_dir)
+    written = {line["epoch"]: line for line in read_metrics(run_dir / METRICS_FILE)}
+    lines = [f"epochs done: {epochs}", best, f"epoch {shown}:"]
+    lines += _format_numbers(written[shown]) if shown in written else ["  not in metrics.jsonl"]
+    lines += ["files:", *_list_files(run_dir), "next:", f"  {command}"]
+    logger.info("the run is done; %s; next: %s", best, command)
+    return "\n".join(lines) + "\n"
+
+
+def name_next_command(run_dir: Path) -> str:
+    """Return the command that tests the run's best checkpoint, or its last where there is none."""
+    checkpoint = run_dir / (BEST if (run_dir / BEST).exists() else LAST)
+    return f"python test.py -r {checkpoint} --sim_path {run_dir / 'test' / 'sim_matrix.npy'}"
+
+
+def _describe_best(monitor: Monitor | None) -> str:
+    if monitor is None:
+        return "best epoch: none, trainer.monitor is off"
+    if monitor.value is None:
+        return f"best epoch: none, {monitor.name} was never finite"
+    epoch = "unknown, it was before this code noted it" if monitor.epoch is None else monitor.epoch
+    return f"best epoch: {epoch} ({monitor.mode} {monitor.name} = {monitor.value:.6g})"
+
+
+def _format_numbers(log: dict[str, Any]) -> list[str]:
+    """Return one line a number."""
+    numbers = {name: value for name, value in log.items() if name not in ("epoch", *TIMINGS)}
+    width = max(map(len, numbers), default=0)
+    return [f"  {name:<{width}} {value:>10.4g}" for name, value in numbers.items()]
+
+
+def _list_files(run_dir: Path) -> list[str]:
+    """Return the files and folders of the run that are there, each with what it holds."""
+    holds = {
+        BEST: "weights of the best epoch",
+        LAST: "everything to go on with: train.py -r",
+        METRICS_FILE: "numbers of every epoch",
+        "tensorboard": f"curves and clips: tensorboard --logdir {run_dir}",
+        "wandb": f"curves and clips: Weights & Biases; offline ones: wandb sync {run_dir}/wandb/*",
+        "data_report.json": "what of the data could not be used",
+        "train.log": "the log",
+    }
+    there = {name: text for name, text in holds.items() if (run_dir / name).exists()}
+    width = len(str(run_dir)) + 1 + max(map(len, there), default=0)
+    return [f"  {str(run_dir / name):<{width}}  {text}" for name, text in there.items()]

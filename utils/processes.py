@@ -1,0 +1,277 @@
+"""Work on many files in several processes; one that fails, or crashes its process, harms no other.
+
+``run_tasks`` tells what happens to each task as it happens; ``map_tasks`` wants every result, shows
+a bar, and stops at the first failure.
+"""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, TypeVar
+
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+# A task, and what is called with the share of it that is done -> a picklable result.
+Work = Callable[[Task, Callable[[float], None]], Any]
+
+BAR_DELAY_S = 2  # work that is done sooner shows no bar
+_POLL_S = 2.0
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class TaskError(Exception):
+    """This task can't be done, others can; the text, one line, says why."""
+
+
+class TaskProgress(NamedTuple):
+    """A task goes on; ``share`` of it, in (0, 1], is done."""
+
+    number: int
+    share: float
+
+
+class TaskDone(NamedTuple):
+    """A task is finished."""
+
+    number: int
+    result: Any
+
+
+class TaskFailed(NamedTuple):
+    """A task could not be done.
+
+    ``reason`` is one line; ``traceback`` is that of an exception that is no ``TaskError`` and no
+    ``OSError``: a library's on a strange file, or our own.
+    """
+
+    number: int
+    reason: str
+    traceback: str | None = None
+
+
+class _Abort(NamedTuple):
+    """No task can be done: the run ends."""
+
+    reason: str
+
+
+def count_cpus() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_tasks(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    label: str,
+    chunk: int = 1,
+    remedy: str = "Give fewer --workers, or choose another video reader",
+    unit: str = " files",
+) -> list[Result]:
+    """Apply a function to every task, with a progress bar; the results are in the tasks' order.
+
+    Args:
+        function: raises ``UserError`` for what the user can mend, which ends the run.
+        tasks: picklable.
+        workers: processes; 1 works in this one.
+        label: the bar's title.
+        chunk: tasks that a process is handed at a time.
+        remedy: what may help where a process dies.
+        unit: what a task is, for the bar.
+
+    Raises:
+        UserError: a task failed, or its process died, for want of memory or in a decoder.
+    """
+    bar = tqdm(
+        total=len(tasks),
+        desc=label,
+        unit=unit,
+        delay=BAR_DELAY_S,
+        mininterval=0.5 if sys.stderr.isatty() else 10,  # seconds; a log file keeps every line
+        dynamic_ncols=True,
+    )
+    results: list[Any] = [None] * len(tasks)
+    with bar:
+        if min(workers, len(tasks)) <= 1:
+            for number, task in enumerate(tasks):
+                results[number] = function(task)
+                bar.update()
+            return results
+        starts = range(0, len(tasks), chunk)
+        chunks = [tasks[start : start + chunk] for start in starts]
+        for event in run_tasks(partial(_map_work, function), chunks, min(workers, len(chunks))):
+            if isinstance(event, TaskFailed) and event.traceback is not None:
+                raise RuntimeError(f"{label}, in a process: {event.traceback}")
+            if isinstance(event, TaskFailed):
+                raise UserError(
+                    f"{label}: {event.reason}. It was at {starts[event.number] + 1} of {len(tasks)}"
+                    f"{unit} or a few after it. {remedy}"
+                )
+            if isinstance(event, TaskDone):
+                start = starts[event.number]
+                results[start : start + len(event.result)] = event.result
+                bar.update(len(event.result))
+    return results
+
+
+def _map_work(function: Callable[[Task], Result]) -> Work:
+    return lambda chunk, _: [function(task) for task in chunk]
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    number: int = -1  # of the task in hand
+
+
+def run_tasks(
+    make_work: Callable[[], Work], tasks: Sequence[Task], workers: int
+) -> Iterator[TaskProgress | TaskDone | TaskFailed]:
+    """Do every task in one of several processes, and tell what happens as it happens.
+
+    Args:
+        make_work: makes, in each process, the function that does a task. ``UserError`` from either
+            ends the run, whatever else the function raises fails its task.
+        tasks: what the function is given; the events count them from 0.
+        workers: processes, at least 1.
+
+    Yields:
+        Any number of ``TaskProgress`` for each task and one ``TaskDone`` or ``TaskFailed``.
+
+    Raises:
+        UserError: no task can be done (a package is missing), or the disk is full.
+    """
+    waiting = iter(enumerate(tasks))
+    team = []
+    try:
+        for number, task in waiting:
+            team.append(_start_worker(make_work, number, task))
+            if len(team) == workers:
+                break
+        while team:
+            ready = wait([w.connection for w in team] + [w.process.sentinel for w in team])
+            for worker in list(team):
+                if worker.connection not in ready and worker.process.sentinel not in ready:
+                    continue
+                event = _receive_event(worker)
+                if isinstance(event, _Abort):
+                    raise UserError(event.reason)
+                yield event
+                if isinstance(event, TaskProgress):
+                    continue
+                following = next(waiting, None)
+                if following is not None and worker.process.is_alive():
+                    _send_task(worker, *following)
+                    continue
+                team.remove(worker)
+                if following is not None:
+                    team.append(_start_worker(make_work, *following))
+                _end_worker(worker)
+    finally:
+        for worker in team:
+            _end_worker(worker)
+
+
+def _start_worker(make_work: Callable[[], Work], number: int, task: Any) -> _Worker:
+    # Forked, as the loaders' processes are; those started afresh import everything anew.
+    context = get_context("fork" if "fork" in get_all_start_methods() else "spawn")
+    connection, other = context.Pipe()
+    arguments = (make_work, other, os.getpid())
+    process = context.Process(target=_serve_tasks, args=arguments, daemon=True)
+    process.start()
+    other.close()
+    worker = _Worker(process, connection)
+    _send_task(worker, number, task)
+    return worker
+
+
+def _send_task(worker: _Worker, number: int, task: Any) -> None:
+    worker.number = number
+    try:
+        worker.connection.send((number, task))
+    except BrokenPipeError:  # it has just died, which is seen next
+        pass
+
+
+def _end_worker(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.connection.close()
+
+
+def _receive_event(worker: _Worker) -> TaskProgress | TaskDone | TaskFailed | _Abort:
+    """Return what a worker has to say, or what its death says."""
+    try:
+        if worker.connection.poll():
+            return worker.connection.recv()
+    except (EOFError, ConnectionResetError):
+        pass
+    worker.process.join()
+    code = worker.process.exitcode
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return TaskFailed(
+        worker.number,
+        f"its process ended ({name}): the file made a library crash, or the memory was used up; "
+        "take it out, or give fewer --workers",
+    )
+
+
+def _serve_tasks(make_work: Callable[[], Work], connection: Connection, parent: int) -> None:
+    """Do the tasks that come through a connection, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent answers it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        work = make_work()
+    except UserError as error:
+        connection.send(_Abort(str(error)))
+        return
+    while True:
+        while not connection.poll(_POLL_S):
+            _end_if_orphaned(parent)
+        number, task = connection.recv()
+
+        def tell(share: float, number: int = number) -> None:
+            _end_if_orphaned(parent)
+            connection.send(TaskProgress(number, share))
+
+        connection.send(_run_task(work, number, task, tell))
+
+
+def _run_task(
+    work: Work, number: int, task: Any, tell: Callable[[float], None]
+) -> TaskDone | TaskFailed | _Abort:
+    try:
+        return TaskDone(number, work(task, tell))
+    except UserError as error:
+        return _Abort(str(error))
+    except TaskError as error:
+        return TaskFailed(number, str(error))
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            return _Abort(f"{where}{error.strerror}: free some space, or write to another folder")
+        return TaskFailed(number, str(error))
+    except Exception as error:  # whatever a library makes of a strange file; it is told, not hidden
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return TaskFailed(number, reason, traceback.format_exc())
+
+
+def _end_if_orphaned(parent: int) -> None:
+    if os.getppid() != parent:
+        os._exit(1)
