@@ -23,13 +23,13 @@ from pathlib import Path
 
 from parse_config import add_config_arguments, load_config, load_run_config
 from retrieval.index.embedding import ModelFile
-from retrieval.index.layout import CONFIG
+from retrieval.index.identity import CONFIG
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
 from retrieval.index.update import IndexOptions, preview_update, read_index_meta, update_index
 from retrieval.printing import format_plan, format_result
 from utils.cli import positive_int, run_cli
-from utils.device import choose_devices
 from utils.errors import UserError
+from utils.launch import choose_devices
 from utils.run_dir import setup_logging
 
 

@@ -34,10 +34,7 @@ from utils.cli import run_cli
 from utils.errors import UserError
 from utils.run_dir import setup_logging
 
-LOCAL_HOST = "127.0.0.1"
 TOKEN_VARIABLE = "TEXTVR_TOKEN"
-UNPROTECTED = "they can search and watch these videos; --token keeps others out"
-UNENCRYPTED = "the token and the videos are sent to them unencrypted"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("index", type=Path, help="folder of the index")
-    parser.add_argument("--host", default=LOCAL_HOST, help="address to answer at (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to answer at (%(default)s)")
     parser.add_argument(
         "--port", type=parse_port, default=8000, help="0: any free one (%(default)s)"
     )
@@ -65,7 +62,7 @@ def parse_port(text: str) -> int:
 
 
 def choose_token(given: str | None) -> str | None:
-    """Return the token: given, of the environment, made up, or None where none is asked for."""
+    """Return the token: given, from the environment or made up; None: none is asked for."""
     if given is None:
         return None
     token = given or os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
@@ -88,7 +85,9 @@ def main() -> None:
             name, number = get_public_name(listener, arguments.host), listener.getsockname()[1]
             names = LOCAL_NAMES | {name} if is_local(listener) else None
             if names is None:
-                risk = UNPROTECTED if token is None else UNENCRYPTED
+                risk = "the token and the videos are sent to them unencrypted"
+                if token is None:
+                    risk = "they can search and watch these videos; --token keeps others out"
                 sys.stderr.write(f"warning: other machines can reach {arguments.host}: {risk}\n")
             link = f"http://{name}:{number}/" + (f"?token={token}" if token else "")
             sys.stdout.write(f"{len(index):,} entries of {escape(str(index.videos))} at {link}\n")

@@ -19,16 +19,12 @@ or the disk is full.
 """
 
 import argparse
-import math
 import sys
-from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 import retrieval.registrations  # noqa: F401
 from base.registry import VIDEO_READERS
-from retrieval.spotting.folder import Outcome, spot_folder
+from retrieval.spotting.folder import spot_folder
 from retrieval.spotting.rapid_ocr import SCRIPTS
 from retrieval.spotting.text_spotter import build_spotter
 from retrieval.spotting.video import EVERY_S, READER
@@ -65,29 +61,28 @@ def parse_arguments() -> argparse.Namespace:
 
 def parse_seconds(text: str) -> float:
     """Read a number of seconds above 0 (a ``type`` of argparse)."""
-    try:
-        if 0 < float(text) < math.inf:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
+    return _parse_number(text, sys.float_info.min, sys.float_info.max, "of seconds above 0")
 
 
 def parse_share(text: str) -> float:
     """Read a number from 0 to 1 (a ``type`` of argparse)."""
+    return _parse_number(text, 0, 1, "from 0 to 1")
+
+
+def _parse_number(text: str, low: float, high: float, expected: str) -> float:
     try:
-        if 0 <= float(text) <= 1:
+        if low <= float(text) <= high:
             return float(text)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    raise argparse.ArgumentTypeError(f"expected a number {expected}, got {text}")
 
 
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
-    own = ("script", "rec_model", "rec_keys", "min_score", "max_side")  # of the engine
-    spotter = build_spotter(arguments.engine, {name: getattr(arguments, name) for name in own})
+    names = ("script", "rec_model", "rec_keys", "min_score", "max_side")
+    spotter = build_spotter(arguments.engine, {name: getattr(arguments, name) for name in names})
     outcome = spot_folder(
         arguments.videos,
         arguments.out,
@@ -96,17 +91,12 @@ def main() -> int:
         reader=arguments.reader,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
-        say=partial(tqdm.write, file=sys.stderr),
     )
-    sys.stdout.write(f"{arguments.out}: {describe_outcome(outcome)}\n")
-    return 1 if outcome.failures else 0
-
-
-def describe_outcome(outcome: Outcome) -> str:
-    """Return what was done in one line."""
     text = f"{outcome.num_spotted} videos spotted, {outcome.num_lines} lines of text"
     text += f"; {outcome.num_kept} kept" if outcome.num_kept else ""
-    return text + (f"; {len(outcome.failures)} failed" if outcome.failures else "")
+    text += f"; {outcome.num_failed} failed" if outcome.num_failed else ""
+    sys.stdout.write(f"{arguments.out}: {text}\n")
+    return 1 if outcome.num_failed else 0
 
 
 if __name__ == "__main__":

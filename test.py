@@ -25,9 +25,8 @@ from parse_config import add_config_arguments, load_run_config
 from trainer.build import build_criterion, build_loader, build_model
 from trainer.checkpointing import load_model
 from utils.cli import positive_int, run_cli
-from utils.device import choose_devices
 from utils.distributed import get_dist_info
-from utils.launch import join_run, must_launch, relaunch_for_each
+from utils.launch import choose_devices, join_run, must_launch, relaunch_for_each
 from utils.run_dir import setup_logging
 
 

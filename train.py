@@ -23,9 +23,8 @@ from trainer.checkpointing import enter_run
 from trainer.profiling import profile_run
 from trainer.tracking import summarize_run
 from utils.cli import run_cli
-from utils.device import choose_devices
 from utils.distributed import get_dist_info
-from utils.launch import join_run, must_launch, relaunch_for_each
+from utils.launch import choose_devices, join_run, must_launch, relaunch_for_each
 from utils.run_dir import describe_run
 
 

@@ -150,6 +150,15 @@ class RetrievalModel(nn.Module, ABC):
         """
         raise UserError(f"{type(self).__name__} has no embed_videos_apart, which an index needs")
 
+    def attend_to_words(self, batch: Batch) -> Tensor | None:
+        """Return how each video's embedding attends to its tokens, for reports; None: not known.
+
+        Returns:
+            (B, S), rows sum to 1: the query token, the video feature where the model is given
+            frames, then the OCR words (the empty word where there are none); 0 on padding.
+        """
+        return None
+
     @classmethod
     def build_query_encoder(cls, text_folder: Path | None = None, **arguments: Any) -> nn.Module:
         """Build a module that embeds queries alone: ``Tokens`` -> (Q, E).

@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from utils.similarity import cosine_similarity
-
 
 class Criterion(nn.Module, ABC):
     """Compares queries with videos, and says how wrong the comparison is.
@@ -47,3 +45,10 @@ class Criterion(nn.Module, ABC):
             similarity: (B, B), the right pairs on the diagonal.
             caption_ids: (B,) int64; a query is also right for the videos of equal captions.
         """
+
+
+def cosine_similarity(queries: Tensor, videos: Tensor, eps: float = 1e-8) -> Tensor:
+    """Return the cosines (Q, V) of (Q, E) and (V, E) embeddings; norms are clamped at ``eps``."""
+    queries = queries / queries.norm(dim=1, keepdim=True).clamp_min(eps)
+    videos = videos / videos.norm(dim=1, keepdim=True).clamp_min(eps)
+    return queries @ videos.T

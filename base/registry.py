@@ -55,11 +55,6 @@ class Registry:
     ) -> Callable[[T], T]:
         """Return a decorator that registers a class or function under ``name``.
 
-        Args:
-            name: as configurations give it.
-            provided: see ``Entry``.
-            keys: see ``Entry``.
-
         Raises:
             KeyError: the name is taken (an error of the program, not of a configuration).
         """

@@ -1,4 +1,4 @@
-"""The plain path from a video file to the model's input, to compare with.
+"""Plain reference path of the data: from a video file to the model's input.
 
 Written from the description of the published system: decord opens the file and decodes the frames
 of the clip, which become float32 in [0, 1]; torchvision resizes, crops, changes colours and
@@ -20,49 +20,45 @@ from data_loader.frame_sampling import sample_frame_indices
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RES, RESIZE_TRAIN = 224, 242
-BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
-def opened(path: Path) -> decord.VideoReader:
+def open_video(path: Path) -> decord.VideoReader:
     """Open a video."""
     return decord.VideoReader(str(path), num_threads=1)
 
 
-def chosen(num_available: int, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Choose the frames of a clip: drawn, or the middle ones without ``rng``."""
-    return sample_frame_indices(num_frames, num_available, rng=rng)
-
-
-def decoded(video: decord.VideoReader, indices: np.ndarray) -> np.ndarray:
-    """Decode frames, (F, H, W, 3) uint8."""
+def decode_clip(
+    video: decord.VideoReader, num_frames: int, rng: np.random.Generator | None
+) -> np.ndarray:
+    """Decode a clip's frames, drawn or, without ``rng``, the middle ones: (F, H, W, 3) uint8."""
+    indices = sample_frame_indices(num_frames, len(video), rng=rng)
     return video.get_batch(indices.tolist()).asnumpy()
 
 
-def as_float(frames: np.ndarray) -> Tensor:
+def convert_to_float(frames: np.ndarray) -> Tensor:
     """(F, H, W, 3) uint8 -> (F, 3, H, W) float32 in [0, 1]."""
     return (torch.from_numpy(frames).float() / 255).permute(0, 3, 1, 2)
 
 
-def resized(train: bool) -> transforms.Resize:
+def build_resize(train: bool) -> transforms.Resize:
     """Return the resizing, which all clips begin with."""
-    side = RESIZE_TRAIN if train else RES
-    return transforms.Resize((side, side), interpolation=BILINEAR, antialias=False)
+    side, bilinear = RESIZE_TRAIN if train else RES, transforms.InterpolationMode.BILINEAR
+    return transforms.Resize((side, side), interpolation=bilinear, antialias=False)
 
 
-def transform(train: bool) -> transforms.Compose:
+def build_transform(train: bool) -> transforms.Compose:
     """Return the transforms of TextVR: (F, 3, H, W) in [0, 1] -> (F, 3, R, R) normalised."""
     augmentation = [
         transforms.RandomCrop(RES),
         transforms.RandomApply([transforms.ColorJitter(0.5, 0.5, 0.5, 0.1)], p=0.8),
         transforms.RandomGrayscale(p=0.3),
     ]
-    normalised = transforms.Normalize(MEAN, STD)
-    return transforms.Compose([resized(train), *augmentation * train, normalised])
+    normalise = transforms.Normalize(MEAN, STD)
+    return transforms.Compose([build_resize(train), *augmentation * train, normalise])
 
 
-def clip(
-    path: Path, num_frames: int, change: transforms.Compose, rng: np.random.Generator | None
+def read_clip(
+    path: Path, num_frames: int, transform: transforms.Compose, rng: np.random.Generator | None
 ) -> Tensor:
     """Return a clip, (F, 3, R, R) float32."""
-    video = opened(path)
-    return change(as_float(decoded(video, chosen(len(video), num_frames, rng))))
+    return transform(convert_to_float(decode_clip(open_video(path), num_frames, rng)))

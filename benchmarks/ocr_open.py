@@ -3,13 +3,12 @@
     python -m benchmarks.ocr_open            # a table: 10,500 documents of 100 KB
     python -m benchmarks.ocr_open --json     # the same as JSON, each run's numbers included
 
-The documents are made up, in the layout of TextVR, and lie in the page cache. Each run opens the
+The documents are synthetic, in the layout of TextVR, and lie in the page cache. Each run opens the
 set in fresh processes: without a store of the words (which the first opening makes), with it, and
 after one document has changed. Then the words of videos are read from documents and store in turn.
 The start of Python and its imports are not counted; median and range of several runs.
 """
 
-import argparse
 import json
 import random
 import shutil
@@ -17,10 +16,8 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from benchmarks.processes import in_new_process
-from benchmarks.report import head, machine, markdown, spread, write
+from benchmarks import measuring
 from data_loader.datasets.text_video_dataset import (
     OCR_FOLDER,
     DatasetOptions,
@@ -48,19 +45,17 @@ READINGS = {
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--documents", type=positive_int, default=10_500, help="(default: %(default)s)")
+    parser = measuring.make_parser(__doc__)
+    default = "(default: %(default)s)"
+    parser.add_argument("--documents", type=positive_int, default=10_500, help=default)
     parser.add_argument("--kilobytes", type=positive_int, default=100, help="of each document")
-    parser.add_argument("--runs", type=positive_int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="write JSON")
-    arguments = parser.parse_args()
-    result = machine() | measured(arguments.documents, arguments.kilobytes, arguments.runs)
-    write(result, arguments.json, table)
+    parser.add_argument("--runs", type=positive_int, default=5, help=default)
+    asked = parser.parse_args()
+    found = measure_openings(asked.documents, asked.kilobytes, asked.runs)
+    measuring.write_result(measuring.describe_machine() | found, asked.json, make_table)
 
 
-def measured(documents: int, kilobytes: int, runs: int) -> dict[str, Any]:
+def measure_openings(documents: int, kilobytes: int, runs: int) -> measuring.Result:
     """Measure in a temporary folder.
 
     Returns:
@@ -71,48 +66,44 @@ def measured(documents: int, kilobytes: int, runs: int) -> dict[str, Any]:
     milliseconds: dict[str, list[float]] = {name: [] for name in READINGS}
     with tempfile.TemporaryDirectory() as name:
         folder, cache = Path(name) / "TextVR", Path(name) / "cache"
-        changing = write_set(folder, documents, kilobytes * 1000)
+        changing = write_dataset(folder, documents, kilobytes * 1000)
         for _ in range(runs):
             shutil.rmtree(cache, ignore_errors=True)
             for opening in OPENINGS:
                 if opening == "changed":
                     changing.write_bytes(changing.read_bytes() + b"\n")
-                seconds[opening].append(in_new_process(opening_seconds, folder, cache))
-            for reading, value in in_new_process(reading_milliseconds, folder, cache).items():
+                seconds[opening].append(measuring.run_in_new_process(time_opening, folder, cache))
+            times = measuring.run_in_new_process(time_readings, folder, cache)
+            for reading, value in times.items():
                 milliseconds[reading].append(value)
         store_bytes = sum(file.stat().st_size for file in cache.iterdir())
-    return {
-        "documents": documents,
-        "kilobytes": kilobytes,
-        "seconds": seconds,
-        "milliseconds": milliseconds,
-        "store_bytes": store_bytes,
-    }
+    found = {"documents": documents, "kilobytes": kilobytes, "seconds": seconds}
+    return found | {"milliseconds": milliseconds, "store_bytes": store_bytes}
 
 
-def opening_seconds(folder: Path, cache: Path) -> float:
-    """Open the data set as a loader does."""
+def time_opening(folder: Path, cache: Path) -> float:
+    """Open the data set as a loader does; returns the seconds."""
     start = time.perf_counter()
-    data_set(folder).prepare(cache)
+    build_dataset(folder).prepare(cache)
     return time.perf_counter() - start
 
 
-def reading_milliseconds(folder: Path, cache: Path) -> dict[str, float]:
+def time_readings(folder: Path, cache: Path) -> dict[str, float]:
     """Read the same videos' words from documents and store in turn; median of each video's time."""
-    sets = {"document": data_set(folder), "store": data_set(folder)}
-    sets["store"].prepare(cache)
-    times: dict[str, list[float]] = {name: [] for name in sets}
-    for video in range(min(READ_VIDEOS, len(sets["store"]))):
+    datasets = {"document": build_dataset(folder), "store": build_dataset(folder)}
+    datasets["store"].prepare(cache)
+    times: dict[str, list[float]] = {name: [] for name in datasets}
+    for video in range(min(READ_VIDEOS, len(datasets["store"]))):
         words = {}
-        for name, opened in sets.items():
+        for name, dataset in datasets.items():
             start = time.perf_counter()
-            words[name] = opened.get_words(video)
+            words[name] = dataset.get_words(video)
             times[name].append(1000 * (time.perf_counter() - start))
         assert words["store"] == words["document"]
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def data_set(folder: Path) -> TextVR:
+def build_dataset(folder: Path) -> TextVR:
     """Return the training set of the folder."""
     options = DatasetOptions(
         split="train",
@@ -121,17 +112,17 @@ def data_set(folder: Path) -> TextVR:
         text=LoaderTextParams(),
         ocr=OcrParams(),
         reader="decord",
-        sees=True,
-        reads=True,
+        uses_vision=True,
+        uses_ocr=True,
     )
-    return TextVR(folder, options, ClipTransform(TransformParams().resolved("textvr", 224), True))
+    return TextVR(folder, options, ClipTransform(TransformParams().resolve("textvr", 224), True))
 
 
-def write_set(folder: Path, documents: int, size: int) -> Path:
+def write_dataset(folder: Path, documents: int, size: int) -> Path:
     """Write annotations and documents of about ``size`` bytes; returns one of the documents."""
     draw = random.Random(0)
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(3, 9))) for _ in range(NUM_WORDS)]
-    tracks = [json.dumps(made_up_track(draw)) for _ in range(LINES)]
+    tracks = [json.dumps(_make_track(draw)) for _ in range(LINES)]
     (folder / OCR_FOLDER).mkdir(parents=True)
     (folder / "Videos").mkdir()
     entries = []
@@ -151,26 +142,30 @@ def write_set(folder: Path, documents: int, size: int) -> Path:
     return path
 
 
-def made_up_track(draw: random.Random) -> dict[str, list[float]]:
-    """Return the corners of a line that drifts through frames."""
+def _make_track(draw: random.Random) -> dict[str, list[float]]:
+    """The corners of a line that drifts through frames."""
     x, y, step = draw.uniform(0, 1000), draw.uniform(0, 600), draw.uniform(-3, 3)
+    top, bottom = round(y, 2), round(y + 40, 2)
     track = {}
     for frame in range(FRAMES_A_LINE):
         left, right = round(x + frame * step, 2), round(x + 200 + frame * step, 2)
-        top, bottom = round(y, 2), round(y + 40, 2)
         track[str(5 * frame)] = [left, top, right, top, right, bottom, left, bottom, 0.0, 1.0]
     return track
 
 
-def table(result: dict[str, Any]) -> str:
+def make_table(result: measuring.Result) -> str:
     """Return the results as a Markdown table: medians, with the range over the runs."""
-    documents, kilobytes = result["documents"], result["kilobytes"]
-    rows = [[text, f"{spread(result['seconds'][n], 2)} s"] for n, text in OPENINGS.items()]
-    for name, text in READINGS.items():
-        rows.append([text, f"{spread(result['milliseconds'][name], 3)} ms"])
+    rows = []
+    for texts, key, digits, unit in (
+        (OPENINGS, "seconds", 2, "s"),
+        (READINGS, "milliseconds", 3, "ms"),
+    ):
+        for name, text in texts.items():
+            rows.append([text, f"{measuring.format_spread(result[key][name], digits)} {unit}"])
     size = f"store {result['store_bytes'] / 1e6:.1f} MB"
-    lines = [head(result), f"{documents} documents of {kilobytes} KB; {size}", ""]
-    return "\n".join([*lines, markdown(("what", "time"), rows)])
+    title = f"{result['documents']} documents of {result['kilobytes']} KB; {size}"
+    table = measuring.format_table(("what", "time"), rows)
+    return f"{measuring.format_head(result)}\n{title}\n\n{table}"
 
 
 if __name__ == "__main__":

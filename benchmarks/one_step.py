@@ -1,4 +1,4 @@
-"""Measure training steps on a made-up batch, in this fresh process.
+"""Training steps on a synthetic batch, in this fresh process.
 
     python -m benchmarks.one_step --batch 512 --chunk 64
     python -m benchmarks.one_step --model base --path plain --batch 2 --words 50 --frames 4
@@ -12,33 +12,34 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from base.batch import Batch
 from base.config import Config
-from base.registry import OPTIMIZERS
-from benchmarks.counting import wait
-from benchmarks.made import VOCABULARY, base_config, made_batch, texts_of
-from benchmarks.memory import MIB, memory
-from benchmarks.paths import plain_path
+from benchmarks.inputs import NUM_PIECES, load_base_config, load_texts, make_batch
+from benchmarks.measuring import MIB, ROOT, get_memory, time_call
+from benchmarks.step import build_plain_path
 from data_loader.synthetic.text_model import write_text_model
+from evaluation.evaluator import Evaluator
 from model.frozen_in_time import FrozenInTime
 from parse_config import load_config
-from trainer.build import build_loss, build_model, build_passes
+from trainer.build import build_criterion, build_model, build_optimizer
+from trainer.tracking import Tracker
+from trainer.trainer import Trainer
 from utils.cli import positive_int, run_cli
 from utils.launch import keep_freed_memory
 from utils.precision import Precision
 
-DEMO = Path(__file__).parents[1] / "configs/demo/fusion.json"
+DEMO = ROOT / "configs/demo/fusion.json"
 FLOAT32 = 4  # bytes
 
 
-def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line, or ``words`` in its place."""
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line, or ``words`` in its place."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,38 +52,38 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--steps", type=int, default=3, help="the first one is not timed")
     parser.add_argument("--set", action="append", default=[], help="as for train.py")
-    arguments = parser.parse_args(words)
-    if arguments.steps < 2:
+    asked = parser.parse_args(words)
+    if asked.steps < 2:
         parser.error("--steps: at least 2, the first one is not timed")
-    if arguments.path == "plain" and arguments.chunk:
+    if asked.path == "plain" and asked.chunk:
         parser.error("--chunk: the plain path takes whole batches")
-    return arguments
+    return asked
 
 
 def main() -> None:
     """Run the command."""
-    arguments = read_options()
+    asked = parse_arguments()
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(made_config(Path(folder), arguments), arguments)
+        found = measure_steps(make_config(Path(folder), asked), asked)
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def made_config(folder: Path, asked: argparse.Namespace) -> Config:
+def make_config(folder: Path, asked: argparse.Namespace) -> Config:
     """The configuration; the demo's has a text model of its sizes, written into ``folder``."""
     changes = [f"trainer.chunk_size={'null' if asked.chunk is None else asked.chunk}"]
     if asked.frames is not None:
         blocks = "arch.args", "data_loader.args"
         changes += [f"{block}.video_params.num_frames={asked.frames}" for block in blocks]
     if asked.model == "base":
-        return base_config(*changes, *asked.set)
-    write_text_model(folder, [f"w{number}" for number in range(VOCABULARY)])
+        return load_base_config(*changes, *asked.set)
+    write_text_model(folder, [f"w{number}" for number in range(NUM_PIECES)])
     changes.append(f"arch.args.text_params.model={folder}")
     return load_config(DEMO, [*changes, *asked.set])
 
 
-def measure(config: Config, asked: argparse.Namespace) -> dict[str, float]:
-    """Return what was measured.
+def measure_steps(config: Config, asked: argparse.Namespace) -> dict[str, float]:
+    """Measure the steps that the command line asks for.
 
     Returns:
         ``before``, ``peak``: MiB before the first step and at the peak; ``state``: MiB of gradients
@@ -94,40 +95,46 @@ def measure(config: Config, asked: argparse.Namespace) -> dict[str, float]:
         weight.requires_grad_(False)
     vit = model.video_model
     sizes = asked.batch, asked.words, vit.num_frames, vit.input_res
-    batch = made_batch(texts_of(None), *sizes, device)
-    step = {"ours": our_step, "plain": plain_step}[asked.path](config, model, batch)
-    before, seconds = memory(device)[0], []
-    for _ in range(asked.steps):
-        start = time.perf_counter()
-        step()
-        wait(device)
-        seconds.append(time.perf_counter() - start)
+    batch = make_batch(load_texts(None), *sizes, device)
+    take_step = _build_step(config, model, batch, asked.path)
+    before = get_memory(device)[0]
+    seconds = [time_call(take_step, device) for _ in range(asked.steps)]
     return {
         "before": before,
-        "peak": memory(device)[1],
+        "peak": get_memory(device)[1],
         "state": 3 * FLOAT32 * model.num_parameters() / MIB,
         "seconds": statistics.median(seconds[1:]),
     }
 
 
-def our_step(config: Config, model: FrozenInTime, batch: Batch) -> Callable[[], object]:
-    """Return the step that the trainer takes."""
-    precision = Precision(config.trainer.precision, batch.video.device)
-    passes = build_passes(config, model, precision)
-    optimizer = config.optimizer.build(OPTIMIZERS, params=model.parameters())
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        passes(batch)
-        precision.step(optimizer, None)
-
-    return step
-
-
-def plain_step(config: Config, model: FrozenInTime, batch: Batch) -> Callable[[], object]:
-    """Return the step of the plain reference path."""
-    path, loss = plain_path(model, config, batch.video.device), build_loss(config)
-    return lambda: path.step(batch, loss)
+def _build_step(
+    config: Config, model: FrozenInTime, batch: Batch, path: str
+) -> Callable[[], object]:
+    """The step of the plain reference path, or that of the trainer, which needs no files for it."""
+    device = batch.video.device
+    criterion = build_criterion(config, device)
+    if path == "plain":
+        return partial(build_plain_path(model, config, criterion).take_step, batch, criterion)
+    trainer = Trainer(
+        model=model,
+        criterion=criterion,
+        network=model,
+        precision=Precision(config.trainer.precision, device),
+        optimizer=build_optimizer(config, model, criterion),
+        schedule=None,
+        loaders=[],
+        valid_loaders=[],
+        evaluator=Evaluator([], criterion, device),
+        tracker=Tracker(Path()),
+        run_dir=Path(),
+        config={},
+        settings=config.trainer,
+        epochs=1,
+        save_period=1,
+        monitor=None,
+        validate_first=False,
+    )
+    return partial(trainer.train_step, batch)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the cost grows with the work: a step with frames, words and batch; evaluation; opening.
+"""Growth of cost with the work: a step with frames, words and batch; evaluation; opening.
 
     python -m benchmarks.scale --plot benchmarks/figures/scale.png
     python -m benchmarks.scale --only frames words --json
@@ -9,157 +9,145 @@ their memory is the peak less what was there before the first step, less gradien
 which do not grow.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from benchmarks.memory import memory
-from benchmarks.ocr_open import measured as opened
-from benchmarks.processes import in_new_process, run_module
-from benchmarks.report import Result, head, machine, markdown, spread, write
+from base.criterion import cosine_similarity
+from benchmarks import measuring, ocr_open
 from model.metric import t2v_metrics, v2t_metrics
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError
 from utils.launch import keep_freed_memory
-from utils.similarity import cosine_similarity
 
 WIDTH = 256  # of the embeddings
 KILOBYTES = 20  # of an OCR document
-OPENED = {"second": "seconds, second opening", "first": "seconds, first opening"}
 
 Point = dict[str, float]  # what is measured -> value
 
 
-@dataclass(frozen=True)
-class Growth:
-    """What grows, and how a point is measured.
-
-    Attributes:
-        title: of the table.
-        values: of what grows.
-        measure: value -> seconds, and MiB where memory is measured.
-    """
+class Growth(NamedTuple):
+    """A quantity that grows, and how a point is measured: seconds, and MiB where it is told."""
 
     title: str
     values: Sequence[int]
     measure: Callable[[int], Point]
 
 
-def step(option: str, value: int, model: str, steps: int) -> Point:
+def measure_step(option: str, value: int, model: str, steps: int) -> Point:
     """Measure training steps with one option changed."""
     options = {"--batch": 1, "--frames": 4, "--words": 50} | {option: value}
     words = [part for pair in options.items() for part in pair]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     words += ["--model", model, "--steps", steps, "--device", device]
-    found = run_module("benchmarks.one_step", *words)
+    found = measuring.run_module("benchmarks.one_step", *words)
     extra = found["peak"] - found["before"] - found["state"]
     return {"seconds": found["seconds"], "MiB": extra}
 
 
-def evaluation(size: int) -> Point:
+def measure_evaluation(size: int) -> Point:
     """Measure the similarity matrix of ``size`` captions and videos, and its metrics."""
-    return in_new_process(_evaluated, size)
+    return measuring.run_in_new_process(_evaluate, size)
 
 
-def _evaluated(size: int) -> Point:
+def _evaluate(size: int) -> Point:
     keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
     video = torch.randn(size, WIDTH, generator=generator)
     text = video + 2 * torch.randn(size, WIDTH, generator=generator)
-    before, start = memory(torch.device("cpu"))[0], time.perf_counter()
+    cpu = torch.device("cpu")
+    before, start = measuring.get_memory(cpu)[0], time.perf_counter()
     similarity = cosine_similarity(text, video).numpy()
     assert t2v_metrics(similarity)["MedR"] >= 1 <= v2t_metrics(similarity)["MedR"]
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "MiB": memory(torch.device("cpu"))[1] - before}
+    return {"seconds": seconds, "MiB": measuring.get_memory(cpu)[1] - before}
 
 
-def opening(documents: int) -> Point:
+def measure_opening(documents: int) -> Point:
     """Measure how long a data set takes to open."""
-    seconds = opened(documents, KILOBYTES, runs=1)["seconds"]
-    return {OPENED[name]: seconds[name][0] for name in OPENED}
+    seconds = ocr_open.measure_openings(documents, KILOBYTES, runs=1)["seconds"]
+    return {f"seconds, {name} opening": seconds[name][0] for name in ("second", "first")}
 
 
-def growths(model: str, steps: int, largest: int) -> dict[str, Growth]:
+def list_growths(model: str, steps: int, largest: int) -> dict[str, Growth]:
     """Return everything that can be measured, by name."""
     sizes = [size for size in (1000, 2727, 10_000, 50_000) if size <= largest]
 
-    def stepped(option: str) -> Callable[[int], Point]:
-        return lambda value: step(option, value, model, steps)
+    def change(option: str) -> Callable[[int], Point]:
+        return lambda value: measure_step(option, value, model, steps)
 
     one = "a training step of 1 video" if model == "base" else f"a step of the {model}'s model"
+    documents = "opening a data set: OCR documents", (100, 1000, 10_000), measure_opening
     return {
-        "frames": Growth(f"{one}, 50 words: frames", (1, 4, 8, 16), stepped("--frames")),
-        "words": Growth(f"{one}, 4 frames: words", (0, 50, 200), stepped("--words")),
-        "batch": Growth("4 frames, 50 words: videos", (1, 2, 4, 8), stepped("--batch")),
-        "evaluation": Growth("similarity and metrics: captions and videos", sizes, evaluation),
-        "opening": Growth("opening a data set: OCR documents", (100, 1000, 10_000), opening),
+        "frames": Growth(f"{one}, 50 words: frames", (1, 4, 8, 16), change("--frames")),
+        "words": Growth(f"{one}, 4 frames: words", (0, 50, 200), change("--words")),
+        "batch": Growth("4 frames, 50 words: videos", (1, 2, 4, 8), change("--batch")),
+        "evaluation": Growth(
+            "similarity and metrics: captions and videos", sizes, measure_evaluation
+        ),
+        "opening": Growth(*documents),
     }
 
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = list(growths("base", 0, 0))
+    parser = measuring.make_parser(__doc__)
+    names = list(list_growths("base", 0, 0))
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
     parser.add_argument("--model", choices=("base", "demo"), default="base", help="of the steps")
-    parser.add_argument("--steps", type=positive_int, default=4, help="of each; the first is untimed")
+    parser.add_argument("--steps", type=positive_int, default=4, help="of each; the first untimed")
     parser.add_argument("--runs", type=positive_int, default=3, help="processes of each point")
     parser.add_argument("--largest", type=positive_int, default=50_000, help="of the evaluation")
     parser.add_argument("--plot", type=Path, help="draw them into this PNG file")
-    parser.add_argument("--json", action="store_true", help="write JSON")
     asked = parser.parse_args()
-    chosen = growths(asked.model, asked.steps, asked.largest)
-    result = machine() | {"growths": [measured(chosen[name], asked.runs) for name in asked.only]}
+    growths = list_growths(asked.model, asked.steps, asked.largest)
+    found = [measure_growth(growths[name], asked.runs) for name in asked.only]
+    result = measuring.describe_machine() | {"growths": found}
     if asked.plot is not None:
         plot(result, asked.plot)
-    write(result, asked.json, table)
+    measuring.write_result(result, asked.json, make_table)
 
 
-def measured(growth: Growth, runs: int) -> Result:
+def measure_growth(growth: Growth, runs: int) -> measuring.Result:
     """Measure every point several times, in turn."""
     rounds = [[growth.measure(value) for value in growth.values] for _ in range(runs)]
     points = {
         name: [[found[place][name] for found in rounds] for place in range(len(growth.values))]
         for name in rounds[0][0]
     }
-    return {
-        "title": growth.title,
-        "values": list(growth.values),
-        "points": points,
-        "exponents": {
-            name: exponent(growth.values, [statistics.median(point) for point in values])
-            for name, values in points.items()
-        },
+    exponents = {
+        name: fit_exponent(growth.values, [statistics.median(point) for point in values])
+        for name, values in points.items()
     }
+    values = list(growth.values)
+    return {"title": growth.title, "values": values, "points": points, "exponents": exponents}
 
 
-def exponent(x: Sequence[float], y: Sequence[float]) -> float:
+def fit_exponent(x: Sequence[float], y: Sequence[float]) -> float:
     """Return p of the power law c x^p that is nearest to the points; x = 0 is left out."""
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if a > 0 and b > 0]
     return float(np.polyfit(*np.log(np.array(pairs)).T, 1)[0]) if len(pairs) > 1 else float("nan")
 
 
-def table(result: Result) -> str:
+def make_table(result: measuring.Result) -> str:
     """Return the results as Markdown."""
-    parts = [head(result)]
+    parts = [measuring.format_head(result)]
     for growth in result["growths"]:
-        rows = [[name, *(spread(point, 2) for point in points), f"{growth['exponents'][name]:.2f}"]
-                for name, points in growth["points"].items()]  # fmt: skip
+        rows = []
+        for name, points in growth["points"].items():
+            cells = [measuring.format_spread(point, 2) for point in points]
+            rows.append([name, *cells, f"{growth['exponents'][name]:.2f}"])
         columns = [growth["title"], *map(str, growth["values"]), "exponent"]
-        parts.append(markdown(columns, rows))
+        parts.append(measuring.format_table(columns, rows))
     return "\n\n".join(parts)
 
 
-def plot(result: Result, file: Path) -> None:
+def plot(result: measuring.Result, file: Path) -> None:
     """Draw seconds and MiB against what grows, both axes logarithmic.
 
     Raises:
@@ -176,16 +164,16 @@ def plot(result: Result, file: Path) -> None:
     figure, axes = pyplot.subplots(2, len(growths), figsize=(3.2 * len(growths), 6), squeeze=False)
     for column, growth in zip(axes.T, growths, strict=True):
         for panel, name in zip(column, growth["points"], strict=True):
-            draw(panel, growth, name)
-    figure.suptitle(head(result), fontsize=8)
+            _draw_panel(panel, growth, name)
+    figure.suptitle(measuring.format_head(result), fontsize=8)
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 
 
-def draw(panel: Any, growth: Result, name: str) -> None:
-    """Draw the points of one quantity, their ranges, and a line of slope 1 through the last."""
+def _draw_panel(panel: Any, growth: measuring.Result, name: str) -> None:
+    """The points of one quantity, their ranges, and a line of slope 1 through the last."""
     pairs = [(x, p) for x, p in zip(growth["values"], growth["points"][name], strict=True) if x > 0]
     x, middle = [x for x, _ in pairs], [statistics.median(point) for _, point in pairs]
     low = [m - min(point) for m, (_, point) in zip(middle, pairs, strict=True)]

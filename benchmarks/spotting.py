@@ -1,221 +1,171 @@
-"""How much of the text in videos ``spot_text.py`` finds, how surely, and how fast.
+"""Text in videos that ``spot_text.py`` finds: how much of it, how surely, and how fast.
 
     python -m benchmarks.spotting                      # a table
     python -m benchmarks.spotting --json               # the same as JSON, each video's numbers
     python -m benchmarks.spotting --demo work_dirs/demo/fusion/model_last.pth
 
-Writes videos with known words (benchmarks.text_videos: 640 x 360 pixels, 4 seconds) for every
-letter height, blur and speed and compares the words that a model would be given with those that
-were written. With --demo: R@1 of a demonstration's model (make demo) with the OCR documents that
-came with its test videos, and with those that spot_text.py writes.
+Writes videos with known words (640 x 360 pixels, 4 seconds) for every letter height, blur and speed
+and compares the words that a model would be given with those that were written. With --demo: R@1 of
+a demonstration's model (make demo) with the OCR documents that came with its test videos, and with
+those that spot_text.py writes.
 """
 
-import argparse
-import datetime
 import itertools
 import json
 import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.text_videos import TextVideo
+from benchmarks import measuring
+from benchmarks.inputs import TextVideo
 from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document
 from parse_config import load_run_config
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
-from retrieval.spotting.text_spotter import TextLine, TextSpotter
+from retrieval.spotting.text_spotter import TextLine
 from retrieval.spotting.video import spot_video
 from utils.cli import positive_int, run_cli
-from utils.errors import UserError
 
 LETTER_HEIGHTS = (10, 14, 24, 48)  # pixels
 BLURS = (0.0, 1.0, 2.0)  # pixels
 SPEEDS = (0.0, 60.0, 240.0)  # pixels a second
-ROOT = Path(__file__).parents[1]
+KIND = ("letter_height", "blur", "speed")
 
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = measuring.make_parser(__doc__)
     parser.add_argument("--videos", type=positive_int, default=3, help="of each kind")
-    parser.add_argument("--json", action="store_true", help="write JSON")
     parser.add_argument("--demo", type=Path, metavar="CHECKPOINT", help="a demonstration's model")
-    arguments = parser.parse_args()
-    if arguments.demo is not None:
-        result = head() | {"demo": compare_demo(arguments.demo)}
-        text = demo_table(result)
-    else:
-        result = head() | {"kinds": [measured(kind, arguments.videos) for kind in kinds()]}
-        text = table(result)
-    sys.stdout.write(json.dumps(result, indent=2) + "\n" if arguments.json else text)
+    asked = parser.parse_args()
+    packages = ("rapidocr-onnxruntime", "onnxruntime")
+    versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
+    result = measuring.describe_machine() | {
+        "machine": f"one thread, {platform.machine()}", "versions": ", ".join(versions)
+    }  # fmt: skip
+    if asked.demo is not None:
+        result["demo"] = measure_demo(asked.demo)
+        measuring.write_result(result, asked.json, make_demo_table)
+        return
+    kinds = itertools.starmap(TextVideo, itertools.product(LETTER_HEIGHTS, BLURS, SPEEDS))
+    result["kinds"] = [measure_kind(kind, asked.videos) for kind in kinds]
+    measuring.write_result(result, asked.json, make_table)
 
 
-class Timed(TextSpotter):
-    """Another engine, with the seconds that each picture took."""
+class TimedSpotter(RapidOcrSpotter):
+    """The engine, with the seconds that each picture took."""
 
-    def __init__(self, spotter: TextSpotter) -> None:
-        self._spotter = spotter
-        self.seconds: list[float] = []
+    seconds: list[float]
 
     def spot(self, picture: np.ndarray) -> list[TextLine]:
-        """See the base class."""
+        """Find and read the lines of text; see the base class."""
         start = time.perf_counter()
-        lines = self._spotter.spot(picture)
+        lines = super().spot(picture)
         self.seconds.append(time.perf_counter() - start)
         return lines
 
 
-def kinds() -> list[TextVideo]:
-    """Return every kind of video."""
-    product = itertools.product(LETTER_HEIGHTS, BLURS, SPEEDS)
-    return [TextVideo(height, blur, speed) for height, blur, speed in product]
-
-
-def measured(kind: TextVideo, num_videos: int) -> dict[str, Any]:
+def measure_kind(kind: TextVideo, num_videos: int) -> measuring.Result:
     """Write and spot videos of a kind; returns the numbers of each."""
-    spotter, found = Timed(RapidOcrSpotter()), []
+    spotter, found = TimedSpotter(), []
+    spotter.load()
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(num_videos):
             path = Path(folder) / f"{seed}.mp4"
             lines = kind.write(path, seed)
             spotter.seconds = []
-            counts = compared(lines, spot_video(path, spotter))
+            counts = count_words(lines, spot_video(path, spotter))
             found.append(counts | {"s_per_frame": statistics.median(spotter.seconds)})
-    return {"letter_height": kind.letter_height, "blur": kind.blur, "speed": kind.speed} | {
-        name: [video[name] for video in found] for name in found[0]
-    }
+    numbers = {name: [video[name] for video in found] for name in found[0]}
+    return {name: getattr(kind, name) for name in KIND} | numbers
 
 
-def compared(lines: Iterable[str], document: dict[str, Any]) -> dict[str, int]:
+def count_words(lines: Iterable[str], document: dict[str, Any]) -> dict[str, int]:
     """Count words: written, spotted, both, and those of both that a single track holds."""
     written = {word for line in lines for word in line.lower().split()}
     params = OcrParams(duplicates="keep")
-    spotted = [set(extract_words({"0": record}, params).words) for record in document.values()]
-    found = written & set().union(*spotted)
-    once = [word for word in found if sum(word in words for words in spotted) == 1]
-    return {
-        "written": len(written),
-        "spotted": len(set().union(*spotted)),
-        "found": len(found),
-        "single": len(once),
-    }
+    tracks = [set(extract_words({"0": record}, params).words) for record in document.values()]
+    spotted = set().union(*tracks)
+    found = written & spotted
+    single = [word for word in found if sum(word in words for words in tracks) == 1]
+    sets = {"written": written, "spotted": spotted, "found": found, "single": single}
+    return {name: len(words) for name, words in sets.items()}
 
 
-def compare_demo(checkpoint: Path) -> dict[str, Any]:
+def measure_demo(checkpoint: Path) -> measuring.Result:
     """Test a demonstration's model with given and with spotted OCR documents.
 
     Returns:
-        For "given" and "spotted": test.py's metrics, text to video; the share of words in the
-        given documents' place that were spotted, and the seconds that spotting took.
+        For "given" and "spotted": test.py's metrics, text to video; the number of test videos, and
+        of those whose word was spotted, and the seconds that spotting took.
     """
     data = Path(load_run_config(checkpoint, None).data_loader[0].kwargs()["data_dir"])
     entries = json.loads((data / "TextVR_test.json").read_text(encoding="utf-8"))
     shown = json.loads((data / "synthetic.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        videos, documents, matrix = folder / "videos", folder / "ocr", folder / "matrix.npy"
         for entry in entries:
-            target = folder / "videos" / entry["path"]
+            target = videos / entry["path"]
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(data / "Videos" / entry["path"], target)
         start = time.perf_counter()
-        run("spot_text.py", folder / "videos", "--out", folder / "ocr")
-        seconds = time.perf_counter() - start
-        words = [shown["words"][shown["test"][entry["path"]]["word"]] for entry in entries]
-        documents = [
-            load_ocr_document((folder / "ocr" / entry["path"]).with_suffix(".json"))
-            for entry in entries
-        ]
-        num_read = sum(
-            word in extract_words(document, OcrParams()).words
-            for word, document in zip(words, documents, strict=True)
-        )
-        return {
-            "given": demo_metrics(checkpoint, folder),
-            "spotted": demo_metrics(
-                checkpoint, folder, "--set", f"data_loader.args.ocr_dir={folder / 'ocr'}"
-            ),
+        spot = ("spot_text.py", videos, "--out", documents)
+        measuring.run_command(*spot, show_progress=True)
+        result: measuring.Result = {
             "videos": len(entries),
-            "videos_with_their_word": num_read,
-            "seconds": seconds,
+            "videos_with_their_word": 0,
+            "seconds": time.perf_counter() - start,
         }
+        for entry in entries:
+            word = shown["words"][shown["test"][entry["path"]]["word"]]
+            document = load_ocr_document((documents / entry["path"]).with_suffix(".json"))
+            result["videos_with_their_word"] += word in extract_words(document, OcrParams()).words
+        options = {"given": [], "spotted": ["--set", f"data_loader.args.ocr_dir={documents}"]}
+        for source, changes in options.items():
+            test = ("test.py", "-r", checkpoint, "--sim_path", matrix, *changes)
+            measuring.run_command(*test, show_progress=True)
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            result[source] = metrics["t2v_metrics"]
+        return result
 
 
-def demo_metrics(checkpoint: Path, folder: Path, *options: str) -> dict[str, float]:
-    """Run test.py; returns its text-to-video metrics."""
-    run("test.py", "-r", checkpoint, "--sim_path", folder / "matrix.npy", *options)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return metrics["t2v_metrics"]
-
-
-def run(*command: str | Path) -> None:
-    """Run one of the project's commands; raises ``UserError`` when it fails."""
-    words = [sys.executable, *map(str, command)]
-    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise UserError(f"{' '.join(words[1:])}: ended with code {done.returncode}")
-
-
-def demo_table(result: dict[str, Any]) -> str:
+def make_demo_table(result: measuring.Result) -> str:
     """Return the demonstration's results as Markdown."""
-    demo = result["demo"]
-    lines = [
-        f"{result['date']}; {result['machine']}; {result['versions']}",
+    demo, keys = result["demo"], ("R1", "R5", "R10", "MedR")
+    title = (
         f"{demo['videos']} test videos, {demo['seconds']:.0f} s; the word was spotted in "
-        f"{demo['videos_with_their_word']}",
-        "",
-        "| OCR documents | R@1 | R@5 | R@10 | MedR |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name in ("given", "spotted"):
-        cells = [f"{demo[name][key]:.2f}" for key in ("R1", "R5", "R10", "MedR")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        f"{demo['videos_with_their_word']}"
+    )
+    rows = [[source, *(f"{demo[source][key]:.2f}" for key in keys)]
+            for source in ("given", "spotted")]  # fmt: skip
+    table = measuring.format_table(("OCR documents", "R@1", "R@5", "R@10", "MedR"), rows)
+    return f"{measuring.format_head(result)}\n{title}\n\n{table}"
 
 
-def head() -> dict[str, str]:
-    """Return the day, the machine and the versions."""
-    from importlib.metadata import version
-
-    packages = ("rapidocr-onnxruntime", "onnxruntime")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"one thread, {platform.machine()}",
-        "versions": f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in packages),
-    }
-
-
-def table(result: dict[str, Any]) -> str:
+def make_table(result: measuring.Result) -> str:
     """Return the results as Markdown: every kind, then by height, blur and speed."""
-    columns = ("letter_height", "blur", "speed")
-    lines = [
-        f"{result['date']}; {result['machine']}; {result['versions']}",
-        "",
-        "| letters, px | blur, px | speed, px/s | recall | precision | in one track | s/frame |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [_row([kind[name] for name in columns], [kind]) for kind in result["kinds"]]
-    for place, name in enumerate(columns):
+    columns = ["letters, px", "blur, px", "speed, px/s"]
+    columns += ["recall", "precision", "in one track", "s/frame"]
+    rows = [_make_row([f"{kind[name]:g}" for name in KIND], [kind]) for kind in result["kinds"]]
+    for place, name in enumerate(KIND):
         for value in sorted({kind[name] for kind in result["kinds"]}):
-            cells: list[Any] = ["all"] * len(columns)
-            cells[place] = value
-            lines.append(_row(cells, [kind for kind in result["kinds"] if kind[name] == value]))
-    lines.append(_row(["all"] * len(columns), result["kinds"]))
-    return "\n".join(lines) + "\n"
+            cells = ["all"] * len(KIND)
+            cells[place] = f"{value:g}"
+            rows.append(_make_row(cells, [k for k in result["kinds"] if k[name] == value]))
+    rows.append(_make_row(["all"] * len(KIND), result["kinds"]))
+    return f"{measuring.format_head(result)}\n\n{measuring.format_table(columns, rows, 0)}"
 
 
-def _row(cells: list[Any], kinds: list[dict[str, Any]]) -> str:
-    """One line: shares of all words of the kinds' videos, and the median time."""
+def _make_row(cells: list[str], kinds: list[measuring.Result]) -> list[str]:
+    """The shares of all words of the kinds' videos in per cent, and the median time."""
     total = {
         name: sum(sum(kind[name]) for kind in kinds)
         for name in ("written", "spotted", "found", "single")
@@ -223,8 +173,7 @@ def _row(cells: list[Any], kinds: list[dict[str, Any]]) -> str:
     pairs = (("found", "written"), ("found", "spotted"), ("single", "found"))
     shares = [f"{100 * total[a] / total[b]:.1f}" if total[b] else "-" for a, b in pairs]
     seconds = statistics.median(itertools.chain(*(kind["s_per_frame"] for kind in kinds)))
-    texts = [f"{cell:g}" if cell != "all" else cell for cell in cells]
-    return f"| {' | '.join([*texts, *shares, f'{seconds:.3f}'])} |"
+    return [*cells, *shares, f"{seconds:.3f}"]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tokenisation and batching: frames stacked, queries tokenised, each distinct OCR word once."""
+"""Tokenisation and batching: stacked frames, query tokens, each distinct OCR word once."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -15,30 +15,26 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_CACHED_WORDS = 100_000  # distinct words whose tokens a process keeps, some 30 MB
+MAX_CACHED_WORDS = 100_000  # distinct words whose tokens a process keeps, about 30 MB
 TOKENIZER_FILES = "tokenizer.json (or vocab.txt) and tokenizer_config.json"
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer by Hugging Face name or local folder.
-
-    Raises:
-        UserError: it is not there, or has no vocabulary; says which file to put where.
-    """
+    """Load a tokenizer by Hugging Face name or local folder; raises ``UserError``."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # of hub, JSON and tokenizers: the types share no base class
         detail = " ".join(str(error).split())[:300]
-        where = (
-            f"the folder must hold {TOKENIZER_FILES}"
-            if Path(name).is_dir()
-            else "is no local folder and could not be had from the Hugging Face hub; without "
-            f"network put {TOKENIZER_FILES} of {name} into a folder and give that folder in its "
-            "place in arch.args (FrozenInTime: arch.args.text_params.model)"
-        )
-        raise UserError(f'tokenizer "{name}": {where} ({detail})') from error
+        remedy = f"the folder must hold {TOKENIZER_FILES}"
+        if not Path(name).is_dir():
+            remedy = (
+                "is no local folder and could not be loaded from the Hugging Face hub; without "
+                f"network put {TOKENIZER_FILES} of {name} into a folder and give that folder in "
+                "its place in arch.args (FrozenInTime: arch.args.text_params.model)"
+            )
+        raise UserError(f'tokenizer "{name}": {remedy} ({detail})') from error
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         raise UserError(
             f'tokenizer "{name}": has no vocabulary; the folder must hold {TOKENIZER_FILES}'
@@ -50,7 +46,7 @@ class Collate:
     """Turns samples into a batch; runs in the loader's workers.
 
     Args:
-        tokenizer: of the text model; its own limit of tokens always holds.
+        tokenizer: of the text model; its limit of tokens always holds.
         with_words: whether the model reads OCR words.
         max_tokens: queries are cut to this many tokens; None: no further limit.
     """
@@ -64,7 +60,7 @@ class Collate:
         self._cached_tokens: dict[str, list[int]] = {}
 
     def __call__(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
-        """Return the batch of the samples in their order, or the first sample that is an error."""
+        """Return the batch of the samples, or the first sample that is an error."""
         for sample in samples:
             if isinstance(sample, UserError):
                 return sample
@@ -93,12 +89,12 @@ class Collate:
         return [tuple(ids) for ids in self._tokenize(lowered, self.max_tokens)]
 
     def tokenize_distinct_words(self, videos: Iterable[Sequence[str]]) -> list[TokenIds]:
-        """Return the tokens of each distinct word of some videos' words."""
+        """Return the tokens of each distinct OCR word of the videos."""
         words = dict.fromkeys(word for video in videos for word in video or [EMPTY_WORD])
         return [tuple(ids) for ids in self._tokenize(list(words))]
 
     def tokenize_queries(self, texts: Sequence[str]) -> Tokens:
-        """Return queries as the model is given them: lower-cased, as padded tokens."""
+        """Return the padded tokens of the lower-cased queries."""
         tokens = self._tokenize([text.lower() for text in texts], self.max_tokens)
         ids = pad_tokens(tokens, self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
@@ -106,13 +102,13 @@ class Collate:
         return Tokens(ids, mask.to(torch.int64))
 
     def get_texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
-        """Return the queries and the OCR words of a video as the model is given them.
+        """Return the queries and the OCR words, None where the model reads none, of a video.
 
-        They are put together from tokens, so what the tokenizer does not know shows as such; None
-        where the model reads no words.
+        They are decoded from the model's tokens, so what the tokenizer does not know shows.
         """
-        own = batch.query_row == row
-        tokens = zip(batch.query.input_ids[own], batch.query.attention_mask[own], strict=True)
+        is_query = batch.query_row == row
+        query = batch.query
+        tokens = zip(query.input_ids[is_query], query.attention_mask[is_query], strict=True)
         queries = [self._decode(ids[mask.bool()]) for ids, mask in tokens]
         if batch.words is None:
             return queries, None
@@ -121,23 +117,23 @@ class Collate:
         return queries, [word for word in words if word]
 
     def _decode(self, ids: torch.Tensor) -> str:
-        names = self.tokenizer.convert_ids_to_tokens(ids.tolist())
-        frame = {self.tokenizer.cls_token, self.tokenizer.sep_token, self.tokenizer.pad_token}
-        kept = [name for name in names if name not in frame]
-        return self.tokenizer.convert_tokens_to_string(kept)
+        tokenizer = self.tokenizer
+        names = tokenizer.convert_ids_to_tokens(ids.tolist())
+        special = {tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token}
+        return tokenizer.convert_tokens_to_string([n for n in names if n not in special])
 
     def _tokenize(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-        """Unpadded token ids of each text, cut to the limit and to the tokenizer's own."""
+        """Return unpadded token ids, cut to the limit and to the tokenizer's limit."""
         if not texts:
             return []
-        most = self.tokenizer.model_max_length
-        limit = most if limit is None else min(limit, most)
+        max_length = self.tokenizer.model_max_length
+        limit = max_length if limit is None else min(limit, max_length)
         return self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
 
     def _collate_words(self, samples: Sequence[Sample]) -> Words:
         texts = [sample.words or [EMPTY_WORD] for sample in samples]
         distinct = list(dict.fromkeys(word for words in texts for word in words))
-        cached = self._cached_tokens  # the same words come again, so each is tokenised once
+        cached = self._cached_tokens  # words recur from batch to batch
         if len(cached) > MAX_CACHED_WORDS:
             cached.clear()
         new = [word for word in distinct if word not in cached]
@@ -153,7 +149,7 @@ def lay_out_words(
     tracks: Sequence[np.ndarray | None],
     pad_id: int,
 ) -> Words:
-    """Lay out the words of a batch: shortest first, and for each video which ones it shows.
+    """Lay out the words of a batch: the distinct ones, shortest first, and those of each video.
 
     Args:
         tokens: token ids of each distinct word.
@@ -161,14 +157,14 @@ def lay_out_words(
         tracks: (words, 12) of each video; None: zeros.
         pad_id: of the padding token.
     """
-    order = sorted(tokens, key=lambda word: len(tokens[word]))  # stable: first come, first laid
-    place = {word: position for position, word in enumerate(order)}
+    order = sorted(tokens, key=lambda word: len(tokens[word]))  # stable
+    position = {word: number for number, word in enumerate(order)}
     longest = max(len(words) for words in texts)
     index = torch.zeros(len(texts), longest, dtype=torch.int64)
     mask = torch.zeros(len(texts), longest, dtype=torch.bool)
     track = torch.zeros(len(texts), longest, TRACK_SIZE)
     for row, words in enumerate(texts):
-        index[row, : len(words)] = torch.tensor([place[word] for word in words])
+        index[row, : len(words)] = torch.tensor([position[word] for word in words])
         mask[row, : len(words)] = True
         vectors = tracks[row]
         if vectors is not None and len(vectors):

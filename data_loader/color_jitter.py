@@ -1,4 +1,4 @@
-"""Colour jitter of a batch of clips, each with its own draw; equal to torchvision's functions.
+"""Colour jitter of a batch of clips, each with its draw; same results as torchvision's functions.
 
 A clip's colour is a vector of K = 9 numbers: factors of brightness, contrast and saturation, shift
 of the hue in [-0.5, 0.5], the order of these four (numbers 0 to 3 in the order they are applied),
@@ -34,18 +34,12 @@ IDENTITY_COLOR = make_color_vector(1, 1, 1, 0)
 
 
 def apply_color(frames: Tensor, color: Tensor, inplace: bool = False) -> Tensor:
-    """Apply each clip's colour to all of its frames.
+    """Apply each clip's colour, (B, 9) on the CPU, to all of its frames.
 
-    Args:
-        frames: (B, F, C, H, W) float32 in [0, 1].
-        color: (B, 9) of ``make_color_vector``; on the CPU, so that nothing waits for a GPU.
-        inplace: change ``frames`` itself.
-
-    Returns:
-        (B, F, C, H, W) float32 in [0, 1].
+    ``frames`` and the result are (B, F, C, H, W) float32 in [0, 1].
     """
-    # Which clips an operation concerns is decided on the CPU: at most one wait for the device, not
-    # one for each of the 16 selections.
+    # The clips of each operation are selected on the CPU: at most one wait for the device, not one
+    # for each of the 16 selections.
     plan = color.detach().cpu()
     order, gray = plan[:, NUM_OPERATIONS : 2 * NUM_OPERATIONS], plan[:, -1]
     changes = plan[:, :NUM_OPERATIONS] != torch.from_numpy(IDENTITY_COLOR[:NUM_OPERATIONS])
@@ -70,7 +64,7 @@ def _to_gray(frames: Tensor) -> Tensor:
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(2)
 
 
-# The operations change the frames that they are given, which are a selection's copy.
+# The operations change their argument, which is a copy of the selected frames.
 
 
 def _change_brightness(frames: Tensor, factor: Tensor) -> Tensor:
@@ -99,7 +93,7 @@ def _shift_hue(frames: Tensor, shift: Tensor) -> Tensor:
         torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     sixths += 6 * shift.squeeze(2)
-    # Each channel is the value less what its distance on the circle takes of the spread.
+    # Each channel is the HSV value minus a share of the spread: its distance on the circle.
     for channel, offset in zip((red, green, blue), (5, 3, 1), strict=True):
         distance = torch.remainder(offset + sixths, 6)
         share = torch.minimum(distance, 4 - distance).clamp_(0, 1)

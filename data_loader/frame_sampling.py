@@ -1,8 +1,7 @@
 """Frame sampling: which frames of a video make a clip (TextVR, arXiv 2305.03347; Frozen in Time).
 
-Pure functions of numbers: no file is opened here. Frames are counted from 0 in presentation order.
-Everywhere ``num_frames`` is the number of a clip's frames and ``num_available`` that of the
-video's, both at least 1; another value is a ``UserError``.
+Frames are counted from 0 in presentation order. ``num_frames`` is the number of a clip's frames and
+``num_available`` that of the video's, both at least 1; another value is a ``UserError``.
 """
 
 import numpy as np
@@ -11,10 +10,10 @@ from utils.errors import UserError
 
 
 def split_into_intervals(num_frames: int, num_available: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first and the last frame, which belong to it, of each interval of a video.
+    """Split a video into equal intervals; return the first and the last frame of each.
 
     Returns:
-        Two arrays (min(num_frames, num_available),) int64; the intervals are the whole video.
+        Two arrays (min(num_frames, num_available),) int64.
     """
     if num_frames < 1:
         raise UserError(f"num_frames is {num_frames}; ask for at least 1 frame")
@@ -36,16 +35,15 @@ def sample_frame_indices(
 ) -> np.ndarray:
     """Choose one frame from each of ``num_frames`` equal intervals of a video.
 
-    For training ``rng`` draws a random frame of each interval, both of its ends included; for a
-    sliding window ``fix_start`` takes the frame this many after each interval's start. Without
-    either it is the middle frame of each interval, rounded down ("uniform").
+    For training ``rng`` draws a frame of each interval; for a sliding window ``fix_start`` takes
+    the frame this many after each interval's start. Without either it is the middle frame of each
+    interval, rounded down ("uniform").
 
     Returns:
-        (min(num_frames, num_available),) int64, ascending, each in [0, num_available).
+        (min(num_frames, num_available),) int64, ascending.
 
     Raises:
-        UserError: ``rng`` together with ``fix_start``, or a ``fix_start`` that leads past the end
-            of the video.
+        UserError: ``rng`` together with ``fix_start``, or a ``fix_start`` that leads past the end.
     """
     first, last = split_into_intervals(num_frames, num_available)
     if rng is not None and fix_start is not None:
@@ -68,42 +66,41 @@ def sample_frame_indices(
 def choose_candidates(per_interval: int, num_frames: int, num_available: int) -> np.ndarray:
     """Choose the frames of a video that a cache keeps for clips of ``num_frames``.
 
-    Of each interval of ``sample_frame_indices`` the middle frame, so that "uniform" finds just its
-    own, and others evenly over the rest; of a short interval all.
+    They are the middle frame of each interval, which "uniform" asks for, and others evenly over
+    the rest of it; of a short interval all frames.
 
     Returns:
         (at most per_interval * num_frames,) int64, ascending, distinct.
     """
     chosen = []
     for first, last in zip(*split_into_intervals(num_frames, num_available), strict=True):
-        own = first + sample_frame_indices(per_interval, int(last - first) + 1)
+        frames = first + sample_frame_indices(per_interval, int(last - first) + 1)
         middle = (first + last) // 2
-        own[np.abs(own - middle).argmin()] = middle
-        chosen.append(own)
+        frames[np.abs(frames - middle).argmin()] = middle
+        chosen.append(frames)
     return np.concatenate(chosen)
 
 
 def find_nearest_candidates(
     candidates: np.ndarray, indices: np.ndarray, num_frames: int, num_available: int
 ) -> np.ndarray:
-    """Return for each frame of a clip the place of the nearest candidate of its interval.
+    """Return for each frame of a clip the position of the nearest candidate of its interval.
 
-    ``candidates`` are of ``choose_candidates``, ``indices`` of ``sample_frame_indices``.
+    ``candidates`` come from ``choose_candidates``, ``indices`` from ``sample_frame_indices``.
 
     Returns:
-        (len(indices),) places in ``candidates``; of two equally near ones the earlier.
+        (len(indices),) positions in ``candidates``; of two equally near ones the earlier.
     """
     first, last = split_into_intervals(num_frames, num_available)
     distance = np.abs(candidates - indices[:, None])  # (F, candidates)
-    is_own = (candidates >= first[:, None]) & (candidates <= last[:, None])
-    return np.where(is_own, distance, num_available).argmin(axis=1)
+    in_interval = (candidates >= first[:, None]) & (candidates <= last[:, None])
+    return np.where(in_interval, distance, num_available).argmin(axis=1)
 
 
 def list_window_starts(num_frames: int, num_available: int, stride: int) -> list[int]:
-    """Return the ``fix_start`` values of a test with a sliding window of so many frames' stride.
+    """Return the ``fix_start`` values of a sliding window: 0, stride, 2·stride …
 
-    They are 0, stride, 2·stride … below ``int(num_available / (num_frames + 1))``; a video too
-    short for a second window still has the first, so the list is never empty.
+    They lie below ``int(num_available / (num_frames + 1))``; the first window is always there.
     """
     counts = {"num_frames": num_frames, "num_available": num_available, "stride": stride}
     for name, value in counts.items():

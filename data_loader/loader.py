@@ -1,4 +1,4 @@
-"""Data loader: what a configuration's ``data_loader`` block builds."""
+"""Data loader: batches of videos, queries and OCR words, their order and their processes."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from data_loader.datasets.text_video_dataset import (
 )
 from data_loader.ocr.ocr_words import OcrParams
 from data_loader.sampler import EpochBatches
-from data_loader.transforms import ClipTransform, DeviceTransform, TransformParams
+from data_loader.transforms import ClipTransform, DeviceTransform, Rgb, TransformParams
 from data_loader.worker_watch import WorkerWatch, obey_only_parent, record_sample
 from utils.distributed import get_dist_info, show_progress
 from utils.errors import UserError
@@ -30,7 +30,6 @@ from utils.files import get_cache_folder
 
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
-Rgb = tuple[float, float, float]
 PROVIDED = ("tokenizer_name", "modalities", "mean", "std", "seed", "training")
 
 
@@ -67,7 +66,7 @@ class TextVideoDataLoader:
         item_timeout: Seconds that a worker may take for one video; then the run stops and names it.
         cache_dir: Folder of what is read once, the words of all OCR documents, to be used again by
             later runs; null: $TEXTVR_CACHE or ~/.cache/textvr; off: none.
-        frame_cache: Folder of frames made by python -m data_loader.frame_cache, read in place of
+        frame_cache: Folder of frames made by python -m tools.cache_frames, read in place of
             the videos; null: the videos are decoded.
         tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
             wanted, and there are no batches.
@@ -145,52 +144,49 @@ class TextVideoDataLoader:
             ocr_dir=expand_folder(ocr_dir) if ocr_dir else None,
         )
         self.device_transform = DeviceTransform(transforms)
-        place = get_dist_info()
+        dist = get_dist_info()
         self.batch_size = compute_joint_batch_size(
-            batch_size, per_gpu_batch_size, place.world_size, training
+            batch_size, per_gpu_batch_size, dist.world_size, training
         )
         self.sampler = EpochBatches(
             len(self.dataset),
             self.batch_size,
             shuffle and training,
             seed,
-            rank=place.rank,
-            num_ranks=place.world_size,
+            rank=dist.rank,
+            num_ranks=dist.world_size,
             share="batch" if training else "epoch",
         )
         if tokenizer_name is not None:
             tokenizer = load_tokenizer(tokenizer_name)
             self.dataset.prepare(get_cache_folder(cache_dir))
             self.collate = Collate(tokenizer, options.uses_ocr, text_params.max_tokens)
-            data = self.dataset  # in a lambda; self would be a cycle that keeps the loader
+            dataset = self.dataset  # with self in the lambda, a cycle would keep the loader alive
             self.watch = WorkerWatch(
-                num_workers, item_timeout, lambda sample: str(data.get_entry(sample).video)
+                num_workers, item_timeout, lambda sample: str(dataset.get_entry(sample).video)
             )
-            self.batches = self._build_batches(num_workers, prefetch_factor)
-
-    def _build_batches(self, num_workers: int, prefetch_factor: int) -> DataLoader:
-        return DataLoader(
-            _ErrorsAsValues(self.dataset, self.watch.rows),
-            batch_sampler=self.sampler,
-            num_workers=num_workers,
-            collate_fn=self.collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
-            prefetch_factor=prefetch_factor if num_workers else None,
-            worker_init_fn=_start_worker,
-        )
+            self.batches = DataLoader(
+                _ErrorsAsValues(self.dataset, self.watch.rows),
+                batch_sampler=self.sampler,
+                num_workers=num_workers,
+                collate_fn=self.collate,
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=num_workers > 0,
+                prefetch_factor=prefetch_factor if num_workers else None,
+                worker_init_fn=_start_worker,
+            )
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches; a ``UserError`` tells of a sample or a worker that is lost."""
+        """Yield the batches; raises ``UserError`` for an unreadable sample or a lost worker."""
         with self.watch.guard():
             for batch in self.batches:
                 if isinstance(batch, UserError):
-                    # A new error: one that its own traceback's frame holds would keep the workers
-                    # until the garbage collector, which makes each of them wait for 5 seconds.
+                    # A new error: the old one is held by its own traceback's frame, which would
+                    # keep the workers alive until the garbage collector, 5 seconds for each.
                     raise UserError(str(batch))
                 yield batch
 
@@ -213,18 +209,18 @@ class TextVideoDataLoader:
         return self.collate.tokenize_distinct_words(map(self.dataset.get_words, numbers))
 
     def get_texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
-        """Return the queries and the OCR words of one of a batch's videos; see ``Collate``."""
+        """Return the queries and the OCR words of a batch's video; see ``Collate.get_texts``."""
         return self.collate.get_texts(batch, row)
 
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on ``device``, its frames augmented, normalised and float32.
 
-        For a GPU the work is only queued, on its current stream, where the batch lies in
-        page-locked memory, as those of this loader do.
+        On a GPU the work is only queued, on the current stream: this loader's batches lie in
+        page-locked memory.
         """
         moved = batch.to(device, non_blocking=device.type == "cuda")
         if moved.video is not None:
-            # What to do is read from the batch as it came: to ask a GPU would be to wait for it.
+            # Colours and lengths are read on the CPU: reading them from a GPU would wait for it.
             moved.video = self.device_transform(moved.video, batch.color, batch.num_frames)
         return moved
 
@@ -232,12 +228,10 @@ class TextVideoDataLoader:
 def compute_joint_batch_size(
     batch_size: int | None, per_gpu: int | None, num_ranks: int, training: bool
 ) -> int:
-    """Return the videos of a batch over all processes; without either number, 1 in all.
+    """Return the videos of a batch over all processes; 1 where neither number is given.
 
-    In training a batch is shared by the processes, otherwise each takes whole ones.
-
-    Raises:
-        UserError: both numbers are given, or the processes can't have equal shares.
+    In training the processes share a batch, otherwise each takes complete ones. Raises
+    ``UserError`` where both numbers are given, or the processes can't have equal shares.
     """
     if batch_size is not None and per_gpu is not None:
         raise UserError(
@@ -248,23 +242,19 @@ def compute_joint_batch_size(
         return per_gpu * num_ranks if training else per_gpu
     size = 1 if batch_size is None else batch_size
     if training and size % num_ranks:
-        up = -(-size // num_ranks) * num_ranks
+        next_size = -(-size // num_ranks) * num_ranks
         raise UserError(
             f"data_loader.args.batch_size: {size} is the batch of all GPUs and does not divide by "
-            f"{num_ranks}; take {up}, or set per_gpu_batch_size"
+            f"{num_ranks}; take {next_size}, or set per_gpu_batch_size"
         )
     return size
 
 
 class _ErrorsAsValues(Dataset):
-    """Hands user errors to the main process as values.
-
-    Raised in a worker they would arrive as a wall of text around a traceback.
-    """
+    """Returns user errors as values; raised in a worker they would arrive as a traceback's text."""
 
     def __init__(self, dataset: BaseTextVideoDataset, rows: Tensor) -> None:
-        self.dataset = dataset
-        self.rows = rows
+        self.dataset, self.rows = dataset, rows
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -283,6 +273,6 @@ def expand_folder(name: str) -> Path:
 
 
 def _start_worker(worker: int) -> None:
-    """Keep a worker to one core, for the workers are the parallelism; the main process ends it."""
+    """Keep a worker to one core, as the workers are the parallelism; the main process ends it."""
     torch.set_num_threads(1)
     obey_only_parent()

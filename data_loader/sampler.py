@@ -1,4 +1,4 @@
-"""Sampler of an epoch: which samples it reads, in which order and batches, by which process."""
+"""Sampler of an epoch: the order of its samples, their batches, and each process's share."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,34 +13,24 @@ from base.batch import SampleKey
 class EpochBatches(Sampler[list[SampleKey]]):
     """Yields the batches of an epoch as lists of keys ``(epoch, index)``.
 
-    The order is that of the file, or shuffled by (seed, epoch). The epoch travels with each key, so
-    that workers kept alive between epochs need no message.
+    The order is that of the file, or shuffled by (seed, epoch). Each key holds the epoch, so that
+    workers kept alive between epochs need no message.
 
-    Attributes:
-        size: number of samples.
-        batch_size: samples of a batch, over all processes.
-        shuffle: whether to shuffle.
-        seed: of the order.
-        rank: which process this is.
-        num_ranks: how many share the work.
-        share: ``batch``: each process takes a part of every batch, in the batch's order, which
-            together are the batch of a single process. ``epoch``: each takes whole batches by
-            turns, so that no batch differs from a single process's.
-        epoch: the one that is read next.
-        first: batches of the epoch that are left out, because they were read before.
-        limit: batches of the epoch, those left out included; None: all.
+    ``share`` tells how processes divide the work. ``batch``: each takes a part of every batch, in
+    its order; together they are the batch of a single process. ``epoch``: they take complete
+    batches in turn, so that no batch differs from a single process's.
     """
 
-    size: int
-    batch_size: int
+    size: int  # number of samples
+    batch_size: int  # over all processes
     shuffle: bool
     seed: int
     rank: int = 0
     num_ranks: int = 1
     share: str = "batch"
-    epoch: int = 0
-    first: int = 0
-    limit: int | None = None
+    epoch: int = 0  # the one that is read next
+    first: int = 0  # batches that are skipped, because they were read before
+    limit: int | None = None  # batches of the epoch, the skipped ones included; None: all
 
     def __len__(self) -> int:
         return len(self._list_batches())
@@ -51,17 +41,19 @@ class EpochBatches(Sampler[list[SampleKey]]):
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         for number in self._list_batches():
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            whole = self.share == "epoch"
-            own = batch if whole else np.array_split(batch, self.num_ranks)[self.rank]
-            if len(own):
-                yield [SampleKey(self.epoch, index) for index in own.tolist()]
+            if self.share == "batch":
+                part = np.array_split(batch, self.num_ranks)[self.rank]
             else:
-                # Fewer samples than processes: this one computes along, and its result is left
-                # out, since gradients are summed over processes that all take part.
+                part = batch
+            if len(part):
+                yield [SampleKey(self.epoch, index) for index in part.tolist()]
+            else:
+                # Fewer samples than processes: gradients are summed over all processes, so this
+                # one computes too, and its result is dropped.
                 yield [SampleKey(self.epoch, int(batch[0]), is_filler=True)]
 
     def _list_batches(self) -> range:
-        """The batches of the epoch that this process takes part in."""
+        """Return the numbers of the batches that this process takes part in."""
         total = -(-self.size // self.batch_size)
         stop = total if self.limit is None else min(total, self.limit)
         if self.share == "epoch":

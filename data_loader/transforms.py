@@ -1,8 +1,7 @@
 """Transforms of clips for the model (TextVR, arXiv 2305.03347; Frozen in Time, 2104.00650).
 
 The geometry (resize, crop, flip) runs per clip in the loader's worker, on uint8; the colour runs
-for a whole batch on the device (``data_loader/color_jitter.py``). One draw holds for all frames of
-a clip.
+for a batch on the device (``data_loader/color_jitter.py``). All frames of a clip share one draw.
 
 Shapes: B clips, F frames, C = 3 channels, H x W pixels, R = ``input_res``.
 """
@@ -98,14 +97,14 @@ class TransformParams(ConfigModel):
         """Return a copy with every null replaced.
 
         Args:
-            recipe: the data set's own, used where ``self.recipe`` is null.
+            recipe: of the data set, used where ``self.recipe`` is null.
             input_res: of the video parameters, used where ``self.input_res`` is null.
-            mean: that the model was trained with, in place of ``norm_mean``; None: any.
+            mean: of the model's training, in place of ``norm_mean``; None: any.
             std: likewise.
 
         Raises:
-            UserError: ``resize_train`` is smaller than the input, or the configuration normalises
-                otherwise than the model.
+            UserError: ``resize_train`` is smaller than the input, or the configuration's mean or
+                standard deviation is not the model's.
         """
         recipe = self.recipe or recipe
         res = self.input_res or input_res
@@ -121,23 +120,20 @@ class TransformParams(ConfigModel):
                 f"resize_train is {self.resize_train}, too small for a crop of {res} pixels; "
                 f"give at least {res}, or null"
             )
-        for name, own in (("norm_mean", mean), ("norm_std", std)):
-            if own is not None:
-                values[name] = self._use_own_statistic(name, tuple(own))
+        for name, required in (("norm_mean", mean), ("norm_std", std)):
+            if required is None:
+                continue
+            values[name] = required = tuple(required)
+            given, default = getattr(self, name), type(self).model_fields[name].default
+            # A resolved configuration has the default written out.
+            if given not in (required, default):
+                raise UserError(
+                    f"data_loader.args.tsfm_params.{name} is {list(given)}, but the model takes "
+                    f"frames normalised with {list(required)}; leave {name} out"
+                )
+            if given != required:
+                logger.info("frames are normalised with the model's %s, %s", name, list(required))
         return self.model_copy(update=values)
-
-    def _use_own_statistic(self, name: str, own: Rgb) -> Rgb:
-        """Return the model's mean or standard deviation, unless the configuration sets another."""
-        given, default = getattr(self, name), type(self).model_fields[name].default
-        # A resolved configuration has the default written out.
-        if given not in (own, default):
-            raise UserError(
-                f"data_loader.args.tsfm_params.{name} is {list(given)}, but the model takes frames "
-                f"normalised with {list(own)}; leave {name} out"
-            )
-        if given != own:
-            logger.info("frames are normalised with the model's own %s, %s", name, list(own))
-        return own
 
 
 def resize(frames: Tensor, size: Sequence[int], antialias: bool) -> Tensor:
@@ -156,22 +152,16 @@ class ClipGeometry:
 
     @property
     def first_size(self) -> list[int]:
-        """What frames are first resized to: (height, width), or the shorter side alone.
+        """The size of the first resizing: (height, width), or the shorter side alone.
 
-        The crops of training in the manner of Frozen in Time are drawn before any resizing; this
-        is the size then that test resizes to.
+        Frozen in Time's training crops before it resizes; for it this is the size of its test.
         """
         if self.params.recipe == "textvr":
             return [self.params.resize_train if self.train else self.params.input_res] * 2
         return [self.params.center_crop]
 
     def __call__(self, frames: Tensor, rng: np.random.Generator | None) -> Tensor:
-        """Return (F, C, R, R) uint8.
-
-        Args:
-            frames: (F, C, H, W) uint8.
-            rng: the only source of the draws; may be None when ``train`` is false.
-        """
+        """Return (F, C, R, R) of ``frames``, (F, C, H, W) uint8; test needs no ``rng``."""
         res = self.params.input_res
         if self.params.recipe == "textvr":
             frames = self._resize(frames, self.first_size)
@@ -201,17 +191,14 @@ class ClipGeometry:
             if 0 < crop_w <= width and 0 < crop_h <= height:
                 top, left = rng.integers(0, [height - crop_h, width - crop_w], endpoint=True)
                 return int(top), int(left), crop_h, crop_w
-        # A frame too long for any such crop: the largest one of an allowed ratio, in the middle.
+        # The frame is too narrow for any such crop: the largest one of an allowed ratio, centred.
         ratio = min(max(width / height, ratios[0]), ratios[1])
         crop_w, crop_h = min(width, round(height * ratio)), min(height, round(width / ratio))
         return (height - crop_h) // 2, (width - crop_w) // 2, crop_h, crop_w
 
 
 def draw_color(params: TransformParams, rng: np.random.Generator) -> np.ndarray:
-    """Draw a training clip's colour change, (K,) float32; see ``data_loader/color_jitter.py``.
-
-    ``rng`` is always drawn from equally often.
-    """
+    """Draw a training clip's colour, (K,) float32, always with the same number of draws."""
     *strengths, hue = params.color_jitter
     factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
     shift = rng.uniform(-hue, hue)
@@ -224,7 +211,7 @@ def draw_color(params: TransformParams, rng: np.random.Generator) -> np.ndarray:
 
 
 class ClipTransform:
-    """The worker's part: a clip's geometry, and the colour drawn for it where ``train`` is true."""
+    """The worker's part: a clip's geometry, and the colour drawn for it if ``train`` is true."""
 
     def __init__(self, params: TransformParams, train: bool) -> None:
         self.params = params
@@ -236,12 +223,8 @@ class ClipTransform:
     ) -> tuple[Tensor, np.ndarray | None]:
         """Return (F, C, R, R) uint8 and the clip's (K,) colour, None where ``rng`` is None.
 
-        Args:
-            frames: (F, C, H, W) uint8.
-            rng: of the sample; None in validation and test.
-
-        Raises:
-            UserError: ``train`` without ``rng``.
+        ``frames`` are (F, C, H, W) uint8; ``rng`` is None in validation and test. Raises
+        ``UserError`` for ``train`` without ``rng``.
         """
         if rng is None:
             if self.train:
@@ -263,20 +246,19 @@ class DeviceTransform:
     def __call__(self, video: Tensor, color: Tensor | None, num_frames: Tensor) -> Tensor:
         """Return the model's input, (B, F, C, R, R) float32.
 
-        Nothing waits for a GPU where ``color`` and ``num_frames`` are on the CPU.
-
         Args:
             video: (B, F, C, R, R) uint8.
-            color: (B, K) of ``draw_color``, or None for no change.
-            num_frames: (B,) real frames of each clip; those behind are zero after normalisation.
+            color: (B, K) of ``draw_color``, or None; on the CPU, so that nothing waits for a GPU.
+            num_frames: (B,) real frames of each clip, on the CPU; the padding behind them is zero
+                after normalisation.
         """
-        frames = video.float().div_(255)  # the only copy; what follows changes it in place
+        frames = video.float().div_(255)  # the only copy; the rest changes it in place
         if color is not None:
             apply_color(frames, color, inplace=True)
         for channel, mean, std in zip(frames.unbind(dim=2), self.mean, self.std, strict=True):
             channel.sub_(mean).div_(std)
-        position = torch.arange(frames.shape[1])
-        padding = (position >= num_frames.cpu()[:, None]).nonzero(as_tuple=True)  # clips, frames
+        numbers = torch.arange(frames.shape[1])
+        padding = (numbers >= num_frames.cpu()[:, None]).nonzero(as_tuple=True)  # clips, frames
         if len(padding[0]):
-            frames[tuple(place.to(frames.device) for place in padding)] = 0
+            frames[tuple(index.to(frames.device) for index in padding)] = 0
         return frames

@@ -1,4 +1,4 @@
-"""Watch over loading processes: one that hangs or dies is named with what it was reading."""
+"""Watch over the loading processes: one that hangs or dies is reported with its file."""
 
 import os
 import re
@@ -17,7 +17,7 @@ _POLL_S = 0.5
 
 
 class WorkerWatch:
-    """A table in shared memory: for each loading process the sample it reads and since when.
+    """Stops loading processes that hang, and names the file that a lost process was reading.
 
     Args:
         num_workers: loading processes; with 0 nothing is watched.
@@ -25,7 +25,7 @@ class WorkerWatch:
         name_sample: sample -> the file to name in messages.
 
     Attributes:
-        rows: what the loading processes write into with ``record_sample``; a row each: sample + 1
+        rows: in shared memory, written by ``record_sample``; for each process: sample + 1
             (0: none), start in seconds, process id.
     """
 
@@ -39,11 +39,7 @@ class WorkerWatch:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Stop processes that hang, and name what a process read when it ended.
-
-        Raises:
-            UserError: a loading process hung or died.
-        """
+        """Watch during a ``with`` block; raises ``UserError`` if a process hung or died."""
         if not len(self.rows):
             yield
             return
@@ -53,7 +49,7 @@ class WorkerWatch:
         try:
             yield
         except RuntimeError as error:  # what DataLoader raises when a process is gone
-            text = self._explain(str(error))
+            text = self._explain_loss(str(error))
             if text is None:
                 raise
             raise UserError(text) from error
@@ -69,8 +65,8 @@ class WorkerWatch:
                     os.kill(int(pid), signal.SIGKILL)
                     return
 
-    def _explain(self, error: str) -> str | None:
-        """What a user can do about a lost process; None: the error is about something else."""
+    def _explain_loss(self, error: str) -> str | None:
+        """Return why a process was lost and what helps; None: the error is about something else."""
         if self._hung is not None:
             return (
                 f"{self._name_sample(self._hung)}: could not be read within {self._timeout_s:g} s "
@@ -92,32 +88,33 @@ class WorkerWatch:
 
 @contextmanager
 def record_sample(rows: torch.Tensor, sample: int) -> Iterator[None]:
-    """Write down, in a loading process, that it reads a sample; see ``WorkerWatch.rows``."""
+    """Record, in a loading process, that it reads a sample; see ``WorkerWatch.rows``."""
     worker = get_worker_info()
     if worker is None or worker.id >= len(rows):
         yield
         return
-    own = rows[worker.id]
-    own[1], own[2] = time.monotonic(), os.getpid()
-    own[0] = sample + 1
+    row = rows[worker.id]
+    row[1], row[2] = time.monotonic(), os.getpid()
+    row[0] = sample + 1
     try:
         yield
     finally:
-        own[0] = 0
+        row[0] = 0
 
 
 def obey_only_parent() -> None:
-    """Let SIGTERM end this loading process only where the main one sent it; ignore SIGINT.
+    """Let only the main process end this loading process by SIGTERM; ignore SIGINT.
 
-    Ctrl-C, torchrun and batch systems signal every process of a run; the main one finishes its
-    step then, for which it needs the loading ones.
+    Ctrl-C, torchrun and batch systems signal every process of a run; the main one then finishes
+    its step, for which it needs the loading processes.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+    parent = os.getppid()
 
+    def wait_for_parent() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
 
-def _wait_for_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+    threading.Thread(target=wait_for_parent, daemon=True).start()

@@ -27,12 +27,7 @@ MustStop = Callable[[], bool]
 
 
 class EmbeddingCache:
-    """A vector for each distinct text: 4 N D bytes on the device, twice that while it is made.
-
-    Args:
-        texts: the distinct texts.
-        vectors: (N, D), in their order.
-    """
+    """A vector for each distinct text: 4 N D bytes on the device, twice that while it is made."""
 
     def __init__(self, texts: Sequence[TokenIds], vectors: Tensor) -> None:
         self.vectors = vectors
@@ -70,11 +65,7 @@ def encode_texts(
     """Encode each distinct text once; several processes take their share of them and get all.
 
     Args:
-        texts: in any order, any number of times.
-        encode: the model's, on ``device`` and in evaluation.
-        device: where the vectors are wanted.
         must_stop: asked before every chunk.
-        name: for the progress bar.
 
     Returns:
         The vectors, or None where some process was told to stop.
@@ -113,7 +104,6 @@ class WordVectorCache:
     One cache for each data set, made once for the whole run; none where words are trained.
 
     Args:
-        model: whose word encoder it is.
         device: where the vectors are kept, 4 bytes a number: 0.3 GB for 100,000 words of width 768.
     """
 
@@ -126,10 +116,6 @@ class WordVectorCache:
         """Encode the words of a data set, unless that is done or they are trained.
 
         Every process has to call this.
-
-        Args:
-            loader: of the data set.
-            must_stop: asked before every chunk of words.
 
         Returns:
             False where some process was told to stop.

@@ -66,12 +66,7 @@ class Evaluation:
 
 
 class _Captions:
-    """The captions of a data set, each distinct one encoded once.
-
-    Args:
-        loader: of the data set.
-        cache: its distinct captions.
-    """
+    """The captions of a data set, each distinct one encoded once."""
 
     def __init__(self, loader: BaseDataLoader, cache: EmbeddingCache) -> None:
         entries = loader.dataset.entries
@@ -139,9 +134,7 @@ class Evaluator:
     """Encodes a loader's videos and captions and scores their similarities.
 
     Args:
-        metrics: registered names.
         criterion: the run's own; its loss is computed batch by batch beside the metrics.
-        device: where the model is.
     """
 
     def __init__(self, metrics: Sequence[str], criterion: Criterion, device: torch.device) -> None:
@@ -164,8 +157,6 @@ class Evaluator:
         processes each take their share of all three, and all return the same.
 
         Args:
-            model: the model, without anything around it.
-            loader: of the whole data set.
             must_stop: asked before every chunk of texts and every batch.
             words: those of the data set, where they are encoded already.
 
@@ -244,7 +235,7 @@ class Evaluator:
         text, rows = captions.vectors.cpu(), captions.rows
         video = collected.videos(len(loader.dataset.entries))
         video_of_query = captions.video_of_query.numpy()
-        # Of each distinct caption once: rows of a product differ by rounding, with their place.
+        # Of each distinct caption once: equal rows of a product may differ by rounding.
         similarity = self._compare(text, video)[rows].numpy()
         if not (np.isfinite(similarity).all() and bool(video.isfinite().all())):
             raise NonFiniteEmbeddingsError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from base.base_dataset import BaseTextVideoDataset
 from base.base_model import RetrievalModel
@@ -65,23 +65,17 @@ def choose_best_and_worst(
 
     Best is the lowest rank, then the largest margin. Of equal captions one is shown, and no query
     is both.
-
-    Args:
-        ranks: (Q,).
-        margin: (Q,), see ``compute_margins``.
-        captions: Q texts.
-        count: most of each.
     """
     order = np.lexsort((-margin, ranks)).tolist()
     # A caption that is both among the best and the worst stands where its better half is.
     count = min(count, (len({normalize_caption(text) for text in captions}) + 1) // 2)
-    best = _distinct(order, captions, count, set())
-    return best, _distinct(
+    best = _choose_distinct(order, captions, count, set())
+    return best, _choose_distinct(
         order[::-1], captions, count, {normalize_caption(captions[row]) for row in best}
     )
 
 
-def _distinct(
+def _choose_distinct(
     order: Sequence[int], captions: Sequence[str], count: int, seen: set[str]
 ) -> list[int]:
     rows = []
@@ -122,38 +116,33 @@ def compute_word_attention(
     model: RetrievalModel,
     dataset: BaseTextVideoDataset,
     videos: Sequence[int],
-    collated: Callable[[list[Sample]], Batch],
+    collate: Callable[[list[Sample]], Batch],
 ) -> dict[int, WordAttention]:
-    """Return how the fusion layer attends in some videos; empty where the model has no such layer.
+    """Return how the model attends in some videos; empty where it has no ``attend_to_words``.
 
     Args:
         model: with its weights, in any mode, which is left as it was.
         dataset: one clip a video.
         videos: positions in the annotation file.
-        collated: samples -> their batch on the model's device, ready for it.
+        collate: samples -> their batch on the model's device, ready for it.
     """
-    layer = getattr(model, "fusion_model", None)
-    if not isinstance(layer, nn.Module) or not hasattr(layer, "attention"):
-        return {}
-    was_training, seen = model.training, []
+    was_training, found = model.training, {}
     model.eval()
-    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(layer.attention(*given)))
-    found: dict[int, WordAttention] = {}
     try:
         for start in range(0, len(videos), _BATCH):
             some = videos[start : start + _BATCH]
             samples = [dataset[SampleKey(0, video)] for video in some]
-            model(collated(samples))
-            rows = seen.pop()  # (B, S)
+            rows = model.attend_to_words(collate(samples))
+            if rows is None:
+                return {}
             for video, sample, row in zip(some, samples, rows, strict=True):
-                found[video] = _of_words(row, sample)
+                found[video] = _split_shares(row, sample)
     finally:
-        hook.remove()
         model.train(was_training)
     return found
 
 
-def _of_words(row: Tensor, sample: Sample) -> WordAttention:
+def _split_shares(row: Tensor, sample: Sample) -> WordAttention:
     """The shares (S,) of one video by what they belong to: query token, video, words, padding."""
     shares = row.double().tolist()
     first = 1 if sample.frames is None else 2

@@ -15,14 +15,7 @@ T = TypeVar("T")
 def move_to_device(
     batch: Batch, loader: BaseDataLoader, words: EmbeddingCache | None, device: torch.device
 ) -> Batch:
-    """Return a batch of a loader as the model takes it.
-
-    Args:
-        batch: as it was read.
-        loader: that read it.
-        words: of its data set, where they are encoded already.
-        device: of the model.
-    """
+    """Return a batch of a loader as the model takes it."""
     batch = batch if words is None else words.add_word_vectors(batch)
     return loader.to_device(batch, device)
 
@@ -37,9 +30,7 @@ def prefetch_to_device(
     the CPU each batch is read and moved when it is asked for.
 
     Args:
-        items: what is read, one batch after the other.
         move: brings a batch to ``device``; on a GPU it only queues the work.
-        device: of the model.
     """
     if device.type != "cuda":
         for item in items:

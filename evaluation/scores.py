@@ -64,45 +64,45 @@ def score_similarity(
     """
     if similarity.shape != queries.shape:
         raise ValueError(f"a matrix of {similarity.shape} for {queries.shape} captions and videos")
-    own, equal = _ranks(similarity, queries, names)
+    own, equal = _compute_all_ranks(similarity, queries, names)
     best = {T2V: compute_best_t2v_ranks, V2T: compute_best_v2t_ranks}
-    truth = queries.video_of_query
+    intervals = {
+        kind: {name: _compute_r1_interval(name, ranks[name], queries) for name in ranks}
+        for kind, ranks in (("one_right_video", own), ("equal_captions", equal))
+    }
     return Scores(
         metrics={
-            name: summarize_ranks(_known(own[name]))
+            name: _summarize(own[name])
             if name in own
-            else METRICS.get(name)(similarity, truth)
+            else METRICS.get(name)(similarity, queries.video_of_query)
             for name in names
         },
-        equal_captions={name: summarize_ranks(_known(ranks)) for name, ranks in equal.items()},
-        best={name: summarize_ranks(_known(best[name](queries))) for name in own},
+        equal_captions={name: _summarize(ranks) for name, ranks in equal.items()},
+        best={name: _summarize(best[name](queries)) for name in own},
         equal_best={name: summarize_ranks(np.ones(1)) for name in equal},
-        intervals={
-            "one_right_video": {name: _interval(name, own[name], queries) for name in own},
-            "equal_captions": {name: _interval(name, equal[name], queries) for name in equal},
-        },
+        intervals=intervals,
         breakdown=compute_breakdowns(own[T2V], queries) if T2V in own else {},
         queries=queries,
     )
 
 
-def _ranks(
+def _compute_all_ranks(
     similarity: NDArray, queries: GroundTruth, names: Sequence[str]
 ) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
     """The ranks of each metric: with one right video, and with those of equal captions."""
-    pairs, get_equal_caption_pairs = queries.get_positive_pairs(), queries.get_equal_caption_pairs()
+    pairs, equal_pairs = queries.get_positive_pairs(), queries.get_equal_caption_pairs()
     own, equal = {}, {}
     if T2V in names:
         own[T2V] = compute_t2v_ranks(similarity, *pairs)
-        equal[T2V] = compute_t2v_ranks(similarity, *get_equal_caption_pairs)
+        equal[T2V] = compute_t2v_ranks(similarity, *equal_pairs)
     if V2T in names:
         own[V2T] = compute_v2t_ranks(similarity, *pairs, own_ties=True)
-        equal[V2T] = compute_v2t_ranks(similarity, *get_equal_caption_pairs)
+        equal[V2T] = compute_v2t_ranks(similarity, *equal_pairs)
     return own, equal
 
 
-def _known(ranks: NDArray) -> NDArray:
-    return ranks[~np.isnan(ranks)]
+def _summarize(ranks: NDArray) -> dict[str, float]:
+    return summarize_ranks(ranks[~np.isnan(ranks)])
 
 
 def compute_best_t2v_ranks(queries: GroundTruth) -> NDArray:
@@ -136,7 +136,7 @@ def compute_best_v2t_ranks(queries: GroundTruth) -> NDArray:
     return np.where(np.isinf(best), np.nan, best)
 
 
-def _interval(name: str, ranks: NDArray, queries: GroundTruth) -> tuple[float, float]:
+def _compute_r1_interval(name: str, ranks: NDArray, queries: GroundTruth) -> tuple[float, float]:
     videos = np.arange(len(queries.ids))
     return compute_interval(ranks, queries.video_of_query if name == T2V else videos)
 
@@ -172,14 +172,14 @@ def compute_breakdowns(
     found: dict[str, dict[str, dict[str, float]]] = {}
     if queries.categories is not None:
         names = [queries.categories[video] or "no category" for video in queries.video_of_query]
-        found["category"] = _by_group(ranks, names)
+        found["category"] = _score_groups(ranks, names)
     if queries.reading is not None:
         names = ["needs reading" if needs else "does not" for needs in queries.reading]
-        found["needs_reading"] = _by_group(ranks, names)
+        found["needs_reading"] = _score_groups(ranks, names)
     return found
 
 
-def _by_group(ranks: NDArray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _score_groups(ranks: NDArray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Group -> count of captions and metrics, the largest group first."""
     array = np.array(names)
     groups = {}

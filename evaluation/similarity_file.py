@@ -87,11 +87,11 @@ def follows_other_columns(matrix: NDArray, queries: GroundTruth, ids: Sequence[s
     """
     if set(ids) != set(queries.ids) or len(ids) != len(queries.ids):
         return False
-    given = _sigmas(matrix, queries)
-    return given < CLEARLY and _sigmas(matrix, queries.reorder_columns(ids, "")) > CLEARLY
+    given = _measure_sigmas(matrix, queries)
+    return given < CLEARLY and _measure_sigmas(matrix, queries.reorder_columns(ids, "")) > CLEARLY
 
 
-def _sigmas(matrix: NDArray, queries: GroundTruth) -> float:
+def _measure_sigmas(matrix: NDArray, queries: GroundTruth) -> float:
     """How far the mean rank is better than chance, in standard deviations of chance."""
     captions, videos = queries.shape
     ranks = compute_t2v_ranks(matrix, *queries.get_positive_pairs())

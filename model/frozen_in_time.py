@@ -25,7 +25,6 @@ from model.initialization import (
     Part,
     TemporalFix,
     adapt_embeddings,
-    check_parts,
     load_initial_weights,
 )
 from model.params import TextParams, VideoParams
@@ -84,9 +83,14 @@ class FrozenInTime(RetrievalModel):
         ocr_encoder_grad: bool = True,
         fusion: str = DEFAULT_FUSION,
     ) -> None:
-        if len(set(modalities)) < len(modalities):
-            raise UserError(f"arch.args.modalities: {list(modalities)} names one twice")
-        check_parts(load_parts, load_checkpoint)
+        for key, names in (("modalities", modalities), ("load_parts", load_parts or ())):
+            if len(set(names)) < len(names):
+                raise UserError(f"arch.args.{key}: {list(names)} names one twice")
+        if load_parts and not load_checkpoint:
+            raise UserError(
+                "arch.args.load_parts: there is no checkpoint to take parts from; "
+                "set arch.args.load_checkpoint, or leave load_parts out"
+            )
         build_fusion, build_video = FUSIONS.get(fusion), VIDEO_ENCODERS.get(video_params.model)
         super().__init__()
         self.uses_vision, self.uses_ocr = "vision" in modalities, "ocr" in modalities
@@ -108,11 +112,9 @@ class FrozenInTime(RetrievalModel):
                 self.ocr_pos_embeds = nn.Linear(TRACK_SIZE, width)
         if self.uses_vision:
             self.video_model = build_video(video_params)
-            # The published models share one width.
-            bridged = self.uses_ocr and self.video_model.embed_dim != width
-            self.video_to_fusion = (
-                nn.Linear(self.video_model.embed_dim, width) if bridged else nn.Identity()
-            )
+            video_width = self.video_model.embed_dim
+            same_width = video_width == width or not self.uses_ocr  # as in the published models
+            self.video_to_fusion = nn.Identity() if same_width else nn.Linear(video_width, width)
         self._add_projections(projection, projection_dim, width)
         if load_checkpoint:
             load_initial_weights(self, load_checkpoint, load_parts)
@@ -136,8 +138,13 @@ class FrozenInTime(RetrievalModel):
             feature = self.video_model(batch.video)  # (B, width of the video encoder)
             embeds["video"] = self.vid_proj(feature)
         if self.uses_ocr:
-            embeds["fusion"] = self.fusion_proj(self.fuse(batch.words, feature))
+            embeds["fusion"] = self.fuse(batch.words, feature)
         return embeds
+
+    def fuse(self, words: Words, feature: Tensor | None) -> Tensor:
+        """Return the fused embeddings (B, E) of words and, where frames are used, clip features."""
+        fused = self.fusion_model(*self._build_fusion_tokens(words, feature))
+        return self.fusion_proj(fused + self.query_token)
 
     def embed_videos_apart(self, batch: Batch) -> dict[str, Tensor]:
         """Return the embedding (B, E) that queries are compared with, and each side's where fused.
@@ -153,6 +160,13 @@ class FrozenInTime(RetrievalModel):
         masks["ocr"][:, 2:] = False
         fused = {name: self.fusion_model(tokens, mask) for name, mask in masks.items()}
         return {name: self.fusion_proj(out + self.query_token) for name, out in fused.items()}
+
+    def attend_to_words(self, batch: Batch) -> Tensor | None:
+        """Return the shares (B, S) of the fusion layer's ``attention``; None where it has none."""
+        if not (self.uses_ocr and hasattr(self.fusion_model, "attention")):
+            return None
+        feature = self.video_model(batch.video) if self.uses_vision else None
+        return self.fusion_model.attention(*self._build_fusion_tokens(batch.words, feature))
 
     @classmethod
     def describe_input(
@@ -204,13 +218,13 @@ class FrozenInTime(RetrievalModel):
     def parameters_without_gradient(self) -> list[nn.Parameter]:
         """Return the weights of ``video`` beside ``fusion``, of unused poolers and frozen words.
 
-        Frozen, they need no ``find_unused_parameters`` of DistributedDataParallel, which searches
-        the graph in every step: they get no gradient in any step, so freezing changes nothing.
+        With these frozen, DistributedDataParallel needs no ``find_unused_parameters``, which
+        searches the graph in every step.
         """
         unused = [self.vid_proj] if self.uses_vision and self.uses_ocr else []
+        unused += [self.ocr_model] if self.frozen_word_encoder else []
         for text_model in self._text_models():
             unused += get_text_encoder(text_model).find_unused_parts().values()
-        unused += [self.ocr_model] if self.frozen_word_encoder else []
         return [weight for part in unused for weight in part.parameters()]
 
     def train(self, mode: bool = True) -> Self:
@@ -221,11 +235,7 @@ class FrozenInTime(RetrievalModel):
         return self
 
     def recompute_activations(self) -> None:
-        """Recompute the video encoder's blocks and the text models' layers in the backward pass.
-
-        Raises:
-            UserError: the video encoder has no ``recompute_activations``, or a text model none.
-        """
+        """Recompute the video encoder's blocks and the text models' layers in the backward pass."""
         if self.uses_vision:
             if not hasattr(self.video_model, "recompute_activations"):
                 raise UserError(
@@ -239,8 +249,8 @@ class FrozenInTime(RetrievalModel):
     def compile_encoders(self, backend: str | Callable = "inductor") -> None:
         """Compile the video encoder and the text models.
 
-        Texts come in ever other sizes: they are padded to a few, and the text models compiled for
-        whatever size. The ViT learns that the number of clips may vary when it first does.
+        Texts come in many sizes: they are padded to a few, and the text models are compiled for
+        any. The ViT is compiled anew when the number of clips first changes, then for any number.
         """
         self.pads_to_buckets = True
         for text_model in self._text_models():
@@ -251,13 +261,13 @@ class FrozenInTime(RetrievalModel):
     def _text_models(self) -> list[nn.Module]:
         return [self.text_model, self.ocr_model] if self.uses_ocr else [self.text_model]
 
-    def fuse(self, words: Words, feature: Tensor | None) -> Tensor:
-        """Return (B, D) of the words and, where there are frames, the video feature."""
-        return self.fusion_model(*self._build_fusion_tokens(words, feature)) + self.query_token
-
     def _build_fusion_tokens(self, words: Words, feature: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens (B, S, D), query token, video feature, words; and their mask (B, S)."""
-        word_tokens = F.embedding(words.index, self._get_word_vectors(words))  # (B, L, D)
+        vectors = words.vectors  # (U, D)
+        if vectors is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_word_encoder):
+                vectors = encode_words(self.ocr_model, words, self.pads_to_buckets)
+        word_tokens = F.embedding(words.index, vectors)  # (B, L, D)
         tokens = [self.query_token.expand(len(words.index), 1, -1), word_tokens]
         if feature is not None:
             tokens[1] = word_tokens + self.ocr_pos_embeds(words.tracks)
@@ -269,13 +279,6 @@ class FrozenInTime(RetrievalModel):
             types[0], types[1] = QUERY_TYPE, VIDEO_TYPE
             tokens = tokens + self.type_embedding(types)
         return tokens, mask
-
-    def _get_word_vectors(self, words: Words) -> Tensor:
-        """The distinct words (U, D): as they are given, else encoded here."""
-        if words.vectors is not None:
-            return words.vectors
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_word_encoder):
-            return encode_words(self.ocr_model, words, self.pads_to_buckets)
 
     def _add_projections(self, projection: str, dim: int, width: int) -> None:
         video_width = self.video_model.embed_dim if self.uses_vision else width
@@ -302,14 +305,11 @@ def _build_query_projection(projection: str, width: int, dim: int) -> nn.Module:
 
 
 class QueryEncoder(nn.Module):
-    """The side of a FrozenInTime that embeds queries, under the same names of weights.
-
-    ``text_model`` is the name or folder of the text model, whose weights are not loaded.
-    """
+    """The side of a FrozenInTime that embeds queries, under the same names of weights."""
 
     def __init__(self, text_model: str, projection: str, projection_dim: int) -> None:
         super().__init__()
-        self.text_model = load_text_model(text_model, pretrained=False)
+        self.text_model = load_text_model(text_model, pretrained=False)  # by its name or folder
         width = get_text_encoder(self.text_model).width
         self.txt_proj = _build_query_projection(projection, width, projection_dim)
 

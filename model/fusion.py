@@ -2,7 +2,7 @@
 
 A fusion is registered in ``FUSIONS``, is built as ``(dim, num_heads)`` and has ``forward(tokens,
 mask) -> (B, D)``. Tokens are the query token, the video feature where there is one, then the words.
-One that has ``attention`` beside is shown in reports.
+Reports show what it attends to where it also has ``attention(tokens, mask) -> (B, S)``.
 
 Shapes: B videos, S tokens, D width.
 """
@@ -22,8 +22,7 @@ DEFAULT_FUSION = "attention"
 class FusionAttention(nn.Module):
     """One self-attention layer, of which only the first token's output is used (TextVR, section 4).
 
-    There is no output projection, residual, dropout or feed-forward part. The other tokens are only
-    attended to.
+    There is no output projection, residual, dropout or feed-forward part.
     """
 
     def __init__(self, dim: int, num_heads: int = 8) -> None:
@@ -42,9 +41,9 @@ class FusionAttention(nn.Module):
         return attend_from_cls(tokens, *self._layers(), self.num_heads, mask)
 
     def attention(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Return the attention weight of each token in the first token's output, (B, S) float32.
+        """Return the weight of each token in the first token's output, (B, S) float32, for reports.
 
-        The mean over the heads; a row sums to 1, padding has 0. For looking at, not for training.
+        The mean over the heads; a row sums to 1, padding has 0.
         """
         query, key, _ = self._layers()
         return compute_cls_attention(tokens, query, key, self.num_heads, mask).float().mean(1)

@@ -33,7 +33,7 @@ Part = Literal[
 TemporalFix = Literal["zeros", "interp", "bilinear"]
 TIME, POSITION = "video_model.temporal_embed", "video_model.pos_embed"
 PATCHES = "video_model.patch_embed.proj.weight"
-# What the space-time model has and an image model has not.
+# What an image model does not have.
 TIME_ONLY = {"temporal_embed", "timeattn", "norm3"}
 
 
@@ -53,17 +53,17 @@ def build_space_time_vit(params: VideoParams) -> SpaceTimeTransformer:
         raise UserError(f'arch.args.video_params.arch_config: unknown ViT "{name}"{hint}')
     with torch.device("meta"):  # sizes and names without memory
         vit = timm.create_model(name, pretrained=False)
-    if odd := _find_odd_parts(vit):
+    if differences := _find_differences(vit):
         raise UserError(
             f'arch.args.video_params.arch_config: "{name}" is not a ViT of plain layout: '
-            + ", ".join(odd)
+            + ", ".join(differences)
         )
-    own = _get_sizes(vit)
-    sizes = own | params.sizes()
-    if params.pretrained and sizes["num_heads"] != own["num_heads"]:
+    defaults = _get_sizes(vit)
+    sizes = defaults | params.sizes()
+    if params.pretrained and sizes["num_heads"] != defaults["num_heads"]:
         raise UserError(
             f"arch.args.video_params.num_heads: the image weights of {name} are of "
-            f'{own["num_heads"]} heads; leave it out, or set "pretrained": false'
+            f'{defaults["num_heads"]} heads; leave it out, or set "pretrained": false'
         )
     try:
         model = SpaceTimeTransformer(
@@ -82,16 +82,16 @@ def load_image_weights(
     """Copy an image ViT's weights; only what belongs to time stays as initialised.
 
     Raises:
-        UserError: a weight is missing, unexpected or of another shape; all are listed.
+        UserError: weights are missing, unexpected or of another shape; all are listed.
     """
-    own = _select_image_weights(model.state_dict())
+    expected = _select_image_weights(model.state_dict())
     given = {name: w for name, w in weights.items() if not name.startswith("head")}
-    problems = [f"missing {name}" for name in sorted(own.keys() - given.keys())]
-    problems += [f"unexpected {name}" for name in sorted(given.keys() - own.keys())]
+    problems = [f"missing {name}" for name in sorted(expected.keys() - given.keys())]
+    problems += [f"unexpected {name}" for name in sorted(given.keys() - expected.keys())]
     problems += [
-        f"{name} is {tuple(given[name].shape)}, the model's {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & given.keys())
-        if given[name].shape != own[name].shape
+        f"{name} is {tuple(given[name].shape)}, the model's {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & given.keys())
+        if given[name].shape != expected[name].shape
     ]
     if problems:
         raise UserError(f"image weights of {source} do not fit: " + "; ".join(problems))
@@ -118,30 +118,27 @@ def _get_sizes(vit: nn.Module) -> dict[str, int | float]:
     }
 
 
-def _find_odd_parts(vit: nn.Module) -> list[str]:
-    """What a timm ViT computes otherwise than ``SpaceTimeTransformer`` without time.
-
-    Layers of one function may bear another's names.
-    """
+def _find_differences(vit: nn.Module) -> list[str]:
+    """What a timm ViT computes differently from ``SpaceTimeTransformer`` without time."""
     from timm.models.vision_transformer import Block
 
     if not all(type(block) is Block for block in getattr(vit, "blocks", [None])):
         return ["its blocks are of another kind"]
     with torch.device("meta"):
         plain = SpaceTimeTransformer(**_get_sizes(vit))
-    given, own = (
+    given, expected = (
         {name: weight.shape for name, weight in _select_image_weights(m.state_dict()).items()}
         for m in (vit, plain)
     )
-    differing = sorted(name for name in given | own if given.get(name) != own.get(name))
-    odd = [f"{', '.join(differing[:4])} …"] if differing else []
+    differing = sorted(name for name in given | expected if given.get(name) != expected.get(name))
+    found = [f"{', '.join(differing[:4])} …"] if differing else []
     act = vit.blocks[0].mlp.act
     if not isinstance(act, nn.GELU) or act.approximate != "none":
-        odd.append(f"its MLP has {act}")
+        found.append(f"its MLP has {act}")
     eps = vit.blocks[0].norm1.eps
     if eps != LAYER_NORM_EPS:
-        odd.append(f"its norms have eps {eps}")
-    return odd
+        found.append(f"its norms have eps {eps}")
+    return found
 
 
 def _read_image_weights(params: VideoParams) -> dict[str, Tensor]:
@@ -151,10 +148,14 @@ def _read_image_weights(params: VideoParams) -> dict[str, Tensor]:
 
     options = {"img_size": params.input_res} if params.input_res else {}
     name, local = params.timm_name, Path(params.vit_init)
-    if "/" in params.vit_init and not local.exists():
-        raise UserError(f"arch.args.video_params.vit_init: {local}: no such file or folder")
-    if local.exists():
+    files = (local, local / "model.safetensors", local / "pytorch_model.bin")
+    file = next((path for path in files if path.is_file()), None)
+    if file is not None:
         remedy = f"give a state dict of timm's {name} (safetensors, or a torch file of tensors)"
+    elif local.exists():
+        raise UserError(f"{local}: holds neither {files[1].name} nor {files[2].name}")
+    elif "/" in params.vit_init:
+        raise UserError(f"arch.args.video_params.vit_init: {local}: no such file or folder")
     else:
         name = f"{name}.{params.vit_tag}"
         remedy = (
@@ -162,41 +163,15 @@ def _read_image_weights(params: VideoParams) -> dict[str, Tensor]:
             'folder as arch.args.video_params.vit_init, or set "pretrained": false'
         )
     try:
-        if not local.exists():
+        if file is None:
             return timm.create_model(name, pretrained=True, **options).state_dict()
         with torch.device("meta"):
             vit = timm.create_model(name, pretrained=False, **options)
-        weights = timm.models.load_state_dict(str(_find_weight_file(local)), weights_only=True)
-        return checkpoint_filter_fn(weights, vit)  # timm's own: position embeddings resized
-    except UserError:
-        raise
+        weights = timm.models.load_state_dict(str(file), weights_only=True)
+        return checkpoint_filter_fn(weights, vit)  # resizes the position embeddings
     except Exception as error:  # of hub, safetensors, pickle: the types share no base class
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"image weights {params.vit_init}: {detail}; {remedy}") from error
-
-
-def _find_weight_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (path / name).is_file():
-            return path / name
-    raise UserError(f"{path}: holds neither model.safetensors nor pytorch_model.bin")
-
-
-def check_parts(parts: Sequence[str] | None, path: str | None) -> None:
-    """Raise a ``UserError`` where ``load_parts`` makes no sense, before anything is built."""
-    if parts is None:
-        return
-    if not parts:
-        raise UserError("arch.args.load_parts: names no part; null takes the whole checkpoint")
-    if len(set(parts)) < len(parts):
-        raise UserError(f"arch.args.load_parts: {list(parts)} names one twice")
-    if not path:
-        raise UserError(
-            "arch.args.load_parts: there is no checkpoint to take parts from; "
-            "set arch.args.load_checkpoint, or leave load_parts out"
-        )
 
 
 def load_initial_weights(
@@ -204,30 +179,37 @@ def load_initial_weights(
 ) -> None:
     """Load the weights of a checkpoint file strictly, and report what was taken.
 
-    ``parts`` are modules and parameters of the model's top level to take, each in full; the others
-    keep their weights. None takes everything: there may be neither missing nor unexpected keys.
+    ``parts`` are the top-level modules and parameters to take, each in full; the others keep their
+    weights. None takes everything.
 
     Raises:
         CheckpointError: the file can't be read, or does not fit; the names are listed.
         UserError: the model has no such part.
     """
     weights = get_weights(load_checkpoint(path), path)
-    own = model.state_dict()
-    taken = weights if parts is None else _select_parts(weights, list_parts(own), parts, path)
+    current = model.state_dict()
+    taken = weights if parts is None else _select_parts(weights, list_parts(current), parts, path)
     taken, notes = model.adapt_weights(taken, path)
-    kept = {name: value for name, value in own.items() if parts and _get_part(name) not in parts}
+    kept = {
+        name: value for name, value in current.items() if parts and _get_part(name) not in parts
+    }
     try:
         fit_weights(model, kept | taken, path)
     except CheckpointError as error:
-        remedy = "" if parts else _suggest_parts(list_parts(own), list_parts(weights))
+        remedy = "" if parts else _suggest_parts(list_parts(current), list_parts(weights))
         raise CheckpointError(f"{error}{remedy}") from error
-    logger.info("weights of %s: %s", path, _describe_loading(taken, own, weights))
-    for note in notes:
+    counts = Counter(map(_get_part, taken))
+    sections = {
+        "taken": [f"{part} ({n} tensor{'s' if n > 1 else ''})" for part, n in counts.items()],
+        "start fresh": [part for part in list_parts(current) if part not in counts],
+        "not used": [part for part in list_parts(weights) if part not in counts],
+    }
+    text = "; ".join(f"{title}: {', '.join(found)}" for title, found in sections.items() if found)
+    for note in (text, *notes):
         logger.info("weights of %s: %s", path, note)
 
 
 def _get_part(name: str) -> str:
-    """The top-level module or parameter of a weight's name."""
     return name.split(".")[0]
 
 
@@ -237,12 +219,12 @@ def list_parts(names: Iterable[str]) -> list[str]:
 
 
 def _select_parts(
-    weights: Mapping[str, Tensor], own: Sequence[str], parts: Sequence[str], source: str | Path
+    weights: Mapping[str, Tensor], known: Sequence[str], parts: Sequence[str], source: str | Path
 ) -> dict[str, Tensor]:
-    """The weights of ``parts``; ``own`` are those that the model has."""
-    for part in (part for part in parts if part not in own):
-        known = part in get_args(Part)
-        remedy = "; look at modalities and projection" if known else nearest(part, own)
+    """The weights of ``parts``; ``known`` are those that the model has."""
+    for part in (part for part in parts if part not in known):
+        is_other = part in get_args(Part)  # of a model with other arguments
+        remedy = "; look at modalities and projection" if is_other else nearest(part, known)
         raise UserError(f'arch.args.load_parts: the model has no "{part}"{remedy}')
     in_file = list_parts(weights)
     absent = [part for part in parts if part not in in_file]
@@ -254,22 +236,11 @@ def _select_parts(
     return {name: value for name, value in weights.items() if _get_part(name) in parts}
 
 
-def _describe_loading(taken: Iterable[str], own: Iterable[str], given: Iterable[str]) -> str:
-    """Say what was taken, what of the model starts fresh, and what of the file is not used."""
-    counts = Counter(map(_get_part, taken))
-    sections = {
-        "taken": [f"{part} ({n} tensor{'s' if n > 1 else ''})" for part, n in counts.items()],
-        "start fresh": [part for part in list_parts(own) if part not in counts],
-        "not used": [part for part in list_parts(given) if part not in counts],
-    }
-    return "; ".join(f"{title}: {', '.join(parts)}" for title, parts in sections.items() if parts)
-
-
-def _suggest_parts(own: Sequence[str], given: Sequence[str]) -> str:
-    """What to do where whole parts are missing or unexpected: the last lines of an error."""
-    shared = [part for part in own if part in given]
-    missing = [part for part in own if part not in given]
-    unexpected = [part for part in given if part not in own]
+def _suggest_parts(known: Sequence[str], given: Sequence[str]) -> str:
+    """Say what to do where whole parts are missing or unexpected: the last lines of an error."""
+    shared = [part for part in known if part in given]
+    missing = [part for part in known if part not in given]
+    unexpected = [part for part in given if part not in known]
     lines = ""
     if missing and shared:
         names = ", ".join(f'"{part}"' for part in shared)
@@ -291,11 +262,10 @@ def adapt_embeddings(
     temporal_fix: TemporalFix,
     source: str | Path,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Fit temporal and position embeddings of other clips to the model's.
+    """Fit temporal (1, F, D) and position embeddings (1, 1 + N, D) to the model's ``shapes``.
 
-    They are ``video_model.temporal_embed`` (1, F, D) and ``video_model.pos_embed`` (1, 1 + N, D);
-    ``shapes`` are those of the model. What differs in more than the number of frames or patches is
-    left as it is, for the strict check to refuse. Returns the weights, and a note for each change.
+    What differs in more than the number of frames or patches is left as it is, for the strict check
+    to refuse. Returns the weights, and a note for each change.
 
     Raises:
         CheckpointError: the file's patches are no square.

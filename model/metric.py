@@ -54,7 +54,7 @@ def _check_input(
             )
         return similarity, np.repeat(np.arange(videos), queries // videos)
     truth = np.asarray(video_of_query)
-    whole = truth.shape == (queries,) and truth.dtype.kind in "iu"
-    if not whole or truth.min() < 0 or truth.max() >= videos:
+    is_list = truth.shape == (queries,) and truth.dtype.kind in "iu"
+    if not is_list or truth.min() < 0 or truth.max() >= videos:
         raise ValueError(f"video_of_query must hold {queries} columns of 0 … {videos - 1}")
     return similarity, truth

@@ -18,11 +18,10 @@ Groups = tuple[tuple[int, int], ...]  # (T, n) of each
 
 
 class PackedLayer(nn.Module):
-    """Stands in the place of a layer of transformers' DistilBERT, with its weights and names.
+    """A replacement of transformers' DistilBERT layer, with its weights and their names.
 
     Only attention has to know where a text ends: everything else is computed for the tokens of all
-    texts at once. ``first_only``, for the last layer, returns only the first token of each text,
-    for the others are not read.
+    texts at once. ``first_only``, for the last layer, returns only the first token of each text.
     """
 
     def __init__(self, layer: nn.Module, first_only: bool) -> None:
@@ -62,22 +61,20 @@ class PackedLayer(nn.Module):
         return self._compute(*inputs)
 
     def _compute(self, x: Tensor, groups: Groups, mask: Tensor | None) -> Tensor:
-        own = self.attention
-        keys, values = (
-            self._split_heads(own.k_lin(x), groups),
-            self._split_heads(own.v_lin(x), groups),
-        )
+        layer = self.attention
+        keys = self._split_heads(layer.k_lin(x), groups)
+        values = self._split_heads(layer.v_lin(x), groups)
         if self.first_only:
             x = torch.cat([part[:, 0] for part in _split_groups(x, groups)])  # (N, D)
             groups = tuple((1, count) for _, count in groups)
-        queries = self._split_heads(own.q_lin(x), groups)
-        dropout = own.dropout.p if self.training else 0.0
+        queries = self._split_heads(layer.q_lin(x), groups)
+        dropout = layer.dropout.p if self.training else 0.0
         attended = [
             scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
             for q, k, v in zip(queries, keys, values, strict=True)
         ]  # each (n, H, T, C)
         flat = torch.cat([part.transpose(1, 2).reshape(-1, x.shape[1]) for part in attended])
-        y = self.sa_layer_norm(own.out_lin(flat) + x)
+        y = self.sa_layer_norm(layer.out_lin(flat) + x)
         return self.output_layer_norm(self.ffn(y) + y)
 
     def _split_heads(self, x: Tensor, groups: Groups) -> list[Tensor]:
@@ -93,7 +90,7 @@ def _split_groups(x: Tensor, groups: Groups) -> list[Tensor]:
 
 
 def use_packed_layers(model: "DistilBertModel") -> None:
-    """Put a ``PackedLayer`` in the place of each layer; of the last, only first tokens are read."""
+    """Replace each layer by a ``PackedLayer``; of the last, only first tokens are computed."""
     layers = model.transformer.layer
     for number, layer in enumerate(layers):
         layers[number] = PackedLayer(layer, first_only=number == len(layers) - 1)
@@ -102,11 +99,11 @@ def use_packed_layers(model: "DistilBertModel") -> None:
 def encode_packed(model: "DistilBertModel", ids: Tensor, groups: Groups) -> Tensor:
     """Return the first token's vector of each text, (N, D), by a model with packed layers.
 
-    ``ids`` are (N, T of the longest) int64, group by group; what is behind a text is not read.
+    ``ids`` are (N, T of the longest) int64, group by group; padding is not read.
     """
     rows = ids.split([count for _, count in groups])
     flat = torch.cat([row[:, :t].flatten() for row, (t, _) in zip(rows, groups, strict=True)])
-    places = torch.arange(ids.shape[1], device=ids.device)
-    place = torch.cat([places[:length].repeat(count) for length, count in groups])
-    output = model(input_ids=flat[None], position_ids=place[None], groups=groups)
+    positions = torch.arange(ids.shape[1], device=ids.device)
+    positions = torch.cat([positions[:length].repeat(count) for length, count in groups])
+    output = model(input_ids=flat[None], position_ids=positions[None], groups=groups)
     return output.last_hidden_state[0]

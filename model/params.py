@@ -49,7 +49,7 @@ class VideoParams(ConfigModel):
     @model_validator(mode="before")
     @classmethod
     def _input_res_of_name(cls, values: Any) -> Any:
-        """Write out what timm's names say, so that the loader's ``input_res`` is compared."""
+        """Take it from timm's name, so that the loader's ``input_res`` is compared with it."""
         if not isinstance(values, dict) or values.get("input_res") is not None:
             return values
         name = values.get("arch_config", cls.model_fields["arch_config"].default)
@@ -69,8 +69,8 @@ class VideoParams(ConfigModel):
 
     def sizes(self) -> dict[str, int | float]:
         """Return the sizes that are set here and so win over those of ``arch_config``."""
-        names = ("input_res", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-        return {n: value for n in names if (value := getattr(self, n)) is not None}
+        names = {"input_res", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio"}
+        return self.model_dump(include=names, exclude_none=True)
 
 
 class TextParams(ConfigModel):

@@ -19,7 +19,6 @@ from utils.errors import UserError
 
 LAYER_NORM_EPS = 1e-6
 FEW_KEYS = 32
-Axis = Literal["time", "space"]
 Layer = tuple[Tensor, Tensor]  # weight and bias of a linear layer
 View = tuple[torch.Size, tuple[int, ...], int]  # size, stride, offset of a view
 
@@ -30,7 +29,7 @@ class GroupedAttention(nn.Module):
     Its group is, over ``time``, its position in all frames and, over ``space``, its frame.
     """
 
-    def __init__(self, dim: int, num_heads: int, axis: Axis) -> None:
+    def __init__(self, dim: int, num_heads: int, axis: Literal["time", "space"]) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"width {dim} is not a multiple of {num_heads} heads")
@@ -109,7 +108,7 @@ def compute_cls_attention(
     q = F.linear(x[:, 0], *query).unflatten(1, (num_heads, -1))  # (B, H, C)
     q = q * q.shape[-1] ** -0.5
     scores = torch.einsum("bhc,hcd->bhd", q, weight) @ x.transpose(1, 2)  # (B, H, S)
-    # The same for every token, so it changes nothing but that the bias has a gradient, of zero.
+    # The same for every token, so softmax ignores it; but so the bias has a gradient, of zero.
     scores = scores + (q * bias).sum(-1, keepdim=True)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], float("-inf"))
@@ -119,8 +118,8 @@ def compute_cls_attention(
 class RecomputeInBackward(saved_tensors_hooks):
     """Selective recomputation: operations within do not keep ``value`` for the backward pass.
 
-    ``compute`` gives it again there, and the gradients are the same to the bit. What it reads has
-    to be kept anyway, and must not change in between.
+    ``compute`` gives it again there, and the gradients are the same to the bit. Its own inputs must
+    not change in between.
     """
 
     def __init__(self, value: Tensor, compute: Callable[[], Tensor]) -> None:
@@ -153,7 +152,7 @@ class RecomputeInBackward(saved_tensors_hooks):
 def _recompute(
     enabled: bool, value: Tensor, compute: Callable[[], Tensor]
 ) -> AbstractContextManager:
-    """Return the context of the operations on ``value``; a compiler keeps what it likes."""
+    """Return the context of the operations on ``value``; a compiler decides for itself."""
     if not enabled or torch.compiler.is_compiling():
         return nullcontext()
     return RecomputeInBackward(value, compute)
@@ -227,18 +226,11 @@ class SpaceTimeBlock(nn.Module):
 
 
 class SpaceTimeTransformer(nn.Module):
-    """A ViT over the patches of all frames of a clip.
+    """A ViT over the patches of all frames of a clip; ``input_res`` and ``patch_size`` in pixels.
 
-    Args:
-        input_res: side of a frame in pixels; a multiple of ``patch_size``.
-        patch_size: side of a patch in pixels.
-        embed_dim: width D of a token.
-        depth: number of blocks.
-        num_heads: H.
-        mlp_ratio: hidden width of the MLP, in multiples of D.
-        num_frames: the longest clip; a shorter one uses the first temporal embeddings.
-        time_init: ``zeros`` makes the untrained model equal to the image model; ``rand``
-            initialises the time attention like every other layer.
+    ``num_frames`` is the longest clip: a shorter one uses the first temporal embeddings.
+    ``time_init="zeros"`` makes the untrained model equal to the image model; ``rand`` initialises
+    the time attention like every other layer.
     """
 
     def __init__(
@@ -269,7 +261,16 @@ class SpaceTimeTransformer(nn.Module):
             for number in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self._init_weights(time_init)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        if time_init == "zeros":
+            for block in self.blocks:
+                nn.init.zeros_(block.timeattn.qkv.weight)
+                nn.init.ones_(block.timeattn.proj.weight)
 
     def forward(self, video: Tensor) -> Tensor:
         """Return the clip feature (B, D) of normalised frames (B, F, 3, height, width).
@@ -304,15 +305,3 @@ class SpaceTimeTransformer(nn.Module):
     def recompute_activations(self) -> None:
         """Let the backward pass compute each block again from its input and random state."""
         self.activation_checkpointing = True
-
-    def _init_weights(self, time_init: str) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        if time_init == "zeros":
-            for block in self.blocks:
-                nn.init.zeros_(block.timeattn.qkv.weight)
-                nn.init.ones_(block.timeattn.proj.weight)

@@ -1,7 +1,7 @@
 """Text encoders of Hugging Face transformers: the query encoder and the OCR word encoder.
 
-A model is transformers' own, so that its weights have their published names. How its family is
-built and pooled is a class of ``TEXT_ENCODERS``, under the ``model_type`` of its ``config.json``.
+A model is transformers' own class, so that its weights have their published names. How its family
+is built and pooled is a class of ``TEXT_ENCODERS``, under the ``model_type`` of ``config.json``.
 
 Shapes: N texts, T tokens of the longest, U distinct words, D width.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Families of transformers' AutoModel whose first token stands for the text, as in the published
-# code. A pooler behind it is not read.
+# code, where a pooler behind it is not used.
 FIRST_TOKEN_TYPES = (
     "albert", "camembert", "data2vec-text", "deberta", "deberta-v2", "electra", "ernie",
     "modernbert", "mpnet", "rembert", "roberta", "roformer", "xlm-roberta",
 )  # fmt: skip
-FEWEST_ROWS, TOKEN_STEP = 32, 8
+FEWEST_ROWS, TOKEN_STEP = 32, 8  # of a bucket: texts at least, and tokens are a multiple of
 
 
 class TextEncoder:
@@ -82,16 +83,12 @@ class TextEncoder:
         return torch.cat(encoded)
 
     def find_unused_parts(self) -> dict[str, nn.Module]:
-        """Return the modules whose output ``pool`` does not read, by name."""
+        """Return the modules that ``pool`` does not use, by name."""
         pooler = getattr(self.model, "pooler", None)
         return {} if pooler is None else {"pooler": pooler}
 
     def recompute_activations(self) -> None:
-        """Let the backward pass compute each layer again, with the dropout of the forward pass.
-
-        Raises:
-            UserError: transformers has none for this kind of model.
-        """
+        """Let the backward pass compute each layer again, with the dropout of the forward pass."""
         model = self.model
         if not getattr(model, "supports_gradient_checkpointing", False):
             raise UserError(
@@ -150,10 +147,10 @@ class ClipTextEncoder(PoolerEncoder):
 @TEXT_ENCODERS.register("siglip")
 @TEXT_ENCODERS.register("siglip_text_model")
 class SiglipTextEncoder(PoolerEncoder):
-    """The text side of SigLIP: pooled at its last place, be it padding, as it was trained.
+    """The text side of SigLIP: pooled at its last position, also where that is padding, as trained.
 
-    So each text is padded to the most tokens that the model takes, with the ``pad_token_id`` of its
-    ``config.json``, and padding is attended to. The words of a batch cost as much as sentences.
+    So each text is padded to the most tokens that the model takes, and padding is attended to. The
+    words of a batch cost as much as sentences.
     """
 
     model_class = "SiglipTextModel"
@@ -164,7 +161,7 @@ class SiglipTextEncoder(PoolerEncoder):
         return self.model.config.projection_size
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the head's output for the last place."""
+        """Return the head's output for the last position."""
         config = self.model.config
         ids = input_ids.masked_fill(attention_mask == 0, config.pad_token_id)
         missing = max(0, config.max_position_embeddings - ids.shape[1])
@@ -180,7 +177,7 @@ def load_text_config(name: str) -> PreTrainedConfig:
     """Load a text model's configuration by name or folder."""
     from transformers import AutoConfig, BertConfig, DistilBertConfig
 
-    # Known without network, for their sizes are the defaults of transformers' classes.
+    # The sizes of these are the defaults of transformers' classes: no network is needed.
     known = {"distilbert-base-uncased": DistilBertConfig, "bert-base-uncased": BertConfig}
     if name in known and not Path(name).exists():
         return known[name]()
@@ -223,15 +220,14 @@ def load_text_model(name: str, pretrained: bool) -> PreTrainedModel:
 
 
 def _load_model(name: str, config: PreTrainedConfig, pretrained: bool) -> tuple[Any, dict]:
-    """The model, and what ``from_pretrained`` reports of its weights."""
+    """The model, and what ``from_pretrained`` reports about its weights."""
     import transformers
 
     model_class = TEXT_ENCODERS.get(config.model_type).model_class
     if isinstance(model_class, str):
         model_class = getattr(transformers, model_class)
     if pretrained:
-        # Without the last two options transformers warns of weights that do not fit, or hides
-        # their names.
+        # Without the last two options transformers only warns of weights that do not fit.
         return model_class.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -244,13 +240,13 @@ def _check_weights(encoder: TextEncoder, report: dict, name: str) -> None:
     """Refuse weights that leave a part of the encoder random; heads of other tasks may be there."""
     if not report:
         return
-    own = {part for part, _ in encoder.model.named_children()}
+    parts = {name for name, _ in encoder.model.named_children()}
     unused = encoder.find_unused_parts()  # saved by some tasks only, and made anew
     missing = [n for n in report["missing_keys"] if n.split(".")[0] not in unused]
     of_other_tasks, unexpected = [], []
     for key in sorted(report["unexpected_keys"]):
         inner = key.removeprefix(f"{encoder.model.base_model_prefix}.").removeprefix("text_model.")
-        (unexpected if inner.split(".")[0] in own else of_other_tasks).append(key)
+        (unexpected if inner.split(".")[0] in parts else of_other_tasks).append(key)
     problems = [f"missing {n}" for n in sorted(missing)]
     problems += [f"unexpected {n}" for n in unexpected]
     problems += [
@@ -283,7 +279,7 @@ def encode_tokens(model: PreTrainedModel, tokens: Tokens, to_buckets: bool = Fal
 
 
 def encode_words(model: PreTrainedModel, words: Words, to_buckets: bool = False) -> Tensor:
-    """Return one vector a distinct word, (U, D), without padding unless it is ``to_buckets``."""
+    """Return one vector a distinct word, (U, D); only ``to_buckets`` pads them."""
     if not to_buckets:
         return get_text_encoder(model).encode_words(words)
     parts = split_by_bucket(words, _max_tokens(model))
@@ -291,13 +287,8 @@ def encode_words(model: PreTrainedModel, words: Words, to_buckets: bool = False)
 
 
 def _max_tokens(model: PreTrainedModel) -> int:
-    """Tokens that the model takes; as many as one likes where its positions are relative."""
+    """Tokens that the model takes; without limit where its positions are relative."""
     return getattr(model.config, "max_position_embeddings", sys.maxsize)
-
-
-def bucket_rows(count: int) -> int:
-    """Return the next power of two, at least 32: the number of texts of a bucket."""
-    return max(FEWEST_ROWS, 1 << max(count - 1, 0).bit_length())
 
 
 def bucket_length(length: int, max_tokens: int) -> int:
@@ -306,13 +297,13 @@ def bucket_length(length: int, max_tokens: int) -> int:
 
 
 def pad_to_bucket(tokens: Tokens, max_tokens: int) -> Tokens:
-    """Pad (N, T) with masked tokens, and with texts to be cut off again.
+    """Pad (N, T) with masked tokens, and with texts to a power of two, to be cut off again.
 
-    A text of padding has its mask set: attention to nothing at all would not be a number.
+    The mask of those texts is set: attention to no token at all is NaN.
     """
     rows, length = tokens.input_ids.shape
     right = bucket_length(length, max_tokens) - length
-    below = bucket_rows(rows) - rows
+    below = max(FEWEST_ROWS, 1 << (rows - 1).bit_length()) - rows
     return Tokens(
         F.pad(tokens.input_ids, (0, right, 0, below)),
         F.pad(F.pad(tokens.attention_mask, (0, right)), (0, 0, 0, below), value=1),
@@ -321,15 +312,14 @@ def pad_to_bucket(tokens: Tokens, max_tokens: int) -> Tokens:
 
 def split_by_bucket(words: Words, max_tokens: int) -> Iterator[Tokens]:
     """Yield the distinct words in their order, those of one bucket's token count together."""
-    counts: dict[int, int] = {}  # token count of the bucket -> words; ascending, as the groups are
+    counts = Counter()  # token count of the bucket -> words; ascending, as the groups are
     for length, count in words.groups:
-        bucket = bucket_length(length, max_tokens)
-        counts[bucket] = counts.get(bucket, 0) + count
+        counts[bucket_length(length, max_tokens)] += count
     lengths = torch.tensor(words.lengths).to(words.input_ids.device)
     start = 0
     for bucket, count in counts.items():
         ids = words.input_ids[start : start + count, :bucket]
-        places = torch.arange(ids.shape[1], device=ids.device)
-        mask = places[None] < lengths[start : start + count, None]
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        mask = positions < lengths[start : start + count, None]
         yield Tokens(ids, mask.to(torch.int64))
         start += count

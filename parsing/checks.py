@@ -50,13 +50,7 @@ def _get_keys(metric: str) -> tuple[str, ...]:
 
 
 def check_monitor(monitor: Any, num_loaders: int, metrics: tuple[str, ...]) -> list[Problem]:
-    """Check that the monitored value will be logged; ill-formed text is left to the shape's check.
-
-    Args:
-        monitor: the file's value; None where the file has none.
-        num_loaders: number of data loaders.
-        metrics: names of the metrics.
-    """
+    """Check that the monitored value will be logged; the form is checked elsewhere."""
     text = TrainerConfig.model_fields["monitor"].default if monitor is None else monitor
     try:
         parsed = parse_monitor(text) if isinstance(text, str) else None
@@ -86,13 +80,7 @@ def check_metrics(metrics: Any) -> list[Problem]:
 
 
 def check_named_args(block: str, args: Any, path: Path) -> list[Problem]:
-    """Check the arguments of a block that are registered names.
-
-    Args:
-        block: the block's key, such as ``data_loader``.
-        args: the file's value.
-        path: where it stands.
-    """
+    """Check the arguments of a block that are registered names."""
     problems: list[Problem] = []
     for key, registry in NAMED_ARGS.get(block, {}).items():
         value, where = args, path
@@ -115,13 +103,7 @@ def _name_problems(registry: Registry, name: str, path: Path) -> list[Problem]:
 def check_model_input(
     arch: Block | None, loaders: Sequence[Block | None], paths: Sequence[Path]
 ) -> tuple[list[Problem], list[str]]:
-    """Compare what the model takes with what each loader gives; returns problems and warnings.
-
-    Args:
-        arch: the model's block; None where it is too invalid to compare.
-        loaders: the loaders' blocks, likewise.
-        paths: where the loaders stand in the file.
-    """
+    """Compare what the model takes with what each loader gives; returns problems and warnings."""
     problems: list[Problem] = []
     warnings: list[str] = []
     if arch is None:

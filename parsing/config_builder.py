@@ -27,9 +27,6 @@ def build_config(
     """Apply overrides, check everything, and make the ``Config``.
 
     Args:
-        data: the configuration as JSON values.
-        source: what messages call it.
-        overrides: ``KEY=VALUE`` texts.
         problems: those found while reading.
 
     Raises:

@@ -1,6 +1,6 @@
 """From a file and the command line to JSON values: reading, ``extends``, ``--set``.
 
-Faults are collected rather than raised where reading can go on, so that the user sees all of
+Problems are collected rather than raised where reading can go on, so that the user sees all of
 them at once.
 """
 

@@ -1,4 +1,4 @@
-"""What can be wrong with an index, or with what is asked of it."""
+"""Errors of an index, or of what is asked of it."""
 
 from utils.errors import UserError
 
@@ -8,7 +8,7 @@ class IndexFolderError(UserError):
 
 
 class UnknownEntryError(UserError):
-    """There is no entry of this number (any more)."""
+    """There is no entry with this id (any more)."""
 
 
 class MissingFileError(UserError):

@@ -6,13 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.results import Explanation, Hit, WordMatch
+from retrieval.results import Explanation, Hit
 
 if TYPE_CHECKING:
-    from retrieval.index.plan import UpdatePlan
-    from retrieval.index.update import UpdateResult
+    from retrieval.index.update import UpdatePlan, UpdateResult
 
-_MOST_WORDS = 3  # of a hit, in a line
+_MAX_WORDS = 3  # of a hit, in a line
 
 
 def escape(name: str | Path) -> str:
@@ -36,36 +35,25 @@ def dump_hits(hits: Sequence[Hit]) -> str:
 
 
 def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
-    """Return hits as a table; to explain them each has further lines."""
+    """Return hits as a table; with ``explain``, each is followed by further lines."""
     if not hits:
         return "nothing found\n"
-    head = ("", "time", "score", "words", "video")
-    rows = [
-        (
-            str(place),
-            f"{format_time(hit.start_s)}-{format_time(hit.end_s)}",
-            f"{hit.score:.4f}",
-            _join_words(hit.words),
-            escape(hit.video),
-        )
-        for place, hit in enumerate(hits, 1)
-    ]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head) - 1)]
-    lines = [_format_line(head, widths)]
-    for row, hit in zip(rows, hits, strict=True):
-        lines.append(_format_line(row, widths))
-        lines += [f"      {text}" for text in _explain_hit(hit) if explain]
+    rows = [("", "time", "score", "words", "video")]
+    for number, hit in enumerate(hits, 1):
+        span = f"{format_time(hit.start_s)}-{format_time(hit.end_s)}"
+        words = list(dict.fromkeys(match.word for match in hit.words))
+        if len(words) > _MAX_WORDS:
+            words[_MAX_WORDS:] = ["…"]
+        shown = escape(", ".join(words))
+        rows.append((str(number), span, f"{hit.score:.4f}", shown, escape(hit.video)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for (number, *cells, video), hit in zip(rows, [None, *hits], strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
+        lines.append("  ".join([number.rjust(widths[0]), *padded, video]))
+        if explain and hit is not None:
+            lines += [f"      {text}" for text in _explain_hit(hit)]
     return "\n".join(lines) + "\n"
-
-
-def _format_line(row: Sequence[str], widths: Sequence[int]) -> str:
-    number, *cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
-    return "  ".join([number.strip().rjust(widths[0]), *cells, row[-1]])
-
-
-def _join_words(matches: Sequence[WordMatch]) -> str:
-    words = dict.fromkeys(match.word for match in matches)
-    return escape(", ".join([*list(words)[:_MOST_WORDS], *["…"] * (len(words) > _MOST_WORDS)]))
 
 
 def _explain_hit(hit: Hit) -> list[str]:

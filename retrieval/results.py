@@ -1,4 +1,4 @@
-"""What a search returns.
+"""Results of a search.
 
 Times are seconds from the video's first frame. Boxes are shares of the frame's width and height.
 """
@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = ("hybrid", "semantic", "keyword")
 _FORMER_MODES = {"fused": "hybrid", "meaning": "semantic", "words": "keyword"}
+# ``fuzzy``: some letters away; see ``retrieval.search.keyword.Term.max_distance``.
 MatchKind = Literal["exact", "prefix", "substring", "fuzzy"]
 
 
 def rename_mode(name: str) -> str:
-    """Return the name of a mode for that of a former release; other names as they are."""
+    """Translate the name that a mode had in a former release; return other names as they are."""
     return _FORMER_MODES.get(name, name)
 
 
@@ -28,62 +29,48 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class WordMatch:
-    """A word of a query that was read in an entry.
+    """A word of a query that was read in an entry."""
 
-    Attributes:
-        kind: ``exact``, the ``prefix`` of a word, a ``substring`` of it, or ``fuzzy``: a fuzzy
-            match, some letters away.
-    """
-
-    query: str  # the word or quoted phrase of the query, as it was compared
-    word: str  # the word, or words, of the video that it matches, as they were compared
+    query: str  # the word or quoted phrase of the query, folded
+    word: str  # the word, or words, of the video that it matches, folded
     kind: MatchKind
-    text: str  # the whole line as it was read
+    text: str  # the line as it was read
     start_s: float  # when the line is first seen
     end_s: float  # when it was last seen
-    box: Box  # where, on average
+    box: Box  # the mean over its frames
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a hit's similarity comes from, by leaving vision and OCR out of the fused embedding.
+    """Parts of vision and OCR in a hit's similarity, by leaving each out of the fused embedding.
 
-    Attributes:
-        without_vision: the same, when the fusion layer may attend to the words only; None for a
-            model that does not fuse.
-        vision: share of vision: what the similarity loses without it, over both losses (a gain
-            counts as no loss); None where neither is lost, or the model does not fuse.
+    All but ``similarity`` are None for a model that does not fuse; ``vision`` and ``ocr`` also
+    where the similarity loses nothing without either.
     """
 
     similarity: float  # cosine of the query's and the entry's embedding
-    without_vision: float | None
-    without_ocr: float | None  # the same, when it may attend to the frames only; None likewise
-    vision: float | None
-    ocr: float | None  # share of OCR; ``vision + ocr`` is 1
+    without_vision: float | None  # the same, when the fusion may attend to the words only
+    without_ocr: float | None  # the same, when it may attend to the frames only
+    vision: float | None  # share of the loss without vision in both losses; a gain is no loss
+    ocr: float | None  # 1 - ``vision``
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An entry that was found.
-
-    Attributes:
-        score: what the hits are ordered by: in the mode ``semantic`` the cosine, in ``keyword`` the
-            sum of the matched words' scores, in ``hybrid`` the sum of reciprocal ranks.
-        similarity: cosine of the query's and the entry's embedding; None in the mode ``keyword``.
-        keyword_rank: place in the keyword list, from 1, shared by equal scores; None: not in it.
-        explanation: where ``explain`` was asked for and the mode is not ``keyword``.
-    """
+    """An entry that was found."""
 
     id: int  # of the entry; stays as long as its video is unchanged
     video: str  # path of the video within the indexed folder, ``/`` between its parts
-    start_s: float  # begin of the entry's time span
-    end_s: float  # end of it
+    start_s: float  # of the entry's time span
+    end_s: float
+    # What hits are ordered by: in the mode ``semantic`` the cosine, in ``keyword`` the sum of the
+    # matched words' scores, in ``hybrid`` the sum of reciprocal ranks.
     score: float
-    similarity: float | None
-    semantic_rank: int | None  # place in the semantic list, from 1; None: not in it
-    keyword_rank: int | None
+    similarity: float | None  # cosine of query and entry; None in the mode ``keyword``
+    semantic_rank: int | None  # in the semantic list, from 1; None: not in it
+    keyword_rank: int | None  # likewise in the keyword list; equal scores share a rank
     words: tuple[WordMatch, ...]  # what matched, best first
-    explanation: Explanation | None = None
+    explanation: Explanation | None = None  # with ``explain``, but not in the mode ``keyword``
 
 
 @dataclass(frozen=True)
@@ -92,24 +79,20 @@ class Entry:
 
     id: int  # as in ``Hit``
     video: str  # path of the video within the indexed folder
-    start_s: float  # begin of the time span
-    end_s: float  # end of it
-    duration_s: float  # of the whole video
+    start_s: float  # of the time span
+    end_s: float
+    duration_s: float  # of the video
     width: int  # of a frame, pixels
-    height: int  # of a frame, pixels
+    height: int
 
 
 @dataclass(frozen=True)
 class TextTrack:
-    """A line of text that was followed through a video.
-
-    Attributes:
-        boxes: (time, box) of every frame in which it was spotted, in the order of time.
-    """
+    """A line of text that was followed through a video."""
 
     text: str  # as it was read
     score: float  # confidence of the reading, as the OCR document has it
     start_s: float  # when it is first seen
     end_s: float  # when it was last seen
-    box: Box  # where, on average
-    boxes: tuple[tuple[float, Box], ...]
+    box: Box  # the mean over its frames
+    boxes: tuple[tuple[float, Box], ...]  # (time, box) of every frame in which it was spotted

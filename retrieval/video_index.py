@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import IndexFolderError, MissingFileError
-from retrieval.index import database, identity, layout
+from retrieval.index import database, identity, writer
 from retrieval.results import Entry, Hit, TextTrack
 from retrieval.search.hybrid import SearchRequest, run_search
 from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
@@ -23,11 +23,10 @@ class VideoIndex:
     """An index folder, opened for searching.
 
     Every method may be called from several threads at once, and while ``index.py`` updates the
-    folder: each call sees the state of the last completed update.
+    folder: each call sees one commit, the last one.
 
     Attributes:
-        path: of the index folder.
-        model: name, path and sha256 of the checkpoint that it was made with.
+        model: identity of the model that it was made with; see ``retrieval.index.identity``.
         videos: the folder that was indexed.
     """
 
@@ -53,7 +52,7 @@ class VideoIndex:
         return cls(Path(path))
 
     def close(self) -> None:
-        """Give back files and memory; also at the end of a ``with`` block."""
+        """Release files and memory, as the end of a ``with`` block does."""
         while not self._idle.empty():
             self._idle.get().close()
         self._snapshot = self._encoder = None
@@ -65,16 +64,12 @@ class VideoIndex:
         self.close()
 
     def load_query_encoder(self) -> "QueryEmbedder":
-        """Load what embeds queries now, so that the first search need not wait for it.
-
-        Raises:
-            UserError: its files are damaged, or not those that the index was made with.
-        """
-        from retrieval.index.query_embedder import QueryEmbedder
+        """Load the query encoder, before the first search needs it; raises ``IndexFolderError``."""
+        from retrieval.index.query_embedder import QUERY_ENCODER, QueryEmbedder
 
         with self._lock:
             if self._encoder is None:
-                self._encoder = QueryEmbedder(self.path / layout.QUERY_ENCODER, self._checksum)
+                self._encoder = QueryEmbedder(self.path / QUERY_ENCODER, self._checksum)
             return self._encoder
 
     def check_model(self, checkpoint: str | Path) -> None:
@@ -84,10 +79,10 @@ class VideoIndex:
 
     @property
     def link_targets(self) -> list[Path]:
-        """The folders outside of ``videos`` that links in it led to when it was indexed last."""
+        """Files and folders outside of ``videos`` to which links in it led, when last indexed."""
         with self.reading() as (connection, _):
-            found = database.read_meta(connection).get("link_targets", [])
-        return [database.decode_path(folder) for folder in found]
+            targets = database.read_meta(connection).get("link_targets", [])
+        return [database.decode_path(target) for target in targets]
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -110,19 +105,18 @@ class VideoIndex:
             query: a sentence, words, numbers, ``"quoted phrases"``; anything is plain text.
             k: at least 1.
             mode: ``semantic``, ``keyword``, or ``hybrid``, which fuses both lists by their ranks;
-                ``meaning``, ``words`` and ``fused`` are the same.
+                their former names are ``meaning``, ``words`` and ``fused``.
             folder: only videos in this folder (as ``folders`` names it) and those below.
             explain: also say where the similarity comes from.
             exact: compare with all embeddings, even where ``index.py --ann`` has been used.
-            words_weight: of the keyword list in the fusion, against 1 for the semantic one.
+            words_weight: weight of the keyword list in the fusion; the semantic one has 1.
 
         Raises:
             UserError: the query is empty or longer than ``MAX_QUERY`` characters, ``k`` below 1,
                 the mode unknown, or there is no such folder.
         """
-        query = query.encode("utf-8", "replace").decode()  # what is no text becomes "?"
+        query = query.encode("utf-8", "replace").decode()  # half characters become "?"
         request = SearchRequest(query, k, mode, folder, explain, exact, words_weight)
-        request.check()
         embedding = None if request.mode == "keyword" else self.load_query_encoder().embed(query)
         with self.reading() as (connection, snapshot):
             return run_search(connection, snapshot, request, embedding)
@@ -137,12 +131,12 @@ class VideoIndex:
 
         Raises:
             UnknownEntryError: there is no such entry.
-            MissingFileError: the file is gone, or is a link to where none led when the folder was
-                indexed.
+            MissingFileError: the file is gone, or is a link to where no link led when the folder
+                was indexed.
         """
         root, name = self.videos.resolve(), self.entry(entry_id).video
         file = (root / name).resolve()
-        if not any(file.is_relative_to(folder) for folder in (root, *self.link_targets)):
+        if not any(file.is_relative_to(target) for target in (root, *self.link_targets)):
             raise MissingFileError(
                 f"{name}: leads out of the indexed folder {self.videos}; run index.py again"
             )
@@ -153,7 +147,7 @@ class VideoIndex:
     def thumbnail_file(self, entry_id: int) -> Path:
         """Return the path of an entry's thumbnail, a JPEG; errors as ``video_file``."""
         entry = self.entry(entry_id)
-        file = layout.thumbnail_file(self.path, entry.id).absolute()
+        file = writer.thumbnail_file(self.path, entry.id).absolute()
         if not file.is_file():
             raise MissingFileError(f"{file}: the thumbnail is missing; make the index anew")
         return file
@@ -169,12 +163,11 @@ class VideoIndex:
         with self.reading() as (connection, _):
             paths = connection.execute("SELECT path FROM videos").fetchall()
         names = {PurePosixPath(os.fsdecode(path)).parent for (path,) in paths}
-        found = {str(folder) for name in names for folder in (name, *name.parents)}
-        return sorted(found - {"."})
+        return sorted({str(folder) for name in names for folder in (name, *name.parents)} - {"."})
 
     @contextmanager
     def reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
-        """Give a connection within a transaction, and the snapshot that it sees."""
+        """Yield a connection within a transaction, and the snapshot that it sees."""
         try:
             connection = self._idle.get_nowait()
         except queue.Empty:
@@ -192,16 +185,16 @@ class VideoIndex:
         self._idle.put(connection)
 
     def _begin(self, connection: sqlite3.Connection) -> Snapshot:
-        """Begin a transaction; the arrays of what it sees may be replaced before they are open."""
+        """Begin a transaction, again where a writer replaces the arrays before they are mapped."""
         while True:
             connection.execute("BEGIN")
             meta = database.read_meta(connection)
-            current = self._snapshot
-            if current is not None and current.number == meta["commits"]:
-                return current
+            snapshot = self._snapshot
+            if snapshot is not None and snapshot.number == meta["commits"]:
+                return snapshot
             try:
-                self._snapshot = fresh = Snapshot(self.path, meta, connection)
-                return fresh
+                self._snapshot = snapshot = Snapshot(self.path, meta, connection)
+                return snapshot
             except IndexFolderError:
                 connection.rollback()
                 if database.read_meta(connection)["generation"] == meta["generation"]:

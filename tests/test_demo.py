@@ -15,11 +15,12 @@ from retrieval import VideoIndex
 ROOT = Path(demo.__file__).parent
 
 
-def test_understood_is_the_share_of_first_videos_with_the_right_label():
+def test_understanding_is_the_share_of_first_videos_with_the_right_label():
     similarity = np.array([[1, 2, 0, 0], [0, 3, 1, 0], [0, 0, 0, 1], [9, 0, 0, 1]], dtype=float)
-    assert demo.understood(similarity, np.array([0, 0, 1, 1])) == 75.0  # the last finds video 0
-    assert demo.understood(similarity, np.array([0, 1, 2, 3])) == 25.0
-    assert demo.understood(np.eye(4), np.array([0, 1, 2, 3])) == 100.0
+    last_is_wrong = np.array([0, 0, 1, 1])
+    assert demo.measure_understanding(similarity, last_is_wrong) == 75.0
+    assert demo.measure_understanding(similarity, np.array([0, 1, 2, 3])) == 25.0
+    assert demo.measure_understanding(np.eye(4), np.array([0, 1, 2, 3])) == 100.0
 
 
 def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
@@ -35,13 +36,13 @@ def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
 def test_table_shows_every_modality_and_the_ceiling():
     metrics = {"R1": 12.5, "R5": 50.0, "R10": 75.0, "MedR": 5.5}
     row = {"t2v": metrics, "right_look": 60.25, "right_word": 3.0}
-    text = demo.table({name: row for name in demo.MODALITIES} | {"ceiling_R1": 6.25})
+    text = demo.format_table({name: row for name in demo.MODALITIES} | {"ceiling_R1": 6.25})
     assert all(name in text for name in ("fusion", "vision", "ocr", "R@1", "R@10", "MedR", "6.25"))
     assert text.count("12.50") == text.count("60.2%") == 3
 
 
 def test_the_next_commands_can_be_pasted():
-    text = demo.search_commands(Path("my demo/my.index"))
+    text = demo.format_search_commands(Path("my demo/my.index"))
     assert "python search.py 'my demo/my.index' \"a red" in text
     assert "python serve.py 'my demo/my.index'\n" in text
 
@@ -59,7 +60,7 @@ def test_the_whole_demonstration_in_small(tmp_path):
     assert np.load(tmp_path / "out" / "sim_matrix.npy").shape == (8, 8)
     assert results["ceiling_R1"] == 50.0
     index = tmp_path / "out" / "my.index"
-    assert done.stdout.endswith(demo.search_commands(index))
+    assert done.stdout.endswith(demo.format_search_commands(index))
     with VideoIndex.open(index) as opened:
         assert len(opened) == 8 and len(opened.search("a red circle", 20)) == 8
         assert opened.search("casino", mode="words")[0].words[0].kind == "exact"

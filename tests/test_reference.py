@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from base.batch import Batch, Tokens, Words
+from base.criterion import cosine_similarity
 from data_loader.collate import lay_out_words
 from data_loader.frame_sampling import sample_frame_indices
 from data_loader.ocr.ocr_words import EMPTY_WORD, OcrParams, extract_words, normalise_tracks
@@ -22,7 +23,6 @@ from model.loss import MaxMarginRankingLoss, NormSoftmaxLoss
 from model.metric import t2v_metrics, v2t_metrics
 from model.params import TextParams, VideoParams
 from trainer.optim import adamw
-from utils.similarity import cosine_similarity
 
 FOLDER = Path(os.environ.get("TEXTVR_REFERENCE_DIR", Path(__file__).parent / "reference"))
 METRICS = {"t2v": t2v_metrics, "v2t": v2t_metrics}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from base.config import resolve_config
-from evaluation.tables import SHUFFLED_NOTE
+from evaluation.results import SHUFFLED_NOTE
 from parse_config import load_config
 from tests.conftest import ROOT, tiny
 from tests.real_shape import write_real_shape

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
-from data_loader.datasets.annotations import read_textvr_entries
-from data_loader.datasets.shuffled import (
+from data_loader.datasets.annotations import (
     explain_shuffled,
     find_shuffled_beside,
     find_unshuffled_beside,
+    read_textvr_entries,
 )
-from data_loader.ocr.needs_reading import flag_captions_that_need_reading
+from data_loader.ocr.ocr_reader import flag_captions_that_need_reading
 from evaluation.ground_truth import (
     GroundTruth,
     build_ground_truth,
@@ -31,6 +31,7 @@ from evaluation.ground_truth import (
     make_ground_truth,
 )
 from evaluation.postprocess import POSTPROCESSES, add_postprocess_arguments, score_postprocessed
+from evaluation.results import format_scores, scores_to_json
 from evaluation.scores import T2V, V2T, score_similarity
 from evaluation.similarity_file import (
     check_finite,
@@ -38,7 +39,6 @@ from evaluation.similarity_file import (
     follows_other_columns,
     load_matrix,
 )
-from evaluation.tables import format_scores, scores_to_json
 from parse_config import add_config_arguments, load_config
 from trainer.build import build_dataset
 from utils.cli import run_cli
@@ -96,9 +96,9 @@ def annotated_queries(file: Path, ocr_dir: Path) -> GroundTruth:
     """Return the rows and columns of an annotation file; its videos need not be there."""
     entries = read_textvr_entries(file, file.parent, ocr_dir)
     shuffled = explain_shuffled(file) is not None
-    fault = explain_missing_reading(entries)
-    if fault is not None:
-        return make_ground_truth(entries, file, shuffled, None, fault)
+    reason = explain_missing_reading(entries)
+    if reason is not None:
+        return make_ground_truth(entries, file, shuffled, None, reason)
     return make_ground_truth(entries, file, shuffled, flag_captions_that_need_reading(entries))
 
 

@@ -33,8 +33,6 @@ def build_model(
     """Build the model, freshly seeded, on ``device``.
 
     Args:
-        config: the configuration.
-        device: where the model goes.
         initial_weights: load the weights that training starts from; False where a checkpoint's
             replace them anyway, so that they need not be there.
     """
@@ -58,9 +56,7 @@ def build_loader(config: Config, number: int, training: bool, **changes: Any) ->
     """Build a loader of the configuration.
 
     Args:
-        config: also says what the model takes, and the seed.
         number: which of ``config.data_loader``.
-        training: shuffle, draw and augment; otherwise everything is fixed.
         changes: replace arguments of the block, such as ``split``.
 
     Raises:
@@ -96,9 +92,6 @@ def build_trainer(
     """Build everything that training needs.
 
     Args:
-        config: the configuration.
-        run_dir: where checkpoints and numbers go.
-        device: where the model is.
         allow_shuffled: choose the best checkpoint by a shuffled validation set all the same.
 
     Raises:
@@ -177,8 +170,6 @@ def check_monitored_set(
     """Raise a ``UserError`` where a validation set can't say which epoch is best.
 
     Args:
-        monitor: ``trainer.monitor``.
-        valid_loaders: one for each data loader.
         allow_shuffled: let a shuffled set choose the best checkpoint by chance.
     """
     parsed = parse_monitor(monitor)

@@ -95,13 +95,7 @@ def _reopen(folder: Path, checkpoint: Path | None) -> Run:
 
 
 class SaveSchedule:
-    """Says after each step whether to save within the epoch, or to stop.
-
-    Args:
-        signals: notes that the run is asked to stop.
-        every_steps: save after so many steps; None: not by steps.
-        every_minutes: save when so many minutes have passed; None: not by time.
-    """
+    """Says after each step whether to save within the epoch, or to stop."""
 
     def __init__(
         self, signals: StopSignals, every_steps: int | None, every_minutes: float | None
@@ -214,19 +208,7 @@ class Progress:
 
 
 class TrainingState:
-    """Everything that makes a resumed run equal to one that never stopped.
-
-    Args:
-        run_dir: where checkpoints go.
-        config: resolved; kept in every checkpoint.
-        model: saved and restored, as are the following.
-        criterion: its parameters, where it has any.
-        optimizer: of model and criterion.
-        schedule: of the learning rate.
-        precision: the scale of fp16.
-        monitor: the best value so far.
-        keep_last: how many of the newest checkpoints are kept.
-    """
+    """Everything that makes a resumed run equal to one that never stopped."""
 
     def __init__(
         self,
@@ -355,15 +337,15 @@ class TrainingState:
         )
 
     @staticmethod
-    def _restore_random_states(gather: list[dict[str, Any]], path: Path) -> None:
-        place = get_dist_info()
-        if len(gather) != place.world_size:
+    def _restore_random_states(states: list[dict[str, Any]], path: Path) -> None:
+        info = get_dist_info()
+        if len(states) != info.world_size:
             logger.warning(
                 "%s: was written by %d processes, this run has %d: dropout goes another way than "
                 "in a run that never stopped",
-                path, len(gather), place.world_size,
+                path, len(states), info.world_size,
             )  # fmt: skip
-        restore_random_states(gather[place.rank % len(gather)])
+        restore_random_states(states[info.rank % len(states)])
 
     def _check_optimizer(self, state: dict[str, Any], path: Path) -> None:
         """Refuse another optimizer's state; say which settings will be others than configured."""

@@ -98,10 +98,6 @@ def can_fuse(weights: Sequence[torch.Tensor]) -> bool:
 def group_parameters(params: Parameters, groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
     """Return torch's parameter groups: parameters of equal settings together, in their order.
 
-    Args:
-        params: name and parameter.
-        groups: of the configuration.
-
     Raises:
         UserError: a group matches no parameter.
     """

@@ -4,8 +4,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from utils.ranking import compute_t2v_ranks, compute_v2t_ranks
 logger = logging.getLogger(__name__)
 
 Axis = Literal["step", "epoch"]
+Kind = Literal["scalar", "histogram", "image", "text"]
 
 NUM_CLIPS = 4
 CLIPS_EVERY = 10  # epochs
@@ -39,49 +40,6 @@ GIB = 2**30
 
 
 class Tracker:
-    """Takes the numbers of a run; this one is for the processes that do not write.
-
-    Args:
-        run_dir: folder of the run.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        self._not_finite = run_dir / "not_finite.jsonl"
-
-    def resume(self, epoch: int) -> None:
-        """Go on after ``epoch``: what an earlier run wrote of later ones is done again."""
-
-    def begin_epoch(self) -> None:
-        """Start measuring an epoch's batches, or those that are left of it."""
-
-    def wait_for_data(self) -> AbstractContextManager[None]:
-        """Return the context in which the run waits for data."""
-        return nullcontext()
-
-    def log_clips(self, loader: BaseDataLoader, batch: Batch, epoch: int) -> None:
-        """Take a batch of ``epoch`` as it came from the loader; some of them are shown."""
-
-    def finish_batch(self, num_samples: int) -> None:
-        """Take in that a batch of all processes is done."""
-
-    def log_step(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Take the numbers of an optimizer step."""
-
-    def log_evaluation(self, epoch: int, number: int, evaluation: Evaluation) -> None:
-        """Take the evaluation of a validation set."""
-
-    def log_epoch(self, epoch: int, log: dict[str, float]) -> None:
-        """Take the log of an epoch."""
-
-    def log_not_finite(self, where: dict[str, Any]) -> Path:
-        """Take a batch whose loss was not finite; returns the file that lists it."""
-        return self._not_finite
-
-    def close(self) -> None:
-        """Finish writing."""
-
-
-class FileTracker(Tracker):
     """Appends one JSON line an epoch, and hands the same numbers and more to a writer.
 
     A line of ``metrics.jsonl`` holds an epoch's log; ``seconds`` since the run was started and
@@ -90,12 +48,12 @@ class FileTracker(Tracker):
     Args:
         run_dir: folder of the run.
         writer: takes curves and pictures. When it fails, that is said, and it shows no more of the
-            run, which goes on.
+            run, which goes on. None: this process writes nothing at all.
     """
 
-    def __init__(self, run_dir: Path, writer: "Writer") -> None:
-        super().__init__(run_dir)
+    def __init__(self, run_dir: Path, writer: "Writer | None" = None) -> None:
         self._file = run_dir / METRICS_FILE
+        self._not_finite = run_dir / "not_finite.jsonl"
         self._writer = writer
         self._throughput = ThroughputMeter()
         self._clips_at: int | None = None  # the epoch whose clips were shown last
@@ -103,7 +61,7 @@ class FileTracker(Tracker):
 
     def resume(self, epoch: int) -> None:
         """Drop the lines of epochs after ``epoch``, which are run again."""
-        if self._file.exists():
+        if self._writer is not None and self._file.exists():
             lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(self._file, "".join(line for line in lines if _parse_epoch(line) <= epoch))
 
@@ -117,7 +75,8 @@ class FileTracker(Tracker):
 
     def log_clips(self, loader: BaseDataLoader, batch: Batch, epoch: int) -> None:
         """Show clips of the run's first batch, and of one every ``CLIPS_EVERY`` epochs."""
-        if self._clips_at is not None and epoch < self._clips_at + CLIPS_EVERY:
+        recent = self._clips_at is not None and epoch < self._clips_at + CLIPS_EVERY
+        if self._writer is None or recent:
             return
         self._clips_at = epoch
         for row in range(min(NUM_CLIPS, len(batch) - batch.num_fillers)):
@@ -128,18 +87,18 @@ class FileTracker(Tracker):
                 self._write("image", f"clips/{row}", strip, "epoch", epoch)
 
     def finish_batch(self, num_samples: int) -> None:
-        """Measure how long the batch took."""
+        """Take in that a batch of all processes is done."""
         self._throughput.finish_batch(num_samples)
 
     def log_step(self, step: int, numbers: Mapping[str, float]) -> None:
         """Show the numbers of one step, and the throughput since the last one that was shown."""
-        numbers = {**numbers, **self._throughput.read_interval()}
-        self._write("scalars", {f"step/{k}": v for k, v in numbers.items()}, "step", step)
+        for name, value in {**numbers, **self._throughput.read_interval()}.items():
+            self._write("scalar", f"step/{name}", value, "step", step)
 
     def log_evaluation(self, epoch: int, number: int, evaluation: Evaluation) -> None:
         """Show the distribution of the ranks, from captions to videos and back."""
         video = evaluation.video_of_query
-        if not len(video):
+        if self._writer is None or not len(video):
             return
         for name, rank in (("t2v", compute_t2v_ranks), ("v2t", compute_v2t_ranks)):
             found = rank(evaluation.similarity, np.arange(len(video)), video)
@@ -148,27 +107,36 @@ class FileTracker(Tracker):
 
     def log_epoch(self, epoch: int, log: dict[str, float]) -> None:
         """Write the log of an epoch."""
+        if self._writer is None:
+            return
         seconds = round(time.monotonic() - self._start, 2)
         timing = {name: round(value, 4) for name, value in self._throughput.read_epoch().items()}
         line = {"epoch": epoch, "seconds": seconds} | log
         _append_json(self._file, line | {"timing": timing} if timing else line)
-        scalars = log | {f"timing/{name}": value for name, value in timing.items()}
-        self._write("scalars", scalars, "epoch", epoch)
-        self._write("flush")
+        for name, value in (log | {f"timing/{name}": v for name, v in timing.items()}).items():
+            self._write("scalar", name, value, "epoch", epoch)
+        if self._writer is not None:
+            self._try_writer(self._writer.flush)
         logger.info("epoch %d: %s", epoch, ", ".join(f"{k} {v:.4g}" for k, v in log.items()))
 
     def log_not_finite(self, where: dict[str, Any]) -> Path:
-        """Append a batch to ``not_finite.jsonl``."""
-        _append_json(self._not_finite, where)
+        """Append a batch whose loss was not finite to a file; returns the file."""
+        if self._writer is not None:
+            _append_json(self._not_finite, where)
         return self._not_finite
 
     def close(self) -> None:
         """Finish writing."""
-        self._write("close")
+        if self._writer is not None:
+            self._try_writer(self._writer.close)
 
-    def _write(self, method: str, *arguments: Any) -> None:
+    def _write(self, kind: Kind, name: str, value: Any, axis: Axis, position: int) -> None:
+        if self._writer is not None:
+            self._try_writer(lambda: self._writer.write(kind, name, value, axis, position))
+
+    def _try_writer(self, call: Callable[[], None]) -> None:
         try:
-            getattr(self._writer, method)(*arguments)
+            call()
         except OSError as error:  # of an earlier call, too: writers work in a thread
             name = type(self._writer).__name__
             logger.error("NOT WRITTEN: %s (%s); it shows no more of this run", name, error)
@@ -226,22 +194,18 @@ def _compute_rates(num_samples: int, seconds: float, waiting: float) -> dict[str
 
 
 class Writer:
-    """Shows what is looked at while a run goes on; this one shows nothing, others override it all.
+    """Shows what is looked at while a run goes on; this one shows nothing."""
 
-    ``place`` counts along the axis: steps or epochs.
-    """
+    def write(self, kind: Kind, name: str, value: Any, axis: Axis, position: int) -> None:
+        """Add to what is shown.
 
-    def scalars(self, values: Mapping[str, float], axis: Axis, place: int) -> None:
-        """Add a point to each named curve."""
-
-    def histogram(self, name: str, values: NDArray, axis: Axis, place: int) -> None:
-        """Add the distribution of (n,) numbers."""
-
-    def image(self, name: str, image: NDArray, axis: Axis, place: int) -> None:
-        """Add a (3, H, W) uint8 picture."""
-
-    def text(self, name: str, text: str, axis: Axis, place: int) -> None:
-        """Add a text in Markdown."""
+        Args:
+            kind: scalar; histogram, of (n,) numbers; image, (3, H, W) uint8; text, in Markdown.
+            name: of the curve or picture.
+            value: see ``kind``.
+            axis: what ``position`` counts.
+            position: steps or epochs.
+        """
 
     def flush(self) -> None:
         """Let what was added be seen."""
@@ -259,22 +223,9 @@ class TensorBoard(Writer):
         self._writer = SummaryWriter(str(run_dir / "tensorboard"))
         self.flush, self.close = self._writer.flush, self._writer.close
 
-    def scalars(self, values: Mapping[str, float], axis: Axis, place: int) -> None:
-        """Add a point to each named curve."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, place)
-
-    def histogram(self, name: str, values: NDArray, axis: Axis, place: int) -> None:
-        """Add the distribution of (n,) numbers."""
-        self._writer.add_histogram(name, values, place)
-
-    def image(self, name: str, image: NDArray, axis: Axis, place: int) -> None:
-        """Add a (3, H, W) uint8 picture."""
-        self._writer.add_image(name, image, place)
-
-    def text(self, name: str, text: str, axis: Axis, place: int) -> None:
-        """Add a text in Markdown."""
-        self._writer.add_text(name, text, place)
+    def write(self, kind: Kind, name: str, value: Any, axis: Axis, position: int) -> None:
+        """Add to what is shown."""
+        getattr(self._writer, f"add_{kind}")(name, value, position)
 
 
 class WeightsAndBiases(Writer):
@@ -309,28 +260,17 @@ class WeightsAndBiases(Writer):
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="epoch")
         self._run.define_metric("step/*", step_metric="step")
+        self.close = self._run.finish
 
-    def scalars(self, values: Mapping[str, float], axis: Axis, place: int) -> None:
-        """Add a point to each named curve."""
-        self._run.log({axis: place, **values})
-
-    def histogram(self, name: str, values: NDArray, axis: Axis, place: int) -> None:
-        """Add the distribution of (n,) numbers."""
-        self._run.log({axis: place, name: self._wandb.Histogram(values)})
-
-    def image(self, name: str, image: NDArray, axis: Axis, place: int) -> None:
-        """Add a (3, H, W) uint8 picture."""
-        picture = np.ascontiguousarray(image.transpose(1, 2, 0))
-        self._run.log({axis: place, name: self._wandb.Image(picture)})
-
-    def text(self, name: str, text: str, axis: Axis, place: int) -> None:
-        """Add a text in Markdown, shown as it is written."""
-        table = self._wandb.Table(columns=["text"], data=[[text]])
-        self._run.log({axis: place, f"{name}/text": table})
-
-    def close(self) -> None:
-        """Finish sending."""
-        self._run.finish()
+    def write(self, kind: Kind, name: str, value: Any, axis: Axis, position: int) -> None:
+        """Add to what is shown; a text is a table of one cell, which shows it as it is written."""
+        if kind == "histogram":
+            value = self._wandb.Histogram(value)
+        elif kind == "image":
+            value = self._wandb.Image(np.ascontiguousarray(value.transpose(1, 2, 0)))
+        elif kind == "text":
+            name, value = f"{name}/text", self._wandb.Table(columns=["text"], data=[[value]])
+        self._run.log({axis: position, name: value})
 
 
 def _import_wandb() -> ModuleType:
@@ -355,7 +295,7 @@ def build_tracker(tracker: str, run_dir: Path, config: Mapping[str, Any]) -> Tra
     """Build the tracker of this process: the first one writes; see ``open_writer``."""
     if not get_dist_info().is_main:
         return Tracker(run_dir)
-    return FileTracker(run_dir, open_writer(tracker, run_dir, config))
+    return Tracker(run_dir, open_writer(tracker, run_dir, config))
 
 
 def open_writer(tracker: str, run_dir: Path, config: Mapping[str, Any]) -> Writer:
@@ -432,11 +372,6 @@ def summarize_run(run_dir: Path, epochs: int, monitor: Monitor | None) -> str:
     """Return what a run comes to: the best epoch, its numbers, the files, the next command.
 
     The heart of it is logged, too.
-
-    Args:
-        run_dir: its folder; ``metrics.jsonl`` is read there.
-        epochs: how many are done.
-        monitor: the monitored value, or None.
     """
     best_epoch = monitor.epoch if monitor is not None else None
     shown = epochs if best_epoch is None else best_epoch

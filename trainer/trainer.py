@@ -30,8 +30,7 @@ from evaluation.embedding_cache import WordVectorCache
 from evaluation.evaluator import Evaluation, Evaluator
 from evaluation.prefetch import move_to_device, prefetch_to_device
 from trainer.checkpointing import LAST, SAVE, STOP, Progress, SaveSchedule, TrainingState
-from trainer.grad_cache import GradientCache
-from trainer.memory import explain_out_of_memory
+from trainer.grad_cache import GradientCache, explain_out_of_memory
 from trainer.optim import Schedule
 from trainer.tracking import Tracker
 from utils.distributed import (
@@ -77,20 +76,8 @@ class Trainer(BaseTrainer):
     """Trains a retrieval model with a contrastive loss.
 
     Args:
-        model: on its device.
         criterion: similarity and loss, on the same device; validation uses it, too.
         network: what computes the embeddings: the model, or DistributedDataParallel around it.
-        precision: of forward and backward pass; steps the optimizer.
-        optimizer: of the parameters of model and criterion.
-        schedule: of the learning rate, or None.
-        loaders: training loaders; they take turns, batch by batch.
-        valid_loaders: validated after every epoch.
-        evaluator: used for that.
-        tracker: takes the numbers.
-        run_dir: where checkpoints go.
-        config: resolved, kept in every checkpoint.
-        settings: the configuration's ``trainer`` block.
-        course: the arguments of ``BaseTrainer``.
     """
 
     def __init__(

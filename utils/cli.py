@@ -30,7 +30,7 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """
     try:
         code = main() or 0
-        sys.stdout.flush()  # here, so that a closed pipe is met inside this try
+        sys.stdout.flush()  # here, so that a closed pipe is seen inside this try
     except UserError as error:
         _fail(str(error), USER_ERROR)
     except Stopped as stop:
@@ -71,7 +71,7 @@ def _os_error_text(error: OSError) -> str | None:
 def _fail(text: str, code: int) -> NoReturn:
     place = get_dist_info()
     if not place.is_main:
-        # What all processes meet is said once: the first one's end stops the others.
+        # An error of all processes is shown once: when the first one ends, the others are stopped.
         time.sleep(_FIRST_ONE_S)
         text = f"process {place.rank}: {text}"
     sys.stderr.write(text + "\n")

@@ -1,6 +1,7 @@
-"""Processes of a run: one for each GPU that it is to use, as torchrun starts them."""
+"""Devices and processes of a run: one process for each GPU, as torchrun starts them."""
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -13,8 +14,10 @@ from types import FrameType
 
 import torch
 
-from utils.device import select_device
-from utils.distributed import get_dist_info, process_group
+from utils.distributed import DistInfo, get_dist_info, process_group
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 GRACE_S = 10.0  # for the other processes, once one has ended
 _POLL_S = 0.1
@@ -22,6 +25,56 @@ _POLL_S = 0.1
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _NEVER = -1
 _MORE_AT_A_TIME = 64 * 2**20
+
+
+def choose_devices(n_gpu: int, requested: str | None = None) -> list[torch.device]:
+    """Return the devices to run on, one for each process.
+
+    Args:
+        n_gpu: GPUs that the configuration wants; more than there are is a warning, as published.
+        requested: GPU indices such as ``"1"`` or ``"0,1"``; wins over ``n_gpu``.
+
+    Raises:
+        UserError: ``requested`` is not a list of different GPUs that are there.
+    """
+    available = torch.cuda.device_count()
+    if requested is not None:
+        return [torch.device("cuda", number) for number in _parse_gpus(requested, available)]
+    if n_gpu > available:
+        used = {0: "the CPU", 1: "GPU 0"}.get(available, f"GPUs 0 to {available - 1}")
+        logger.warning("n_gpu is %d, but this machine has %d: using %s", n_gpu, available, used)
+    gpus = [torch.device("cuda", number) for number in range(min(n_gpu, available))]
+    return gpus or [torch.device("cpu")]
+
+
+def select_device(devices: Sequence[torch.device], info: DistInfo) -> torch.device:
+    """Return the device of this process and make it the current one.
+
+    Raises:
+        UserError: more processes were started on this machine than there are GPUs to use.
+    """
+    if devices[0].type == "cpu":
+        return devices[0]
+    if info.local_rank >= len(devices):
+        raise UserError(
+            f"process {info.local_rank} of this machine has no GPU: {len(devices)} are to be used "
+            f"(n_gpu, -d); start as many processes (--nproc_per_node={len(devices)})"
+        )
+    device = devices[info.local_rank]
+    torch.cuda.set_device(device)
+    return device
+
+
+def _parse_gpus(requested: str, available: int) -> list[int]:
+    names = [torch.cuda.get_device_name(i) for i in range(available)]
+    there = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
+    parts = [part.strip() for part in requested.split(",")]
+    if not all(part.isdecimal() and int(part) < available for part in parts):
+        raise UserError(f"-d {requested}: no such GPU; this machine has {there}")
+    numbers = list(map(int, parts))
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"-d {requested}: names a GPU twice")
+    return numbers
 
 
 def must_launch(devices: Sequence[torch.device]) -> bool:

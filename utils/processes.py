@@ -87,12 +87,8 @@ def map_tasks(
 
     Args:
         function: raises ``UserError`` for what the user can mend, which ends the run.
-        tasks: picklable.
-        workers: processes; 1 works in this one.
-        label: the bar's title.
         chunk: tasks that a process is handed at a time.
         remedy: what may help where a process dies.
-        unit: what a task is, for the bar.
 
     Raises:
         UserError: a task failed, or its process died, for want of memory or in a decoder.

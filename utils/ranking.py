@@ -48,9 +48,6 @@ def compute_v2t_ranks(
     """Rank each video's best right query among the queries that are wrong for it.
 
     Args:
-        similarity: (Q, V), finite.
-        query: (P,) rows of the right pairs, each pair once.
-        video: (P,) their columns.
         own_ties: also count the further right queries that score the same as the best, as the
             published metric does.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from base.base_dataset import VideoEntry
-from data_loader.ocr.needs_reading import needs_reading
+from data_loader.ocr.ocr_reader import needs_reading
 from data_loader.ocr.ocr_words import OcrParams, load_ocr_document, parse_document, select_words
 from utils.errors import UserError
 from utils.processes import map_tasks

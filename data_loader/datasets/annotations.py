@@ -1,4 +1,8 @@
-"""Annotation files: read, checked, turned into entries; the JSON form is TextVR's."""
+"""Annotation files: reading, checks, entries; the JSON form is TextVR's.
+
+TextVR also publishes ``TextVR_test_rand.json``, the test captions with the videos shuffled: it was
+made for matrices sent to the challenge server, and every metric on it is chance.
+"""
 
 import json
 import logging
@@ -13,6 +17,8 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 MAX_ERRORS_SHOWN = 10
+SHUFFLED_MARK = "_rand"  # ends the stem of a shuffled file
+UNSHUFFLED = "TextVR_test.json"
 
 
 class AnnotationError(UserError):
@@ -31,13 +37,17 @@ def read_text(path: Path) -> str:
         raise AnnotationError(f"{path}: is not UTF-8 text ({error})") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not blank, stripped; raises ``AnnotationError``."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
 def read_list(path: Path) -> list[str]:
     """Read a list of ids, one a line, in its order; raises ``AnnotationError``.
 
-    Blank lines count as none; an id that stands there again is taken once, with a warning.
+    Blank lines are skipped; a repeated id is taken once, with a warning.
     """
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    listed = [line for line in lines if line]
+    listed = read_lines(path)
     ids = list(dict.fromkeys(listed))
     if not ids:
         raise AnnotationError(f"{path}: lists nothing")
@@ -74,17 +84,18 @@ def read_json_list(path: Path) -> list[Any]:
 
 def join_inside(folder: Path, relative: str) -> Path | None:
     """Return ``folder / relative``, or None where that leads out of the folder."""
-    path = Path(relative)  # once, which tells in a large set
+    path = Path(relative)  # made only once: some data sets have millions of paths
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in relative:
         return None
     return folder / path
 
 
 def raise_entry_errors(path: Path, errors: Sequence[str]) -> None:
-    """Raise ``AnnotationError`` where there are errors of entries; it names the first ten."""
+    """Raise ``AnnotationError`` if there are errors of entries; it names the first ten."""
     if errors:
-        more = len(errors) - MAX_ERRORS_SHOWN
-        shown = [*errors[:MAX_ERRORS_SHOWN], *([f"… and {more} more"] if more > 0 else [])]
+        shown = list(errors[:MAX_ERRORS_SHOWN])
+        if len(errors) > len(shown):
+            shown.append(f"… and {len(errors) - len(shown)} more")
         lines = "\n  ".join(shown)
         raise AnnotationError(f"{path}: {len(errors)} entries can't be used\n  {lines}")
 
@@ -100,8 +111,8 @@ def read_textvr_entries(
 
     Args:
         path: the file.
-        video_dir: folder of the videos.
-        ocr_dir: folder of the OCR documents, which ``videos_info.Kwai_OCR`` is relative to.
+        video_dir: folder that the entries' ``path`` is relative to.
+        ocr_dir: folder that ``videos_info.Kwai_OCR`` is relative to.
         cut: the member of ``videos_info`` that names an entry's split; None: all entries count.
         splits: with ``cut``: the first of these that any entry has is the split that is read.
 
@@ -128,15 +139,12 @@ def read_textvr_entries(
 def _select_split(
     path: Path, items: list[tuple[int, Any]], cut: str, splits: Sequence[str]
 ) -> list[tuple[int, Any]]:
-    """The numbered entries of a split, in their order."""
-    named, errors = [], []
-    for number, item in items:
-        info = item.get("videos_info") if isinstance(item, dict) else None
-        split = info.get(cut) if isinstance(info, dict) else None
-        named.append(split)
-        if not isinstance(split, str):
-            errors.append(f'entry {number}: its "videos_info" names no split as "{cut}"')
-    raise_entry_errors(path, errors)
+    """Return the numbered entries of a split, in their order."""
+    infos = [item.get("videos_info") if isinstance(item, dict) else None for _, item in items]
+    named = [get_text(info, cut) for info in infos]
+    without = [number for (number, _), split in zip(items, named, strict=True) if split is None]
+    message = f'its "videos_info" names no split as "{cut}"'
+    raise_entry_errors(path, [f"entry {number}: {message}" for number in without])
     wanted = next((split for split in splits if split in named), None)
     if wanted is None:
         raise AnnotationError(
@@ -144,42 +152,112 @@ def _select_split(
             f"the file has {', '.join(sorted(set(named)))}"
         )
     if wanted != splits[0]:
-        logger.info("%s: has no split %s; %s stands for it", path, splits[0], wanted)
+        logger.info("%s: has no split %s; %s is used for it", path, splits[0], wanted)
     return [item for item, split in zip(items, named, strict=True) if split == wanted]
 
 
 def _parse_entry(item: Any, video_dir: Path, ocr_dir: Path) -> VideoEntry | str:
-    """An entry, or what is wrong with it."""
+    """Return an entry, or what is wrong with it."""
     if not isinstance(item, dict):
         return f"must be an object, is a JSON {type(item).__name__}"
-    name = item.get("path")
-    if not isinstance(name, str) or not name:
+    name = get_text(item, "path")
+    if not name:
         return 'has no "path"'
     video = join_inside(video_dir, name)
     if video is None:
         return f"the path {name!r} leads out of the data folder"
-    captions = _parse_captions(item.get("captions_info"))
-    if not captions:
+    captions = _get_captions(item)
+    if not captions or not all(caption and caption.strip() for caption in captions):
         return f'{name}: has no captions ("captions_info": [{{"caption": "…"}}])'
     category = name.split("/")[0] if "/" in name else None  # the folder, as in TextVR
     info = item.get("videos_info", {})
     given = info.get("Kwai_OCR") if isinstance(info, dict) else None
     if given is None:
-        return VideoEntry(name, video, captions, category=category)
+        return VideoEntry(name, video, tuple(captions), category=category)
     if not isinstance(given, str) or join_inside(ocr_dir, given) is None:
         return f"{name}: the Kwai_OCR path {given!r} leads out of the data folder"
-    return VideoEntry(name, video, captions, find_document(ocr_dir, name, given), category)
+    document = find_document(ocr_dir, name, given)
+    return VideoEntry(name, video, tuple(captions), document, category)
 
 
-def _parse_captions(infos: Any) -> tuple[str, ...]:
-    """All captions, or none when one of them is missing or blank."""
-    if not isinstance(infos, list):
-        return ()
-    texts = [info.get("caption") if isinstance(info, dict) else None for info in infos]
-    good = all(isinstance(text, str) and text.strip() for text in texts)
-    return tuple(texts) if good else ()
+def _get_captions(item: Any) -> list[str | None] | None:
+    """Return an entry's captions, None where one is no text; None: it has no list of captions."""
+    infos = item.get("captions_info") if isinstance(item, dict) else None
+    return [get_text(info, "caption") for info in infos] if isinstance(infos, list) else None
+
+
+def get_text(item: Any, key: str) -> str | None:
+    """Return the text of a JSON object's member; None where there is none."""
+    text = item.get(key) if isinstance(item, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def count_captions(entries: Iterable[VideoEntry]) -> int:
     """Return the number of captions of all entries."""
     return sum(len(entry.captions) for entry in entries)
+
+
+def explain_shuffled(annotation_file: Path) -> str | None:
+    """Return why a file's pairs are known to be shuffled; None: they are not.
+
+    A file is recognised by its name, or where ``TextVR_test.json`` lies beside it by its content:
+    the same captions in the same order, most of them with another of the same videos.
+    """
+    if annotation_file.stem.endswith(SHUFFLED_MARK):
+        right = find_unshuffled_beside(annotation_file)
+        beside = f"; {right.name} beside it is the right one" if right is not None else ""
+        return f'its name ends in "{SHUFFLED_MARK}"{beside}'
+    right = _find_other(annotation_file, UNSHUFFLED)
+    if right is None:
+        return None
+    moved, total = count_moved_videos(annotation_file, right)
+    if 2 * moved <= total:
+        return None
+    return (
+        f"it holds the captions of {right.name} in the same order, but {moved} of {total} have "
+        f"another of its videos; {right.name} beside it is the right one"
+    )
+
+
+def find_unshuffled_beside(annotation_file: Path) -> Path | None:
+    """Return the file that a ``_rand`` file was made from, if it lies beside it."""
+    name = annotation_file.stem.removesuffix(SHUFFLED_MARK) + annotation_file.suffix
+    return _find_other(annotation_file, name)
+
+
+def find_shuffled_beside(annotation_file: Path) -> Path | None:
+    """Return the shuffled file beside this one, if it is there."""
+    name = annotation_file.stem + SHUFFLED_MARK + annotation_file.suffix
+    return _find_other(annotation_file, name)
+
+
+def _find_other(file: Path, name: str) -> Path | None:
+    """Return the file of this name beside ``file``; None: it is missing, or is a link to it."""
+    other = file.with_name(name)
+    if not other.is_file() or file.exists() and file.samefile(other):
+        return None
+    return other
+
+
+def count_moved_videos(file: Path, right: Path) -> tuple[int, int]:
+    """Return how many captions have another of ``right``'s videos, and how many there are.
+
+    (0, 0) where the files hold other captions, or the same in another order.
+    """
+    try:
+        pairs, right_pairs = _read_pairs(file), _read_pairs(right)
+    except AnnotationError as error:
+        logger.warning("%s was not compared with %s: %s", file, right.name, error)
+        return 0, 0
+    captions = [texts for _, texts in pairs]
+    if captions != [texts for _, texts in right_pairs] or None in captions:
+        return 0, 0
+    videos, right_videos = [name for name, _ in pairs], [name for name, _ in right_pairs]
+    known = set(right_videos)
+    both = zip(videos, right_videos, strict=True)
+    return sum(video != other and video in known for video, other in both), len(videos)
+
+
+def _read_pairs(file: Path) -> list[tuple[str | None, list[str | None] | None]]:
+    """Return path and captions of each entry; None where they are unusable."""
+    return [(get_text(item, "path"), _get_captions(item)) for item in read_json_list(file)]

@@ -1,4 +1,4 @@
-"""Data sets of large csv files, WebVid and Conceptual Captions 3M: entries made when asked for.
+"""Data sets of large csv files, WebVid and Conceptual Captions 3M.
 
 Both are in the layouts of Frozen in Time (arXiv 2104.00650), whose code draws 1000 rows of a longer
 validation file.
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from base.base_dataset import VideoEntry
@@ -57,7 +57,7 @@ class WebVid(AnnotatedVideos):
     def load_entries(self) -> Sequence[VideoEntry]:
         """Read the annotations; raises ``AnnotationError``."""
         if self.annotation_file.suffix.lower() == ".json":
-            return self.read_annotated_entries()
+            return super().load_entries()
         table = read_table(self, ("videoid", "page_dir", "name"))
         names = table["page_dir"] + "/" + table["videoid"] + ".mp4"
         return make_entries(self, names, table["name"].str[:MAX_CAPTION], self.data_dir / "videos")
@@ -71,7 +71,7 @@ class ConceptualCaptions3M(TextVideoDataset):
     ``validation/NUMBER``, without extension, where the number is the CRC-32 of its URL. Of 3.3M
     URLs some thousand share a number, so a file: their captions become those of one entry. OCR
     documents, where there are any, are ``Kwai_VideoOCR/training/NUMBER.json``. Of the validation
-    file 1000 rows are drawn, those of the published code; the test set is the same file, whole.
+    file 1000 rows are drawn, those of the published code; the test set is all of the file.
     """
 
     images = True
@@ -92,11 +92,11 @@ def read_table(dataset: TextVideoDataset, columns: Sequence[str]) -> "DataFrame"
     """Read a data set's csv file, which must have these columns, as text.
 
     Rows with an empty field are left out and counted. Of a longer validation file, unless a share
-    of it is asked for, 1000 rows are kept, in the order drawn: those that pandas draws with the
-    seed 0, as the published code does.
+    of it is asked for, 1000 rows are kept, in the order that pandas draws them with the seed 0, as
+    the published code does.
 
     Raises:
-        AnnotationError: the file can't be read, lacks a column, or has no whole row.
+        AnnotationError: the file can't be read, lacks a column, or has no complete row.
     """
     import pandas
 
@@ -107,7 +107,7 @@ def read_table(dataset: TextVideoDataset, columns: Sequence[str]) -> "DataFrame"
         raise AnnotationError(f"{path}: no such annotation file") from error
     except OSError as error:
         raise AnnotationError(f"{path}: can't be read ({error.strerror})") from error
-    except ValueError as error:  # pandas' own errors and those of UTF-8 are of this kind
+    except ValueError as error:  # pandas' own errors and those of UTF-8 are ValueErrors
         raise AnnotationError(f"{path}: is no csv file ({' '.join(str(error).split())})") from error
     missing = [name for name in columns if name not in table.columns]
     if missing:
@@ -116,9 +116,8 @@ def read_table(dataset: TextVideoDataset, columns: Sequence[str]) -> "DataFrame"
     if dataset.options.split == "val" and dataset.subsample == 1 and len(table) > VAL_ROWS:
         logger.info("%s: %d of its %d rows are drawn, as published", path, VAL_ROWS, len(table))
         table = table.sample(VAL_ROWS, random_state=0)
-    blank = table.isna().any(axis=1)
-    for name in columns:
-        blank |= table[name].str.strip().eq("")
+    empty = table[list(columns)].apply(lambda texts: texts.str.strip().eq("")).any(axis=1)
+    blank = table.isna().any(axis=1) | empty
     if blank.any():
         logger.warning("%s: %d rows have an empty field and are left out", path, blank.sum())
     table = table.loc[~blank, list(columns)]
@@ -132,16 +131,13 @@ def make_entries(
 ) -> "TableEntries":
     """Turn columns of files within ``video_dir`` and of captions into entries.
 
-    Rows of the same file become one entry of several captions.
-
-    Raises:
-        AnnotationError: names lead out of the folder; the first ten are named.
+    Rows of the same file become one entry of several captions. Raises ``AnnotationError`` where
+    names lead out of the folder.
     """
     path = dataset.annotation_file
     suspects = names[names.str.contains(r"^/|\\|:|\x00|(?:^|/)\.\.(?:/|$)", regex=True)].tolist()
-    errors = [f"the path {name!r} leads out of the data folder"
-              for name in suspects if join_inside(video_dir, name) is None]  # fmt: skip
-    raise_entry_errors(path, errors)
+    outside = [name for name in suspects if join_inside(video_dir, name) is None]
+    raise_entry_errors(path, [f"the path {n!r} leads out of the data folder" for n in outside])
     again = names.duplicated()
     files = names[~again].tolist()
     texts = [(text,) for text in captions[~again]]
@@ -151,11 +147,11 @@ def make_entries(
             path,
             again.sum(),
         )
-        shared = set(names[again])
-        place = {name: number for number, name in enumerate(files) if name in shared}
+        repeated = set(names[again])
+        rows = {name: row for row, name in enumerate(files) if name in repeated}
         for name, text in zip(names[again], captions[again], strict=True):
-            if text not in texts[place[name]]:
-                texts[place[name]] += (text,)
+            if text not in texts[rows[name]]:
+                texts[rows[name]] += (text,)
     ocr_dir = dataset.ocr_dir if dataset.has_ocr_dir else None
     return TableEntries(files, texts, video_dir, ocr_dir)
 
@@ -164,28 +160,17 @@ def make_entries(
 class TableEntries(Sequence[VideoEntry]):
     """Entries of a table, made when they are asked for: millions of paths take gigabytes.
 
-    So are the paths of OCR documents: all names have the same suffix, so that no two share one.
-
-    Attributes:
-        names: of the files, within ``video_dir``; they are the ids.
-        captions: of each file.
-        video_dir: folder of the files.
-        ocr_dir: folder of the OCR documents that mirror the files; None: there are none.
+    The same holds for the paths of OCR documents; all names have the same suffix, so that no two
+    files share a document.
     """
 
-    names: list[str]
-    captions: list[tuple[str, ...]]
+    names: list[str]  # of the files, within video_dir; they are the ids
+    captions: list[tuple[str, ...]]  # of each file
     video_dir: Path
-    ocr_dir: Path | None
+    ocr_dir: Path | None  # of the OCR documents that mirror the files; None: there are none
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @overload
-    def __getitem__(self, index: int) -> VideoEntry: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "TableEntries": ...
 
     def __getitem__(self, index: "int | slice") -> "VideoEntry | TableEntries":
         if isinstance(index, slice):

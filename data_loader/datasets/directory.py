@@ -19,8 +19,7 @@ class Directory(TextVideoDataset):
     """Every file of a kind below ``data_dir``, sorted by path, as ``list_files`` finds them.
 
     There are no captions, so the split is ``test``. OCR documents, where there are any, mirror the
-    files: ``a/b.mp4`` has ``Kwai_VideoOCR/a/b.mp4.json``, or ``a/b.json`` where no other file
-    could have that.
+    files, see ``data_loader/ocr/paths.py``.
     """
 
     extensions: Sequence[str] = ()
@@ -31,9 +30,9 @@ class Directory(TextVideoDataset):
 
     def load_entries(self) -> list[VideoEntry]:
         """List the files; raises ``UserError`` where there are none, or captions are asked for."""
-        name, split = type(self).__name__, self.options.split
-        if self.options.training or split != "test":
-            job = "train" if self.options.training else split
+        name = type(self).__name__
+        job = "train" if self.options.training else self.options.split
+        if job != "test":
             raise AnnotationError(
                 f"{self.data_dir}: {name} has no captions, so nothing to {job} with; use it with "
                 "test.py --split test --save_feats"
@@ -51,11 +50,7 @@ class Directory(TextVideoDataset):
             logger.info(
                 "%s: %d files of other kinds are left out", self.data_dir, listing.num_others
             )
-        documents = self.find_documents(listing.names)
-        return [
-            VideoEntry(file, self.data_dir / file, (), document)
-            for file, document in zip(listing.names, documents, strict=True)
-        ]
+        return self.build_entries(self.data_dir, [(file, file, ()) for file in listing.names])
 
 
 @DATASETS.register("VideoDirectory")

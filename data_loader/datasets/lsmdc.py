@@ -6,15 +6,15 @@ from data_loader.datasets.annotations import (
     AnnotationError,
     join_inside,
     raise_entry_errors,
+    read_lines,
     read_list,
-    read_text,
 )
 from data_loader.datasets.text_video_dataset import TextVideoDataset
 from utils.checkpoint.unpickling import read_pickle
 
 FOLDER = "structured-symlinks"
 CAPTIONS = "raw-captions.pkl"
-FILMS = "frame_tar_list.txt"  # tells which film's folder a clip lies in
+FILMS = "frame_tar_list.txt"  # names the film, which is the folder, of each clip
 
 
 @DATASETS.register("LSMDC")
@@ -33,45 +33,39 @@ class LSMDC(TextVideoDataset):
 
     def load_entries(self) -> list[VideoEntry]:
         """Read lists and captions; raises ``AnnotationError``."""
-        ids = read_list(self.annotation_file)
-        captions = read_pickle(self.metadata_dir / FOLDER / CAPTIONS)
+        ids, path = read_list(self.annotation_file), self.metadata_dir / FOLDER / CAPTIONS
+        captions = read_pickle(path)
         if not isinstance(captions, dict):
-            raise AnnotationError(f"{self.metadata_dir / FOLDER / CAPTIONS}: must hold a dict")
-        films = self._read_films()
-        found, errors = [], []
+            raise AnnotationError(f"{path}: must hold a dict")
+        films, folder = self._read_films(), self.data_dir / "videos"
+        rows, errors = [], []
         for name in ids:
             texts = _join_sentences(captions.get(name))
             file = f"{films.get(name)}/{name}.avi"
-            video = join_inside(self.data_dir / "videos", file)
             if name not in films:
-                errors.append(f"{name}: stands not in {FILMS}")
-            elif video is None:
+                errors.append(f"{name}: is not in {FILMS}")
+            elif join_inside(folder, file) is None:
                 errors.append(f"{name}: {file!r} leads out of the data folder")
             elif len(texts) != 1:
                 errors.append(f"{name}: has {len(texts)} captions in {CAPTIONS}, should have one")
             else:
-                found.append((name, video, texts, file))
+                rows.append((name, file, texts))
         raise_entry_errors(self.annotation_file, errors)
-        documents = self.find_documents([file for *_, file in found])
-        return [
-            VideoEntry(name, video, texts, document)
-            for (name, video, texts, _), document in zip(found, documents, strict=True)
-        ]
+        return self.build_entries(folder, rows)
 
     def _read_films(self) -> dict[str, str]:
-        """Id -> folder, from paths such as ``frames/FILM/ID.tar``."""
+        """Return id -> folder, from paths such as ``frames/FILM/ID.tar``."""
         path = self.metadata_dir / FILMS
-        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        lines = read_lines(path)
+        short = [line for line in lines if "/" not in line]
+        raise_entry_errors(path, [f"line {line!r} does not end in FILM/ID.tar" for line in short])
         parts = [line.removesuffix(".tar").split("/") for line in lines]
-        raise_entry_errors(path, [f"line {line!r} does not end in FILM/ID.tar"
-                            for line, part in zip(lines, parts, strict=True)
-                            if len(part) < 2])  # fmt: skip
         return {part[-1]: part[-2] for part in parts}
 
 
 def _join_sentences(captions: object) -> tuple[str, ...]:
-    """The captions of a clip as sentences; the pickle fills missing ones up with None."""
+    """Return the captions of a clip as sentences; None in the pickle stands for a missing one."""
     lists = captions if isinstance(captions, list | tuple) else []
-    texts = [" ".join(map(str, c)) if isinstance(c, list | tuple) else str(c)
-             for c in lists if c is not None]  # fmt: skip
+    sentences = (c if isinstance(c, list | tuple) else [c] for c in lists if c is not None)
+    texts = [" ".join(map(str, words)) for words in sentences]
     return tuple(text for text in texts if text.strip())

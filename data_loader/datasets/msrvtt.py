@@ -1,12 +1,12 @@
 """MSR-VTT: 10k videos of 20 captions each, in Frozen in Time's cuts or in the TextVR form."""
 
 from pathlib import Path
-from typing import Any
 
 from base.base_dataset import VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import (
     AnnotationError,
+    get_text,
     join_inside,
     raise_entry_errors,
     read_json,
@@ -16,14 +16,14 @@ from data_loader.datasets.textvr import AnnotatedVideos
 from utils.checkpoint.unpickling import read_pickle
 
 LISTS_FOLDER = "high-quality/structured-symlinks"
-# cut -> lists of training, validation and test
+# cut -> list of training; list of validation and test
 LISTS = {
-    "miech": ("train_list_miech", "test_list_miech", "test_list_miech"),
-    "jsfusion": ("train_list_jsfusion", "val_list_jsfusion", "val_list_jsfusion"),
-    "full-val": ("train_list_full", "val_list_full", "val_list_full"),
-    "full-test": ("train_list_full", "test_list_full", "test_list_full"),
+    "miech": ("train_list_miech", "test_list_miech"),
+    "jsfusion": ("train_list_jsfusion", "val_list_jsfusion"),
+    "full-val": ("train_list_full", "val_list_full"),
+    "full-test": ("train_list_full", "test_list_full"),
 }
-# What published annotations of the TextVR form call the member that names the split.
+# The members that name the split in published annotations of the TextVR form.
 ANNOTATION_CUTS = ("split", "official_split", "oneka_split")
 CHOSEN_CAPTIONS = "jsfusion_val_caption_idx.pkl"
 
@@ -51,26 +51,20 @@ class MSRVTT(AnnotatedVideos):
         """Read the entries of the cut and split; raises ``AnnotationError``."""
         cut = self._check_cut()
         if cut not in LISTS:
-            return self.read_annotated_entries()
-        names = dict(zip(("train", "val", "test"), LISTS[cut], strict=True))
+            return super().load_entries()
         folder = self.metadata_dir / LISTS_FOLDER
-        listed = folder / f"{names[self.options.split]}.txt"
+        listed = folder / f"{LISTS[cut][self.options.split != 'train']}.txt"
         captions = read_captions(self.annotation_file)
         ids = sorted(read_list(listed))
-        missing = [f"{name}: has no caption in {self.annotation_file}" for name in ids
-                   if name not in captions]  # fmt: skip
-        raise_entry_errors(listed, missing)
+        missing = [name for name in ids if name not in captions]
+        without = f"has no caption in {self.annotation_file}"
+        raise_entry_errors(listed, [f"{name}: {without}" for name in missing])
         if cut == "jsfusion" and self.options.split != "train":
             captions = choose_captions(folder / CHOSEN_CAPTIONS, ids, captions)
         videos = self.data_dir / "videos" / "all"
-        files = {name: join_inside(videos, f"{name}.mp4") for name in ids}
-        raise_entry_errors(listed, [f"{name}: leads out of the data folder"
-                              for name, file in files.items() if file is None])  # fmt: skip
-        documents = self.find_documents([f"{name}.mp4" for name in ids])
-        return [
-            VideoEntry(name, files[name], captions[name], document)
-            for name, document in zip(ids, documents, strict=True)
-        ]
+        outside = [name for name in ids if join_inside(videos, f"{name}.mp4") is None]
+        raise_entry_errors(listed, [f"{name}: leads out of the data folder" for name in outside])
+        return self.build_entries(videos, [(name, f"{name}.mp4", captions[name]) for name in ids])
 
     def _check_cut(self) -> str:
         valid = ", ".join((*LISTS, *ANNOTATION_CUTS))
@@ -82,11 +76,7 @@ class MSRVTT(AnnotatedVideos):
 
 
 def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read ``MSR_VTT.json``: the captions of each video, in the file's order.
-
-    Raises:
-        AnnotationError: the file can't be read, or entries can't be used.
-    """
+    """Read each video's captions, in the order of ``MSR_VTT.json``; raises ``AnnotationError``."""
     data = read_json(path)
     items = data.get("annotations") if isinstance(data, dict) else None
     if not isinstance(items, list) or not items:
@@ -94,8 +84,8 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     errors: list[str] = []
     captions: dict[str, list[str]] = {}
     for number, item in enumerate(items):
-        name, text = (_get_text(item, key) for key in ("image_id", "caption"))
-        if name and text:
+        name, text = (get_text(item, key) for key in ("image_id", "caption"))
+        if name and name.strip() and text and text.strip():
             captions.setdefault(name, []).append(text)
         else:
             errors.append(f'annotation {number}: needs texts "image_id" and "caption"')
@@ -103,20 +93,10 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     return {name: tuple(texts) for name, texts in captions.items()}
 
 
-def _get_text(item: Any, key: str) -> str:
-    """The text of a member; empty where there is none."""
-    value = item.get(key) if isinstance(item, dict) else None
-    return value if isinstance(value, str) and value.strip() else ""
-
-
 def choose_captions(
     path: Path, ids: list[str], captions: dict[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
-    """Choose one caption of each video by a pickled ``{id: number of the caption}``.
-
-    Raises:
-        UserError: the file can't be read, or names no caption of some video.
-    """
+    """Choose one caption of each video by a pickled ``{id: number}``; raises ``UserError``."""
     numbers = read_pickle(path)
     if not isinstance(numbers, dict):
         raise AnnotationError(f"{path}: must hold a dict of caption numbers")

@@ -1,4 +1,4 @@
-"""Data sets' common part: an entry becomes a sample of frames, words and captions."""
+"""Base class of the data sets: an entry becomes a sample of frames, words and captions."""
 
 import logging
 from abc import abstractmethod
@@ -20,8 +20,7 @@ from data_loader.color_jitter import IDENTITY_COLOR
 from data_loader.datasets.annotations import AnnotationError
 from data_loader.frame_cache.frames import FrameCache
 from data_loader.frame_sampling import list_window_starts, sample_frame_indices
-from data_loader.ocr.needs_reading import flag_captions_that_need_reading
-from data_loader.ocr.ocr_reader import OcrReader
+from data_loader.ocr.ocr_reader import OcrReader, flag_captions_that_need_reading
 from data_loader.ocr.ocr_words import OcrParams, normalise_tracks
 from data_loader.ocr.paths import find_documents
 from data_loader.readers.base_reader import VideoError, VideoReader
@@ -33,7 +32,6 @@ from utils.distributed import show_progress
 logger = logging.getLogger(__name__)
 
 OCR_FOLDER = "Kwai_VideoOCR"
-THUMBNAIL_WIDTH, THUMBNAIL_MAX_HEIGHT = 160, 240  # pixels
 
 
 class LoaderVideoParams(ConfigModel):
@@ -67,41 +65,27 @@ class LoaderTextParams(ConfigModel):
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """What a data set is told beside its annotations.
+    """Settings of a data set, apart from its annotations."""
 
-    Attributes:
-        split: ``train``, ``val`` or ``test``; names the annotation file.
-        training: random frames, captions and augmentation; otherwise everything is fixed.
-        video: which frames are read.
-        text: which caption is the query.
-        ocr: which OCR words are kept.
-        reader: name of the video reader.
-        uses_vision: whether frames are wanted.
-        uses_ocr: whether OCR words are wanted.
-        seed: of the random draws.
-        sliding_window_stride: frames between the windows of a video; -1: one clip a video.
-        frame_cache: folder of the frames that are read in place of the videos, or None.
-    """
-
-    split: str
-    training: bool
+    split: str  # train, val or test; names the annotation file
+    training: bool  # random frames, captions and augmentation; otherwise everything is fixed
     video: LoaderVideoParams
     text: LoaderTextParams
     ocr: OcrParams
-    reader: str
+    reader: str  # registered name of the video reader
     uses_vision: bool
     uses_ocr: bool
     seed: int = 0
-    sliding_window_stride: int = -1
-    frame_cache: Path | None = None
+    sliding_window_stride: int = -1  # frames between the windows of a video; -1: one clip a video
+    frame_cache: Path | None = None  # folder of the frames that are read in place of the videos
 
 
 class TextVideoDataset(BaseTextVideoDataset):
     """Videos with captions and, where there are any, OCR documents.
 
-    A data set of its own gives ``load_entries`` and is registered in ``DATASETS``. Its class says
-    which ``recipe`` of transforms is its own, and whether its files are ``images``, which are
-    clips of one frame.
+    A subclass implements ``name_annotation_file`` and ``load_entries`` and is registered in
+    ``DATASETS``. It may set its ``recipe`` of transforms, and ``images`` where its files are
+    images, which are clips of one frame.
 
     Args:
         data_dir: folder of the data set.
@@ -148,8 +132,16 @@ class TextVideoDataset(BaseTextVideoDataset):
         self._ocr = OcrReader(self.entries, options.ocr, self.ocr_dir)
         cached = options.frame_cache and options.uses_vision
         self._cache = FrameCache(self) if cached else None
-        if options.uses_ocr:
-            self._warn_without_documents()
+        if options.uses_ocr and not (
+            self.has_ocr_dir and any(entry.ocr is not None for entry in self.entries)
+        ):
+            logger.warning(
+                "%s %s: the model reads OCR words, but no video has an OCR document (the folder "
+                "is %s; data_loader.args.ocr_dir names another): each counts as having no words",
+                type(self).__name__,
+                options.split,
+                self.ocr_dir,
+            )
 
     @abstractmethod
     def name_annotation_file(self) -> str:
@@ -159,49 +151,44 @@ class TextVideoDataset(BaseTextVideoDataset):
     def load_entries(self) -> Sequence[VideoEntry]:
         """Read ``annotation_file``; raises ``AnnotationError``."""
 
-    def find_documents(self, videos: Sequence[str]) -> list[Path | None]:
-        """Return the OCR documents of all videos where the annotations name none.
+    def build_entries(
+        self, folder: Path, rows: Sequence[tuple[str, str, tuple[str, ...]]]
+    ) -> list[VideoEntry]:
+        """Build the entries of (id, POSIX path within ``folder``, captions).
 
-        They mirror the videos' paths within their folder, see ``data_loader/ocr/paths.py``; None
-        for each where there is no ``ocr_dir``.
+        OCR documents, where there are any, mirror the paths, see ``data_loader/ocr/paths.py``.
         """
-        return find_documents(self.ocr_dir, videos) if self.has_ocr_dir else [None] * len(videos)
+        files = [file for _, file, _ in rows]
+        documents = find_documents(self.ocr_dir, files) if self.has_ocr_dir else [None] * len(files)
+        return [
+            VideoEntry(name, folder / file, captions, document)
+            for (name, file, captions), document in zip(rows, documents, strict=True)
+        ]
 
     @cached_property
     def has_ocr_dir(self) -> bool:
         """Whether there is a folder of OCR documents."""
         return self.ocr_dir.is_dir()
 
-    def _warn_without_documents(self) -> None:
-        if not self.has_ocr_dir or all(entry.ocr is None for entry in self.entries):
-            logger.warning(
-                "%s %s: the model reads OCR words, but no video has an OCR document (the folder "
-                "is %s; data_loader.args.ocr_dir names another): each counts as having no words",
-                type(self).__name__,
-                self.options.split,
-                self.ocr_dir,
-            )
-
     def needs_reading(self) -> list[bool] | None:
-        """Say of each caption, in order, whether it shares a word with its video's OCR document.
+        """Return for each caption whether it shares a word with its video's OCR document.
 
-        None where no video has a document. Raises ``UserError`` where one can't be read.
+        None where no video has a document; raises ``UserError`` where one can't be read.
         """
         if all(entry.ocr is None for entry in self.entries):
             return None
         return flag_captions_that_need_reading(self.entries, self.ocr_dir, self._ocr.cache_dir)
 
     def prepare(self, cache_dir: Path | None) -> None:
-        """Have the words of all documents at hand, read once and kept in ``cache_dir``."""
+        """Read the words of all documents, or take them from the store in ``cache_dir``."""
         self._ocr.cache_dir = cache_dir
         if self.options.uses_ocr:
             self._ocr.open_store()
 
     def get_words(self, entry_index: int) -> list[str]:
-        """Return the OCR words that the samples of a video hold: best first, lower-cased.
+        """Return the OCR words of a video as samples hold them: best first, lower-cased.
 
-        None where there is no document or the model reads no words; raises ``UserError`` where the
-        document can't be read.
+        Raises ``UserError`` where the document can't be read.
         """
         read = self._ocr.read(entry_index) if self.options.uses_ocr else None
         return [] if read is None else read.words
@@ -211,10 +198,10 @@ class TextVideoDataset(BaseTextVideoDataset):
 
     def get_entry(self, sample: int) -> VideoEntry:
         """Return the video that a sample is a clip of."""
-        return self.entries[self._locate(sample)[0]]
+        return self.entries[self._locate_sample(sample)[0]]
 
-    def _locate(self, sample: int) -> tuple[int, int | None]:
-        """(entry, first frame of the window or None) of a sample."""
+    def _locate_sample(self, sample: int) -> tuple[int, int | None]:
+        """Return the number of a sample's entry and its window's first frame; None: no window."""
         return (sample, None) if self._windows is None else self._windows[sample]
 
     @cached_property
@@ -228,7 +215,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         windows = []
         for index, entry in enumerate(show_progress(self.entries, "counting windows", " videos")):
             starts = [0]
-            # One that is unreadable is read again, and reported, where the sample is made.
+            # An unreadable video is reported when its sample is made.
             with suppress(VideoError), self.open_frames(entry) as reader:
                 starts = list_window_starts(
                     options.video.num_frames, reader.num_frames, options.sliding_window_stride
@@ -241,7 +228,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         return self.open_video(entry) if self._cache is None else self._cache.open(entry)
 
     def open_video(self, entry: VideoEntry) -> AbstractContextManager[VideoReader]:
-        """Open a video's own file; raises ``VideoError``."""
+        """Open the file of a video; raises ``VideoError``."""
         if self.images:
             return open_image(entry.video)
         return open_video(entry.video, self.options.reader)
@@ -253,28 +240,30 @@ class TextVideoDataset(BaseTextVideoDataset):
             VideoError: the video can't be read (``loading: strict``).
             UserError: the OCR document can't be read.
         """
-        index, start = self._locate(key.index)
-        entry = self.entries[index]
-        options = self.options
+        index, start = self._locate_sample(key.index)
+        entry, options = self.entries[index], self.options
         rng = None
         if options.training:
             rng = np.random.default_rng((options.seed, key.epoch, key.index))
-        sample = Sample(entry.id, index, self._choose_captions(entry, rng, first=not start))
-        sample.is_filler = key.is_filler
-        size = self._add_clip(sample, entry, rng, start) if options.uses_vision else None
-        if options.uses_ocr:
-            self._add_words(sample, entry, size)
-        return sample
-
-    def _choose_captions(
-        self, entry: VideoEntry, rng: np.random.Generator | None, first: bool
-    ) -> list[str]:
-        """One caption for training; otherwise all, with the first window of a video only."""
         if rng is None:
-            return list(entry.captions) if first else []
-        if self.options.text.caption_sample == "first":
-            return [entry.captions[0]]
-        return [entry.captions[rng.integers(len(entry.captions))]]
+            captions = [] if start else list(entry.captions)  # with the first window only
+        elif options.text.caption_sample == "first":
+            captions = [entry.captions[0]]
+        else:
+            captions = [entry.captions[rng.integers(len(entry.captions))]]
+        sample = Sample(entry.id, index, captions, is_filler=key.is_filler)
+        size = self._add_clip(sample, entry, rng, start) if options.uses_vision else None
+        if not options.uses_ocr:
+            return sample
+        read = self._ocr.read(index)
+        if read is None:
+            document = entry.ocr or f"{entry.video} (its entry has no OCR document)"
+            sample.ocr_missing = str(document)
+            return sample
+        sample.words, sample.ocr_skipped = read.words, read.num_skipped
+        if size is not None:
+            sample.tracks = normalise_tracks(read.tracks, *size)
+        return sample
 
     def _add_clip(
         self, sample: Sample, entry: VideoEntry, rng: np.random.Generator | None, start: int | None
@@ -295,7 +284,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         except VideoError as error:
             if video.loading == "strict":
                 raise
-            sample.unreadable = Unreadable(str(error.path), error.reason)
+            sample.unreadable = Unreadable(error.path, error.reason)
             shape = video.num_frames, 3, video.input_res, video.input_res
             sample.frames = torch.zeros(shape, dtype=torch.uint8)
             sample.num_frames = video.num_frames
@@ -307,19 +296,6 @@ class TextVideoDataset(BaseTextVideoDataset):
         sample.num_frames = len(frames)
         return size
 
-    def _add_words(
-        self, sample: Sample, entry: VideoEntry, size: tuple[int, int, int] | None
-    ) -> None:
-        """Add the words of the sample's video; their tracks are shares of its length and size."""
-        read = self._ocr.read(sample.video_index)
-        if read is None:
-            unnamed = f"{entry.video} (its entry has no OCR document)"
-            sample.ocr_missing = unnamed if entry.ocr is None else str(entry.ocr)
-            return
-        sample.words, sample.ocr_skipped = read.words, read.num_skipped
-        if size is not None:
-            sample.tracks = normalise_tracks(read.tracks, *size)
-
 
 def make_thumbnail(dataset: TextVideoDataset, entry: VideoEntry) -> bytes | None:
     """Return the middle frame of a video as a small JPEG; None: the video can't be read."""
@@ -328,4 +304,4 @@ def make_thumbnail(dataset: TextVideoDataset, entry: VideoEntry) -> bytes | None
             frame = video.frames([video.num_frames // 2])[0]
     except VideoError:
         return None
-    return encode_jpeg(frame, THUMBNAIL_WIDTH, THUMBNAIL_MAX_HEIGHT)
+    return encode_jpeg(frame, width=160, max_height=240)

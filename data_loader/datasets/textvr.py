@@ -5,15 +5,18 @@ from pathlib import Path
 
 from base.base_dataset import VideoEntry
 from base.registry import DATASETS
-from data_loader.datasets.annotations import AnnotationError, read_textvr_entries
-from data_loader.datasets.shuffled import explain_shuffled
+from data_loader.datasets.annotations import (
+    AnnotationError,
+    explain_shuffled,
+    read_textvr_entries,
+)
 from data_loader.datasets.text_video_dataset import TextVideoDataset
 
 logger = logging.getLogger(__name__)
 
 VIDEO_FOLDERS = ("Videos", "Video")  # the download has the first, the published code the second
-# Published files have a test or a validation set, and each stands for the other.
-STANDS_IN = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
+# Published files have a test or a validation set, and each replaces the other.
+SUBSTITUTES = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
 DEFAULT_CUT = "split"
 
 SHUFFLED = "TextVR_test_rand.json"
@@ -23,26 +26,25 @@ README_HINT = "README.md, section “Get the TextVR data”, says where the file
 class AnnotatedVideos(TextVideoDataset):
     """Videos in ``Videos/`` and OCR documents in ``Kwai_VideoOCR/``, named by an annotation file.
 
-    The annotations are ``NAME_{train|val|test}.json``, each a split of its own and read whole, or
-    one ``NAME.json`` (or ``name.json``) of all entries, of which ``videos_info[cut]`` names the
-    split. Any other ``annotation_file`` is taken as the latter, unless its name ends in a split's.
-    Where there is no validation set the test set stands for it, and the other way round.
+    The annotations are ``NAME_{train|val|test}.json``, a file for each split, or one ``NAME.json``
+    (or ``name.json``) of all entries, of which ``videos_info[cut]`` names the split. Any other
+    ``annotation_file`` is taken as the latter, unless its name ends in a split's. Where there is
+    no validation set the test set is used, and the other way round.
 
-    A data set of its own sets ``stem``, the NAME; ``cut`` is ``split`` where none is given.
+    A subclass sets ``stem``, the NAME; ``cut`` is ``split`` where none is given.
     """
 
     stem = ""
 
     def name_annotation_file(self) -> str:
-        """Return the split's own file where it is there, else that of all splits."""
-        wanted = STANDS_IN[self.options.split]
-        own = {f"{self.stem}_{split}.json": split for split in wanted}
-        whole = [f"{self.stem}.json", f"{self.stem.lower()}.json"]
-        names = [next(iter(own)), *whole, *list(own)[1:]]
+        """Return the split's file if it exists, else that of all splits, else a substitute."""
+        split = self.options.split
+        first, *others = (f"{self.stem}_{name}.json" for name in SUBSTITUTES[split])
+        names = [first, f"{self.stem}.json", f"{self.stem.lower()}.json", *others]
         for name in names:
             if (self.metadata_dir / name).is_file():
-                if own.get(name, wanted[0]) != wanted[0]:
-                    logger.info("%s stands for the split %s", self.metadata_dir / name, wanted[0])
+                if name in others:
+                    logger.info("%s is used for the split %s", self.metadata_dir / name, split)
                 return name
         raise AnnotationError(
             f"{self.metadata_dir}: holds none of the annotation files {', '.join(names)}; correct "
@@ -50,15 +52,11 @@ class AnnotatedVideos(TextVideoDataset):
         )
 
     def load_entries(self) -> list[VideoEntry]:
-        """Read the annotations; raises ``AnnotationError``."""
-        return self.read_annotated_entries()
-
-    def read_annotated_entries(self) -> list[VideoEntry]:
-        """Read the entries of the split from ``annotation_file``."""
-        file, cut = self.annotation_file, self.cut or DEFAULT_CUT
-        if file.stem.endswith(("_train", "_val", "_test")):
-            cut = None  # a file of one split
-        splits = STANDS_IN[self.options.split]
+        """Read the entries of the split; raises ``AnnotationError``."""
+        file = self.annotation_file
+        has_one_split = file.stem.endswith(("_train", "_val", "_test"))
+        cut = None if has_one_split else self.cut or DEFAULT_CUT
+        splits = SUBSTITUTES[self.options.split]
         return read_textvr_entries(file, self.find_video_dir(), self.ocr_dir, cut, splits)
 
     def find_video_dir(self, hint: str = "correct data_loader.args.data_dir") -> Path:
@@ -86,20 +84,20 @@ class TextVR(AnnotatedVideos):
         file = self.annotation_file
         if not file.is_file():
             shuffled = file.with_name(SHUFFLED)
-            hint = (
-                f"; {shuffled.name} lies beside it, but its videos are shuffled: every metric on "
-                "it is chance. Name it as data_loader.args.annotation_file only to make a matrix "
-                "for the challenge server"
-                if shuffled.is_file()
-                else ""
-            )
+            hint = ""
+            if shuffled.is_file():
+                hint = (
+                    f"; {shuffled.name} lies beside it, but its videos are shuffled: every metric "
+                    "on it is chance. Name it as data_loader.args.annotation_file only to make a "
+                    "matrix for the challenge server"
+                )
             raise AnnotationError(f"{file}: no such annotation file; {README_HINT}{hint}")
         reason = explain_shuffled(file)
         self.shuffled = reason is not None
         if reason is not None:
             logger.warning(
-                "%s: this is the SHUFFLED test file (%s). Metrics on it are chance, whatever the "
-                "model is worth; only the similarity matrix has a meaning",
+                "%s: this is the SHUFFLED test file (%s). Metrics on it are chance, however good "
+                "the model; only the similarity matrix has a meaning",
                 file,
                 reason,
             )
@@ -122,6 +120,6 @@ class DiDeMo(AnnotatedVideos):
 
 @DATASETS.register("YouCook2")
 class YouCook2(AnnotatedVideos):
-    """YouCook2: cooking videos; the validation set stands for the test set, without captions."""
+    """YouCook2: cooking videos; tested on the validation set, for the test set has no captions."""
 
     stem = "YouCook2"

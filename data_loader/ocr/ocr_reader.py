@@ -1,8 +1,8 @@
-"""OCR words of a data set's videos: from a store where there is one, else from the documents.
+"""OCR words of a data set's videos, from a store where there is one, else from the documents.
 
-A store is a file of the cache folder for one folder of documents and one set of rules; nothing but
-time depends on it. It is up to date with a document of the same size and time of change. Where
-these differ the content is compared, so that a copied or touched document is not parsed again.
+A store is a file of the cache folder for one folder of documents and one set of rules; only time
+depends on it. It is up to date with a document of the same size and time of change. Where these
+differ the content is compared, so that a copied or touched document is not parsed again.
 """
 
 import functools
@@ -10,8 +10,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,19 +23,19 @@ from base.base_dataset import VideoEntry
 from data_loader.ocr.ocr_store import (
     DIGEST_SIZE,
     UNKNOWN_TIME,
-    DocumentStamp,
     OcrStore,
     StoredDocument,
     write_store,
 )
 from data_loader.ocr.ocr_words import OcrParams, OcrWords, read_ocr_words
+from utils.distributed import show_progress
 from utils.errors import UserError
 from utils.files import CACHE_OFF, FileStamp, lock_file
 from utils.processes import count_cpus, map_tasks
 
 logger = logging.getLogger(__name__)
 
-# To be raised when the arrays of a store, or what is made of a document, become others.
+# To be raised when the arrays of a store, or the words made of a document, change.
 FORMAT = 1
 RECENT_NS = 2 * 10**9  # the coarsest clock of a file system (FAT), nanoseconds
 _NOT_STORED = -1
@@ -42,7 +43,13 @@ _BYTES_A_PROCESS = 4 << 20  # less is read sooner than a process starts
 _CHUNK = 16  # documents that a process is handed at a time
 _REMEDY = f'Free some memory, or set data_loader.args.cache_dir to "{CACHE_OFF}"'
 
-Stamps = Mapping[str, FileStamp | None]  # path of a document -> as it is; None: missing
+# A caption needs reading where it shares a word of this many letters with its video. Every word of
+# the document counts, whatever an experiment's rules: the split of the captions must not change
+# with an ablation.
+MIN_LETTERS = 4
+ALL_WORDS = OcrParams(max_words=10**9, min_length=1, max_char=None, duplicates="drop")
+
+Stamps = Mapping[str, FileStamp | None]  # path of a document -> its present stamp; None: missing
 
 
 class OcrReader:
@@ -51,7 +58,7 @@ class OcrReader:
     Args:
         entries: the videos.
         params: which words are kept.
-        folder: of the documents; it names the store, so it is given where ``cache_dir`` is.
+        folder: of the documents; it names the store, so it is needed with ``cache_dir``.
         cache_dir: where stores lie; None: there are none.
     """
 
@@ -72,34 +79,37 @@ class OcrReader:
     def open_store(self) -> None:
         """Read from a store from now on; it is made, or brought up to date.
 
-        A document that is missing or can't be used is not in it: reading that says what is wrong.
-        Where nothing can be written, which is said once, documents are read that the store has not.
+        A document that is missing or can't be used is not in it: ``read`` says what is wrong.
+        Where nothing can be written, one warning says so, and documents that the store lacks are
+        read whenever they are needed.
 
         Raises:
             UserError: a process that helped died.
         """
         if self.cache_dir is None:
             return
-        names = [None if path is None else os.path.abspath(path)
-                 for path in (entry.ocr for entry in self.entries)]  # fmt: skip
+        paths = (entry.ocr for entry in self.entries)
+        names = [None if path is None else os.path.abspath(path) for path in paths]
         stamps = {name: _get_stamp(name) for name in dict.fromkeys(filter(None, names))}
         if not any(stamps.values()):
             return  # not even a folder is made where there are no documents
-        path = self.cache_dir / name_store(self.params, self.folder)
+        key = json.dumps([FORMAT, self.params.model_dump(), os.path.abspath(self.folder)])
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        path = self.cache_dir / f"ocr-{digest}.safetensors"
         try:
             store = refresh_store(path, stamps, self.params)
-            good = [name for name, stamp in stamps.items() if stamp is not None]
         except OSError as error:
             warn_once(
                 f"{self.cache_dir}: OCR words can't be kept there ({error.strerror}), so documents "
-                "are read whenever their words are needed; make room there, or set "
+                "are read whenever their words are needed; free some space there, or set "
                 f'data_loader.args.cache_dir to another folder or to "{CACHE_OFF}"'
             )
             store = open_store(path)
-            good = [n for n, stamp in stamps.items() if store and _is_up_to_date(store, n, stamp)]
+            if store is not None:
+                changed = {n for n, stamp in stamps.items() if store.stamps.get(n) != stamp}
+                names = [None if name in changed else name for name in names]
         if store is not None:
-            rows = {name: store.rows.get(name, _NOT_STORED) for name in good}
-            self._rows = np.array([rows.get(name, _NOT_STORED) for name in names], np.int32)
+            self._rows = np.array([store.rows.get(name, _NOT_STORED) for name in names], np.int32)
             self._store = store
 
     def read(self, index: int) -> OcrWords | None:
@@ -123,14 +133,8 @@ class OcrReader:
         if self._store is not None:
             path, checksum = state["_store"]
             store = open_store(path)
-            # Replaced meanwhile, its rows are others: documents are read.
+            # A store that was replaced meanwhile has other rows: documents are read then.
             self._store = store if store is not None and store.checksum == checksum else None
-
-
-def name_store(params: OcrParams, folder: Path) -> str:
-    """Return the file name of the store for a folder of documents and rules."""
-    key = json.dumps([FORMAT, params.model_dump(), os.path.abspath(folder)])
-    return f"ocr-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.safetensors"
 
 
 def open_store(path: Path) -> OcrStore | None:
@@ -140,65 +144,52 @@ def open_store(path: Path) -> OcrStore | None:
     except ValueError as error:
         warn_once(f"{path}: is damaged ({error}), so it is not used")
     except OSError:
-        pass  # there is none yet; where it is something else, making one says what
+        pass  # there is none yet; any other reason is reported when the store is written
     return None
 
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """Warn, unless that was said already: training, validation and test each have a reader."""
+    """Warn once in a process: training, validation and test each have a reader."""
     logger.warning(text)
 
 
 def refresh_store(path: Path, stamps: Stamps, params: OcrParams) -> OcrStore | None:
-    """Open a store, after it was made or brought up to date where that was needed.
-
-    Args:
-        path: the store.
-        stamps: of the documents that are wanted.
-        params: which words are kept.
+    """Open a store of the documents that have ``stamps``, written anew where it is out of date.
 
     Raises:
-        OSError: it can't be written; what was there is still there.
+        OSError: it can't be written; the old one is still there.
         UserError: a process that helped died.
     """
     store = open_store(path)
-    if store is not None and _has_all(store, stamps):
+    if _is_up_to_date(store, stamps):
         return store
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(path.with_suffix(".lock")):
-        store = open_store(path)  # another process may have been at it
-        if store is not None and _has_all(store, stamps):
+        store = open_store(path)  # another process may have written it meanwhile
+        if _is_up_to_date(store, stamps):
             return store
         documents = _collect_documents(store, stamps, params)
-        known = {name: document.stamp for name, document in documents.items()}
-        if store is not None and known == store.stamps:
-            return store  # what it lacks can't be used
+        new_stamps = {name: document.stamp for name, document in documents.items()}
+        digests = {name: document.digest for name, document in documents.items()}
+        if store is not None and (new_stamps, digests) == (store.stamps, store.digests):
+            return store  # the documents that it lacks can't be used
         write_store(path, documents)
         logger.info("%s: keeps the words of %d OCR documents", path, len(documents))
         return open_store(path)
 
 
 def _get_stamp(name: str) -> FileStamp | None:
-    """The stamp of a document; None where it is missing or out of reach."""
+    """Return the stamp of a document; None where it is missing or out of reach."""
     try:
         return FileStamp.of(name)
     except OSError:
         return None
 
 
-def _is_up_to_date(store: OcrStore, name: str, stamp: FileStamp | None) -> bool:
-    """Whether a store has a document as it is now."""
-    held = store.stamps.get(name)
-    return held is not None and stamp == FileStamp(held.size, held.mtime)
-
-
-def _has_all(store: OcrStore, stamps: Stamps) -> bool:
-    """Whether a store has every document that is there, as it is, and none of those gone."""
-    return all(
-        name not in store.rows if stamp is None else _is_up_to_date(store, name, stamp)
-        for name, stamp in stamps.items()
-    )
+def _is_up_to_date(store: OcrStore | None, stamps: Stamps) -> bool:
+    """Whether a store has every document that is there, as it is now, and none of those gone."""
+    return store is not None and all(store.stamps.get(n) == stamp for n, stamp in stamps.items())
 
 
 class _Task(NamedTuple):
@@ -210,16 +201,15 @@ class _Task(NamedTuple):
 def _collect_documents(
     store: OcrStore | None, stamps: Stamps, params: OcrParams
 ) -> dict[str, StoredDocument]:
-    """What a store is to hold: what it has that is still so, and what is read now."""
+    """Collect what a store is to hold: its documents that are unchanged, and what is read now."""
     documents, digests = {}, {}
-    for name, held in store.stamps.items() if store is not None else ():
+    for name, stamp in store.stamps.items() if store is not None else ():
         # Those of another split stay; whether they have changed is seen when they are wanted.
-        if name in stamps and _is_up_to_date(store, name, stamps[name]):
-            documents[name] = store.read_document(name)
-        elif name not in stamps and os.path.exists(name):
+        is_valid = stamps[name] == stamp if name in stamps else os.path.exists(name)
+        if is_valid:
             documents[name] = store.read_document(name)
         else:
-            digests[name] = held.digest
+            digests[name] = store.digests[name]
     tasks = [
         _Task(name, params, digests.get(name))
         for name, stamp in stamps.items()
@@ -229,25 +219,53 @@ def _collect_documents(
     workers = min(count_cpus(), 1 + size // _BYTES_A_PROCESS)
     results = map_tasks(_examine_document, tasks, workers, "OCR documents", _CHUNK, _REMEDY)
     for task, result in zip(tasks, results, strict=True):
-        if isinstance(result, DocumentStamp):
+        if isinstance(result, FileStamp):
             documents[task.name] = replace(store.read_document(task.name), stamp=result)
         elif result is not None:
             documents[task.name] = result
     return documents
 
 
-def _examine_document(task: _Task) -> StoredDocument | DocumentStamp | None:
+def _examine_document(task: _Task) -> StoredDocument | FileStamp | None:
     """Read a document; only its stamp where its content is known; None where it can't be used."""
     try:
         stamp = FileStamp.of(task.name)  # first: a later change is seen at the next opening
         content = Path(task.name).read_bytes()
-        is_recent = time.time_ns() - stamp.mtime_ns < RECENT_NS
+        if time.time_ns() - stamp.mtime_ns < RECENT_NS:
+            stamp = replace(stamp, mtime_ns=UNKNOWN_TIME)
         digest = hashlib.blake2b(content, digest_size=DIGEST_SIZE).digest()
-        mtime = UNKNOWN_TIME if is_recent else stamp.mtime_ns
-        known = DocumentStamp(stamp.size, mtime, digest)
         if digest == task.digest:
-            return known
+            return stamp
         read = read_ocr_words(task.name, task.params)
     except (OSError, UserError):
-        return None  # said where the words are needed
-    return None if read is None else StoredDocument.from_words(known, read)
+        return None  # reported where the words are needed
+    return None if read is None else StoredDocument.from_words(stamp, digest, read)
+
+
+def flag_captions_that_need_reading(
+    entries: Sequence[VideoEntry], ocr_dir: Path | None = None, cache_dir: Path | None = None
+) -> list[bool]:
+    """Return for each caption of each entry, in order, whether it needs reading.
+
+    A video without a document has no words, so its captions do not. ``ocr_dir`` and ``cache_dir``
+    are those of ``OcrReader``, which raises ``UserError`` where a document can't be read.
+    """
+    reader = OcrReader(entries, ALL_WORDS, ocr_dir, cache_dir)
+    reader.open_store()
+    flags = []
+    for index, entry in enumerate(show_progress(entries, "reading OCR documents", " videos")):
+        read = reader.read(index)
+        words = [] if read is None else read.words
+        flags += [needs_reading(caption, words) for caption in entry.captions]
+    return flags
+
+
+def needs_reading(caption: str, words: Iterable[str]) -> bool:
+    """Whether a caption shares a word of at least four letters with the OCR words of its video."""
+    spotted = {part for word in words for part in _find_long_words(word)}
+    return not spotted.isdisjoint(_find_long_words(caption))
+
+
+def _find_long_words(text: str) -> set[str]:
+    words = re.findall(r"\w+", text.lower())
+    return {word for word in words if sum(map(str.isalpha, word)) >= MIN_LETTERS}

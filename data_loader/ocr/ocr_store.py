@@ -1,14 +1,14 @@
 """Store of the words of many OCR documents: one file that processes map into memory and share.
 
 The file has the form of safetensors: a JSON header, then plain little-endian arrays. Its legend:
-D documents, W words of all of them, V distinct words, L tracked lines that words stand in.
+D documents, W words of all of them, V distinct words, L tracked lines.
 
-    names, name_bounds              paths of the documents, see ``_join_texts``
+    names, name_bounds              paths of the documents, end to end
     sizes, mtimes, digests          (D,), (D,) int64, (D, 16) uint8: the documents when last read
     num_skipped                     (D,) int64
     word_bounds                     (D + 1,) int64: document d has words word_bounds[d : d + 2]
     words, lines                    (W,), (W,) int32: numbers of a distinct word and of a line
-    vocabulary, vocabulary_bounds   the V distinct words, see ``_join_texts``
+    vocabulary, vocabulary_bounds   the V distinct words, end to end
     tracks                          (L, 12) float64, in frames and pixels
 """
 
@@ -19,71 +19,47 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
 
 from data_loader.ocr.ocr_words import TRACK_SIZE, OcrWords
-from utils.files import write_bytes
+from utils.files import FileStamp, write_bytes
 
 DIGEST_SIZE = 16  # bytes
-UNKNOWN_TIME = -1
+UNKNOWN_TIME = -1  # of a change so recent that the next one may have the same time
 _DTYPES = {"F64": "<f8", "I64": "<i8", "I32": "<i4", "U8": "<u1"}
 _CHECKSUM = "crc32"
 
 
-class DocumentStamp(NamedTuple):
-    """What tells one state of a document from another.
-
-    Attributes:
-        size: bytes.
-        mtime: last change, nanoseconds; ``UNKNOWN_TIME`` where it was so recent that the next one
-            might have the same.
-        digest: BLAKE2b of the content.
-    """
-
-    size: int
-    mtime: int
-    digest: bytes
-
-
 @dataclass(frozen=True)
 class StoredDocument:
-    """The words of a document, each line's track vector once.
+    """The words of a document, each line's track vector once."""
 
-    Attributes:
-        stamp: of the document.
-        words: W words.
-        lines: (W,) the row of ``tracks`` of each word.
-        tracks: (L, 12) float64.
-        num_skipped: see ``OcrWords``.
-    """
-
-    stamp: DocumentStamp
-    words: list[str]
-    lines: np.ndarray
-    tracks: np.ndarray
-    num_skipped: int
+    stamp: FileStamp
+    digest: bytes  # BLAKE2b of the content
+    words: list[str]  # W words
+    lines: np.ndarray  # (W,) the row of tracks of each word
+    tracks: np.ndarray  # (L, 12) float64
+    num_skipped: int  # see OcrWords
 
     @classmethod
-    def from_words(cls, stamp: DocumentStamp, read: OcrWords) -> "StoredDocument":
-        """Make it of a document's words; equal neighbours share a track, compared bit by bit."""
+    def from_words(cls, stamp: FileStamp, digest: bytes, read: OcrWords) -> "StoredDocument":
+        """Build it from a document's words; equal neighbours share a track, compared bitwise."""
         bits = np.ascontiguousarray(read.tracks).view(np.uint64)
         is_first = np.ones(len(bits), dtype=bool)
         is_first[1:] = (bits[1:] != bits[:-1]).any(axis=1)
         lines = np.cumsum(is_first) - 1
-        return cls(stamp, read.words, lines, read.tracks[is_first], read.num_skipped)
+        return cls(stamp, digest, read.words, lines, read.tracks[is_first], read.num_skipped)
 
 
 class OcrStore:
-    """A store, open.
+    """An open store.
 
     Attributes:
-        path: the file.
-        checksum: of all that it holds.
-        rows: path of a document -> its number here.
-        stamps: path of a document -> its stamp.
+        checksum: of all arrays.
+        rows, stamps, digests: path of a document -> its number here, its stamp, its content's
+            BLAKE2b.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -98,38 +74,29 @@ class OcrStore:
         self._num_skipped = arrays["num_skipped"]
         self._vocabulary = memoryview(arrays["vocabulary"])
         self._vocabulary_bounds = arrays["vocabulary_bounds"]
-        names = _split_texts(memoryview(arrays["names"]), arrays["name_bounds"].tolist())
+        bounds = arrays["name_bounds"]
+        names = _decode_texts(memoryview(arrays["names"]), bounds[:-1], bounds[1:])
         self.rows = {name: row for row, name in enumerate(names)}
-        stamps = zip(
-            arrays["sizes"].tolist(),
-            arrays["mtimes"].tolist(),
-            map(bytes, arrays["digests"]),
-            strict=True,
-        )
-        self.stamps = dict(zip(names, map(DocumentStamp._make, stamps), strict=True))
+        stamps = map(FileStamp, arrays["sizes"].tolist(), arrays["mtimes"].tolist())
+        self.stamps = dict(zip(names, stamps, strict=True))
+        self.digests = dict(zip(names, map(bytes, arrays["digests"]), strict=True))
 
     def read_words(self, row: int) -> OcrWords:
         """Return what ``extract_words`` made of a document, bit for bit."""
         start, end = self._word_bounds[row : row + 2]
+        numbers, bounds = self._words[start:end], self._vocabulary_bounds
+        words = _decode_texts(self._vocabulary, bounds[numbers], bounds[numbers + 1])
         tracks = self._tracks[self._lines[start:end]]
-        return OcrWords(self._read_texts(start, end), tracks, int(self._num_skipped[row]))
+        return OcrWords(words, tracks, int(self._num_skipped[row]))
 
     def read_document(self, name: str) -> StoredDocument:
         """Return a document as it was given to ``write_store``."""
-        return StoredDocument.from_words(self.stamps[name], self.read_words(self.rows[name]))
-
-    def _read_texts(self, start: int, end: int) -> list[str]:
-        numbers, bounds = self._words[start:end], self._vocabulary_bounds
-        spans = zip(bounds[numbers].tolist(), bounds[numbers + 1].tolist(), strict=True)
-        return [_decode_text(self._vocabulary[first:last]) for first, last in spans]
+        read = self.read_words(self.rows[name])
+        return StoredDocument.from_words(self.stamps[name], self.digests[name], read)
 
 
 def write_store(path: Path, documents: Mapping[str, StoredDocument]) -> None:
-    """Write a store of the documents, named by their paths; the old file stays until it is whole.
-
-    Raises:
-        OSError: it can't be written.
-    """
+    """Write a store of documents by their paths; on ``OSError`` the old file stays."""
     parts = list(documents.values())
     numbers: dict[str, int] = {}
     words = [numbers.setdefault(word, len(numbers)) for part in parts for word in part.words]
@@ -137,22 +104,22 @@ def write_store(path: Path, documents: Mapping[str, StoredDocument]) -> None:
     lines = [part.lines + first for part, first in zip(parts, line_bounds[:-1], strict=True)]
     arrays = {
         "sizes": np.array([part.stamp.size for part in parts], np.int64),
-        "mtimes": np.array([part.stamp.mtime for part in parts], np.int64),
-        "digests": np.frombuffer(b"".join(part.stamp.digest for part in parts), np.uint8),
+        "mtimes": np.array([part.stamp.mtime_ns for part in parts], np.int64),
         "num_skipped": np.array([part.num_skipped for part in parts], np.int64),
         "word_bounds": _make_bounds(len(part.words) for part in parts),
         "words": np.array(words, np.int32),
         "lines": np.concatenate([np.empty(0), *lines]).astype(np.int32),
         "tracks": np.concatenate([np.empty((0, TRACK_SIZE)), *(part.tracks for part in parts)]),
     }
-    arrays["digests"] = arrays["digests"].reshape(-1, DIGEST_SIZE)
+    digests = b"".join(part.digest for part in parts)
+    arrays["digests"] = np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_SIZE)
     arrays["names"], arrays["name_bounds"] = _join_texts(documents)
     arrays["vocabulary"], arrays["vocabulary_bounds"] = _join_texts(numbers)
     write_bytes(path, save(arrays, {_CHECKSUM: str(_compute_checksum(arrays))}))
 
 
 def _map_arrays(path: Path) -> tuple[dict[str, np.ndarray], int]:
-    """Map a file's arrays, after a look at all of it; raises ``ValueError``."""
+    """Map a file's arrays and verify their checksum; raises ``ValueError``."""
     with open(path, "rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
@@ -182,18 +149,15 @@ def _compute_checksum(arrays: Mapping[str, np.ndarray]) -> int:
 
 
 def _join_texts(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """N texts as UTF-8 end to end, (bytes,) uint8, and (N + 1,) int64 where each begins."""
-    # JSON may hold halves of characters, and file names what is no UTF-8.
+    """Return N texts as UTF-8 end to end, (bytes,) uint8, and (N + 1,) int64 their bounds."""
+    # JSON may hold half a surrogate pair, and file names bytes that are not UTF-8.
     parts = [text.encode("utf-8", "surrogatepass") for text in texts]
     return np.frombuffer(b"".join(parts), np.uint8), _make_bounds(map(len, parts))
 
 
-def _split_texts(data: memoryview, bounds: list[int]) -> list[str]:
-    return [_decode_text(data[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-
-
-def _decode_text(data: memoryview) -> str:
-    return str(data, "utf-8", "surrogatepass")
+def _decode_texts(data: memoryview, starts: np.ndarray, ends: np.ndarray) -> list[str]:
+    spans = zip(starts.tolist(), ends.tolist(), strict=True)
+    return [str(data[start:end], "utf-8", "surrogatepass") for start, end in spans]
 
 
 def _make_bounds(lengths: Iterable[int]) -> np.ndarray:

@@ -24,7 +24,7 @@ from base.config import ConfigModel
 from utils.errors import UserError
 
 TRACK_SIZE = 12
-# Stands for a video in which nothing was read, with a zero track vector (published behaviour).
+# The word of a video without words, with a zero track vector (published behaviour).
 EMPTY_WORD = " "
 
 
@@ -34,9 +34,7 @@ class OcrParams(ConfigModel):
     max_words: int = Field(200, ge=1, description="most words of a video, those of highest score")
     min_length: int = Field(3, ge=1, description="fewest characters of a word")
     max_char: int | None = Field(
-        123,
-        ge=0,
-        description="largest allowed character code; null allows all (accents, Chinese)",
+        123, ge=0, description="largest allowed character code; null allows all (accents, Chinese)"
     )
     duplicates: Literal["published", "drop", "keep"] = Field(
         "published",
@@ -61,28 +59,17 @@ class OcrLine(NamedTuple):
 
 @dataclass(frozen=True)
 class OcrWords:
-    """The words of one video, best score first.
+    """The words of one video, best score first."""
 
-    Attributes:
-        words: W lower-cased words.
-        tracks: (W, 12) float64 in frames and pixels, see the module's docstring.
-        num_skipped: records left out because their ``tracks`` are empty (no position).
-    """
-
-    words: list[str]
-    tracks: np.ndarray
-    num_skipped: int = 0
+    words: list[str]  # W, lower-cased
+    tracks: np.ndarray  # (W, 12) float64 in frames and pixels, see the module's docstring
+    num_skipped: int = 0  # records left out because their ``tracks`` are empty (no position)
 
 
 def load_ocr_document(path: str | Path) -> dict[str, Any] | None:
-    """Read an OCR document; None when the file is missing (the caller counts and reports it).
-
-    Raises:
-        UserError: the file is not a JSON object, or can't be read.
-    """
-    path = Path(path)
+    """Read an OCR document, None when it is missing; raises ``UserError``."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON or not UTF-8
@@ -99,25 +86,15 @@ def load_ocr_document(path: str | Path) -> dict[str, Any] | None:
 
 
 def read_ocr_words(path: str | Path, params: OcrParams) -> OcrWords | None:
-    """Read the words of an OCR document; None when the file is missing.
-
-    Raises:
-        UserError: the file can't be read, or a record is malformed.
-    """
+    """Read the words of an OCR document, None when it is missing; raises ``UserError``."""
     document = load_ocr_document(path)
     return None if document is None else extract_words(document, params, str(path))
 
 
 def parse_document(document: dict[str, Any], source: str = "") -> list[OcrLine]:
-    """Check a document and return its lines.
-
-    Raises:
-        UserError: a malformed record; names the source, the record's key and what was expected.
-    """
-    return [
-        _parse_record(record, f"{source or 'OCR document'}: record {key!r}")
-        for key, record in document.items()
-    ]
+    """Check a document and return its lines; ``UserError`` names the source and the record."""
+    source = source or "OCR document"
+    return [_parse_record(item, f"{source}: record {key!r}") for key, item in document.items()]
 
 
 def extract_words(document: dict[str, Any], params: OcrParams, source: str = "") -> OcrWords:
@@ -132,29 +109,29 @@ def select_words(lines: Sequence[OcrLine], params: OcrParams) -> OcrWords:
     """
     kept: list[tuple[str, np.ndarray]] = []
     seen: set[str] = set()
-    num_skipped = 0
-    for text, score, frames in lines:
-        if not frames:
-            num_skipped += 1
-            continue
+    tracked = [line for line in lines if line.frames]
+    for text, score, frames in tracked:
         track = _make_track_vector(frames, score)
         for piece in text.split(" "):
-            stripped = piece.strip()
-            if _is_allowed(piece, params) and not _is_duplicate(stripped, seen, params):
-                kept.append((stripped.lower(), track))
-                seen.add(stripped.lower())
+            if len(piece) < params.min_length:  # counted before it is stripped
+                continue
+            if params.max_char is not None and any(ord(char) > params.max_char for char in piece):
+                continue
+            word = piece.strip()
+            # Published weights compare the word as written with the lower-cased ones.
+            compared = word if params.duplicates == "published" else word.lower()
+            if params.duplicates != "keep" and compared in seen:
+                continue
+            kept.append((word.lower(), track))
+            seen.add(word.lower())
     # sorted() is stable: words of equal score stay in document order.
-    kept = sorted(kept, key=lambda word: -word[1][-1])[: params.max_words]
+    kept = sorted(kept, key=lambda pair: -pair[1][-1])[: params.max_words]
     tracks = np.array([track for _, track in kept], dtype=np.float64).reshape(-1, TRACK_SIZE)
-    return OcrWords([text for text, _ in kept], tracks, num_skipped)
+    return OcrWords([word for word, _ in kept], tracks, len(lines) - len(tracked))
 
 
 def normalise_tracks(tracks: np.ndarray, num_frames: int, width: int, height: int) -> np.ndarray:
-    """Turn (W, 12) frames and pixels into float32 shares of the video's length and decoded size.
-
-    Raises:
-        UserError: a length or size below 1.
-    """
+    """Turn (W, 12) frames and pixels into float32 shares of the video's length and decoded size."""
     if min(num_frames, width, height) < 1:
         raise UserError(
             f"a video of {num_frames} frames and {width} x {height} pixels can't scale OCR "
@@ -164,23 +141,8 @@ def normalise_tracks(tracks: np.ndarray, num_frames: int, width: int, height: in
     return (np.asarray(tracks, dtype=np.float64) / scale).astype(np.float32)
 
 
-def _is_allowed(piece: str, params: OcrParams) -> bool:
-    """Whether a piece passes the character and length rules (counted before stripping)."""
-    if len(piece) < params.min_length:
-        return False
-    return params.max_char is None or all(ord(char) <= params.max_char for char in piece)
-
-
-def _is_duplicate(stripped: str, seen: set[str], params: OcrParams) -> bool:
-    """Whether the word is there already; ``seen`` holds the lower-cased words kept so far."""
-    if params.duplicates == "keep":
-        return False
-    # Published weights compare the word as written with the lower-cased ones.
-    return (stripped if params.duplicates == "published" else stripped.lower()) in seen
-
-
 def _make_track_vector(frames: dict[int, list[float]], score: float) -> np.ndarray:
-    """Summarise one line's quadrangles (frame -> 8 coordinates) as (12,) float64."""
+    """Summarise one line's quadrangles as (12,) float64; see the module's docstring."""
     numbers = sorted(frames)
     quads = np.array([frames[number] for number in numbers]).reshape(-1, 4, 2)  # (N, corner, x/y)
     mean_x, mean_y = quads.mean(axis=(0, 1))
@@ -192,48 +154,42 @@ def _make_track_vector(frames: dict[int, list[float]], score: float) -> np.ndarr
 
 
 def _parse_record(record: Any, where: str) -> OcrLine:
-    """Return a record's line, or raise UserError."""
+    def error(expected: str, found: Any) -> UserError:
+        return UserError(
+            f"{where}: expected {expected}, found {repr(found)[:80]}; correct the file, or "
+            "delete it to use the video without words"
+        )
+
     if not isinstance(record, dict):
-        raise _make_record_error(where, "an object with text, score and tracks", record)
+        raise error("an object with text, score and tracks", record)
     text, tracks = record.get("text"), record.get("tracks")
     if not isinstance(text, str):
-        raise _make_record_error(where, 'a string "text"', text)
+        raise error('a string "text"', text)
     score = _parse_number(record.get("score"))
     if score is None:
-        raise _make_record_error(
-            where, 'a finite number "score" (or a string of one)', record.get("score")
-        )
+        raise error('a finite number "score" (or a string of one)', record.get("score"))
     if not isinstance(tracks, dict):
-        raise _make_record_error(where, 'an object "tracks" of frame numbers', tracks)
+        raise error('an object "tracks" of frame numbers', tracks)
     frames = {}
     for name, values in tracks.items():
         if not name.isdecimal():
-            raise _make_record_error(where, 'frame numbers from 0 as the keys of "tracks"', name)
+            raise error('frame numbers from 0 as the keys of "tracks"', name)
         # Corners only, or corners and the two numbers that are not used.
         if not isinstance(values, list) or len(values) not in (8, 10):
-            raise _make_record_error(
-                where, f"four corners and two numbers for frame {name}", values
-            )
+            raise error(f"four corners and two numbers for frame {name}", values)
         corners = [_parse_number(value) for value in values[:8]]
         if None in corners:
-            raise _make_record_error(where, f"finite coordinates for frame {name}", values)
+            raise error(f"finite coordinates for frame {name}", values)
         frames[int(name)] = corners
     return OcrLine(text, score, frames)
 
 
 def _parse_number(value: Any) -> float | None:
     """Return a finite float for a JSON number or a string of one, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool):
         return None
     try:
         number = float(value)
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _make_record_error(where: str, expected: str, found: Any) -> UserError:
-    return UserError(
-        f"{where}: expected {expected}, found {repr(found)[:80]}; correct the file, or delete it "
-        "to use the video without words"
-    )

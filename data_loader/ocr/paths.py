@@ -1,9 +1,9 @@
-"""Paths of OCR documents: the one rule for every data set and command.
+"""Paths of OCR documents: one rule for every data set and command.
 
-A document lies where its video lies, within a folder of its own, and is named after the whole name
-of the file: ``a/talk.mp4`` has ``a/talk.mp4.json``. The published form, ``a/talk.json``, is read
+Documents mirror the videos' paths in another folder and add ``.json`` to the file's full name:
+``a/talk.mp4`` has ``a/talk.mp4.json``. The published form, ``a/talk.json``, is read
 where there is no other; where two videos would share it (``talk.mp4`` and ``talk.mov``) it is
-neither's, and that is said. What an annotation names is read wherever it is there.
+used for neither, with a warning. A document that an annotation names comes first where it exists.
 """
 
 import logging
@@ -29,9 +29,8 @@ def find_document(folder: Path, video: str, given: str | None = None) -> Path:
 
     Args:
         folder: of the documents.
-        video: POSIX path within its own folder.
-        given: what an annotation names, which comes before the video's own name; None: the
-            document named fully where that is there, else the published form.
+        video: POSIX path within the folder of the videos.
+        given: document that an annotation names; it comes before the one named after the video.
     """
     named = folder / name_document(video)
     if given is None:
@@ -41,31 +40,26 @@ def find_document(folder: Path, video: str, given: str | None = None) -> Path:
 
 
 def find_documents(folder: Path, videos: Sequence[str]) -> list[Path | None]:
-    """Return the documents of the videos of a folder; None where two could share one.
-
-    Args:
-        folder: of the documents.
-        videos: POSIX paths within their own folder, all of them.
-    """
+    """Return the documents of all ``videos`` of a folder; None where two could share one."""
     full_names = set(map(name_document, videos))
     owners = defaultdict(list)
     for video in videos:
         owners[name_published_document(video)].append(video)
     documents, ambiguous = [], set()
     for video in videos:
-        name = name_published_document(video)
+        name, full = name_published_document(video), folder / name_document(video)
         path: Path | None = find_document(folder, video)
-        if path == folder / name != folder / name_document(video):
+        if path != full:
             if name in full_names:  # the document of another video, x.mp4 beside x.mp4.mov
-                path = folder / name_document(video)
+                path = full
             elif len(owners[name]) > 1 and path.is_file():
                 ambiguous.add(name)
                 path = None
         documents.append(path)
     for name in sorted(ambiguous):
+        owner_names = " and of ".join(owners[name])
         logger.warning(
-            "%s: could be the text of %s, so it is used for none of them; name it after its video, "
-            "for example %s",
-            folder / name, " and of ".join(owners[name]), name_document(owners[name][0]),
-        )  # fmt: skip
+            f"{folder / name}: could be the text of {owner_names}, so it is used for none of them; "
+            f"name it after its video, for example {name_document(owners[name][0])}"
+        )
     return documents

@@ -3,54 +3,52 @@
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from base.registry import VIDEO_READERS
-from data_loader.readers.base_reader import INSTALL, VideoError, VideoReader, load_library
+from data_loader.readers.base_reader import VideoError, VideoReader
 
 _IDR, _LAST_SLICE = 5, 5  # NAL unit types 1 … 5 are slices of a picture
 _PARAMETERS = (7, 8, 13, 15)  # what the stream's header should hold, not its packets
-_MOST_BYTES = 1 << 28  # of packets kept in memory: the compressed file, while it is open
+_MAX_BYTES = 1 << 28  # of packets kept in memory: the compressed file, while it is open
 
 
 class Picture(NamedTuple):
-    """Of one packet: whether decoding can start with it, and whether another may refer to it."""
+    """Facts about the picture of one packet."""
 
-    is_start: bool
-    is_reference: bool
+    is_start: bool  # decoding can start here
+    is_reference: bool  # another picture may refer to it
 
 
 @VIDEO_READERS.register("av")
 class AvReader(VideoReader):
     """The fastest reader; checks the time stamp of every frame it decodes.
 
-    Of H.264 in MP4, MOV and Matroska it decodes what the wanted frames refer to and nothing else,
-    see ``find_needed_packets``. Where that does not go as expected, and in all other files, it
-    decodes everything from the start up to the last wanted frame.
+    Of H.264 in MP4, MOV and Matroska it decodes only what the wanted frames refer to, see
+    ``find_needed_packets``. Where that fails, and in all other files, it decodes everything from
+    the start up to the last wanted frame.
     """
 
     name = "av"
+    requires = "PyAV: pip install av"
     decodes_at_opening = False
 
-    def __init__(self, path: str | Path) -> None:
-        self._library = load_library(
-            _import_av, f'the video reader "av" needs PyAV: pip install av; {INSTALL}'
-        )
-        self._container: Any = None
-        # One for all frames: it keeps what the conversion needs to know.
-        self._reformatter = self._library.video.reformatter.VideoReformatter()
-        super().__init__(path)
+    def _import_library(self) -> ModuleType:
+        import av
+        import av.video.reformatter
+
+        return av
 
     def close(self) -> None:
-        """Give back the file and the decoder."""
-        if self._container is not None:
-            self._container.close()
+        """Close the file and the decoder."""
+        self._container.close()
 
     def _open(self) -> int:
+        # One for all frames: it caches the state of the conversion.
+        self._reformatter = self._library.video.reformatter.VideoReformatter()
         self._container, stream = self._open_container()
         self._context, self._unit = stream.codec_context, stream.time_base
         rate = stream.average_rate or stream.guessed_rate
@@ -60,7 +58,7 @@ class AvReader(VideoReader):
             if packet.size and not packet.is_discard:
                 shown.append(packet.pts)
             size += packet.size
-            if size > _MOST_BYTES:
+            if size > _MAX_BYTES:
                 packets.clear()
             elif packet.size:
                 packets.append(packet)
@@ -74,11 +72,11 @@ class AvReader(VideoReader):
         if self._times is not None:
             return np.array(self._times, dtype=np.float64) * float(self._unit)
         if self._period is None:
-            raise VideoError(self.path, "tells no frame's time and no frame rate")
+            raise VideoError(self.path, "has neither frame times nor a frame rate")
         return np.arange(self.num_frames) * float(self._period)
 
     def _open_container(self) -> tuple[Any, Any]:
-        """The file, opened anew, and its video stream."""
+        """Open the file once more; return it and its video stream."""
         container = self._library.open(self.path)
         if not container.streams.video:
             container.close()
@@ -88,7 +86,7 @@ class AvReader(VideoReader):
         return container, stream
 
     def _read_pictures(self, packets: list[Any]) -> list[Picture] | None:
-        """What the packets of an H.264 stream say; None: everything is to be decoded."""
+        """Read the facts of an H.264 stream's packets; None: everything is to be decoded."""
         size = get_length_size(self._context.extradata) if self._context.name == "h264" else None
         times = {packet.pts for packet in packets}
         if size is None or None in times or len(times) < len(packets):
@@ -97,20 +95,20 @@ class AvReader(VideoReader):
         return pictures if pictures and None not in pictures and pictures[0].is_start else None
 
     def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
-        left = iter(wanted)
+        num_decoded = 0
         for image in self._decode_needed(wanted):
-            next(left)
+            num_decoded += 1
             yield image
-        if rest := list(left):
-            yield from self._decode_in_order(rest)
+        if num_decoded < len(wanted):
+            yield from self._decode_in_order(wanted[num_decoded:])
 
     def _decode_needed(self, wanted: list[int]) -> Iterator[np.ndarray]:
-        """Decode as little as possible; ends early where anything is not as it should be."""
+        """Decode as little as possible; ends early at anything unexpected."""
         if not self._pictures:
             return
         times = {self._times[number] for number in wanted}
-        places = [n for n, packet in enumerate(self._packets) if packet.pts in times]
-        for numbers in find_needed_packets(self._pictures, places):
+        indices = [n for n, packet in enumerate(self._packets) if packet.pts in times]
+        for numbers in find_needed_packets(self._pictures, indices):
             packets = [self._packets[number] for number in numbers]
             expected = iter(sorted(packet.pts for packet in packets if not packet.is_discard))
             try:
@@ -119,64 +117,52 @@ class AvReader(VideoReader):
                         return
                     if frame.pts in times:
                         yield self._convert_to_rgb(frame)
-            except self._library.error.FFmpegError:  # met again, and told, in order
+            except self._library.error.FFmpegError:  # decoding in order reports it
                 return
             if next(expected, None) is not None:
                 return
 
     def _decode_packets(self, packets: list[Any]) -> Iterator[Any]:
         try:
-            for packet in (*packets, None):  # None: give what is still held back
+            for packet in (*packets, None):  # None: the frames that the decoder still holds
                 yield from self._context.decode(packet)
         finally:
             self._context.flush_buffers()
 
     def _decode_in_order(self, wanted: list[int]) -> Iterator[np.ndarray]:
-        due = iter(wanted)
-        index = next(due)
+        due = set(wanted)
         container, stream = self._open_container()
         with container:
             for number, frame in enumerate(container.decode(stream)):
                 if self._times is not None and frame.pts != self._times[number]:
                     raise self._make_error(f"frame {number} can't be decoded")
-                if number == index:
+                if number in due:
                     yield self._convert_to_rgb(frame)
-                    index = next(due, None)
-                if index is None:
+                    due.remove(number)
+                if not due:
                     return
-        raise self._make_error(f"frame {index} can't be decoded")
+        raise self._make_error(f"frame {min(due)} can't be decoded")
 
     def _convert_to_rgb(self, frame: Any) -> np.ndarray:
-        """(H, W, 3) uint8 of PyAV's frame, turned as the file asks."""
-        # One thread: a loading process that is forked from this one would wait for others for ever.
-        how = {"format": "rgb24", "interpolation": "BICUBIC", "threads": 1}
-        image = self._reformatter.reformat(frame, **how)
+        """Return PyAV's frame as (H, W, 3) uint8, rotated as the file asks."""
+        # One thread: in a forked loading process the other threads would be missing.
+        image = self._reformatter.reformat(
+            frame, format="rgb24", interpolation="BICUBIC", threads=1
+        )
         return np.rot90(image.to_ndarray(), round(frame.rotation / 90) % 4)
 
 
-def _import_av() -> ModuleType:
-    import av
-    import av.video.reformatter
-
-    return av
-
-
 def get_length_size(extradata: bytes | None) -> int | None:
-    """Return the bytes of a NAL unit's length, as MP4 and Matroska have it; None: another form."""
+    """Return how many bytes hold a NAL unit's length in MP4 and Matroska; None: another form."""
     if extradata is None or len(extradata) < 7 or extradata[0] != 1:
         return None
     return (extradata[4] & 3) + 1
 
 
 def read_picture(packet: memoryview, size: int) -> Picture | None:
-    """Read what a packet says of its picture.
+    """Read the facts of a packet's picture; None: the packet is damaged, or changes parameters.
 
-    Args:
-        packet: NAL units, each behind its length.
-        size: of ``get_length_size``.
-
-    Returns:
-        None where nothing can be relied on: the packet is damaged, or changes the parameters.
+    ``packet`` holds NAL units, each behind its length of ``size`` bytes.
     """
     position = 0
     while position + size < len(packet):
@@ -192,24 +178,24 @@ def read_picture(packet: memoryview, size: int) -> Picture | None:
 
 
 def find_needed_packets(pictures: Sequence[Picture], wanted: Sequence[int]) -> list[list[int]]:
-    """Return what is to be decoded of an H.264 stream, in decoding order (ITU-T H.264, 7.3.1, 7.4).
+    """Return the packets of an H.264 stream to decode, in decoding order (ITU-T H.264, 7.3.1, 7.4).
 
-    A picture that no other refers to says so in its first byte (``nal_ref_idc`` 0, most B-frames),
-    and an IDR picture says that nothing before it is referred to any more. So what is wanted is
-    decoded exactly without the unreferred pictures between, from the IDR picture before it on.
+    A picture that no other refers to is marked in its first byte (``nal_ref_idc`` 0, most
+    B-frames), and no picture refers to one before the last IDR picture. So a wanted picture is
+    decoded exactly from its IDR picture on, without the unreferred pictures between.
 
     Args:
         pictures: of all packets, in decoding order; the first one is a start.
         wanted: numbers of packets.
 
     Returns:
-        One list of packet numbers for each stretch between two starts that holds a wanted picture.
+        A list of packet numbers for each stretch between two starts that holds a wanted picture.
         Each begins with its start and depends on nothing outside of the list.
     """
     starts = [number for number, picture in enumerate(pictures) if picture.is_start]
     due = set(wanted)
     stretches = groupby(sorted(due), key=lambda number: starts[bisect_right(starts, number) - 1])
     return [
-        [n for n in range(start, max(own) + 1) if pictures[n].is_reference or n in due]
-        for start, own in stretches
+        [n for n in range(start, max(numbers) + 1) if pictures[n].is_reference or n in due]
+        for start, numbers in stretches
     ]

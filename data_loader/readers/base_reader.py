@@ -1,13 +1,13 @@
-"""Video readers' common part: the contract, its errors, the checks of what a library returns.
+"""Base class of the video readers: their contract, errors, and checks of what a library returns.
 
 Every reader returns what the file shows: RGB in presentation order, converted by swscale with the
-file's own colour matrix and range (BT.601, limited, where it names none), turned as the file asks
-(decord refuses turned files). For 8-bit video with an even height, which is all H.264 in yuv420p,
+file's colour matrix and range (BT.601, limited, where it names none), rotated as the file asks
+(decord refuses rotated files). For 8-bit video with an even height, which is all H.264 in yuv420p,
 the readers agree bit for bit; other pixel formats go through interpolating code that differs
-between the FFmpeg versions the libraries bring along.
+between the libraries' FFmpeg versions.
 
 Nothing is repaired: a frame that can't be decoded is a ``VideoError``, never a neighbour's copy. A
-reader belongs to the process and thread that opened it, decodes in one thread (it runs in loader
+reader is used by the process and thread that opened it, decodes in one thread (it runs in loader
 workers) and keeps no frame.
 """
 
@@ -23,11 +23,9 @@ from base.registry import VIDEO_READERS
 from data_loader.readers.container import check_container
 from utils.errors import UserError
 
-INSTALL = "install it, or choose another video reader"
-
 
 class VideoError(UserError):
-    """A video file that can't be read as asked: what is wrong, in one line, and what helps."""
+    """A video file that can't be read: the reason, in one line, and the remedy."""
 
     def __init__(
         self, path: str | Path, reason: str, remedy: str = "replace the file, or re-encode it"
@@ -41,20 +39,26 @@ class VideoError(UserError):
 
 
 class VideoReader:
-    """One open video; the subclasses say how a library opens, counts and decodes.
+    """One open video; the subclasses open, count and decode with a library.
 
     Attributes:
         path: the file.
-        num_frames: frames that are shown, from 0 in presentation order.
+        num_frames: frames that are shown, numbered from 0 in presentation order.
     """
 
     name = ""
     kind = "a video"
-    decodes_at_opening = True  # the first frame: what a library only meets there is met early
-    check_file = staticmethod(check_container)  # what is seen before the library opens the file
+    requires = ""  # library and how it is installed, where ``_import_library`` needs one
+    decodes_at_opening = True  # the first frame, so that a decoder's errors are seen early
+    check_file = staticmethod(check_container)  # before the library opens the file
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
+        self._library = load_library(
+            self._import_library,
+            f'the video reader "{self.name}" needs {self.requires}; install it, or choose another '
+            "video reader",
+        )
         error = self.check_file(path)
         if error is not None:
             raise VideoError(path, *error)
@@ -63,16 +67,16 @@ class VideoReader:
         if self.num_frames < 1:
             raise VideoError(path, "has no video frame")
         if self.decodes_at_opening:
-            self._size = next(self._decode_checked([0])).shape[:2]
+            _ = self._size  # decodes a frame
 
     @property
     def width(self) -> int:
-        """Of a decoded frame, pixels."""
+        """Width of a decoded frame, pixels."""
         return self._size[1]
 
     @property
     def height(self) -> int:
-        """Of a decoded frame, pixels."""
+        """Height of a decoded frame, pixels."""
         return self._size[0]
 
     @cached_property
@@ -97,13 +101,9 @@ class VideoReader:
         return frames[order]
 
     def stream(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-        """Decode frames in one pass that holds one of them at a time, however long the video.
+        """Decode frames in one pass, one at a time, each (height, width, 3) uint8 RGB.
 
-        Args:
-            indices: as for ``frames``, but ascending and none twice.
-
-        Yields:
-            (height, width, 3) uint8 RGB.
+        ``indices`` are as for ``frames``, but ascending and distinct.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         assert (np.diff(wanted) > 0).all(), "frames are streamed in order"
@@ -121,7 +121,10 @@ class VideoReader:
         return times - times[0]
 
     def close(self) -> None:
-        """Give back the file and the decoder."""
+        """Close the file and the decoder."""
+
+    def _import_library(self) -> Any:
+        """Import and return what the reader needs."""
 
     def _open(self) -> int:
         """Open the file and return the number of frames."""
@@ -171,17 +174,16 @@ class VideoReader:
             raise self._make_error(reason) from error
 
     def _make_error(self, reason: str) -> VideoError:
-        """Return the error of a file that this reader fails on."""
-        return VideoError(self.path, reason, self.remedy())
+        return VideoError(self.path, reason, self.get_remedy())
 
-    def remedy(self) -> str:
+    def get_remedy(self) -> str:
         """Return what a user can do about a file that this reader fails on."""
         others = " or ".join(f'"{name}"' for name in VIDEO_READERS.names() if name != self.name)
         return f"replace the file, re-encode it, or try the video reader {others}"
 
 
 def load_library(load: Callable[[], Any], hint: str) -> Any:
-    """Import what a reader needs when it is used; raises ``UserError`` with the hint otherwise."""
+    """Import an optional package; raises ``UserError`` with the hint."""
     try:
         return load()
     except (ImportError, OSError, RuntimeError) as error:  # missing shared libraries raise the last

@@ -1,6 +1,6 @@
-"""Containers of video files: whether one is whole and has an index, before a decoder sees it."""
+"""Containers of video files: checks that a file is complete and has an index, without decoding."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,24 +13,21 @@ _REPLACE = "download it again, or take it out of the data"
 
 
 def check_container(path: str | Path) -> tuple[str, str] | None:
-    """Return what is wrong with a file that no reader could read in full, and the remedy, or None.
+    """Return what is wrong with a video file and the remedy; None: no reason not to open it.
 
-    MP4 and MOV files (ISO/IEC 14496-12) are a row of boxes with their sizes in front, so that a
-    file which was cut short is known at once, whatever a decoder would make of the rest.
+    MP4 and MOV files (ISO/IEC 14496-12) are a sequence of boxes that begin with their sizes, so
+    that a file which was cut short is recognised without a decoder.
     """
-    path = Path(path)
-    error = check_file(path)
-    if error is not None:
-        return error
-    try:
-        with path.open("rb") as file:
-            return _check_iso(file, path.stat().st_size) if _is_iso(file) else None
-    except OSError as error:
-        return _describe_os_error(error)
+    return check_file(path, _check_iso)
 
 
-def check_file(path: str | Path) -> tuple[str, str] | None:
-    """Return what is wrong with a file of any kind, and the remedy, or None."""
+def check_file(
+    path: str | Path, check: Callable[[BinaryIO, int], str | None] | None = None
+) -> tuple[str, str] | None:
+    """Return what is wrong with a file of any kind and the remedy, or None.
+
+    ``check`` is given the open file and its size in bytes, and returns what is wrong or None.
+    """
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -38,16 +35,13 @@ def check_file(path: str | Path) -> tuple[str, str] | None:
             return "is a folder, not a file", "give the path of a file"
         if size == 0:
             return "is empty (0 bytes)", _REPLACE
-        with path.open("rb"):
-            return None
-    except OSError as error:
-        return _describe_os_error(error)
-
-
-def _describe_os_error(error: OSError) -> tuple[str, str]:
-    if isinstance(error, FileNotFoundError):
+        with path.open("rb") as file:
+            error = check(file, size) if check is not None else None
+        return None if error is None else (error, _REPLACE)
+    except FileNotFoundError:
         return "is missing", "check the data folder and the path in the annotations"
-    return f"can't be read ({error.strerror})", "check its access rights and the disk"
+    except OSError as error:
+        return f"can't be read ({error.strerror})", "check its access rights and the disk"
 
 
 def has_index(path: str | Path) -> bool:
@@ -62,20 +56,20 @@ def _is_iso(file: BinaryIO) -> bool:
     return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"styp")
 
 
-def _check_iso(file: BinaryIO, size: int) -> tuple[str, str] | None:
+def _check_iso(file: BinaryIO, size: int) -> str | None:
+    if not _is_iso(file):
+        return None
     kinds = set()
     for kind, end in _iterate_boxes(file, size):
         kinds.add(kind)
-        # Only what holds the frames or their index: trailing junk does no harm.
+        # Only boxes of frames and of their index: junk at the end does no harm.
         if end > size and kind in (b"mdat", b"moov", b"moof"):
-            return f"is cut short ({size} of at least {end} bytes)", _REPLACE
-    if b"moov" not in kinds:
-        return "is cut short (its index, the moov box, is missing)", _REPLACE
-    return None
+            return f"is cut short ({size} of at least {end} bytes)"
+    return None if b"moov" in kinds else "is cut short (its index, the moov box, is missing)"
 
 
 def _iterate_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
-    """Yield each top-level box's kind and the position where it says it ends."""
+    """Yield the kind of each top-level box and the position where it should end."""
     start = 0
     while start + 8 <= size:
         file.seek(start)

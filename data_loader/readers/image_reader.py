@@ -1,8 +1,8 @@
-"""Images: read as videos of one frame, and made of frames."""
+"""Images: read as videos of one frame, and frames written as JPEG."""
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,10 @@ _JPEG_QUALITY = 70
 
 
 class ImageReader(VideoReader):
-    """Pillow, in the contract of a video reader: one frame, RGB.
+    """Pillow as a video reader of one RGB frame, used by data sets of images.
 
-    An image is turned as its EXIF data ask, as a video is as its file asks (Frozen in Time leaves
-    it as stored). Of an animation the first image is read; transparency is left out; 16-bit grey
-    is cut to 8 bits. It is no choice of ``data_loader.args.reader``: data sets of images use it.
+    An image is rotated as its EXIF data ask (Frozen in Time leaves it as stored). Of an animation
+    the first image is read; transparency is left out; 16-bit grey is cut to 8 bits.
     """
 
     name = "image"
@@ -33,7 +32,7 @@ class ImageReader(VideoReader):
             image = ImageOps.exif_transpose(file)
             if image.mode == "F":
                 raise self._make_error("holds numbers, not colours")
-            if image.mode.startswith("I"):  # Pillow would cut off all that is brighter than 255
+            if image.mode.startswith("I"):  # Pillow would clip what is brighter than 255
                 grey = np.asarray(image, dtype=np.int64) >> 8
                 image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
             self._frame = np.asarray(image.convert("RGB"))  # (H, W, 3)
@@ -45,26 +44,18 @@ class ImageReader(VideoReader):
     def _read_times(self) -> list[float]:
         return [0.0]
 
-    def remedy(self) -> str:
+    def get_remedy(self) -> str:
         """Return what a user can do about an image that can't be read."""
         return "replace the file, or take it out of the data set"
 
 
-@contextmanager
-def open_image(path: str | Path) -> Iterator[VideoReader]:
-    """Open an image for the time of a ``with`` block.
-
-    Raises:
-        VideoError: the file is missing, empty, cut short, no image, or too large to be one.
-    """
-    yield ImageReader(path)
+def open_image(path: str | Path) -> AbstractContextManager[VideoReader]:
+    """Open an image for a ``with`` block; raises ``VideoError``."""
+    return closing(ImageReader(path))
 
 
 def encode_jpeg(frame: NDArray, width: int, max_height: int) -> bytes:
-    """Return an RGB frame (H, W, 3) uint8 as a JPEG of ``width`` pixels.
-
-    A picture that would be higher than ``max_height`` pixels is made smaller.
-    """
+    """Return an RGB frame (H, W, 3) uint8 as a JPEG of at most this size, in pixels."""
     from PIL import Image
 
     image = Image.fromarray(frame)

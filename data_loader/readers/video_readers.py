@@ -1,10 +1,7 @@
-"""Video readers, one per library, each imported only when it is used; their results are equal.
-
-See ``data_loader/readers/base_reader.py`` for what a reader promises.
-"""
+"""Video readers, one per library; their contract is in ``data_loader/readers/base_reader.py``."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +10,7 @@ import numpy as np
 
 from base.registry import VIDEO_READERS
 from data_loader.readers import av_reader  # noqa: F401  (registers the default reader)
-from data_loader.readers.base_reader import INSTALL, VideoError, VideoReader, load_library
+from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.container import has_index
 
 
@@ -21,19 +18,19 @@ from data_loader.readers.container import has_index
 class DecordReader(VideoReader):
     """Decord 0.6, which decodes in order wherever its seeking can't be trusted.
 
-    After a seek decord numbers frames wrongly where a group of pictures is open, at recovery
-    points, and where an edit list hides frames; it says nothing. So it seeks only in files with
-    one key frame, where a seek can lead to nothing but the start.
+    After a seek decord silently misnumbers frames where a group of pictures is open, at recovery
+    points, and where an edit list hides frames. So it seeks only in files with one key frame,
+    where a seek always leads to the start.
     """
 
     name = "decord"
+    requires = "decord: pip install decord"
 
-    def __init__(self, path: str | Path) -> None:
-        self._library = load_library(
-            _import_decord,
-            f'the video reader "decord" needs decord: pip install decord; {INSTALL}',
-        )
-        super().__init__(path)
+    def _import_library(self) -> ModuleType:
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        return decord
 
     def _open(self) -> int:
         if not has_index(self.path):  # MPEG-TS, for one: its first frames come out wrong
@@ -42,7 +39,7 @@ class DecordReader(VideoReader):
                 "is in a container without an index of its frames, in which decord miscounts",
                 're-encode it as MP4, or use the video reader "av" or "cv2"',
             )
-        self._video, self._position = self._open_anew(), 0
+        self._video, self._position = self._open_video(), 0
         starts = np.asarray(self._video.get_frame_timestamp(range(len(self._video))))[:, 0]
         # decord counts the frames that an edit list hides; they have negative times.
         self._times = np.sort(starts[starts > -1e-6])
@@ -56,7 +53,7 @@ class DecordReader(VideoReader):
                 yield self._video[index].asnumpy()
             return
         if wanted[0] < self._position:
-            self._video, self._position = self._open_anew(), 0
+            self._video, self._position = self._open_video(), 0
         for index in wanted:
             while self._position <= index:
                 frame = self._video.next()  # skip_frames() would seek
@@ -66,16 +63,9 @@ class DecordReader(VideoReader):
     def _read_times(self) -> np.ndarray:
         return self._times
 
-    def _open_anew(self) -> Any:
+    def _open_video(self) -> Any:
         # decord repeats the nearest frame for one it can't decode; this limit makes it raise.
         return self._library.VideoReader(self.path, num_threads=1, fault_tol=1e-9)
-
-
-def _import_decord() -> ModuleType:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
 
 
 @VIDEO_READERS.register("torchcodec")
@@ -83,17 +73,22 @@ class TorchcodecReader(VideoReader):
     """torchcodec in its exact mode, which indexes the file's frames when it opens it."""
 
     name = "torchcodec"
+    requires = (
+        "torchcodec (pip install torchcodec) and FFmpeg's shared libraries "
+        "(apt-get install ffmpeg, or conda install ffmpeg)"
+    )
 
-    def __init__(self, path: str | Path) -> None:
-        self._decoder = load_library(
-            _import_torchcodec,
-            'the video reader "torchcodec" needs torchcodec (pip install torchcodec) and FFmpeg\'s '
-            f"shared libraries (apt-get install ffmpeg, or conda install ffmpeg); {INSTALL}",
-        )
-        super().__init__(path)
+    def _import_library(self) -> Any:
+        import torchcodec
+        from torchcodec.decoders import VideoDecoder
+
+        # Without FFmpeg, old releases raise here and new ones only when a file is opened.
+        if getattr(torchcodec, "ffmpeg_major_version", 0) is None:
+            raise ImportError("torchcodec found no FFmpeg libraries that it can load")
+        return VideoDecoder
 
     def _open(self) -> int:
-        self._video = self._decoder(
+        self._video = self._library(
             self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
         return len(self._video)
@@ -110,33 +105,22 @@ class TorchcodecReader(VideoReader):
         return [self._video.get_frame_at(number).pts_seconds for number in range(self.num_frames)]
 
 
-def _import_torchcodec() -> Any:
-    import torchcodec
-    from torchcodec.decoders import VideoDecoder
-
-    # Without FFmpeg, old releases raise here and new ones only when a file is opened.
-    if getattr(torchcodec, "ffmpeg_major_version", 0) is None:
-        raise ImportError("torchcodec found no FFmpeg libraries that it can load")
-    return VideoDecoder
-
-
 @VIDEO_READERS.register("cv2")
 class Cv2Reader(VideoReader):
     """OpenCV: seeks inexactly and hides decoding errors, so it decodes in order and counts."""
 
     name = "cv2"
+    requires = "OpenCV: pip install opencv-python-headless"
 
-    def __init__(self, path: str | Path) -> None:
-        self._library = load_library(
-            _import_cv2,
-            f'the video reader "cv2" needs OpenCV: pip install opencv-python-headless; {INSTALL}',
-        )
-        super().__init__(path)
+    def _import_library(self) -> ModuleType:
+        import cv2
+
+        return cv2
 
     def _open(self) -> int:
-        undecoded = self._capture(self._library.CAP_PROP_FORMAT, -1)
-        num_packets = len(self._grab_all(undecoded))
-        self._times = self._grab_all(self._capture(self._library.CAP_PROP_N_THREADS, 1))
+        undecoded = self._open_capture(self._library.CAP_PROP_FORMAT, -1)
+        num_packets = len(self._grab_times(undecoded))
+        self._times = self._grab_times(self._open_capture(self._library.CAP_PROP_N_THREADS, 1))
         num_decoded = len(self._times)
         if num_decoded != num_packets:
             raise self._make_error(
@@ -146,7 +130,7 @@ class Cv2Reader(VideoReader):
         return num_decoded
 
     def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
-        capture, due = self._capture(self._library.CAP_PROP_N_THREADS, 1), set(wanted)
+        capture, due = self._open_capture(self._library.CAP_PROP_N_THREADS, 1), set(wanted)
         try:
             for number in range(wanted[-1] + 1):
                 if not capture.grab():
@@ -159,13 +143,13 @@ class Cv2Reader(VideoReader):
     def _read_times(self) -> list[float]:
         return self._times
 
-    def _capture(self, prop: int, value: int) -> Any:
+    def _open_capture(self, prop: int, value: int) -> Any:
         capture = self._library.VideoCapture(self.path, self._library.CAP_FFMPEG, [prop, value])
         if not capture.isOpened():
             raise self._make_error("OpenCV finds no video in it")
         return capture
 
-    def _grab_all(self, capture: Any) -> list[float]:
+    def _grab_times(self, capture: Any) -> list[float]:
         """Return each frame's time in seconds."""
         times = []
         while capture.grab():
@@ -174,22 +158,11 @@ class Cv2Reader(VideoReader):
         return times
 
 
-def _import_cv2() -> ModuleType:
-    import cv2
-
-    return cv2
-
-
-@contextmanager
-def open_video(path: str | Path, reader: str = "decord") -> Iterator[VideoReader]:
-    """Open a video for the time of a ``with`` block, with a reader by its registered name.
+def open_video(path: str | Path, reader: str = "decord") -> AbstractContextManager[VideoReader]:
+    """Open a video for a ``with`` block, with a reader by its registered name.
 
     Raises:
         VideoError: the file is missing, empty, cut short, not a video, or without a video stream.
         UserError: the reader is unknown, or its library is not installed.
     """
-    video = VIDEO_READERS.get(reader)(path)
-    try:
-        yield video
-    finally:
-        video.close()
+    return closing(VIDEO_READERS.get(reader)(path))

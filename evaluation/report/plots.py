@@ -14,7 +14,7 @@ Point = tuple[float, float]
 
 
 class Curve(NamedTuple):
-    """Values (x, y) of a run; its number gives its colour and dashes."""
+    """Values (x, y) of a run; its number chooses colour and dashes."""
 
     number: int
     name: str
@@ -31,7 +31,7 @@ class Shape(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A figure. Ticks are pixels and the number that stands there; without shapes it is empty."""
+    """A figure. Ticks are pixels and the number written there; without shapes it is empty."""
 
     title: str
     caption: str
@@ -43,7 +43,7 @@ class Plot(NamedTuple):
 
 
 class Axes:
-    """The way from values to a plot's pixels."""
+    """The axes of a plot, which place values in pixels."""
 
     def __init__(self, x: Point, y: Point) -> None:
         self.x, self.y = _widen(*x), _widen(*y)
@@ -54,9 +54,9 @@ class Axes:
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
         return round(LEFT + across * (RIGHT - LEFT), 2), round(BOTTOM - up * (BOTTOM - TOP), 2)
 
-    def place_ticks(self, whole_x: bool) -> tuple[list[tuple[float, str]], ...]:
+    def place_ticks(self, integer_x: bool) -> tuple[list[tuple[float, str]], ...]:
         """Return the ticks of both axes."""
-        x, y = choose_ticks(*self.x, whole=whole_x), choose_ticks(*self.y)
+        x, y = choose_ticks(*self.x, integers=integer_x), choose_ticks(*self.y)
         return (
             [(self.to_pixels(tick, self.y[0])[0], f"{tick:.4g}") for tick in x],
             [(self.to_pixels(self.x[0], tick)[1], f"{tick:.4g}") for tick in y],
@@ -69,12 +69,12 @@ def _widen(low: float, high: float) -> Point:
     return low - margin, high + margin
 
 
-def choose_ticks(low: float, high: float, about: int = 5, whole: bool = False) -> list[float]:
-    """Return about that many round numbers within ``low`` < ``high``; ``whole``: only integers."""
-    rough = (high - low) / max(1, about - 1)
+def choose_ticks(low: float, high: float, integers: bool = False) -> list[float]:
+    """Return about five round numbers, or integers only, within ``low`` < ``high``."""
+    rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
-    if whole:
+    if integers:
         step = max(1.0, round(step))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)

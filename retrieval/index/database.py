@@ -1,15 +1,14 @@
-"""Tables of an index: how they are opened, and a video's rows in them.
+"""Database of an index: its tables, how it is opened, and a video's rows in it.
 
 ``index.db`` is SQLite in WAL mode: one process writes, any number read at the same time, each
-transaction sees one state. A commit here is the moment at which anything new counts: embeddings
-and thumbnails are on the disk before it. Shapes: E width of the common space.
+transaction sees one state. Whatever is new counts from the commit here: embeddings and thumbnails
+are on the disk before it. Shapes: E width of the common space.
 """
 
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +57,7 @@ CREATE INDEX postings_of_entry ON postings (entry_id);
 
 @dataclass(frozen=True)
 class ContentStamp(FileStamp):
-    """What a file was when it was indexed: size, time of change, and ``sha256`` of its content."""
+    """Size, time of change, and ``sha256`` of the content of a file when it was indexed."""
 
     sha256: str
 
@@ -71,22 +70,19 @@ class ContentStamp(FileStamp):
         except OSError as error:
             raise UserError(f"{path}: can't be read ({error.strerror})") from error
 
-    def has_size_and_time_of(self, path: Path) -> bool:
-        """Whether a file still has them; raises ``OSError``."""
+    def matches_size_and_time(self, path: Path) -> bool:
+        """Whether a file still has this size and time; raises ``OSError``."""
         return FileStamp(self.size, self.mtime_ns) == FileStamp.of(path)
 
 
 @dataclass
 class NewEntry:
-    """A window of a video: its time span, its thumbnail (a JPEG), and its embeddings.
-
-    ``embeddings`` has the (E,) float32 of each array of the index by name.
-    """
+    """A window of a video."""
 
     start_s: float
     end_s: float
-    embeddings: dict[str, NDArray]
-    thumbnail: bytes
+    thumbnail: bytes  # a JPEG
+    embeddings: dict[str, NDArray] = field(default_factory=dict)  # name of array -> (E,) float32
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class NewVideo:
 
     path: str  # within the indexed folder, ``/`` between its parts
     stamp: ContentStamp  # of the file
-    ocr_stamp: ContentStamp | None  # of its OCR document; None where it has none of its own
+    ocr_stamp: ContentStamp | None  # of its OCR document; None where it has none
     duration_s: float  # until the end of its last frame
     width: int  # of a frame, pixels
     height: int  # of a frame, pixels
@@ -115,8 +111,11 @@ class NewVideo:
     tracks: list[NewTrack] = field(default_factory=list)
 
 
+Stamps = tuple[ContentStamp, ContentStamp | None]  # of a video's file and of its OCR document
+
+
 class KnownVideo(NamedTuple):
-    """A video of the index and the files it was made from."""
+    """A video of the index, with the stamps of its file and of its OCR document."""
 
     id: int
     stamp: ContentStamp
@@ -124,9 +123,8 @@ class KnownVideo(NamedTuple):
 
 
 def create_database(folder: Path, meta: dict[str, Any]) -> None:
-    """Make the database of an empty index; it is there as a whole or not at all."""
-    connection = sqlite3.connect(folder / DATABASE, isolation_level=None)
-    try:
+    """Make the database of an empty index, completely or not at all."""
+    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         for statement in filter(str.strip, SCHEMA.split(";")):
@@ -135,15 +133,12 @@ def create_database(folder: Path, meta: dict[str, Any]) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         connection.execute("COMMIT")
-    finally:
-        connection.close()
 
 
 def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
-    """Open the database; transactions are begun and ended by statements.
+    """Open the database; any thread may use the connection in turn.
 
-    Args:
-        writing: False: nothing is ever written, and any thread may use the connection in turn.
+    Transactions are begun and ended by statements.
 
     Raises:
         IndexFolderError: there is none, it is none of ours, damaged, or of a newer version.
@@ -154,13 +149,13 @@ def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
         raise IndexFolderError(f"{folder}: {what}; {NO_INDEX.format(folder)}")
     mode = "rw" if writing else "ro"
     if not writing and not os.access(folder, os.W_OK):
-        mode += "&immutable=1"  # readers, too, note in the folder that they are there
+        mode += "&immutable=1"  # readers, too, write a file beside it otherwise
     uri = f"{path.resolve().as_uri()}?mode={mode}"
     options: dict[str, Any] = {"isolation_level": None, "check_same_thread": False}
     with ExitStack() as stack:
         try:
             connection = sqlite3.connect(uri, uri=True, timeout=_WAIT_S, **options)
-            stack.callback(connection.close)
+            stack.enter_context(closing(connection))
             _check_version(connection, folder)
             if writing:
                 connection.execute("PRAGMA synchronous = FULL")
@@ -183,7 +178,7 @@ def _check_version(connection: sqlite3.Connection, folder: Path) -> None:
 
 
 def explain_read_error(folder: Path, error: sqlite3.Error) -> IndexFolderError:
-    """Return what to say of an error of SQLite while reading."""
+    """Return the error for the user where SQLite can't read."""
     return IndexFolderError(
         f"{folder / DATABASE}: can't be read ({error}); give access to it and free some space, or "
         "delete the folder and make the index anew with index.py"
@@ -191,13 +186,13 @@ def explain_read_error(folder: Path, error: sqlite3.Error) -> IndexFolderError:
 
 
 def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
-    """Return everything that is kept by name."""
+    """Return the values of the table ``meta`` by key."""
     rows = connection.execute("SELECT key, value FROM meta")
     return {key: json.loads(value) for key, value in rows}
 
 
 def write_meta(connection: sqlite3.Connection, values: dict[str, Any]) -> None:
-    """Set values by name; None takes one away."""
+    """Set values of the table ``meta`` by key; None deletes one."""
     for key, value in values.items():
         connection.execute("DELETE FROM meta WHERE key = ?", (key,))
         if value is not None:
@@ -210,7 +205,7 @@ def encode_path(path: Path) -> str:
 
 
 def decode_path(text: str) -> Path:
-    """Return what ``encode_path`` was given."""
+    """Return the path that ``encode_path`` was given."""
     return Path(os.fsdecode(bytes.fromhex(text)))
 
 
@@ -218,18 +213,16 @@ def read_videos(connection: sqlite3.Connection) -> dict[str, KnownVideo]:
     """Return the videos of an index by path."""
     rows = connection.execute("SELECT id, path, stamp, ocr_stamp FROM videos")
     return {
-        os.fsdecode(path): KnownVideo(number, _parse_stamp(stamp), _parse_stamp(ocr))
-        for number, path, stamp, ocr in rows
+        os.fsdecode(path): KnownVideo(video_id, _parse_stamp(stamp), _parse_stamp(ocr))
+        for video_id, path, stamp, ocr in rows
     }
 
 
-def update_stamps(
-    connection: sqlite3.Connection, video_id: int, stamp: ContentStamp, ocr: ContentStamp | None
-) -> None:
-    """Note new times of a video whose content is what it was."""
-    connection.execute(
+def update_stamps(connection: sqlite3.Connection, stamps: dict[int, Stamps]) -> None:
+    """Write new stamps of videos (by id) and of their OCR documents."""
+    connection.executemany(
         "UPDATE videos SET stamp = ?, ocr_stamp = ? WHERE id = ?",
-        (_dump_stamp(stamp), _dump_stamp(ocr), video_id),
+        ((_dump_stamp(file), _dump_stamp(ocr), video) for video, (file, ocr) in stamps.items()),
     )
 
 
@@ -238,7 +231,7 @@ def insert_video(
 ) -> list[tuple[int, NewEntry]]:
     """Insert a video whose path is new; returns its entries with their ids.
 
-    ``first_row`` is that of the embeddings of its entries.
+    The embeddings of its entries begin at ``first_row``.
     """
     stamps = _dump_stamp(video.stamp), _dump_stamp(video.ocr_stamp)
     size = video.duration_s, video.width, video.height
@@ -255,37 +248,30 @@ def insert_video(
         for row, entry in enumerate(video.entries, first_row)
     ]
     for track in video.tracks:
-        _insert_track(connection, video_id, track, [ids[place] for place in track.seen_in])
+        boxes = np.ascontiguousarray(track.boxes, dtype=np.float32).tobytes()
+        track_id = connection.execute(
+            "INSERT INTO tracks (video_id, text, score, start_s, end_s, boxes) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (video_id, track.text, track.score, track.start_s, track.end_s, boxes),
+        ).lastrowid
+        for word in dict.fromkeys(get_words(track.text)):
+            word_id = _find_or_insert_word(connection, word)
+            rows = ((word_id, ids[position], track_id) for position in track.seen_in)
+            connection.executemany("INSERT INTO postings VALUES (?, ?, ?)", rows)
     return list(zip(ids, video.entries, strict=True))
 
 
-def _insert_track(
-    connection: sqlite3.Connection, video_id: int, track: NewTrack, entries: Sequence[int]
-) -> None:
-    boxes = np.ascontiguousarray(track.boxes, dtype=np.float32).tobytes()
-    track_id = connection.execute(
-        "INSERT INTO tracks (video_id, text, score, start_s, end_s, boxes) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
-        (video_id, track.text, track.score, track.start_s, track.end_s, boxes),
-    ).lastrowid
-    for word in dict.fromkeys(get_words(track.text)):
-        word_id = _number_word(connection, word)
-        rows = ((word_id, entry, track_id) for entry in entries)
-        connection.executemany("INSERT INTO postings VALUES (?, ?, ?)", rows)
-
-
-def _number_word(connection: sqlite3.Connection, text: str) -> int:
-    """Return the number of a word; a new word is given one."""
+def _find_or_insert_word(connection: sqlite3.Connection, text: str) -> int:
     row = connection.execute("SELECT id FROM words WHERE text = ?", (text,)).fetchone()
     if row is not None:
         return row[0]
-    number = connection.execute("INSERT INTO words (text) VALUES (?)", (text,)).lastrowid
-    connection.execute("INSERT INTO words_fts (rowid, text) VALUES (?, ?)", (number, text))
-    return number
+    word_id = connection.execute("INSERT INTO words (text) VALUES (?)", (text,)).lastrowid
+    connection.execute("INSERT INTO words_fts (rowid, text) VALUES (?, ?)", (word_id, text))
+    return word_id
 
 
 def delete_video(connection: sqlite3.Connection, video_id: int) -> list[int]:
-    """Delete a video, its entries' embeddings becoming dead rows; returns the entries' ids."""
+    """Delete a video and return its entries' ids; their embeddings become dead rows."""
     found = connection.execute("SELECT id, row FROM entries WHERE video_id = ?", (video_id,))
     entries = found.fetchall()
     connection.executemany("DELETE FROM postings WHERE entry_id = ?", ((i,) for i, _ in entries))

@@ -1,7 +1,7 @@
-"""Identity of the model in an index: its weights, and the settings that its embeddings depend on.
+"""Identity of the model of an index: its weights, and the settings that its embeddings depend on.
 
-Kept in the index as ``format``, ``name``, ``path``, ``sha256`` (of the checkpoint file, which tells
-at once that nothing has changed), ``weights`` (of the tensors alone, so that a checkpoint without
+Kept in the index as ``format``, ``name``, ``path``, ``sha256`` (of the checkpoint file, which shows
+at once that nothing has changed), ``weights`` (SHA-256 of the tensors, so that a checkpoint without
 its optimizer is the same model) and ``settings``: those that differ from their defaults, so that a
 release with further options changes nothing. Format 1, of former releases, had a checksum of the
 whole resolved configuration as ``settings`` and no ``weights``.
@@ -9,13 +9,17 @@ whole resolved configuration as ``settings`` and no ``weights``.
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import IndexFolderError
 from utils.errors import UserError
 from utils.files import hash_file
 
+if TYPE_CHECKING:
+    from retrieval.index.embedding import ModelFile
+
 FORMAT = 2
+CONFIG = "config.json"  # of the model, resolved; in the index folder
 
 
 def identify_file(path: Path, name: str) -> dict[str, Any]:
@@ -27,8 +31,68 @@ def identify_file(path: Path, name: str) -> dict[str, Any]:
     return {"name": name, "path": str(path.absolute()), "sha256": checksum}
 
 
-def hash_weights(path: Path) -> str:
-    """Return the SHA-256 of a checkpoint's weights, by their names; raises ``UserError``."""
+def identify_model(model: "ModelFile") -> dict[str, Any]:
+    """Return the complete identity of a model; raises ``UserError``."""
+    return identify_file(model.path, model.config.name) | {
+        "format": FORMAT,
+        "weights": _hash_weights(model.path),
+        "settings": model.settings(),
+    }
+
+
+def check_weights(out: Path, before: dict[str, Any], file: dict[str, Any]) -> None:
+    """Raise ``IndexFolderError``, which names both, where an index is of another model's weights.
+
+    Args:
+        before: identity of the model of the index, of any format.
+        file: ``identify_file`` of another checkpoint.
+    """
+    if before["sha256"] == file["sha256"]:
+        return
+    try:
+        if "weights" in before and before["weights"] == _hash_weights(Path(file["path"])):
+            return
+    except UserError:  # what is no checkpoint is another model, too
+        pass
+    names = [f"{m['name']} ({m['path']}, sha256 {m['sha256'][:12]})" for m in (before, file)]
+    raise IndexFolderError(
+        f"{out}: was made with the model {names[0]}, not with {names[1]}; embeddings of two "
+        "models can't be compared: give the first one, or another --out"
+    )
+
+
+def check_model(out: Path, before: dict[str, Any], model: "ModelFile") -> dict[str, Any]:
+    """Compare a model with that of an index; returns the identity that the index should keep.
+
+    Args:
+        before: identity of the model of the index, of any format.
+
+    Raises:
+        IndexFolderError: the weights, or settings that change embeddings, differ.
+    """
+    file, settings = identify_file(model.path, model.config.name), model.settings()
+    check_weights(out, before, file)
+    if before.get("format") == FORMAT:
+        old, weights = before["settings"], before["weights"]
+    else:
+        old, weights = _read_old_settings(out), _hash_weights(model.path)
+    names = sorted(old.keys() | settings.keys()) if old is not None else []
+    different = [
+        f"{name} {settings.get(name, 'as by default')}, not {old.get(name, 'as by default')}"
+        for name in names
+        if old.get(name) != settings.get(name)
+    ]
+    if different:
+        raise IndexFolderError(
+            f"{out}: was made with the same weights of {file['name']}, but other settings of the "
+            f"model, frames or words ({'; '.join(different)}); leave out -c and --set, or give "
+            "another --out"
+        )
+    return file | {"format": FORMAT, "weights": weights, "settings": settings}
+
+
+def _hash_weights(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint's tensors and their names; raises ``UserError``."""
     import torch
 
     from utils.checkpoint.files import load_checkpoint
@@ -41,39 +105,19 @@ def hash_weights(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_weights(out: Path, own: dict[str, Any], given: dict[str, Any]) -> None:
-    """Raise ``IndexFolderError``, which names both, where an index is of another model's weights.
+def _read_old_settings(out: Path) -> dict[str, Any] | None:
+    """Return the settings of an index of format 1, by the configuration that it was made with.
 
-    Args:
-        own: identity that it has, of any format.
-        given: of another checkpoint, by ``identify_file``.
+    None where this release can't read that configuration: the weights are the same, and settings
+    that can't be compared must not keep anyone from their index.
     """
-    if own["sha256"] == given["sha256"] or "weights" in own and _has_weights(own, given):
-        return
-    names = [f"{m['name']} ({m['path']}, sha256 {m['sha256'][:12]})" for m in (own, given)]
-    raise IndexFolderError(
-        f"{out}: was made with the model {names[0]}, not with {names[1]}; embeddings of two "
-        "models can't be compared: give the first one, or another --out"
-    )
+    from parsing.config_builder import build_config
+    from parsing.json_files import read_config
+    from retrieval.index.embedding import ModelFile
 
-
-def _has_weights(own: dict[str, Any], given: dict[str, Any]) -> bool:
+    path = str(out / CONFIG)
     try:
-        return own["weights"] == hash_weights(Path(given["path"]))
-    except UserError:  # no checkpoint at all is another model, too
-        return False
-
-
-def check_settings(out: Path, name: str, own: dict[str, Any], given: dict[str, Any]) -> None:
-    """Raise ``IndexFolderError``, which names the settings, where they differ from an index's."""
-    different = [
-        f"{key} {given.get(key, 'as by default')}, not {own.get(key, 'as by default')}"
-        for key in sorted(own.keys() | given.keys())
-        if own.get(key) != given.get(key)
-    ]
-    if different:
-        raise IndexFolderError(
-            f"{out}: was made with the same weights of {name}, but other settings of the model, "
-            f"frames or words ({'; '.join(different)}); leave out -c and --set, or give another "
-            "--out"
-        )
+        data, errors = read_config(path)
+        return ModelFile(out, build_config(data, path, (), errors)).settings()
+    except UserError:
+        return None

@@ -1,24 +1,26 @@
-"""Text of a video: where it comes from, and what of it is seen in which window."""
+"""Source of the text in videos: OCR documents, a text spotter, or none."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import retrieval.registrations  # noqa: F401
 from data_loader.ocr.ocr_words import OcrLine, load_ocr_document, parse_document
 from data_loader.ocr.paths import find_documents
 from retrieval.errors import IndexFolderError
-from retrieval.index.database import ContentStamp, NewTrack, decode_path, encode_path
-from retrieval.index.windows import Window, find_windows
+from retrieval.index.database import ContentStamp, decode_path, encode_path
 from retrieval.spotting.text_spotter import build_spotter, describe_identity
 from retrieval.spotting.video import EVERY_S, spot_video
 from utils.errors import UserError
 
 
 class OcrSource:
-    """No text at all; the subclasses say where it comes from."""
+    """No text at all; the subclasses say where it comes from.
+
+    Videos are named by their paths within the folder.
+    """
 
     kind = "none"
 
@@ -27,16 +29,13 @@ class OcrSource:
         return {"kind": self.kind}
 
     def find_documents(self, videos: Sequence[str]) -> None:
-        """Look for the text of all videos of the folder, before ``get_stamp`` and ``read_lines``.
-
-        Videos are named by their paths within the folder.
-        """
+        """Find the text of all videos of the folder, before ``get_stamp`` and ``read_lines``."""
 
     def prepare(self) -> None:
-        """Load what ``read_lines`` needs; raises ``UserError`` where that is no video's error."""
+        """Load what ``read_lines`` needs; a ``UserError`` concerns all videos."""
 
     def get_stamp(self, video: str, known: ContentStamp | None) -> ContentStamp | None:
-        """Return what stands for a video's text now; None: it has none.
+        """Return what identifies a video's text now; None: it has none.
 
         ``known``, the stamp when it was indexed, is returned where nothing has changed. Raises
         ``UserError`` where the text can't be read.
@@ -44,16 +43,12 @@ class OcrSource:
         return None
 
     def read_lines(self, video: str, file: Path) -> list[OcrLine]:
-        """Return the lines of text of a video; raises ``UserError``."""
+        """Return the lines of text of a video; a ``UserError`` concerns this one only."""
         return []
 
 
 class OcrFolder(OcrSource):
-    """OCR documents that mirror the videos' paths; see ``data_loader.ocr.paths``.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    """OCR documents that mirror the videos' paths; see ``data_loader.ocr.paths``."""
 
     kind = "folder"
 
@@ -73,8 +68,9 @@ class OcrFolder(OcrSource):
         file = self._documents[video]
         if file is None or not file.exists():
             return None
-        same = known is not None and known.has_size_and_time_of(file)
-        return known if same else ContentStamp.of(file)
+        if known is not None and known.matches_size_and_time(file):
+            return known
+        return ContentStamp.of(file)
 
     def read_lines(self, video: str, file: Path) -> list[OcrLine]:  # noqa: D102
         path = self._documents[video]
@@ -82,41 +78,25 @@ class OcrFolder(OcrSource):
         return [] if document is None else parse_document(document, str(path))
 
 
+@dataclass
 class SpottedText(OcrSource):
-    """Text that is spotted while the index is made.
-
-    Args:
-        script: of the text; None: as the engine chooses.
-        every: seconds from one frame that is looked at to the next.
-        identity: of the engine so far, where that is not installed; nothing can be spotted then.
-        accepts_unknown: whether text whose engine was not noted, as in indexes of former releases,
-            counts as that of this engine.
-
-    Raises:
-        UserError: there is no such engine, or it has no such script.
-    """
+    """Text that is spotted while the index is made; raises ``UserError`` for an unknown engine."""
 
     kind = "spotted"
+    engine: str = "rapidocr"
+    script: str | None = None  # None: as the engine chooses
+    every: float = EVERY_S  # seconds from one frame that is read to the next
+    identity: dict[str, str] | None = None  # of an engine that is not installed, and can't spot
+    # Whether text of an unknown engine, as indexes of former releases have it, is as that of this.
+    accepts_unknown: bool = True
 
-    def __init__(
-        self,
-        engine: str = "rapidocr",
-        script: str | None = None,
-        every: float = EVERY_S,
-        identity: dict[str, str] | None = None,
-        accepts_unknown: bool = True,
-    ) -> None:
-        self.engine, self.script, self.every = engine, script, every
-        self.accepts_unknown = accepts_unknown
-        self._spotter = build_spotter(engine, {"script": script})
-        try:
+    def __post_init__(self) -> None:
+        self._spotter = build_spotter(self.engine, {"script": self.script})
+        with suppress(UserError):  # ``prepare`` raises it, where there is something to spot
             self.identity = self._spotter.identity()
-        except UserError:  # ``prepare`` says so, where there is something to spot
-            self.identity = identity
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
-        names = ("kind", "engine", "script", "every", "identity", "accepts_unknown")
-        return {name: getattr(self, name) for name in names}
+        return {"kind": self.kind, **asdict(self)}
 
     def get_stamp(self, video: str, known: ContentStamp | None) -> ContentStamp | None:  # noqa: D102
         former = f"spotted: {self.script or 'latin'}, every {self.every:g} s"
@@ -133,7 +113,7 @@ class SpottedText(OcrSource):
 
 
 def load_source(out: Path, settings: dict[str, Any]) -> OcrSource:
-    """Return the source that ``OcrSource.settings`` has described.
+    """Return the source with these ``OcrSource.settings``.
 
     Raises:
         IndexFolderError: the text of the index was spotted by another engine.
@@ -156,31 +136,8 @@ def load_source(out: Path, settings: dict[str, Any]) -> OcrSource:
 
 
 def spot_anew(engine: str, script: str | None, settings: dict[str, Any] | None) -> SpottedText:
-    """Return a source of spotted text for an index with the ``settings`` of another, or of none."""
+    """Return a source of spotted text for an index whose source has had these ``settings``."""
     before, source = settings or {}, SpottedText(engine, script)
     is_same = before.get("identity") in (None, source.identity)
     source.accepts_unknown = before.get("accepts_unknown", True) and is_same
     return source
-
-
-def build_tracks(
-    lines: Sequence[OcrLine], times: np.ndarray, size: tuple[int, int], windows: Sequence[Window]
-) -> list[NewTrack]:
-    """Return the lines as an index keeps them; those that are seen in no frame are left out.
-
-    ``times`` (N,) says when each frame is shown, in seconds; ``size`` is (width, height) in pixels.
-    """
-    tracks = []
-    for line in lines:
-        frames = sorted(frame for frame in line.frames if frame < len(times))
-        if not frames:
-            continue
-        quads = np.array([line.frames[frame] for frame in frames]).reshape(-1, 4, 2)
-        quads = np.clip(quads / np.array(size), 0.0, 1.0)
-        corners = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-        boxes = np.column_stack([times[frames], corners]).astype(np.float32)
-        text = line.text.encode("utf-8", "replace").decode()  # JSON may hold half characters
-        span = float(times[frames[0]]), float(times[frames[-1]])
-        places = find_windows(list(line.frames), windows)
-        tracks.append(NewTrack(text, line.score, *span, boxes, places))
-    return tracks

@@ -1,4 +1,4 @@
-"""The query encoder that is kept in the index: a search needs neither checkpoint nor network.
+"""Query encoder of an index, kept in it: a search needs neither checkpoint nor network.
 
 Shapes: E width of the common space.
 """
@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from base.base_model import RetrievalModel
     from data_loader.collate import Collate
 
+QUERY_ENCODER = "query_encoder"  # folder of the weights and the tokenizer, in the index folder
 WEIGHTS, SETTINGS = "weights.safetensors", "query_encoder.json"
 MAX_BATCH = 32  # queries
 _REMEDY = "make the index anew with index.py"
@@ -32,20 +33,16 @@ def save_query_encoder(
 ) -> str:
     """Write a model's query encoder and its tokenizer; returns the checksum of the weights.
 
-    Args:
-        collate: gives the tokenizer and the most tokens of a query.
-
-    Raises:
-        IndexFolderError: they can't be written.
+    Raises ``IndexFolderError`` where they can't be written.
     """
     from utils.checkpoint.files import write_safetensors
 
     encoder, weights = type(model).build_query_encoder(**config.arch.kwargs()), model.state_dict()
-    own = {name: weights[name].cpu().contiguous().clone() for name in encoder.state_dict()}
+    weights = {name: weights[name].cpu().contiguous().clone() for name in encoder.state_dict()}
     settings = {"arch": resolve_config(config)["arch"], "max_tokens": collate.max_tokens}
     try:
         folder.mkdir(exist_ok=True)
-        write_safetensors(folder / WEIGHTS, own, {})
+        write_safetensors(folder / WEIGHTS, weights, {})
         collate.tokenizer.save_pretrained(folder)
         encoder.save_text_config(folder)
         write_json(folder / SETTINGS, settings)
@@ -60,16 +57,13 @@ def save_query_encoder(
 class QueryEmbedder:
     """Embeds queries; may be used by several threads at once.
 
-    Args:
-        folder: as ``save_query_encoder`` has written it.
-
-    Raises:
-        IndexFolderError: a file is missing, damaged or another one.
+    Raises ``IndexFolderError`` where a file is missing, damaged or not the one of the checksum.
     """
 
     def __init__(self, folder: Path, checksum: str) -> None:
         import model.registrations  # noqa: F401
         from data_loader.collate import Collate, load_tokenizer
+        from parsing.blocks import check_block
         from utils.checkpoint.weights import load_weights
 
         try:
@@ -83,7 +77,11 @@ class QueryEmbedder:
                 f"(sha256 {found[:12]}, not {checksum[:12]}); {_REMEDY}"
             )
         self._collate = Collate(load_tokenizer(str(folder)), False, settings["max_tokens"])
-        self._model = _build_encoder(settings["arch"], folder)
+        block, errors = check_block(settings["arch"], ("arch",), ARCHITECTURES)
+        if block is None or errors:
+            raise IndexFolderError(f"{folder / SETTINGS}: can't be used ({errors}); {_REMEDY}")
+        build = ARCHITECTURES.get(block.type).build_query_encoder
+        self._model = build(text_folder=folder, **block.kwargs())
         load_weights(self._model, folder / WEIGHTS)
         self._model.eval()
         self._lock = threading.Lock()
@@ -93,22 +91,22 @@ class QueryEmbedder:
         """Return the embedding of a query, (E,) float32 of length 1.
 
         Queries that wait at the same time are embedded as one batch, which takes little longer than
-        one of them; their embeddings then differ from those of one alone by rounding.
+        one of them; the embeddings then differ by rounding from those of single queries.
         """
-        own = _PendingQuery(query)
-        self._waiting.append(own)
+        pending = _PendingQuery(query)
+        self._waiting.append(pending)
         with self._lock:
-            if own.embedding is None:  # no thread before has taken it along
-                self._embed_waiting(own)
-        return own.embedding
+            if pending.embedding is None:  # not part of another thread's batch
+                self._embed_waiting(pending)
+        return pending.embedding
 
-    def _embed_waiting(self, own: "_PendingQuery") -> None:
+    def _embed_waiting(self, first: "_PendingQuery") -> None:
         import torch
 
-        batch = [own]
+        batch = [first]
         while self._waiting and len(batch) < MAX_BATCH:
             pending = self._waiting.popleft()
-            if pending is not own and pending.embedding is None:
+            if pending is not first and pending.embedding is None:
                 batch.append(pending)
         tokens = self._collate.tokenize_queries([pending.query for pending in batch])
         with torch.inference_mode():
@@ -121,16 +119,6 @@ class QueryEmbedder:
 class _PendingQuery:
     query: str
     embedding: NDArray | None = None  # once it is known
-
-
-def _build_encoder(arch: dict[str, Any], folder: Path) -> Any:
-    from parsing.blocks import check_block
-
-    block, errors = check_block(arch, ("arch",), ARCHITECTURES)
-    if block is None or errors:
-        raise IndexFolderError(f"{folder / SETTINGS}: can't be used ({errors}); {_REMEDY}")
-    build = ARCHITECTURES.get(block.type).build_query_encoder
-    return build(text_folder=folder, **block.kwargs())
 
 
 def normalize_rows(rows: NDArray, eps: float = 1e-8) -> NDArray:

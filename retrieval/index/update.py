@@ -1,7 +1,7 @@
-"""Making an index, and bringing one up to date with its folder of videos."""
+"""Update of an index from its folder of videos: what has changed, and how it is written."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -13,55 +13,66 @@ from tqdm import tqdm
 
 from base.config import resolve_config
 from data_loader.readers.container import VIDEO_EXTENSIONS
-from parsing.config_builder import build_config
-from parsing.json_files import read_config
 from retrieval.errors import IndexFolderError
-from retrieval.index import database, identity, layout
-from retrieval.index.ann import LEAST_ROWS, build_ann, is_ann_current
-from retrieval.index.database import ContentStamp, KnownVideo, decode_path, encode_path
+from retrieval.index import database
+from retrieval.index.ann import MIN_ROWS, build_ann
+from retrieval.index.arrays import WITHOUT
+from retrieval.index.database import ContentStamp, KnownVideo, Stamps, decode_path, encode_path
 from retrieval.index.embedding import ModelFile, WindowEncoder, embed_videos
+from retrieval.index.identity import CONFIG, check_model, identify_model
 from retrieval.index.ocr_text import OcrSource
-from retrieval.index.plan import UpdatePlan, plan_update
-from retrieval.index.video_file import ReadingParams, VideoFile
-from retrieval.index.windows import STRIDE_S, WINDOW_S, check_windows
-from retrieval.index.writer import IndexWriter, lock_index
+from retrieval.index.query_embedder import QUERY_ENCODER, QueryEmbedder, save_query_encoder
+from retrieval.index.video_file import STRIDE_S, WINDOW_S, check_windows, open_video_file
+from retrieval.index.writer import LOCK, IndexWriter, lock_index
 from utils.errors import UserError
 from utils.files import FileListing, list_files, write_json
+
+_MIN_COVERED = 0.9  # share of the rows in a FAISS index; a search compares the others exactly
 
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """How an index is made.
+    """How an index is made; what is None is as the index has it, or the default of a new one."""
 
-    Attributes:
-        window_s: seconds of an entry; None: as the index has it, a new one ``WINDOW_S``.
-        stride_s: seconds between the starts of two entries; None likewise, ``STRIDE_S``.
-    """
-
-    window_s: float | None = None
-    stride_s: float | None = None
+    window_s: float | None = None  # seconds of an entry; default ``WINDOW_S``
+    stride_s: float | None = None  # seconds between the starts of two entries; ``STRIDE_S``
     batch_size: int = 16  # windows that are embedded at a time
     ann: bool = False  # whether a FAISS index is wanted, too
-    device: torch.device = torch.device("cpu")  # where the model is
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass
+class UpdatePlan:
+    """Videos, by their paths within the folder, and what is to be done with them."""
+
+    add: list[str] = field(default_factory=list)
+    update: list[str] = field(default_factory=list)  # the file, or its text, has changed
+    drop: list[str] = field(default_factory=list)  # they are gone
+    touch: dict[int, Stamps] = field(default_factory=dict)  # by id: only times have changed
+    failed: dict[str, str] = field(default_factory=dict)  # path -> why it can't be compared
+    num_same: int = 0
+
+    def summarize(self) -> str:
+        """Return one line with the number of videos of each kind."""
+        return (
+            f"{len(self.add)} to add, {len(self.update)} to update, {len(self.drop)} to drop, "
+            f"{len(self.failed)} unreadable, {self.num_same} unchanged"
+        )
 
 
 @dataclass
 class UpdateResult:
-    """What an update did."""
+    """What an update did; the counts are those of the index afterwards."""
 
-    plan: UpdatePlan  # what was to be done
+    plan: UpdatePlan
     failed: dict[str, str] = field(default_factory=dict)  # path -> why the video could not be read
-    num_videos: int = 0  # in the index, now
-    num_entries: int = 0  # in the index, now
+    num_videos: int = 0
+    num_entries: int = 0
     recall: float | None = None  # of the FAISS index, where one was made: see ``build_ann``
 
 
 def preview_update(videos: Path, out: Path, source: OcrSource) -> UpdatePlan:
-    """Compare a folder of videos with an index; nothing is written.
-
-    Raises:
-        UserError: there are no videos, or the index is one of another folder.
-    """
+    """Compare a folder of videos with an index, without writing; raises ``UserError``."""
     names, meta = list_videos(videos).names, read_index_meta(out)
     if meta is None:
         return plan_update(videos, names, {}, source)
@@ -73,56 +84,99 @@ def preview_update(videos: Path, out: Path, source: OcrSource) -> UpdatePlan:
 def update_index(
     videos: Path, out: Path, model: ModelFile, source: OcrSource, options: IndexOptions
 ) -> UpdateResult:
-    """Make an index, or bring one up to date.
+    """Make an index, or update one.
 
-    A video counts as soon as it is complete, so that a run which is stopped has lost little;
-    searches in the meantime see the state of the last one that was.
+    Each video is committed as soon as it is complete: a run that is stopped has lost little, and
+    searches in the meantime see the last commit.
 
     Args:
         out: the index folder; made if need be.
-        model: embeds the videos; must be that of the index.
+        model: must be that of the index.
 
     Raises:
         UserError: there are no videos, the model or the windows are not those of the index, the
             index can't be used, or the disk is full.
     """
     listing = list_videos(videos)
-    read_index_meta(out)  # before anything is written to a folder that is none of ours
-    load = cache(partial(model.load, options.device))  # not at all where nothing has changed
+    read_index_meta(out)  # before anything is written to a folder that is no index
+    # The model is loaded only where something has changed.
+    load_encoder = cache(partial(WindowEncoder, model, options.device))
     with _explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with _explain_write_errors(out), lock_index(out):
         meta = read_index_meta(out)
-        windows = _choose_windows(out, meta, options.window_s, options.stride_s)
+        windows = _choose_windows(out, meta, options)
         if meta is None:
-            _create_index(videos, out, model, windows, load())
-            own = {}
+            _create_index(videos, out, model, windows, load_encoder())
+            identity = {}
         else:
             _check_folder(videos, out, meta)
-            own = {"model": check_model(out, meta["model"], model)}
+            identity = {"model": check_model(out, meta["model"], model)}
         with IndexWriter(out) as writer:
             writer.remove_leftovers()
             known = writer.read_videos()
-            result = UpdateResult(plan_update(videos, listing.names, known, source))
-            result.failed |= result.plan.failed
-            writer.update_stamps(result.plan.touch)
-            linked = [encode_path(folder) for folder in listing.link_targets]
-            writer.set_meta(ocr=source.settings(), link_targets=linked, **own)
-            writer.write((), [known[name].id for name in result.plan.drop])
-            if result.plan.add or result.plan.update:
+            plan = plan_update(videos, listing.names, known, source)
+            result = UpdateResult(plan, dict(plan.failed))
+            writer.update_stamps(plan.touch)
+            link_targets = [encode_path(path) for path in listing.link_targets]
+            writer.set_meta(ocr=source.settings(), link_targets=link_targets, **identity)
+            writer.write((), [known[name].id for name in plan.drop])
+            if names := sorted(plan.add + plan.update):
                 source.prepare()
-                open_file = partial(_open_file, videos, model.reading_params(*windows), source)
-                _write_videos(writer, known, result, open_file, load(), options.batch_size)
-            _finish(writer, options.ann, result)
+                open_file = partial(open_video_file, videos, model.reading_params(*windows), source)
+                bar = tqdm(names, desc="indexing", unit="video", dynamic_ncols=True)
+                batches = embed_videos(bar, open_file, load_encoder(), options.batch_size)
+                for complete, failed in batches:
+                    # A video that has changed and can't be read is no longer what the index has.
+                    writer.write(complete, [known[name].id for name in failed if name in known])
+                    result.failed |= failed
+            _finish_update(writer, options.ann, result)
     return result
 
 
-def list_videos(folder: Path) -> FileListing:
-    """List the videos within a folder.
+def plan_update(
+    folder: Path, names: Sequence[str], known: Mapping[str, KnownVideo], source: OcrSource
+) -> UpdatePlan:
+    """Compare a folder of videos with those that an index knows.
 
-    Raises:
-        UserError: there are none, or it can't be read.
+    A file of the same size and time counts as unchanged, one of another size as changed; otherwise
+    its content decides. The index keeps what it has of a video that can't be compared.
     """
+    plan = UpdatePlan(drop=sorted(known.keys() - set(names)))
+    source.find_documents(names)
+    for name in names:
+        if name not in known:
+            plan.add.append(name)
+            continue
+        try:
+            stamps = _compare_video(folder / name, name, known[name], source)
+        except (UserError, OSError) as error:
+            plan.failed[name] = str(error)
+            continue
+        if stamps is None:
+            plan.update.append(name)
+            continue
+        plan.num_same += 1
+        if stamps != known[name][1:]:
+            plan.touch[known[name].id] = stamps
+    return plan
+
+
+def _compare_video(file: Path, name: str, before: KnownVideo, source: OcrSource) -> Stamps | None:
+    """Return the stamps of a video whose content and text are unchanged, otherwise None."""
+    ocr = source.get_stamp(name, before.ocr_stamp)
+    if (ocr and ocr.sha256) != (before.ocr_stamp and before.ocr_stamp.sha256):
+        return None
+    if before.stamp.matches_size_and_time(file):
+        return before.stamp, ocr
+    if file.stat().st_size != before.stamp.size:
+        return None
+    stamp = ContentStamp.of(file)
+    return (stamp, ocr) if stamp.sha256 == before.stamp.sha256 else None
+
+
+def list_videos(folder: Path) -> FileListing:
+    """List the videos within a folder; raises ``UserError`` where there are none."""
     listing = list_files(folder, VIDEO_EXTENSIONS)
     if not listing.names:
         raise UserError(
@@ -133,12 +187,12 @@ def list_videos(folder: Path) -> FileListing:
 
 
 def read_index_meta(out: Path) -> dict[str, Any] | None:
-    """Return what is kept by name in an index; None where there is none as yet.
+    """Return the values of the table ``meta`` of an index; None where there is none as yet.
 
     Raises:
         IndexFolderError: the folder holds something else, or an index that can't be read.
     """
-    begun = (out / layout.LOCK).exists()
+    begun = (out / LOCK).exists()
     if (out / database.DATABASE).exists() and not (begun and _is_unfinished(out)):
         with closing(database.connect(out)) as connection:
             return database.read_meta(connection)
@@ -148,7 +202,7 @@ def read_index_meta(out: Path) -> dict[str, Any] | None:
 
 
 def _is_unfinished(out: Path) -> bool:
-    """Whether the making of the index was stopped before there was one."""
+    """Whether the making of the index was stopped before its database was complete."""
     try:
         with closing(sqlite3.connect(out / database.DATABASE)) as connection:
             return connection.execute("PRAGMA user_version").fetchone()[0] == 0
@@ -161,120 +215,59 @@ def _create_index(
 ) -> None:
     """Make an empty index in a locked folder."""
     (out / database.DATABASE).unlink(missing_ok=True)  # of one whose making was stopped
-    checksum, width = encoder.save_query_encoder(out / layout.QUERY_ENCODER)
-    write_json(out / layout.CONFIG, resolve_config(model.config))
-    file = identity.identify_file(model.path, model.config.name)
+    folder = out / QUERY_ENCODER
+    checksum = save_query_encoder(folder, encoder.model, model.config, encoder.collate)
+    width = len(QueryEmbedder(folder, checksum).embed("a"))  # as it is when read again
+    fuses = set(WITHOUT) == set(model.model_input.modalities)
+    write_json(out / CONFIG, resolve_config(model.config))
     meta = {
         "folder": encode_path(videos.absolute()),
-        "model": _complete_identity(file, model, identity.hash_weights(model.path)),
+        "model": identify_model(model),
         "query_encoder": checksum,
         "windows": list(windows),
     }
-    IndexWriter.create(out, width, encoder.parts_left_out(), meta)
-
-
-def check_model(out: Path, own: dict[str, Any], model: ModelFile) -> dict[str, Any]:
-    """Compare a model with the one that an index is of, its identity being of any format.
-
-    Returns:
-        The identity that the index should have.
-
-    Raises:
-        IndexFolderError: the weights, or settings that change embeddings, are others.
-    """
-    file = identity.identify_file(model.path, model.config.name)
-    identity.check_weights(out, own, file)
-    is_complete = own.get("format") == identity.FORMAT
-    settings = own["settings"] if is_complete else _read_old_settings(out)
-    if settings is not None:
-        identity.check_settings(out, file["name"], settings, model.settings())
-    weights = own["weights"] if is_complete else identity.hash_weights(model.path)
-    return _complete_identity(file, model, weights)
-
-
-def _complete_identity(file: dict[str, Any], model: ModelFile, weights: str) -> dict[str, Any]:
-    known = {"format": identity.FORMAT, "weights": weights, "settings": model.settings()}
-    return file | known
-
-
-def _read_old_settings(out: Path) -> dict[str, Any] | None:
-    """Return the settings of an index of format 1, by the configuration that it was made with.
-
-    None where this release does not read that configuration: the weights are the same, and what
-    can't be compared must not keep anyone from their index.
-    """
-    path = str(out / layout.CONFIG)
-    try:
-        data, errors = read_config(path)
-        return ModelFile(out, build_config(data, path, (), errors)).settings()
-    except UserError:
-        return None
+    IndexWriter.create(out, width, sorted(WITHOUT) if fuses else (), meta)
 
 
 def _check_folder(videos: Path, out: Path, meta: dict[str, Any]) -> None:
-    """Raise ``IndexFolderError`` where an index is one of another folder."""
-    own = decode_path(meta["folder"])
-    if own.resolve() != videos.resolve():
+    before = decode_path(meta["folder"])
+    if before.resolve() != videos.resolve():
         raise IndexFolderError(
-            f"{out}: is the index of {own}, not of {videos}; give that folder, or another --out"
+            f"{out}: is the index of {before}, not of {videos}; give that folder, or another --out"
         )
 
 
 def _choose_windows(
-    out: Path, meta: dict[str, Any] | None, window_s: float | None, stride_s: float | None
+    out: Path, meta: dict[str, Any] | None, options: IndexOptions
 ) -> tuple[float, float]:
-    """Return length and distance of entries, seconds: as asked for, else as the index has them.
-
-    Raises ``UserError`` where it has others, or they make no sense.
-    """
-    own = (WINDOW_S, STRIDE_S) if meta is None else tuple(meta["windows"])
-    wanted = (own[0] if window_s is None else window_s, own[1] if stride_s is None else stride_s)
-    check_windows(*wanted)
-    if meta is not None and wanted != own:
+    """Return the length and stride of windows, in seconds; raises ``UserError``."""
+    window_s, stride_s = (WINDOW_S, STRIDE_S) if meta is None else meta["windows"]
+    wanted_window = window_s if options.window_s is None else options.window_s
+    wanted_stride = stride_s if options.stride_s is None else options.stride_s
+    check_windows(wanted_window, wanted_stride)
+    if meta is not None and (wanted_window, wanted_stride) != (window_s, stride_s):
         raise UserError(
-            f"{out}: has windows of {own[0]:g} s every {own[1]:g} s, not of {wanted[0]:g} every "
-            f"{wanted[1]:g}; leave out --window and --stride, or give another --out"
+            f"{out}: has windows of {window_s:g} s every {stride_s:g} s, not of {wanted_window:g} "
+            f"every {wanted_stride:g}; leave out --window and --stride, or give another --out"
         )
-    return wanted
+    return wanted_window, wanted_stride
 
 
-def _write_videos(
-    writer: IndexWriter,
-    known: Mapping[str, KnownVideo],
-    result: UpdateResult,
-    open_file: Callable[[str], VideoFile],
-    encoder: WindowEncoder,
-    batch_size: int,
-) -> None:
-    """Add and update, as fast as videos are complete."""
-    names = sorted(result.plan.add + result.plan.update)
-    bar = tqdm(names, desc="indexing", unit="video", dynamic_ncols=True)
-    for group in embed_videos(bar, open_file, encoder, batch_size):
-        # What the index has of a video that has changed and can't be read is no longer true.
-        writer.write(group.videos, [known[name].id for name in group.failed if name in known])
-        result.failed |= group.failed
-
-
-def _open_file(videos: Path, params: ReadingParams, source: OcrSource, name: str) -> VideoFile:
-    # What it was before it is read: what changes meanwhile is found by the next run.
-    stamps = ContentStamp.of(videos / name), source.get_stamp(name, None)
-    return VideoFile(videos, name, stamps, params, source)
-
-
-def _finish(writer: IndexWriter, ann: bool, result: UpdateResult) -> None:
+def _finish_update(writer: IndexWriter, ann: bool, result: UpdateResult) -> None:
     """Drop dead rows, and make the FAISS index where one is wanted or was there."""
     had_ann = writer.meta.get("ann") is not None
     writer.compact()
-    if ann or had_ann and not is_ann_current(writer) and writer.meta["num_rows"] >= LEAST_ROWS:
+    num_rows, kept = writer.meta["num_rows"], writer.meta.get("ann")
+    covers_most = kept is not None and kept["num_rows"] >= _MIN_COVERED * num_rows
+    if ann or (had_ann and not covers_most and num_rows >= MIN_ROWS):
         result.recall = build_ann(writer)
     writer.remove_leftovers()
     result.num_videos = len(writer.read_videos())
-    result.num_entries = writer.meta["num_rows"] - writer.count_dead_rows()
+    result.num_entries = num_rows - writer.count_dead_rows()
 
 
 @contextmanager
 def _explain_write_errors(out: Path) -> Iterator[None]:
-    """Say of whatever the disk has against it that the index is as it was."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:

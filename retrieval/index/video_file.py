@@ -1,19 +1,22 @@
-"""A video file as windows that a model can embed, in one pass over its frames.
+"""Video file as windows: the parts that it is cut into, each of them an entry of the index.
 
-A window is to the model what a whole video was in training: frames sampled from all of it, and the
-words that are seen in it, where and when as shares of its frame and of its length.
+The model is given a window as it was given a whole video in training: frames sampled from all of
+it, and the words that are seen in it, with boxes as shares of the frame and times as shares of its
+length.
 
-Shapes: F frames of a clip, H x W pixels, R side of the model's input.
+Shapes: N frames of a video, F frames of a clip, H x W pixels, R side of the model's input.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from base.batch import Sample
@@ -23,14 +26,24 @@ from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.image_reader import encode_jpeg
 from data_loader.readers.video_readers import open_video
 from data_loader.transforms import ClipTransform
-from retrieval.index.database import ContentStamp, NewVideo
-from retrieval.index.ocr_text import OcrSource, build_tracks
-from retrieval.index.windows import Window, compute_duration, cut_windows, find_windows
+from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo, Stamps
+from retrieval.index.ocr_text import OcrSource
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SECOND_READER = "av"  # opens every container and turns what was filmed upright; decord does not
+WINDOW_S, STRIDE_S = 10.0, 5.0
+SECOND_READER = "av"  # opens every container and applies rotations; decord does not
 THUMBNAIL = 320  # most pixels of each side
+
+
+class Window(NamedTuple):
+    """A time span, in seconds from the video's first frame, and its frames."""
+
+    start_s: float
+    end_s: float
+    first: int  # the frame that is shown at ``start_s``
+    stop: int  # one more than the last frame that is shown before ``end_s``
 
 
 @dataclass(frozen=True)
@@ -43,70 +56,49 @@ class ReadingParams:
     transform: ClipTransform  # of a test clip
     reader: str  # tried first
     ocr: OcrParams  # which words the model is given
-    uses_vision: bool  # whether the model is given frames
-    uses_ocr: bool  # whether it is given words
-
-
-@dataclass
-class WindowSample:
-    """A window as the model's input, and its picture (a JPEG)."""
-
-    window: Window
-    sample: Sample
-    thumbnail: bytes
+    uses_vision: bool
+    uses_ocr: bool
 
 
 class VideoFile:
-    """A video of the folder, opened; a ``with`` block closes it.
+    """An open video, cut into windows.
 
     Attributes:
         video: what the index will keep of it; without entries as yet.
-        windows: where it is cut.
-
-    Raises:
-        UserError: no reader can read it, or its OCR document is malformed.
     """
 
     def __init__(
         self,
-        folder: Path,
         name: str,
-        stamps: tuple[ContentStamp, ContentStamp | None],
+        stamps: Stamps,
+        reader: VideoReader,
+        lines: Sequence[OcrLine],
         params: ReadingParams,
-        source: OcrSource,
     ) -> None:
-        self._params = params
-        with ExitStack() as stack:
-            self._reader = stack.enter_context(_open_video(folder / name, params.reader))
-            times, size = self._reader.times(), (self._reader.width, self._reader.height)
-            self.windows = cut_windows(times, params.window_s, params.stride_s)
-            lines = source.read_lines(name, folder / name)
-            last = max((frame for line in lines for frame in line.frames), default=-1)
-            if last >= self._reader.num_frames:
-                logger.warning(
-                    "%s: its OCR document speaks of frame %d, but it has %d: was it made from "
-                    "another file? What is beyond the end is left out",
-                    self._reader.path, last, self._reader.num_frames,
-                )  # fmt: skip
-            self._lines_in: list[list[OcrLine]] = [[] for _ in self.windows]
-            for line in lines:
-                for place in find_windows(list(line.frames), self.windows):
-                    self._lines_in[place].append(line)
-            tracks = build_tracks(lines, times, size, self.windows)
-            self.video = NewVideo(name, *stamps, compute_duration(times), *size, tracks=tracks)
-            self._close = stack.pop_all().close
+        self._params, self._reader = params, reader
+        times, size = reader.times(), (reader.width, reader.height)
+        self.windows = cut_windows(times, params.window_s, params.stride_s)
+        self.video = NewVideo(name, *stamps, compute_duration(times), *size)
+        self._lines_in: list[list[OcrLine]] = [[] for _ in self.windows]
+        last = max((frame for line in lines for frame in line.frames), default=-1)
+        if last >= reader.num_frames:
+            logger.warning(
+                "%s: its OCR document speaks of frame %d, but it has %d: was it made from another "
+                "file? What is beyond the end is left out",
+                reader.path, last, reader.num_frames,
+            )  # fmt: skip
+        for line in lines:
+            seen_in = find_windows(list(line.frames), self.windows)
+            for position in seen_in:
+                self._lines_in[position].append(line)
+            track = _build_track(line, times, size, seen_in)
+            self.video.tracks += [] if track is None else [track]
 
-    def __enter__(self) -> "VideoFile":
-        return self
+    def read_windows(self) -> Iterator[tuple[NewEntry, Sample]]:
+        """Yield each window as an entry without embeddings, and as the model's input.
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def read_samples(self) -> Iterator[WindowSample]:
-        """Yield the windows in order; the frames of those that overlap are decoded once.
-
-        Raises:
-            VideoError: a frame can't be decoded.
+        The frames of windows that overlap are decoded once. Raises ``VideoError`` where one can't
+        be.
         """
         pictures = [_choose_frames(window, 1)[0] for window in self.windows]
         num_frames = self._params.num_frames if self._params.uses_vision else 0
@@ -115,36 +107,113 @@ class VideoFile:
         wanted = sorted(in_clips | in_pictures)
         stream = zip(wanted, self._reader.stream(wanted), strict=True)
         held: dict[int, tuple[Tensor | None, bytes | None]] = {}
-        for place, window in enumerate(self.windows):
-            # Those of earlier windows are over.
+        for position, window in enumerate(self.windows):
+            # Frames of earlier windows only are no longer needed.
             held = {number: frame for number, frame in held.items() if number >= window.first}
-            while max(held, default=-1) < max([pictures[place], *clips[place]]):
+            while max(held, default=-1) < max([pictures[position], *clips[position]]):
                 number, frame = next(stream)
                 held[number] = (
                     self._transform(frame) if number in in_clips else None,
                     encode_jpeg(frame, THUMBNAIL, THUMBNAIL) if number in in_pictures else None,
                 )
-            sample = self._build_sample(place, [held[number][0] for number in clips[place]])
-            yield WindowSample(window, sample, held[pictures[place]][1])
+            sample = self._build_sample(position, [held[number][0] for number in clips[position]])
+            thumbnail = held[pictures[position]][1]
+            yield NewEntry(window.start_s, window.end_s, thumbnail), sample
 
     def _transform(self, frame: np.ndarray) -> Tensor:
         """(H, W, 3) -> (3, R, R) uint8."""
         clip = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
         return self._params.transform(clip, None)[0][0]
 
-    def _build_sample(self, place: int, frames: list[Tensor]) -> Sample:
-        window = self.windows[place]
-        sample = Sample(f"{self.video.path} {window.start_s:g}", place, [])
+    def _build_sample(self, position: int, frames: list[Tensor]) -> Sample:
+        window = self.windows[position]
+        sample = Sample(f"{self.video.path} {window.start_s:g}", position, [])
         if self._params.uses_vision:
-            clip = frames[0].new_zeros(self._params.num_frames, *frames[0].shape)
+            clip = frames[0].new_zeros(self._params.num_frames, *frames[0].shape)  # (F, 3, R, R)
             clip[: len(frames)] = torch.stack(frames)
             sample.frames, sample.num_frames = clip, len(frames)
         if self._params.uses_ocr:
-            lines = [line.within(window.first, window.stop) for line in self._lines_in[place]]
+            lines = [line.within(window.first, window.stop) for line in self._lines_in[position]]
             found = select_words(lines, self._params.ocr)
             size = window.stop - window.first, self.video.width, self.video.height
             sample.words, sample.tracks = found.words, normalise_tracks(found.tracks, *size)
         return sample
+
+
+@contextmanager
+def open_video_file(
+    folder: Path, params: ReadingParams, source: OcrSource, name: str
+) -> Iterator[VideoFile]:
+    """Open a video of a folder with the first of two readers that can; all count frames alike.
+
+    Raises:
+        UserError: no reader can read it, or its OCR document is malformed.
+    """
+    path = folder / name
+    # Taken before the video is read: the next run finds what changes meanwhile.
+    stamps = ContentStamp.of(path), source.get_stamp(name, None)
+    with ExitStack() as stack:
+        try:
+            reader = stack.enter_context(open_video(path, params.reader))
+        except VideoError as error:
+            if params.reader == SECOND_READER:
+                raise
+            try:
+                reader = stack.enter_context(open_video(path, SECOND_READER))
+            except VideoError:
+                raise error from None
+            logger.info("%s: read with %s, for %s", path, SECOND_READER, error.reason)
+        yield VideoFile(name, stamps, reader, source.read_lines(name, path), params)
+
+
+def check_windows(window_s: float, stride_s: float) -> None:
+    """Raise ``UserError`` where windows of that length and stride make no sense."""
+    if not 0 < stride_s <= window_s < float("inf"):
+        raise UserError(
+            f"--window {window_s:g} --stride {stride_s:g}: give seconds, 0 < stride <= window; "
+            "with a longer stride parts of the videos would be in no window"
+        )
+
+
+def compute_duration(times: NDArray) -> float:
+    """Return the seconds until the end of the last frame, taken as long as the one before.
+
+    Args:
+        times: (N,) when each frame is shown, seconds from the first one.
+    """
+    return float(2 * times[-1] - times[-2]) if len(times) > 1 else 0.0
+
+
+def cut_windows(times: NDArray, window_s: float, stride_s: float) -> list[Window]:
+    """Return the windows of a video; the last one ends with it and is as long as the others.
+
+    A video that is no longer than a window is one window.
+
+    Args:
+        times: (N,) when each frame is shown, seconds from the first one, ascending.
+        stride_s: from the start of a window to that of the next.
+    """
+    end = compute_duration(times)
+    rest = max(0.0, end - window_s)
+    # A rest that is but a rounding error is no window of its own.
+    count = int(np.ceil(rest / stride_s - 1e-6)) + 1
+    windows = []
+    for number in range(count):
+        start_s = min(number * stride_s, rest)
+        end_s = min(start_s + window_s, end)
+        instant = 1e-6  # times are computed, with rounding errors
+        first = int(np.searchsorted(times, start_s + instant, side="right")) - 1
+        stop = int(np.searchsorted(times, end_s - instant, side="left"))
+        windows.append(Window(start_s, end_s, first, max(stop, first + 1)))
+    return windows
+
+
+def find_windows(frames: Sequence[int], windows: Sequence[Window]) -> tuple[int, ...]:
+    """Return the positions of the windows that have one of these frames."""
+    ordered = np.sort(np.array(frames, dtype=np.int64))
+    firsts, stops = (np.array([getattr(w, name) for w in windows]) for name in ("first", "stop"))
+    has_one = np.searchsorted(ordered, stops) > np.searchsorted(ordered, firsts)
+    return tuple(np.flatnonzero(has_one).tolist())
 
 
 def _choose_frames(window: Window, count: int) -> list[int]:
@@ -154,18 +223,22 @@ def _choose_frames(window: Window, count: int) -> list[int]:
     return (sample_frame_indices(count, window.stop - window.first) + window.first).tolist()
 
 
-@contextmanager
-def _open_video(path: Path, reader: str) -> Iterator[VideoReader]:
-    """Open a video with the first of two readers that can; all count frames alike."""
-    with ExitStack() as stack:
-        try:
-            video = stack.enter_context(open_video(path, reader))
-        except VideoError as error:
-            if reader == SECOND_READER:
-                raise
-            try:
-                video = stack.enter_context(open_video(path, SECOND_READER))
-            except VideoError:
-                raise error from None
-            logger.info("%s: read with %s, for %s", path, SECOND_READER, error.reason)
-        yield video
+def _build_track(
+    line: OcrLine, times: NDArray, size: tuple[int, int], seen_in: tuple[int, ...]
+) -> NewTrack | None:
+    """Return a line as an index keeps it; None where no frame of the video shows it.
+
+    Args:
+        times: (N,) when each frame is shown, in seconds.
+        size: (width, height) of a frame, in pixels.
+    """
+    frames = sorted(frame for frame in line.frames if frame < len(times))
+    if not frames:
+        return None
+    quads = np.array([line.frames[frame] for frame in frames]).reshape(-1, 4, 2)
+    quads = np.clip(quads / np.array(size), 0.0, 1.0)
+    corners = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+    boxes = np.column_stack([times[frames], corners]).astype(np.float32)
+    text = line.text.encode("utf-8", "replace").decode()  # JSON may hold half characters
+    span = float(times[frames[0]]), float(times[frames[-1]])
+    return NewTrack(text, line.score, *span, boxes, seen_in)

@@ -30,14 +30,6 @@ def get_words(text: str) -> list[str]:
 def _strip_punctuation(piece: str) -> str:
     if piece.isalnum():
         return piece
-    first, last = 0, len(piece)
-    while first < last and not _is_letter(piece[first]):
-        first += 1
-    while first < last and not _is_letter(piece[last - 1]):
-        last -= 1
-    return piece[first:last]
-
-
-def _is_letter(character: str) -> bool:
-    """Whether it is a letter, a digit, or a mark that belongs to a letter (Hindi, Thai)."""
-    return unicodedata.category(character)[0] in "LNM"
+    # Letters, digits, and marks that belong to a letter (Hindi, Thai).
+    letters = [i for i, c in enumerate(piece) if unicodedata.category(c)[0] in "LNM"]
+    return piece[letters[0] : letters[-1] + 1] if letters else ""

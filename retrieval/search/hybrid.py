@@ -1,6 +1,6 @@
-"""Hybrid search: the semantic and the keyword list, fused, and what is said of each hit.
+"""Hybrid search: the semantic and the keyword list, fused by weighted reciprocal ranks.
 
-Fusion is by weighted reciprocal ranks (Cormack, Clarke, Büttcher 2009). Shapes: N entries, E width
+Source: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion", SIGIR 2009. Shapes: N entries, E width
 of the common space.
 """
 
@@ -13,19 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.results import MODES, Explanation, Hit, Mode, rename_mode
-from retrieval.search.keyword import TermMatch, find_matches, match_terms, score_entries
-from retrieval.search.query import parse_terms
+from retrieval.search.keyword import (
+    TermMatch,
+    find_matches,
+    match_terms,
+    parse_terms,
+    score_entries,
+    sum_scores,
+)
 from retrieval.search.semantic import find_nearest
 from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
 from utils.errors import UserError
 
 MAX_QUERY = 1000  # characters
-DEPTH = 1000  # how many entries of each list are fused
-OFFSET = 60  # the paper's k: how little the very first ranks stand out
+DEPTH = 1000  # entries of each list that are fused, at least
+OFFSET = 60  # k in the paper: the larger, the less the first ranks stand out
 
 
 class RankedList(NamedTuple):
-    """A list of entries."""
+    """Entries, best first."""
 
     ids: NDArray  # (N,) int64, best first
     scores: NDArray  # (N,), descending
@@ -33,12 +39,12 @@ class RankedList(NamedTuple):
 
     def find_rank(self, entry: int) -> int | None:
         """Return the rank of an entry, or None where it is not in the list."""
-        place = np.flatnonzero(self.ids == entry)
-        return int(self.ranks[place[0]]) if len(place) else None
+        position = np.flatnonzero(self.ids == entry)
+        return int(self.ranks[position[0]]) if len(position) else None
 
 
 def add_ranks(ids: NDArray, scores: NDArray) -> RankedList:
-    """Return a list, (N,) ids best first and (N,) scores descending, with its ranks."""
+    """Return ids (N,), best first, and scores (N,), descending, with their ranks."""
     is_first = np.diff(scores, prepend=np.inf) != 0
     ranks = np.maximum.accumulate(np.where(is_first, np.arange(1, len(ids) + 1), 0))
     return RankedList(ids, scores, ranks)
@@ -49,20 +55,17 @@ def fuse_lists(lists: Sequence[RankedList], weights: Sequence[float]) -> RankedL
 
     A score is the sum over the lists of weight / (``OFFSET`` + rank).
     """
-    ids, place = np.unique(np.concatenate([each.ids for each in lists]), return_inverse=True)
-    parts = [w / (OFFSET + each.ranks) for each, w in zip(lists, weights, strict=True)]
-    scores = np.bincount(place, weights=np.concatenate(parts), minlength=len(ids))
-    order = np.lexsort((ids, -scores))
-    return add_ranks(ids[order], scores[order])
+    scores = [w / (OFFSET + each.ranks) for each, w in zip(lists, weights, strict=True)]
+    return add_ranks(*sum_scores([each.ids for each in lists], scores))
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What is asked for; see ``VideoIndex.search``."""
+    """Arguments of ``VideoIndex.search``; raises ``UserError`` where it can't answer them."""
 
     query: str
     k: int
-    mode: Mode  # also by its name in a former release
+    mode: Mode  # or its name in a former release
     folder: str | None
     explain: bool
     exact: bool
@@ -70,9 +73,6 @@ class SearchRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mode", rename_mode(self.mode))
-
-    def check(self) -> None:
-        """Raise ``UserError`` where it can't be answered."""
         if not self.query.strip():
             raise UserError("the query is empty; say what to look for")
         if len(self.query) > MAX_QUERY:
@@ -104,8 +104,7 @@ def run_search(
     lists: dict[Mode, RankedList] = {}
     depth = max(DEPTH, request.k)
     if request.mode != "keyword":
-        nearest = find_nearest(snapshot, query, depth, rows, request.exact)
-        lists["semantic"] = add_ranks(*nearest)
+        lists["semantic"] = add_ranks(*find_nearest(snapshot, query, depth, rows, request.exact))
     if request.mode != "semantic":
         matches = match_terms(connection, snapshot, parse_terms(request.query))
         inside = None if rows is None else snapshot.ids[rows]
@@ -113,12 +112,12 @@ def run_search(
     if request.mode == "hybrid":
         both = [lists["semantic"], lists["keyword"]]
         lists["hybrid"] = fuse_lists(both, [1.0, request.words_weight])
-    best = lists[request.mode]
+    ranked = lists[request.mode]
     hits = []
-    for number, score in zip(best.ids[: request.k], best.scores[: request.k], strict=True):
-        entry, row = read_entry(connection, int(number))
+    for entry_id, score in zip(ranked.ids[: request.k], ranked.scores[: request.k], strict=True):
+        entry, row = read_entry(connection, int(entry_id))
         tracks = read_tracks(connection, entry.id) if matches else []
-        ranks = {mode: ranked.find_rank(entry.id) for mode, ranked in lists.items()}
+        ranks = {mode: found.find_rank(entry.id) for mode, found in lists.items()}
         similarity = None if query is None else float(snapshot.embeddings[row] @ query)
         explain = request.explain and similarity is not None
         hits.append(
@@ -139,7 +138,7 @@ def run_search(
 
 
 def _cut_list(ids: NDArray, scores: NDArray, depth: int, inside: NDArray | None) -> RankedList:
-    """Return the first ``depth`` entries, of those inside, and all of the last one's score."""
+    """Return the first ``depth`` entries that are ``inside``, and all with the last one's score."""
     if inside is not None:
         kept = np.isin(ids, inside)
         ids, scores = ids[kept], scores[kept]

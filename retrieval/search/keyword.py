@@ -1,12 +1,13 @@
 """Keyword search: which words of the videos a query's words match, and how well.
 
 Of a term's matches in an entry the best one counts: exact before prefix before substring before
-fuzzy (``fuzzy``), and a longer share of the word before a shorter one. A term weighs the more, the
-fewer entries have it (inverse document frequency, Sparck Jones 1972); an entry's score is the sum
-over the terms.
+fuzzy, and a longer share of the word before a shorter one. A term weighs the more, the fewer
+entries have it (inverse document frequency, Sparck Jones 1972); an entry's score is the sum over
+the terms.
 """
 
 import math
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,35 +17,76 @@ from numpy.typing import NDArray
 
 from retrieval.index.words import get_words
 from retrieval.results import MatchKind, TextTrack, WordMatch
-from retrieval.search.query import Term
 from retrieval.search.snapshot import Snapshot
 
-MOST_WORDS = 500  # of a kind, for a term: those nearest in length
-MOST_MATCHES = 50  # of a hit
+MAX_WORDS = 500  # that contain a term: the shortest
+MAX_MATCHES = 50  # of a hit
 # Least score of a match of a kind and what the covered share of the word adds; they never overlap.
 _SCORES = {"exact": (1.0, 0.0), "prefix": (0.6, 0.2), "substring": (0.35, 0.2)}
 _FUZZY_SCORES = {1: 0.3, 2: 0.15}  # by edit distance
 _TRIGRAM = 3
-_SHIFT = 32  # a line of an entry has one key of 64 bits
+# Words that make a sentence and name nothing; they count where a query has no other, or in quotes.
+FUNCTION_WORDS = frozenset(
+    "a an the and or but nor so as at by for from in into of on onto over to under with without "
+    "is are was were be been being am do does did has have had can could will would it its "
+    "he she they we you i his her their our your my me him them us this that these those there "
+    "here which who whom whose what when where while how".split()
+)
+_QUOTED = re.compile(r'"([^"]*)"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»')
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word that is looked for, or a quoted phrase."""
+
+    text: str  # folded; the words of a phrase are one blank apart
+    quoted: bool = False  # whether it is found only as it stands
+
+    @property
+    def words(self) -> list[str]:
+        """The words of a phrase, or the one word."""
+        return self.text.split(" ")
+
+    @property
+    def max_distance(self) -> int:
+        """How many letters of a fuzzy match may be other ones, missing, extra, or swapped.
+
+        None in short words, and in numbers: a number with another digit is another number.
+        """
+        if self.quoted or self.text.isdecimal() or len(self.text) < 4:
+            return 0
+        return 1 if len(self.text) < 8 else 2
+
+
+def parse_terms(query: str) -> list[Term]:
+    """Return the words and quoted phrases of a query, each once; all of it is plain text.
+
+    A quotation mark without a partner is punctuation. A query of punctuation has no term.
+    """
+    phrases = [Term(" ".join(get_words("".join(found))), True) for found in _QUOTED.findall(query)]
+    words = [Term(word) for word in get_words(_QUOTED.sub(" ", query))]
+    phrases = [phrase for phrase in phrases if phrase.text]
+    naming = [word for word in words if word.text not in FUNCTION_WORDS]
+    return list(dict.fromkeys(phrases + (naming or ([] if phrases else words))))
 
 
 @dataclass(frozen=True)
 class VocabularyMatch:
-    """A word of the videos that a term matches: its number, folded text, and score in (0, 1]."""
+    """A word of the videos that a term matches."""
 
-    number: int
-    text: str
+    word_id: int
+    text: str  # folded
     kind: MatchKind
-    score: float
+    score: float  # in (0, 1]
 
 
 @dataclass(frozen=True)
 class TermMatch:
     """A term and the entries that have it."""
 
-    term: Term  # of the query
+    term: Term
     words: dict[str, VocabularyMatch]  # text -> match; of a phrase none
-    idf: float  # the weight of the term: of an exact match, by how rare it is
+    idf: float  # the weight of the term
     entries: NDArray  # (N,) int64 ids, ascending
     scores: NDArray  # (N,) float64, of the best match in each
 
@@ -61,22 +103,28 @@ class TermMatch:
 def match_terms(
     connection: sqlite3.Connection, snapshot: Snapshot, terms: Sequence[Term]
 ) -> list[TermMatch]:
-    """Look up terms; those that are nowhere are left out."""
-    match = {True: _match_phrase, False: _match_word}
-    found = (match[term.quoted](connection, snapshot, term) for term in terms)
-    return [term for term in found if len(term.entries)]
+    """Look up terms; those that no entry has are left out."""
+    matches = []
+    for term in terms:
+        match_term = _match_phrase if term.quoted else _match_word
+        matches.append(match_term(connection, snapshot, term))
+    return [match for match in matches if len(match.entries)]
 
 
 def score_entries(matches: Sequence[TermMatch]) -> tuple[NDArray, NDArray]:
     """Return ids (N,) and scores (N,) of the entries that have a term, best first, then by id."""
     if not matches:
         return np.zeros(0, np.int64), np.zeros(0)
-    entries = np.concatenate([match.entries for match in matches])
-    ids, place = np.unique(entries, return_inverse=True)
-    weights = np.concatenate([match.idf * match.scores for match in matches])
-    scores = np.bincount(place, weights=weights, minlength=len(ids))
-    order = np.lexsort((ids, -scores))
-    return ids[order], scores[order]
+    weighted = [match.idf * match.scores for match in matches]
+    return sum_scores([match.entries for match in matches], weighted)
+
+
+def sum_scores(ids: Sequence[NDArray], scores: Sequence[NDArray]) -> tuple[NDArray, NDArray]:
+    """Sum the scores of equal ids over several lists; returns (N,) each, best first, then by id."""
+    distinct, position = np.unique(np.concatenate(ids), return_inverse=True)
+    sums = np.bincount(position, weights=np.concatenate(scores), minlength=len(distinct))
+    order = np.lexsort((distinct, -sums))
+    return distinct[order], sums[order]
 
 
 def find_matches(
@@ -93,20 +141,20 @@ def find_matches(
                 word = WordMatch(match.term.text, best.text, best.kind, *line)
                 found.append((-match.idf * best.score, track.start_s, word))
     found.sort(key=lambda item: item[:2])
-    return tuple(word for _, _, word in found[:MOST_MATCHES])
+    return tuple(word for _, _, word in found[:MAX_MATCHES])
 
 
 def _match_word(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) -> TermMatch:
     words = _match_vocabulary(connection, snapshot, term)
     if not words:
         return TermMatch(term, {}, 0.0, np.zeros(0, np.int64), np.zeros(0))
-    by_word = snapshot.find_entries(connection, [word.number for word in words])
-    ids = [by_word[word.number] for word in words]
+    by_word = snapshot.find_entries(connection, [word.word_id for word in words])
+    ids = [by_word[word.word_id] for word in words]
     scores = np.repeat([word.score for word in words], [len(part) for part in ids])
     # The words come best first, and unique keeps the first of equal ids.
     entries, first = np.unique(np.concatenate(ids), return_index=True)
-    best = [by_word[word.number] for word in words if word.kind == words[0].kind]
-    idf = compute_idf(len(np.unique(np.concatenate(best))), snapshot.num_entries)
+    best = [by_word[word.word_id] for word in words if word.kind == words[0].kind]
+    idf = _compute_idf(len(np.unique(np.concatenate(best))), snapshot.num_entries)
     return TermMatch(term, {word.text: word for word in words}, idf, entries, scores[first])
 
 
@@ -114,71 +162,65 @@ def _match_vocabulary(
     connection: sqlite3.Connection, snapshot: Snapshot, term: Term
 ) -> list[VocabularyMatch]:
     """Return the words of the videos that an unquoted term matches, best first."""
-    found = []
-    for number, text in _find_containing(connection, term.text):
+    found = {}
+    for word_id, text in _find_containing(connection, term.text):
         kind: MatchKind = "prefix" if text.startswith(term.text) else "substring"
         kind = "exact" if text == term.text else kind
         least, more = _SCORES[kind]
         score = least + more * len(term.text) / len(text)
-        found.append(VocabularyMatch(number, text, kind, score))
-    known = {word.number for word in found}
+        found[word_id] = VocabularyMatch(word_id, text, kind, score)
     vocabulary = snapshot.load_vocabulary(connection)
-    for number, text, distance in vocabulary.find_similar(term.text, term.max_distance):
-        if number not in known:
-            found.append(VocabularyMatch(number, text, "fuzzy", _FUZZY_SCORES[distance]))
-    return sorted(found, key=lambda word: -word.score)
+    for word_id, text, distance in vocabulary.find_similar(term.text, term.max_distance):
+        fuzzy = VocabularyMatch(word_id, text, "fuzzy", _FUZZY_SCORES[distance])
+        found.setdefault(word_id, fuzzy)
+    return sorted(found.values(), key=lambda word: -word.score)
 
 
 def _find_containing(connection: sqlite3.Connection, text: str) -> list[tuple[int, str]]:
-    """Return the words that contain a text, shortest first; of one letter, the word itself."""
+    """Return id and text of the words that contain a text, shortest first.
+
+    One letter matches only the word that it is.
+    """
     if len(text) == 1 and text.isascii():
         rows = connection.execute("SELECT id, text FROM words WHERE text = ?", (text,))
     elif len(text) < _TRIGRAM:  # too short for the index of trigrams
         rows = connection.execute(
             "SELECT id, text FROM words WHERE instr(text, ?) ORDER BY length(text) LIMIT ?",
-            (text, MOST_WORDS),
+            (text, MAX_WORDS),
         )
     else:
         quoted = '"' + text.replace('"', '""') + '"'
         rows = connection.execute(
             "SELECT rowid, text FROM words_fts WHERE words_fts MATCH ? "
             "ORDER BY length(text) LIMIT ?",
-            (quoted, MOST_WORDS),
+            (quoted, MAX_WORDS),
         )
-    return [(number, word) for number, word in rows if text in word]
+    return [(word_id, word) for word_id, word in rows if text in word]
 
 
 def _match_phrase(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) -> TermMatch:
-    """Look for lines that have the words of a phrase beside each other."""
-    lines: NDArray | None = None
-    for word in dict.fromkeys(term.words):
-        rows = connection.execute(
-            "SELECT entry_id, track_id FROM postings "
-            "WHERE word_id = (SELECT id FROM words WHERE text = ?)",
-            (word,),
-        ).fetchall()
-        keys = np.array(rows, dtype=np.int64).reshape(-1, 2)
-        keys = np.sort((keys[:, 0] << _SHIFT) | keys[:, 1])
-        lines = keys if lines is None else np.intersect1d(lines, keys, assume_unique=True)
-    entries, tracks = lines >> _SHIFT, lines & ((1 << _SHIFT) - 1)
+    """Find lines that have the words of a phrase beside each other."""
+    words = list(dict.fromkeys(term.words))
+    of_word = (
+        "SELECT entry_id, track_id FROM postings "
+        "WHERE word_id = (SELECT id FROM words WHERE text = ?)"
+    )
+    lines = connection.execute(" INTERSECT ".join([of_word] * len(words)), words).fetchall()
     if len(term.words) > 1:
-        distinct, place = np.unique(tracks, return_inverse=True)
-        fits = [_has_phrase(_read_words(connection, int(track)), term) for track in distinct]
-        entries = entries[np.array(fits, dtype=bool)[place]]
-    entries = np.unique(entries)
-    idf = len(term.words) * compute_idf(len(entries), snapshot.num_entries)
+        fits = {}
+        for track in {track for _, track in lines}:
+            row = connection.execute("SELECT text FROM tracks WHERE id = ?", (track,)).fetchone()
+            fits[track] = _has_phrase(get_words(row[0]), term)
+        lines = [(entry, track) for entry, track in lines if fits[track]]
+    entries = np.unique(np.array([entry for entry, _ in lines], dtype=np.int64))
+    idf = len(term.words) * _compute_idf(len(entries), snapshot.num_entries)
     return TermMatch(term, {}, idf, entries, np.ones(len(entries)))
-
-
-def _read_words(connection: sqlite3.Connection, track: int) -> list[str]:
-    row = connection.execute("SELECT text FROM tracks WHERE id = ?", (track,)).fetchone()
-    return get_words(row[0])
 
 
 def _has_phrase(words: Sequence[str], term: Term) -> bool:
     return f" {term.text} " in f" {' '.join(words)} "
 
 
-def compute_idf(num_with: int, num_entries: int) -> float:
+def _compute_idf(num_with: int, num_entries: int) -> float:
     """Return the inverse document frequency, ln(1 + entries / entries with the word)."""
     return math.log(1 + num_entries / max(1, num_with))

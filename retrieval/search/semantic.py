@@ -1,8 +1,8 @@
 """Semantic search: the entries whose embeddings are nearest to the query's.
 
-Exact is one matrix product over the file that holds the embeddings. A FAISS index, where
-``index.py --ann`` has made one, proposes candidates, which are then compared exactly; entries that
-came after it was made are all compared.
+Exact search is one matrix product over the file of the embeddings. A FAISS index, where
+``index.py --ann`` has made one, proposes candidates, which are then compared exactly, as are all
+entries that came after it was made.
 
 Shapes: N rows, E width of the common space, M found.
 """
@@ -23,43 +23,27 @@ def find_nearest(
     Args:
         query: (E,) of length 1.
         rows: the only ones to compare; None: all.
+        exact: do without the FAISS index.
     """
-    if rows is None and not exact:
-        rows = _propose_rows(snapshot, query, count)
+    ann = snapshot.load_ann() if rows is None and not exact else None
+    if ann is not None:
+        newer = np.arange(ann.num_rows, len(snapshot.ids))
+        rows = np.setdiff1d(np.concatenate([ann.find_rows(query, count), newer]), snapshot.dead)
     if rows is None:
-        cosines = _multiply(snapshot.embeddings, query)
+        embeddings = np.asarray(snapshot.embeddings)  # slices of the map itself are slow
+        cosines = np.empty(len(embeddings), dtype=np.float32)
+        for first in range(0, len(embeddings), CHUNK):
+            part = slice(first, first + CHUNK)
+            np.dot(embeddings[part], query, out=cosines[part])
         cosines[snapshot.dead] = -np.inf
-        place = _find_largest(cosines, min(count, snapshot.num_entries))
+        ids = snapshot.ids
     else:
         rows = np.sort(rows)
         cosines = snapshot.embeddings[rows] @ query
-        place = _find_largest(cosines, count)
-    ids = snapshot.ids[place if rows is None else rows[place]]
-    order = np.lexsort((ids, -cosines[place]))
-    return ids[order], cosines[place][order]
-
-
-def _propose_rows(snapshot: Snapshot, query: NDArray, count: int) -> NDArray | None:
-    """Return the rows that FAISS proposes, and those that it does not know; None without FAISS."""
-    ann = snapshot.load_ann()
-    if ann is None:
-        return None
-    newer = np.arange(ann.num_rows, len(snapshot.ids))
-    rows = np.concatenate([ann.find_rows(query, count), newer])
-    return np.setdiff1d(rows, snapshot.dead)
-
-
-def _multiply(embeddings: NDArray, query: NDArray) -> NDArray:
-    """Return (N,) products of all rows with a query, a chunk of rows at a time."""
-    found = np.empty(len(embeddings), dtype=np.float32)
-    plain = np.asarray(embeddings)  # the map itself would be asked about every slice
-    for first in range(0, len(plain), CHUNK):
-        part = slice(first, first + CHUNK)
-        np.dot(plain[part], query, out=found[part])
-    return found
-
-
-def _find_largest(values: NDArray, count: int) -> NDArray:
-    if count >= len(values):
-        return np.arange(len(values))
-    return np.argpartition(values, len(values) - count)[len(values) - count :]
+        ids = snapshot.ids[rows]
+    count = min(count, snapshot.num_entries)
+    if count < len(cosines):
+        largest = np.argpartition(-cosines, count)[:count]
+        ids, cosines = ids[largest], cosines[largest]
+    order = np.lexsort((ids, -cosines))
+    return ids[order], cosines[order]

@@ -1,4 +1,4 @@
-"""One state of an index: its arrays, and what searches look up in the database.
+"""Snapshot of an index: one state of its arrays, and what searches look up in the database.
 
 Shapes: N rows, E width of the common space, M found, W words.
 """
@@ -16,32 +16,28 @@ from rapidfuzz.distance import OSA
 
 from retrieval.errors import UnknownEntryError
 from retrieval.index.ann import AnnIndex
-from retrieval.index.arrays import map_rows
-from retrieval.index.layout import EMBEDDINGS, IDS, WITHOUT, array_file
+from retrieval.index.arrays import EMBEDDINGS, IDS, WITHOUT, array_file, map_rows
 from retrieval.results import Box, Entry, TextTrack
 from utils.errors import UserError
 
-MOST_CACHED = 4_000_000  # ids of entries, 8 bytes each
-LONGEST = 32  # letters of a word that is compared letter by letter
+MAX_CACHED = 4_000_000  # ids of entries, 8 bytes each
+MAX_LETTERS = 32  # of a word that fuzzy search compares
 
 
 class Snapshot:
     """The arrays of one commit, and what searches have looked up in it.
 
-    Any number of threads use it at once, each with a connection of its own within a transaction
-    that sees that commit. What they find is kept for the others; no thread waits while another
-    asks the database, but for the vocabulary and the FAISS index, which are read once.
+    Any number of threads may use it at once, each with a connection of its own within a transaction
+    that sees that commit. What one finds is kept for the others. No thread waits while another
+    reads the database, except for the vocabulary and the FAISS index, which are read once.
 
     Attributes:
         number: of the commit.
-        embeddings: (N, E) float32 of length 1, in the file; dead rows are among them.
+        embeddings: (N, E) float32 of length 1, mapped; dead rows are among them.
         ids: (N,) int64: row -> entry.
         without: ``vision`` and ``ocr`` -> (N, E) float32 of length 1, where the model fuses.
         dead: rows of videos that are gone.
         num_entries: N without the dead ones.
-
-    Raises:
-        IndexFolderError: a file of it is missing or cut short.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], connection: sqlite3.Connection) -> None:
@@ -51,35 +47,31 @@ class Snapshot:
 
         def map_embeddings(name: str) -> NDArray:
             path = array_file(folder, name, generation)
-            return map_rows(path, np.float32, num_rows, meta["width"])
+            return map_rows(path, np.float32, num_rows, (meta["width"],))
 
         self.embeddings = map_embeddings(EMBEDDINGS)
         self.without = {part: map_embeddings(WITHOUT[part]) for part in meta["leaves_out"]}
-        ids = map_rows(array_file(folder, IDS, generation), np.int64, num_rows, None)
+        ids = map_rows(array_file(folder, IDS, generation), np.int64, num_rows, ())
         self.ids = np.asarray(ids)
         dead = connection.execute("SELECT row FROM dead_rows").fetchall()
         self.dead = np.array(dead, dtype=np.int64).ravel()
         self.num_entries = num_rows - len(self.dead)
-        self._once, self._cache_lock = threading.Lock(), threading.Lock()
+        self._load_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._vocabulary: Vocabulary | None = None
         self._entries: dict[int, NDArray] = {}
         self._num_cached = 0
         self._folders: dict[str, NDArray] = {}
 
     def load_ann(self) -> AnnIndex | None:
-        """Return the FAISS index, read when it is first wanted; None where there is none.
-
-        Raises:
-            UserError: FAISS is not installed.
-        """
-        with self._once:
+        """Return the FAISS index, read when it is first needed; None where there is none."""
+        with self._load_lock:
             if isinstance(self._ann, dict):
                 self._ann = AnnIndex(self.folder / self._ann["file"], self._ann["num_rows"])
             return self._ann
 
     def load_vocabulary(self, connection: sqlite3.Connection) -> "Vocabulary":
-        """Return the distinct words, read when they are first wanted."""
-        with self._once:
+        """Return the distinct words, read when they are first needed."""
+        with self._load_lock:
             if self._vocabulary is None:
                 rows = connection.execute("SELECT id, text FROM words").fetchall()
                 self._vocabulary = Vocabulary(rows)
@@ -97,65 +89,43 @@ class Snapshot:
             with self._cache_lock:
                 self._entries |= fresh
                 self._num_cached += sum(map(len, fresh.values()))
-                if self._num_cached > MOST_CACHED:
+                if self._num_cached > MAX_CACHED:
                     self._entries, self._num_cached = {}, 0
             found |= fresh
         return found
 
     def find_rows(self, connection: sqlite3.Connection, folder: str) -> NDArray:
-        """Return the rows (M,) of the entries in a folder and below.
-
-        Raises:
-            UserError: there is no video in it.
-        """
-        rows = self._folders.get(folder)
-        if rows is None:
-            rows = self._folders[folder] = _read_rows(connection, folder)
-        return rows
+        """Return the rows (M,) of the entries in a folder and below; ``UserError`` without any."""
+        if folder not in self._folders:
+            inside = os.fsencode(folder.strip("/")) + b"/"
+            rows = connection.execute(
+                "SELECT entries.row FROM videos JOIN entries ON entries.video_id = videos.id "
+                "WHERE videos.path >= ? AND videos.path < ?",
+                (inside, inside[:-1] + b"0"),  # "0" comes after "/"
+            ).fetchall()
+            if not rows:
+                raise UserError(f"{folder}: the index has no video in such a folder")
+            self._folders[folder] = np.array(rows, dtype=np.int64).ravel()
+        return self._folders[folder]
 
 
 def read_postings(connection: sqlite3.Connection, words: Sequence[int]) -> dict[int, NDArray]:
-    """Read the ids of the entries that have each word (its number), ascending."""
-    found = dict.fromkeys(words, np.zeros(0, np.int64))
-    for first in range(0, len(words), 500):
-        part = words[first : first + 500]
-        places = ",".join("?" * len(part))
-        rows = connection.execute(
-            f"SELECT word_id, entry_id FROM postings WHERE word_id IN ({places})", part
-        ).fetchall()
-        pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
-        starts = np.flatnonzero(np.diff(pairs[:, 0], prepend=-1))
-        for group in np.split(pairs, starts[1:]):
-            if len(group):
-                found[int(group[0, 0])] = np.unique(group[:, 1])
-    return found
-
-
-def _read_rows(connection: sqlite3.Connection, folder: str) -> NDArray:
-    inside = os.fsencode(folder.strip("/")) + b"/"
-    rows = connection.execute(
-        "SELECT entries.row FROM videos JOIN entries ON entries.video_id = videos.id "
-        "WHERE videos.path >= ? AND videos.path < ?",
-        (inside, inside[:-1] + b"0"),  # "0" comes after "/"
-    ).fetchall()
-    if not rows:
-        raise UserError(f"{folder}: the index has no video in such a folder")
-    return np.array(rows, dtype=np.int64).ravel()
+    """Read the ids of the entries that have each word (by its id), ascending."""
+    query = "SELECT DISTINCT entry_id FROM postings WHERE word_id = ? ORDER BY entry_id"
+    found = {word: connection.execute(query, (word,)).fetchall() for word in words}
+    return {word: np.array(rows, dtype=np.int64).ravel() for word, rows in found.items()}
 
 
 def read_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[Entry, int]:
     """Return an entry and the row of its embedding; raises ``UnknownEntryError``."""
-    # Whatever came from outside: SQLite has no larger numbers.
-    known = isinstance(entry_id, int) and abs(entry_id) < 1 << 63
-    found = (
-        known
-        and connection.execute(
+    found = None
+    if isinstance(entry_id, int) and abs(entry_id) < 1 << 63:  # SQLite has no larger numbers
+        found = connection.execute(
             "SELECT path, start_s, end_s, duration_s, width, height, row FROM entries "
             "JOIN videos ON videos.id = entries.video_id WHERE entries.id = ?",
             (entry_id,),
         ).fetchone()
-    )
-    if not found:
+    if found is None:
         raise UnknownEntryError(f"{entry_id}: the index has no such entry (any more); search again")
     path, *values, row = found
     return Entry(entry_id, os.fsdecode(path), *values), row
@@ -171,52 +141,47 @@ def read_tracks(connection: sqlite3.Connection, entry_id: int) -> list[TextTrack
     tracks = []
     for *values, blob in rows:
         boxes = np.frombuffer(blob, dtype=np.float32).reshape(-1, 5)  # time and corners
-        places = tuple((time, Box(*corners)) for time, *corners in boxes.tolist())
+        timed = tuple((time, Box(*corners)) for time, *corners in boxes.tolist())
         mean = Box(*boxes[:, 1:].mean(axis=0).tolist())
-        tracks.append(TextTrack(*values, mean, places))
+        tracks.append(TextTrack(*values, mean, timed))
     return tracks
 
 
 class Vocabulary:
-    """The distinct words of an index, to find those that nearly are a given one.
-
-    What is compared first are their lengths and which letters they have.
-
-    Args:
-        words: (number, folded text) of each.
-    """
+    """The distinct words of an index, given as (id, folded text), for fuzzy search."""
 
     def __init__(self, words: Sequence[tuple[int, str]]) -> None:
-        self.words = [word for word in words if len(word[1]) <= LONGEST]
+        self.words = [word for word in words if len(word[1]) <= MAX_LETTERS]
         texts = [text for _, text in self.words]
         self._lengths = np.array([len(text) for text in texts], dtype=np.int16)
         self._letters = _list_letters(texts)
 
     def find_similar(self, text: str, max_distance: int) -> list[tuple[int, str, int]]:
-        """Return (number, word, distance) of the words at a distance of 1 … ``max_distance``.
+        """Return (id, word, distance) of the words at a distance of 1 … ``max_distance``.
 
         The edit distance counts other, missing and extra letters, and neighbours that are swapped
         (optimal string alignment).
         """
-        if not max_distance or not self.words or len(text) > LONGEST:
+        if not max_distance or not self.words or len(text) > MAX_LETTERS:
             return []
+        # Their lengths and letters exclude most words, before edit distances are computed.
         near = np.abs(self._lengths - len(text)) <= max_distance
         # An edit takes one letter out of the set of letters, puts one in, or both.
         other = _list_letters([text])[0] ^ self._letters
         near &= np.bitwise_count(other) <= 2 * max_distance
         found = []
-        for place in np.flatnonzero(near):
-            number, word = self.words[place]
+        for position in np.flatnonzero(near):
+            word_id, word = self.words[position]
             distance = OSA.distance(text, word, score_cutoff=max_distance)
             if 0 < distance <= max_distance:
-                found.append((number, word, distance))
+                found.append((word_id, word, distance))
         return found
 
 
 def _list_letters(texts: Sequence[str]) -> NDArray:
-    """Return (W,) uint64: which letters a text of up to ``LONGEST`` has, by code modulo 64."""
+    """Return (W,) uint64: which letters each text has, by code modulo 64."""
     if not texts:
         return np.zeros(0, dtype=np.uint64)
-    codes = np.array(texts, dtype=f"<U{LONGEST}").view("<u4").reshape(len(texts), LONGEST)
+    codes = np.array(texts, dtype=f"<U{MAX_LETTERS}").view("<u4").reshape(len(texts), MAX_LETTERS)
     bits = np.left_shift(np.uint64(1), (codes % 64).astype(np.uint64))
     return np.bitwise_or.reduce(np.where(codes > 0, bits, np.uint64(0)), axis=1)

@@ -1,13 +1,12 @@
-"""Text of every video of a folder; what is finished stays finished."""
+"""Text spotting in every video of a folder; documents that are finished are kept."""
 
 import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -35,28 +34,14 @@ _MIXED = {"engine": "several, since a run with --overwrite was stopped"}
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
 
 
-class Job(NamedTuple):
-    """A video and the file that its document is written to."""
-
-    video: Path
-    document: Path
-
-
 @dataclass
 class Outcome:
-    """What ``spot_folder`` did.
+    """Counts of what ``spot_folder`` did."""
 
-    Attributes:
-        num_spotted: videos that were spotted now.
-        num_kept: videos whose documents were there.
-        num_lines: tracked lines of text in the videos that were spotted now.
-        failures: the others, and why.
-    """
-
-    num_spotted: int = 0
-    num_kept: int = 0
-    num_lines: int = 0
-    failures: list[tuple[Path, str]] = field(default_factory=list)
+    num_spotted: int = 0  # videos
+    num_kept: int = 0  # videos whose documents were there
+    num_failed: int = 0  # videos
+    num_lines: int = 0  # tracked lines of text in the videos that were spotted
 
 
 def spot_folder(
@@ -68,23 +53,21 @@ def spot_folder(
     reader: str = READER,
     workers: int = 1,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Write a document for each video below a folder, in a mirror of its folders.
 
-    A document is written whole or not at all; one that is there is kept, and so the next run goes
-    on where one was stopped. A video that can't be read has none, and stops no other.
+    ``a/b.mp4`` has the document ``a/b.mp4.json``; ``a/b.json`` is kept where it can be no other
+    video's (``data_loader.ocr.paths``). A document is written completely or not at all; one that is
+    there is kept unless ``overwrite`` is given, so that the next run goes on where one was stopped.
+    A video that can't be read is named on standard error.
 
     Args:
-        folder: the videos; ``a/b.mp4`` has the document ``a/b.mp4.json``, and ``a/b.json`` is kept
-            where it can be no other's (``data_loader.ocr.paths``).
-        out: is made if need be.
+        folder: of the videos.
+        out: made if need be.
         spotter: not loaded; each process loads its own.
-        every: see ``spot_video``.
-        reader: see ``spot_video``.
+        every, reader: see ``spot_video``.
         workers: processes, at least 1.
         overwrite: spot everything anew.
-        say: is told one line about each video that fails.
 
     Raises:
         UserError: there are no videos, another engine has spotted ``out``, the engine can't be
@@ -98,21 +81,20 @@ def spot_folder(
     identity = spotter.identity()
     out.mkdir(parents=True, exist_ok=True)
     _check_engine(out, identity, overwrite)
-    outcome, jobs = Outcome(), []
-    for name, document in zip(names, find_documents(out, names), strict=True):
-        if not overwrite and document is not None and _is_finished(document):
-            outcome.num_kept += 1
-        else:
-            jobs.append(Job(folder / name, out / name_document(name)))
-    make_work = partial(_make_work, spotter, every, reader)
-    for event in _show_progress(run_tasks(make_work, jobs, workers), jobs):
-        if isinstance(event, TaskFailed):
-            video = jobs[event.number].video
-            outcome.failures.append((video, event.reason))
-            say(f"{escape(video)}: {event.reason}")
-        else:
+    documents = dict(zip(names, find_documents(out, names), strict=True))
+    unfinished = [name for name in names if overwrite or not _is_finished(documents[name])]
+    outcome = Outcome(num_kept=len(names) - len(unfinished))
+    events = run_tasks(
+        partial(_make_work, spotter, folder, out, every, reader), unfinished, workers
+    )
+    videos = [folder / name for name in unfinished]
+    for event in _show_progress(events, videos):
+        if isinstance(event, TaskDone):
             outcome.num_spotted += 1
             outcome.num_lines += event.result
+        else:
+            outcome.num_failed += 1
+            tqdm.write(f"{escape(videos[event.number])}: {event.reason}", file=sys.stderr)
     write_json(out / IDENTITY_FILE, identity)
     return outcome
 
@@ -120,7 +102,7 @@ def spot_folder(
 def _check_engine(out: Path, identity: dict[str, str], overwrite: bool) -> None:
     """Refuse a folder that another engine has spotted, else write down which one does.
 
-    What an earlier version has spotted says nothing of its engine, and is taken for this one's.
+    Documents of earlier versions have no such file, and are taken for this engine's.
     """
     file = out / IDENTITY_FILE
     try:
@@ -138,20 +120,20 @@ def _check_engine(out: Path, identity: dict[str, str], overwrite: bool) -> None:
     write_json(file, identity if known == identity else _MIXED)
 
 
-def _is_finished(document: Path) -> bool:
-    """Whether a whole document is there; one that another program left half written is not."""
+def _is_finished(document: Path | None) -> bool:
+    """Whether a complete document is there; another program may have left half of one."""
     try:
-        return load_ocr_document(document) is not None
+        return document is not None and load_ocr_document(document) is not None
     except UserError:
         return False
 
 
 def _show_progress(
-    events: Iterator[TaskProgress | TaskDone | TaskFailed], jobs: list[Job]
+    events: Iterator[TaskProgress | TaskDone | TaskFailed], videos: list[Path]
 ) -> Iterator[TaskDone | TaskFailed]:
     """Pass on what has ended; show a bar on standard error that counts bytes of the videos."""
-    sizes = [_get_size(job.video) for job in jobs]
-    done = [0] * len(jobs)  # bytes
+    sizes = [_get_size(video) for video in videos]
+    done = [0] * len(videos)  # bytes
     num_ended = 0
     with tqdm(
         total=sum(sizes),
@@ -168,35 +150,36 @@ def _show_progress(
             done[event.number] = now
             if not isinstance(event, TaskProgress):
                 num_ended += 1
-                bar.set_postfix_str(f"{num_ended} of {len(jobs)} videos", refresh=False)
+                bar.set_postfix_str(f"{num_ended} of {len(videos)} videos", refresh=False)
                 yield event
 
 
 def _get_size(video: Path) -> int:
     try:
         return max(1, video.stat().st_size)
-    except OSError:  # a broken link, for one: it is told when it is opened
+    except OSError:  # a broken link, for one: opening it says so
         return 1
 
 
-def _make_work(spotter: TextSpotter, every: float, reader: str) -> Work:
+def _make_work(spotter: TextSpotter, folder: Path, out: Path, every: float, reader: str) -> Work:
     spotter.load()
 
-    def work(job: Job, tell: Callable[[float], None]) -> int:
+    def write_document(name: str, report_progress: Callable[[float], None]) -> int:
         try:
-            document = spot_video(job.video, spotter, every, reader, tell)
+            document = spot_video(folder / name, spotter, every, reader, report_progress)
         except VideoError as error:
             raise TaskError(f"{error.reason}; {error.remedy}") from error
+        file = out / name_document(name)
         try:
-            job.document.parent.mkdir(parents=True, exist_ok=True)
-            write_text(job.document, json.dumps(document, ensure_ascii=False) + "\n")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(document, ensure_ascii=False) + "\n")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no other video's would fit, either
                 raise
             raise TaskError(
-                f"{escape(job.document)} can't be written ({error.strerror}); give another --out, "
-                "or another name to the video"
+                f"{escape(file)} can't be written ({error.strerror}); give another --out, or "
+                "another name to the video"
             ) from error
         return len(document)
 
-    return work
+    return write_document

@@ -7,6 +7,7 @@ without accents; other scripts need another recogniser in ONNX form, which the u
 import os
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,9 +28,9 @@ _INSTALL = (
     "pip install --no-deps rapidocr-onnxruntime==1.4.4"
 )
 # The recogniser was trained on text that is mostly Chinese and leaves out blanks between words: a
-# blank is read where its probability times this is the highest. Of 152 words in 20 pictures of
-# benchmarks.text_videos, 49 are right without it, 130 with 8, 148 with 32, all with 64; no more
-# than 32, since that is one font.
+# blank is read where its probability times this is the highest. Of 152 words in 20 pictures of the
+# spotting benchmark, 49 are right without it, 130 with 8, 148 with 32, all with 64; no more than
+# 32, since that is one font.
 _BLANK_GAIN = 32.0
 # As keyboards write them: TextVR's models leave out words with characters beyond ASCII.
 _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
@@ -70,13 +71,13 @@ class RapidOcrSpotter(TextSpotter):
     ) -> None:
         self._min_score, self._max_side = min_score, max_side
         self._script = script or ("latin" if rec_model is None else "any")
-        own = {"rec_model_path": rec_model, "rec_keys_path": rec_keys}
-        self._files = {name: str(path) for name, path in own.items() if path is not None}
+        files = {"rec_model_path": rec_model, "rec_keys_path": rec_keys}
+        self._files = {name: str(path) for name, path in files.items() if path is not None}
         for path in self._files.values():
             if not Path(path).is_file():
                 raise UserError(f"{path}: no such file; give a recogniser's ONNX file and keys")
         self._cv2: Any = None
-        self._engine: Any = None
+        self._engine: Any = None  # RapidOCR's, once it is loaded
 
     def identity(self) -> dict[str, str]:
         """Return the version, the script and the recogniser's checksums; nothing is imported."""
@@ -91,11 +92,11 @@ class RapidOcrSpotter(TextSpotter):
         files = {"recogniser": self._files.get("rec_model_path", packaged)}
         if "rec_keys_path" in self._files:
             files["characters"] = self._files["rec_keys_path"]
-        sums = {name: hash_file(Path(path)) for name, path in files.items()}
-        return {"engine": "rapidocr", "version": number, "script": self._script} | sums
+        hashes = {name: hash_file(Path(path)) for name, path in files.items()}
+        return {"engine": "rapidocr", "version": number, "script": self._script} | hashes
 
     def load(self) -> None:
-        """Load the models, once; see the base class."""
+        """Load the models, once."""
         if self._engine is not None:
             return
         self._cv2, library = load_library(_import_rapidocr, _INSTALL)
@@ -107,9 +108,10 @@ class RapidOcrSpotter(TextSpotter):
                 **self._files,
             )
             recogniser = engine.text_rec
-            is_latin = self._script == "latin"
-            recogniser.postprocess_op = _Decoder(recogniser.postprocess_op, is_latin)
-            recogniser([np.zeros((48, 96, 3), np.uint8)])  # what doesn't fit together is seen here
+            decoder = recogniser.postprocess_op
+            weights = _weigh_characters(decoder.character, self._script)
+            recogniser.postprocess_op = partial(_decode, decoder, weights)
+            recogniser([np.zeros((48, 96, 3), np.uint8)])  # fails where files don't fit together
         except Exception as error:  # onnxruntime's share no base class
             if not self._files:
                 raise
@@ -121,7 +123,7 @@ class RapidOcrSpotter(TextSpotter):
         self._engine = engine
 
     def spot(self, picture: np.ndarray) -> list[TextLine]:
-        """Find and read the lines of text; see the base class."""
+        """Find and read the lines of text, from the top down."""
         self.load()
         picture = np.ascontiguousarray(picture[..., ::-1])  # RapidOCR wants BGR
         boxes = self._detect(picture)
@@ -142,8 +144,9 @@ class RapidOcrSpotter(TextSpotter):
         cv2, (height, width) = self._cv2, picture.shape[:2]
         scale = min(1.0, self._max_side / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        seen = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
-        boxes, _ = self._engine.auto_text_det(seen)
+        if scale < 1:
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        boxes, _ = self._engine.auto_text_det(picture)
         if boxes is None:
             return np.zeros((0, 4, 2), np.float32)
         limits = np.array([width, height], np.float32)
@@ -152,40 +155,33 @@ class RapidOcrSpotter(TextSpotter):
         return boxes[sides.min(axis=1) >= 2]  # the recogniser can't take a crop without pixels
 
 
-class _Decoder:
-    """From the recogniser's probabilities to text (CTC, best path), over allowed characters.
+def _weigh_characters(characters: Sequence[str], script: str) -> np.ndarray:
+    """Return the factors, (C,), of the characters' probabilities; 0: it is never read."""
+    weights = np.ones(len(characters), np.float32)
+    if script == "latin":
+        # The first one stands for no character (CTC's "blank"), and a blank is the last one.
+        weights[1:] = [_is_latin(character) for character in characters[1:]]
+        weights[characters.index(" ")] = _BLANK_GAIN
+    return weights
 
-    Args:
-        decoder: RapidOCR's own.
-        latin: whether only Latin letters, digits and usual signs are allowed.
-    """
 
-    def __init__(self, decoder: Any, latin: bool) -> None:
-        self._decoder = decoder
-        characters = decoder.character  # "blank" means no character; the blank itself is the last
-        self._weights = np.ones(len(characters), np.float32)
-        if latin:
-            self._weights[1:] = [_is_latin(character) for character in characters[1:]]
-            self._weights[characters.index(" ")] = _BLANK_GAIN
-
-    def __call__(
-        self, probabilities: np.ndarray, return_word_box: bool = False, **_: Any
-    ) -> Sequence[tuple[str, float]]:
-        """Decode (N, T, C) probabilities; returns N texts with their mean confidence."""
-        if probabilities.shape[2] != len(self._weights):
-            num_classes, num_characters = probabilities.shape[2], len(self._weights)
-            raise ValueError(f"{num_classes} classes, but {num_characters} characters")
-        weighted = probabilities * self._weights  # (N, T, C)
-        best, sure = weighted.argmax(axis=2), weighted.max(axis=2).clip(max=1)
-        return self._decoder.decode(best, sure, is_remove_duplicate=True)
+def _decode(
+    decoder: Any, weights: np.ndarray, probabilities: np.ndarray, *_: Any, **__: Any
+) -> Sequence[tuple[str, float]]:
+    """Return N texts and their mean confidence from (N, T, C) probabilities (CTC, best path)."""
+    if probabilities.shape[2] != len(weights):
+        raise ValueError(f"{probabilities.shape[2]} classes, but {len(weights)} characters")
+    weighted = probabilities * weights  # (N, T, C)
+    best, confidence = weighted.argmax(axis=2), weighted.max(axis=2).clip(max=1)
+    return decoder.decode(best, confidence, is_remove_duplicate=True)
 
 
 def _is_latin(character: str) -> bool:
     if len(character) != 1:
         return False
-    name = unicodedata.name(character, "")
-    known = character.isascii() or character in _SIGNS
-    return known or name.startswith("LATIN ") or name.startswith("FULLWIDTH ")
+    if character.isascii() or character in _SIGNS:
+        return True
+    return unicodedata.name(character, "").startswith(("LATIN ", "FULLWIDTH "))
 
 
 def _normalise_signs(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Text spotting engines: the contract of a registered one, and how it is built by its name."""
+"""Text spotting engines: the interface of a registered one, and how it is built by its name."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -12,21 +12,15 @@ from utils.errors import UserError
 
 
 class TextLine(NamedTuple):
-    """A line of text as it was read in one picture.
+    """A line of text as it was read in one picture."""
 
-    Attributes:
-        text: not empty, without blanks at its ends.
-        score: how sure the engine is, in [0, 1].
-        corners: (4, 2) float64 x and y in pixels, clockwise from the upper left of the text.
-    """
-
-    text: str
-    score: float
-    corners: np.ndarray
+    text: str  # not empty, without blanks at its ends
+    score: float  # how sure the engine is, in [0, 1]
+    corners: np.ndarray  # (4, 2) float64 x and y in pixels, clockwise from the text's upper left
 
 
 class TextSpotter(ABC):
-    """An engine that reads the text of one picture; it works in one thread.
+    """An engine that reads the text of one picture, in one thread.
 
     Making one only checks its options; models are loaded by ``load``, in the process that reads.
     Register it in ``TEXT_SPOTTERS`` and import its module in ``retrieval.registrations``:
@@ -37,10 +31,8 @@ class TextSpotter(ABC):
     def identity(self) -> dict[str, str]:
         """Return what its readings depend on: the engine, its version, models, script.
 
-        Documents of two identities are never mixed in one folder. Called before ``load``.
-
-        Raises:
-            UserError: a package is not installed, or a file can't be read.
+        Documents of two identities are never mixed in one folder. Called before ``load``; raises
+        ``UserError`` where a package is not installed or a file can't be read.
         """
 
     def load(self) -> None:  # noqa: B027 - an engine may have nothing to load
@@ -48,22 +40,11 @@ class TextSpotter(ABC):
 
     @abstractmethod
     def spot(self, picture: np.ndarray) -> list[TextLine]:
-        """Find and read the lines of text.
-
-        Args:
-            picture: (H, W, 3) uint8 RGB.
-
-        Returns:
-            The lines, from the top down; empty where there is no text.
-        """
+        """Find and read the lines of text of a picture (H, W, 3) uint8 RGB, from the top down."""
 
 
 def build_spotter(engine: str, options: Mapping[str, Any]) -> TextSpotter:
-    """Build a registered engine.
-
-    Args:
-        engine: its name; ``retrieval.registrations`` imports the project's own ones.
-        options: of its constructor; those that are None are left to its defaults.
+    """Build a registered engine; options that are None are left to its defaults.
 
     Raises:
         UserError: there is no such engine, it has no such option, or an option is wrong.

@@ -27,20 +27,10 @@ class Sighting(NamedTuple):
 
 @dataclass
 class Track:
-    """One line of text through the video.
+    """One line of text through the video."""
 
-    Attributes:
-        sightings: at least one; frames ascend.
-        missed: pictures since the last sighting.
-    """
-
-    sightings: list[Sighting] = field(default_factory=list)
-    missed: int = 0
-
-    @property
-    def last(self) -> TextLine:
-        """The line as it was seen last."""
-        return self.sightings[-1].line
+    sightings: list[Sighting] = field(default_factory=list)  # at least one; frames ascend
+    missed: int = 0  # pictures since the last sighting
 
     def predict_corners(self, frame: int) -> np.ndarray:
         """Return the (4, 2) corners that steady movement leads to."""
@@ -55,7 +45,7 @@ class Track:
 
         Each reading votes for every text that was read, by its confidence times how alike the two
         are: so a text wins that most others nearly agree with, even where all differ a little.
-        The score is the text's share of the votes that surest, equal readings would give it.
+        The score is the text's share of the votes that equal readings, all surest, would give it.
         """
         weights: dict[str, float] = defaultdict(float)
         num_readings = 0
@@ -73,69 +63,65 @@ class Track:
 class LineTracker:
     """Links lines to tracks, one picture after the other.
 
-    Args:
-        reach: how far a line may be from where it is expected, pixels.
+    ``reach`` is how far a line may be from where it is expected, in pixels; ``tracks`` are in the
+    order of their first frames.
     """
 
     def __init__(self, reach: float) -> None:
+        self.tracks: list[Track] = []
         self._reach = reach
-        self._tracks: list[Track] = []  # in the order of their first frames
         self._open: list[Track] = []
 
     def update(self, frame: int, lines: Sequence[TextLine]) -> None:
-        """Take what was read in a frame; frames must ascend."""
-        chosen = self._match_lines(frame, lines)
+        """Add what was read in a frame; frames must ascend."""
+        matched = self._match_lines(frame, lines)
         for track in self._open:
             track.missed += 1
         for number, line in enumerate(lines):
-            track = chosen.get(number)
+            track = matched.get(number)
             if track is None:
                 track = Track()
-                self._tracks.append(track)
+                self.tracks.append(track)
                 self._open.append(track)
             track.sightings.append(Sighting(frame, line, read=True))
             track.missed = 0
         self._open = [track for track in self._open if track.missed <= MAX_MISSED]
 
     def carry(self, frame: int) -> None:
-        """Take a frame that looks like the one before: its lines are there still."""
+        """Add a frame that looks like the one before: its lines are there still."""
         for track in self._open:
             if not track.missed:
-                track.sightings.append(Sighting(frame, track.last, read=False))
-
-    def tracks(self) -> list[Track]:
-        """Return all tracks, in the order of their first frames."""
-        return self._tracks
+                track.sightings.append(Sighting(frame, track.sightings[-1].line, read=False))
 
     def _match_lines(self, frame: int, lines: Sequence[TextLine]) -> dict[int, Track]:
         """Return the open track that each line, by its number, goes on with: best pairs first."""
         pairs = []
         for track_number, track in enumerate(self._open):
-            corners = track.predict_corners(frame)
+            corners, text = track.predict_corners(frame), track.sightings[-1].line.text
             for number, line in enumerate(lines):
-                score = self._score_match(corners, track.last.text, line)
+                score = self._score_match(corners, text, line)
                 if score is not None:
                     pairs.append((-score, track_number, number))
-        chosen: dict[int, Track] = {}
+        matched: dict[int, Track] = {}
         taken = set()
         for _, track_number, number in sorted(pairs):
-            if number not in chosen and track_number not in taken:
-                chosen[number] = self._open[track_number]
+            if number not in matched and track_number not in taken:
+                matched[number] = self._open[track_number]
                 taken.add(track_number)
-        return chosen
+        return matched
 
     def _score_match(self, corners: np.ndarray, text: str, line: TextLine) -> float | None:
         """Return how well a line goes on with a track, or None where it can't be the same line."""
         distance = float(np.linalg.norm(corners.mean(axis=0) - line.corners.mean(axis=0)))
-        common = compute_iou(corners, line.corners)
+        iou = compute_iou(corners, line.corners)
         heights = measure_height(corners), measure_height(line.corners)
         near = distance <= self._reach and max(heights) <= MAX_GROWTH * min(heights)
-        if not near and common < MIN_IOU:
+        if not near and iou < MIN_IOU:
             return None  # before the texts are compared, which takes longest
-        alike = compare_texts(text, line.text)
-        if alike >= MIN_SIMILARITY and common >= MIN_IOU or alike >= MIN_SIMILARITY_APART and near:
-            return alike + common - distance / self._reach
-        return None
+        similarity = compare_texts(text, line.text)
+        if similarity < (MIN_SIMILARITY if iou >= MIN_IOU else MIN_SIMILARITY_APART):
+            return None
+        return similarity + iou - distance / self._reach
 
 
 def compare_texts(text: str, other: str) -> float:
@@ -167,22 +153,21 @@ def make_document(tracks: Sequence[Track]) -> dict[str, dict[str, Any]]:
     The two numbers after the corners are the confidence of the reading, and 1, or 0 where the
     frame was not read because it looked like the one before.
     """
-    return {str(number): _make_record(track) for number, track in enumerate(tracks)}
-
-
-def _make_record(track: Track) -> dict[str, Any]:
-    text, score = track.elect_text()
-    lines = [sighting.line for sighting in track.sightings]
-    best = max(lines, key=lambda line: (line.text == text, line.score))
-    return {
-        "text": text,
-        "score": round(score, 4),
-        "tracks": {
-            str(frame): [*_round_corners(line.corners), round(line.score, 4), int(read)]
-            for frame, line, read in track.sightings
-        },
-        "recommend_box": _round_corners(best.corners),
-    }
+    document = {}
+    for number, track in enumerate(tracks):
+        text, score = track.elect_text()
+        lines = [sighting.line for sighting in track.sightings]
+        best = max(lines, key=lambda line: (line.text == text, line.score))
+        document[str(number)] = {
+            "text": text,
+            "score": round(score, 4),
+            "tracks": {
+                str(frame): [*_round_corners(line.corners), round(line.score, 4), int(read)]
+                for frame, line, read in track.sightings
+            },
+            "recommend_box": _round_corners(best.corners),
+        }
+    return document
 
 
 def _round_corners(corners: np.ndarray) -> list[int]:

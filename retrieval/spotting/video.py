@@ -36,8 +36,8 @@ def spot_video(
     """Find, read and track the text of a video; one frame at a time is in memory.
 
     Args:
-        path: the video.
-        spotter: the engine.
+        path: of the video.
+        spotter: loaded or not.
         every: seconds from one frame that is looked at to the next.
         reader: a registered video reader: av, decord, cv2 or torchcodec.
         progress: called with the share of the video that is done, in (0, 1], after each frame.
@@ -63,18 +63,14 @@ def spot_video(
                 tracker.carry(index)
             if progress is not None:
                 progress((index + 1) / video.num_frames)
-    return make_document(tracker.tracks())
+    return make_document(tracker.tracks)
 
 
 def choose_frames(times: np.ndarray, step: float) -> np.ndarray:
-    """Choose the first frame at or after each multiple of a time step.
+    """Return the numbers of the first frames at or after each multiple of a time step.
 
-    Args:
-        times: (N,) seconds, ascending from 0, N at least 1.
-        step: seconds, above 0.
-
-    Returns:
-        Frame numbers, ascending, none twice; frame 0 is among them.
+    ``times``, (N,), are seconds and ascend from 0; ``step`` is above 0 seconds. The numbers ascend
+    from 0, none is there twice.
     """
     # A time that a file rounds down to its clock still counts as reached.
     steps = np.floor((times + 1e-3) / step).astype(np.int64)
@@ -82,13 +78,13 @@ def choose_frames(times: np.ndarray, step: float) -> np.ndarray:
 
 
 class ChangeDetector:
-    """Tells whether a frame differs from the last one that was found to differ."""
+    """Compares a frame with the last one that was found to differ."""
 
     def __init__(self) -> None:
         self._last: np.ndarray | None = None
 
     def is_new(self, frame: np.ndarray) -> bool:
-        """Compare a frame, (H, W, 3) uint8; the first one always differs."""
+        """Whether a frame, (H, W, 3) uint8, differs; the first one always does."""
         green = frame[..., 1].astype(np.int16)  # most of the brightness
         if self._last is not None and green.shape == self._last.shape:
             strong = np.maximum(np.abs(green - self._last) - FAINT, 0)
@@ -101,11 +97,7 @@ class ChangeDetector:
 def average_blocks(values: np.ndarray) -> np.ndarray:
     """Return the means of blocks of ``BLOCK`` pixels a side; those at the edges may be smaller.
 
-    Args:
-        values: (H, W).
-
-    Returns:
-        (ceil(H / BLOCK), ceil(W / BLOCK)) float64.
+    (H, W) -> (ceil(H / BLOCK), ceil(W / BLOCK)) float64.
     """
     rows, columns = (np.arange(0, length, BLOCK) for length in values.shape)
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0, dtype=np.int64), columns, axis=1)

@@ -1,4 +1,4 @@
-"""Access control: who is answered, and what every answer tells the browser to refuse."""
+"""Access control: who is answered, and the headers by which browsers protect the page."""
 
 import hmac
 import secrets
@@ -33,19 +33,17 @@ class Access:
     Attributes:
         names: of this server in addresses; None: any. Where only this machine is answered, a page
             elsewhere whose name was made to point here (DNS rebinding) would otherwise read all.
-        token: must come with every request, or once by ``/?token=``; None: none is needed.
-        cookie: name of the cookie that the link sets.
-        session: what the cookie holds, another one in each process.
     """
 
     names: frozenset[str] | None = LOCAL_NAMES
-    token: str | None = None
-    cookie: str = "textvr"
+    token: str | None = None  # in every request, or once as /?token=; None: none is needed
+    cookie: str = "textvr"  # its name; the link sets it
+    # What the cookie holds, another one in each process.
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
 
 class AccessControl:
-    """An ASGI application around another: refuses what may not pass, sets headers on the rest."""
+    """An ASGI application around another: refuses requests, and sets headers on all answers."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
@@ -58,19 +56,14 @@ class AccessControl:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        request = Request(scope)
-        answer = self._check_host(request) or self._check_token(request)
-        await (answer or self._app)(scope, receive, send_with_headers)
+        answer = self._intercept(Request(scope)) or self._app
+        await answer(scope, receive, send_with_headers)
 
-    def _check_host(self, request: Request) -> Response | None:
-        names = self._access.names
-        if names is None or _get_host(request) in names:
-            return None
-        return _refuse(request, HTTPStatus.FORBIDDEN, "this server answers to localhost only")
-
-    def _check_token(self, request: Request) -> Response | None:
-        """Return None where the token or the cookie is there, else what to answer."""
-        token = self._access.token
+    def _intercept(self, request: Request) -> Response | None:
+        """Return a refusal, or what sets the cookie; None where the request may pass."""
+        names, token = self._access.names, self._access.token
+        if names is not None and _get_host(request) not in names:
+            return _refuse(request, HTTPStatus.FORBIDDEN, "this server answers to localhost only")
         if token is None:
             return None
         given = request.query_params.get("token")
@@ -87,7 +80,7 @@ class AccessControl:
         return answer
 
     def _set_cookie(self, request: Request) -> Response:
-        """Set the cookie, and lead to the same address without the token."""
+        """Set the cookie, and redirect to the same address without the token."""
         rest = [item for item in request.query_params.multi_items() if item[0] != "token"]
         answer = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", HTTPStatus.SEE_OTHER)
         answer.set_cookie(
@@ -102,9 +95,9 @@ def _get_host(request: Request) -> str:
     return name if colon and port.isdecimal() else name + colon + port
 
 
-def _is_same(given: str, own: str) -> bool:
-    """Whether two secrets are the same; takes no longer where more of them is."""
-    return hmac.compare_digest(given.encode(), own.encode())
+def _is_same(given: str, secret: str) -> bool:
+    """Compare in constant time, which tells nobody how much of the secret is right."""
+    return hmac.compare_digest(given.encode(), secret.encode())
 
 
 def _refuse(request: Request, status: HTTPStatus, text: str) -> Response:

@@ -1,29 +1,27 @@
-"""Routes under ``/api``: search, entries, and the files of entries.
+"""JSON API: what may be asked under ``/api`` and the answers; the files of entries.
 
+Times are seconds from the video's first frame. Boxes are shares of the frame's width and height.
 A file is asked for by the number of an entry and never by a path. ``VideoIndex`` says which file
 that is, and that it lies in the indexed folder or in one that a link led to when it was indexed.
 """
 
 import os
-from functools import partial
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 from retrieval import VideoIndex
 from retrieval.errors import MissingFileError
-from retrieval.web.schemas import (
-    EntryAnswer,
-    FoldersAnswer,
-    Problem,
-    SearchAnswer,
-    SearchQuery,
-    replace_surrogates,
-)
+from retrieval.index.words import get_words
+from retrieval.results import MatchKind, Mode, rename_mode
+from retrieval.search.hybrid import MAX_QUERY
 
+MAX_HITS = 100
 # Not those of the system's table: that one knows other types on every machine.
 MEDIA_TYPES = {
     "video/mp4": ".mp4 .m4v .f4v",
@@ -41,7 +39,129 @@ MEDIA_TYPES = {
     "application/mxf": ".mxf",
 }
 _TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in endings.split()}
-_NO_CHARACTER = "\ufffd"
+
+
+def replace_surrogates(text: str) -> str:
+    """Return a text with U+FFFD in place of what is no character, as names of files may hold it."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+Text = Annotated[str, BeforeValidator(replace_surrogates)]
+
+
+class SearchQuery(BaseModel):
+    """What may be asked of ``/api/search``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    q: str = Field(
+        min_length=1, max_length=MAX_QUERY, description='sentence, words, "quoted phrases"'
+    )
+    k: int = Field(24, ge=1, le=MAX_HITS, description="most hits")
+    mode: Annotated[Mode, BeforeValidator(rename_mode)] = Field(
+        "hybrid",
+        description="by meaning, by the text that was read, or both lists fused; the names of "
+        "earlier versions (meaning, words, fused) are taken, too",
+    )
+    folder: str = Field("", max_length=4096, description="only videos in it and below; empty: all")
+
+
+class Problem(BaseModel):
+    """What is wrong with a request, and the remedy."""
+
+    detail: str
+
+
+class BoxAnswer(BaseModel):
+    """A rectangle on a frame; each number is in [0, 1], from the left and from the top."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class TimedBox(BoxAnswer):
+    """Where a line of text was spotted at a time."""
+
+    time_s: float
+
+
+class WordAnswer(BaseModel):
+    """A word of the query that was read in an entry, and the line that it stands in."""
+
+    query: Text
+    word: Text
+    kind: MatchKind
+    text: Text
+    start_s: float
+    end_s: float
+    box: BoxAnswer
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def marks(self) -> list[tuple[int, int]]:
+        """Where in ``text``: first character (code point) and the one after the last."""
+        return find_marks(self.text, self.word)
+
+
+class HitAnswer(BaseModel):
+    """An entry that was found; see ``retrieval.results.Hit``."""
+
+    id: int
+    video: Text
+    start_s: float
+    end_s: float
+    score: float
+    similarity: float | None
+    semantic_rank: int | None
+    keyword_rank: int | None
+    # As the ranks were called in earlier versions.
+    meaning_rank: int | None = Field(validation_alias="semantic_rank")
+    words_rank: int | None = Field(validation_alias="keyword_rank")
+    words: list[WordAnswer]
+
+
+class SearchAnswer(BaseModel):
+    """The hits, best first."""
+
+    hits: list[HitAnswer]
+
+
+class TrackAnswer(BaseModel):
+    """A line of text that was followed through a video; ``boxes`` are in the order of time."""
+
+    text: Text
+    score: float
+    start_s: float
+    end_s: float
+    box: BoxAnswer
+    boxes: Annotated[
+        list[TimedBox],
+        BeforeValidator(
+            lambda boxes: [{"time_s": time_s} | box._asdict() for time_s, box in boxes]
+        ),
+    ]
+
+
+class EntryAnswer(BaseModel):
+    """One window of a video, and the lines of text that are seen in it."""
+
+    id: int
+    video: Text
+    start_s: float
+    end_s: float
+    duration_s: float
+    width: int
+    height: int
+    tracks: list[TrackAnswer]
+
+
+class FoldersAnswer(BaseModel):
+    """Every folder that holds videos, and how many entries the index has."""
+
+    num_entries: int
+    folders: list[Text]
 
 
 def build_api(index: VideoIndex) -> APIRouter:
@@ -53,18 +173,21 @@ def build_api(index: VideoIndex) -> APIRouter:
     unknown = {404: {"model": Problem, "description": "There is no such entry, or file, any more"}}
     router = APIRouter(prefix="/api", responses=problems)
     # As many searches at a time as there are cores; the others wait, and files need not.
-    searching = CapacityLimiter(os.cpu_count() or 1)
+    limiter = CapacityLimiter(os.cpu_count() or 1)
 
     @router.get("/search")
     async def search(asked: Annotated[SearchQuery, Query()]) -> SearchAnswer:
         """Find the entries that fit a query best."""
 
         def run_search() -> SearchAnswer:
-            folder = _find_folder(index, asked.folder) if asked.folder else None
-            hits = index.search(asked.q, asked.k, asked.mode, folder)
-            return SearchAnswer.model_validate({"hits": hits})
+            folder = asked.folder
+            if "\ufffd" in folder:  # perhaps a name that is no text, as /folders shows it
+                names = (name for name in index.folders() if replace_surrogates(name) == folder)
+                folder = next(names, folder)
+            hits = index.search(asked.q, asked.k, asked.mode, folder or None)
+            return SearchAnswer.model_validate({"hits": hits}, from_attributes=True)
 
-        return await to_thread.run_sync(run_search, limiter=searching)
+        return await to_thread.run_sync(run_search, limiter=limiter)
 
     @router.get("/folders")
     def folders() -> FoldersAnswer:
@@ -75,9 +198,23 @@ def build_api(index: VideoIndex) -> APIRouter:
     def entry(entry_id: int) -> EntryAnswer:
         """Describe an entry and the lines of text in it."""
         found = vars(index.entry(entry_id)) | {"tracks": index.tracks(entry_id)}
-        return EntryAnswer.model_validate(found)
+        return EntryAnswer.model_validate(found, from_attributes=True)
 
-    route_file = partial(_route_file, router, unknown)
+    def route_file(path: str, kind: str) -> Any:
+        """Return a decorator: answers GET and HEAD; understands byte ranges (RFC 9110, 14)."""
+        content: dict[str, Any] = {"content": {kind: {}}}
+        responses = unknown | {
+            200: content | {"description": "The file"},
+            206: content | {"description": "The range of bytes that was asked for"},
+            416: {"description": "The file has no such bytes"},
+        }
+
+        def add_routes(endpoint: Any) -> Any:
+            options: dict[str, Any] = {"response_class": FileResponse, "response_model": None}
+            router.head(path, include_in_schema=False, **options)(endpoint)
+            return router.get(path, responses=responses, **options)(endpoint)
+
+        return add_routes
 
     @route_file("/entries/{entry_id}/thumbnail", "image/jpeg")
     def thumbnail(entry_id: int) -> FileResponse:
@@ -95,39 +232,36 @@ def build_api(index: VideoIndex) -> APIRouter:
     return router
 
 
-def _find_folder(index: VideoIndex, shown: str) -> str:
-    """Return the folder that is shown by a name: as it is, unless it is no text."""
-    if _NO_CHARACTER not in shown:
-        return shown
-    return next((name for name in index.folders() if replace_surrogates(name) == shown), shown)
-
-
-def _route_file(
-    router: APIRouter, unknown: dict[int | str, dict[str, Any]], path: str, kind: str
-) -> Any:
-    """Return a decorator: answers GET and HEAD; ranges of bytes (RFC 9110, 14) are understood."""
-    content: dict[str, Any] = {"content": {kind: {}}}
-    responses = unknown | {
-        200: content | {"description": "The file"},
-        206: content | {"description": "The range of bytes that was asked for"},
-        416: {"description": "The file has no such bytes"},
-    }
-
-    def decorate(endpoint: Any) -> Any:
-        options: dict[str, Any] = {"response_class": FileResponse, "response_model": None}
-        router.head(path, include_in_schema=False, **options)(endpoint)
-        return router.get(path, responses=responses, **options)(endpoint)
-
-    return decorate
-
-
 def _send_file(file: Path, kind: str, name: str) -> FileResponse:
     """Return the answer that sends a file; raises ``MissingFileError`` before it has begun."""
     try:
         with file.open("rb") as opened:
-            found = os.fstat(opened.fileno())
+            status = os.fstat(opened.fileno())
     except OSError as error:
         raise MissingFileError(f"{name}: can't be read ({error.strerror})") from error
     return FileResponse(
-        file, media_type=kind, filename=name, stat_result=found, content_disposition_type="inline"
+        file, media_type=kind, filename=name, stat_result=status, content_disposition_type="inline"
     )
+
+
+def find_marks(text: str, word: str) -> list[tuple[int, int]]:
+    """Return where a word, or neighbouring words, stand in a line of text, in its order.
+
+    ``word`` is as it was compared (``WordMatch.word``), the words of a phrase one blank apart. Of
+    each occurrence: its first character and the one after its last.
+    """
+    pieces = [
+        (match.span(), piece)
+        for match in re.finditer(r"\S+", text)
+        for piece in get_words(match.group())
+    ]
+    wanted = word.split(" ")
+    marks, start = [], 0
+    while start + len(wanted) <= len(pieces):
+        part = pieces[start : start + len(wanted)]
+        if [piece for _, piece in part] == wanted:
+            marks.append((part[0][0][0], part[-1][0][1]))
+            start += len(wanted)
+        else:
+            start += 1
+    return marks

@@ -1,4 +1,4 @@
-"""Server of the web page and its API: the ASGI application, the socket, and how it ends."""
+"""Server of the web page and its API: the ASGI application, the socket, start and end."""
 
 import asyncio
 import errno
@@ -18,8 +18,7 @@ from starlette.types import ASGIApp
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError, MissingFileError, UnknownEntryError
 from retrieval.web.access import Access, AccessControl
-from retrieval.web.api import build_api
-from retrieval.web.schemas import replace_surrogates
+from retrieval.web.api import build_api, replace_surrogates
 from utils.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
@@ -28,12 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_app(index: VideoIndex, access: Access) -> AccessControl:
-    """Return the application.
-
-    Args:
-        index: open; may be updated while it is served.
-        access: who may ask.
-    """
+    """Return the application for an open index, which may be updated while it is served."""
     app = FastAPI(
         title="TextVR",
         description="Search your own videos.",
@@ -82,11 +76,7 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Args:
-        host: name or address.
-        port: 0: any that is free.
+    """Return a socket that listens at a name or address; port 0: any that is free.
 
     Raises:
         UserError: the port is taken or needs more rights, or the host is not of this machine.
@@ -119,15 +109,14 @@ def get_public_name(listener: socket.socket, host: str) -> str:
 class Server(uvicorn.Server):
     """A server that ends although a browser holds a video half sent, as it does with a paused one.
 
-    ``run(sockets=[...])`` answers until ``should_exit`` is set. Addresses hold what is searched
-    for, so that no request is logged.
+    ``run(sockets=[...])`` answers until ``should_exit`` is set.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
             app,
             log_config=None,
-            access_log=False,
+            access_log=False,  # addresses hold what is searched for
             server_header=False,
             proxy_headers=False,
             lifespan="off",
@@ -137,12 +126,13 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for what is being sent, but not for long."""
-        asyncio.get_running_loop().call_later(GRACE_S, self._abort_connections)
-        await super().shutdown(sockets)
 
-    def _abort_connections(self) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
+        def abort_connections() -> None:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+
+        asyncio.get_running_loop().call_later(GRACE_S, abort_connections)
+        await super().shutdown(sockets)
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:

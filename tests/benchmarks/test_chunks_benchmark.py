@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from benchmarks import chunks, one_step
+from model.frozen_in_time import FrozenInTime
 from tests.conftest import ROOT
-from trainer.grad_cache import GradientCache
 from utils.errors import UserError
 
 
@@ -16,7 +16,7 @@ def test_the_table_has_medians_and_ranges():
     case = {"device": "cpu", "batch": 512, "chunk": 64}
     numbers = {"before": [100.0, 110.0, 90.0], "peak": [300.0, 330.0, 310.0], "seconds": [1, 2, 3]}
     head = {"date": "2001-02-03", "machine": "2 threads", "versions": "torch 2"}
-    lines = chunks.table(head | {"cases": [case | numbers]}).splitlines()
+    lines = chunks.make_table(head | {"cases": [case | numbers]}).splitlines()
     assert lines[0] == "2001-02-03; 2 threads; torch 2"
     cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
     assert cells[:3] == ["cpu", "512", "64"]
@@ -30,28 +30,28 @@ def test_a_process_that_fails_is_said(monkeypatch, tmp_path):
     python.write_text("#!/bin/sh\necho begin >&2\necho no memory >&2\nexit 3\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(UserError, match="one_step.*--batch 4 .* ended with 3: no memory"):
-        chunks.measured("cpu", 4, None, runs=1, steps=2)
+    with pytest.raises(UserError, match="one_step.*--batch 4 .* ended with code 3: no memory"):
+        chunks.measure_case("cpu", 4, None, runs=1, steps=2)
 
 
 def test_the_measured_step_is_that_of_the_demo_model(tmp_path):
-    asked = one_step.read_options(["--batch", "5", "--chunk", "3", "--steps", "2"])
-    config = one_step.made_config(tmp_path, asked)
+    asked = one_step.parse_arguments(["--batch", "5", "--chunk", "3", "--steps", "2"])
+    config = one_step.make_config(tmp_path, asked)
     demo = json.loads(one_step.DEMO.read_text())["arch"]["args"]["video_params"]
     params = config.arch.kwargs()["video_params"]
     assert demo == {name: getattr(params, name) for name in demo}
     sizes, shapes = [], set()
-    real = GradientCache.embed
+    real = FrozenInTime.forward
 
-    def spy(self, model, part):
-        sizes.append(len(part))
-        shapes.add(part.video.shape[1:])
-        assert part.words.mask.sum() == len(part) * asked.words
-        return real(self, model, part)
+    def spy(self, chunk):
+        sizes.append(len(chunk))
+        shapes.add(chunk.video.shape[1:])
+        assert chunk.words.mask.sum() == len(chunk) * asked.words
+        return real(self, chunk)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GradientCache, "embed", spy)
-        found = one_step.measure(config, asked)
+        patch.setattr(FrozenInTime, "forward", spy)
+        found = one_step.measure_steps(config, asked)
     assert shapes == {(2, 3, 64, 64)}
     assert sizes == [3, 2] * 4  # two steps of two passes
     assert found.keys() == {*chunks.NUMBERS, "state"}
@@ -60,8 +60,8 @@ def test_the_measured_step_is_that_of_the_demo_model(tmp_path):
 
 def test_the_plain_path_takes_steps_too(tmp_path):
     options = ["--batch", "3", "--steps", "2", "--path", "plain", "--words", "2", "--frames", "1"]
-    asked = one_step.read_options([*options, "--set", "arch.args.video_params.embed_dim=128"])
-    found = one_step.measure(one_step.made_config(tmp_path, asked), asked)
+    asked = one_step.parse_arguments([*options, "--set", "arch.args.video_params.embed_dim=128"])
+    found = one_step.measure_steps(one_step.make_config(tmp_path, asked), asked)
     assert 0 < found["before"] <= found["peak"] and found["seconds"] > 0
 
 
@@ -70,7 +70,7 @@ def test_the_plain_path_takes_steps_too(tmp_path):
 )
 def test_options_that_do_not_go_together(options, capsys):
     with pytest.raises(SystemExit) as stop:
-        one_step.read_options(["--batch", "2", *options])
+        one_step.parse_arguments(["--batch", "2", *options])
     assert stop.value.code == 2 and options[-2:][0] in capsys.readouterr().err
 
 

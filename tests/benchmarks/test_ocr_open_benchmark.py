@@ -3,22 +3,20 @@
 import json
 import sys
 
-import pytest
-
-from benchmarks import ocr_open, processes
+from benchmarks import measuring, ocr_open
 
 
 def test_the_documents_are_of_the_size_and_the_words_many(tmp_path):
-    path = ocr_open.write_set(tmp_path / "data", 3, 20_000)
+    path = ocr_open.write_dataset(tmp_path / "data", 3, 20_000)
     documents = sorted((tmp_path / "data/Kwai_VideoOCR").iterdir())
     assert len(documents) == 3 and path in documents
     assert all(20_000 <= document.stat().st_size < 26_000 for document in documents)
-    data = ocr_open.data_set(tmp_path / "data")
+    data = ocr_open.build_dataset(tmp_path / "data")
     assert all(len(data.get_words(number)) > 5 for number in range(3))
 
 
 def test_every_run_is_measured(monkeypatch, capsys):
-    monkeypatch.setattr(ocr_open, "in_new_process", lambda function, *args: function(*args))
+    monkeypatch.setattr(measuring, "run_in_new_process", lambda function, *args: function(*args))
     options = ["--documents", "4", "--kilobytes", "5", "--runs", "2", "--json"]
     monkeypatch.setattr(sys, "argv", ["ocr_open", *options])
     ocr_open.main()
@@ -34,7 +32,7 @@ def test_the_table_has_medians_and_ranges():
     numbers = {"documents": 7, "kilobytes": 9, "store_bytes": 1_250_000}
     seconds = {"first": [9.0, 8.0, 7.0], "second": [1.0, 2.0, 3.0], "changed": [4, 4, 4]}
     reading = {"document": [10.0, 11.0, 12.0], "store": [0.5, 0.25, 0.125]}
-    lines = ocr_open.table(
+    lines = ocr_open.make_table(
         head | numbers | {"seconds": seconds, "milliseconds": reading}
     ).splitlines()
     assert lines[:2] == ["2001-02-03; 2 threads; torch 2", "7 documents of 9 KB; store 1.2 MB"]
@@ -42,9 +40,3 @@ def test_the_table_has_medians_and_ranges():
     assert cells[:2] == ["8.00 (7.00 … 9.00) s", "2.00 (1.00 … 3.00) s"]
     assert cells[2:] == ["4.00 (4.00 … 4.00) s", "11.000 (10.000 … 12.000) ms",
                          "0.250 (0.125 … 0.500) ms"]  # fmt: skip
-
-
-def test_a_new_process_gives_back_what_the_function_gives():
-    assert processes.in_new_process(pow, 2, 5) == 32
-    with pytest.raises(ZeroDivisionError):
-        processes.in_new_process(divmod, 1, 0)

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from benchmarks import made_index, search_scale
+from benchmarks import inputs, search_scale
 from retrieval import VideoIndex
 
 
 def test_the_made_index_is_one(tmp_path):
-    made = made_index.make_index(tmp_path / "i", 300)
-    embeddings, texts = made.queries(10)
+    made = inputs.make_index(tmp_path / "i", 300)
+    embeddings, texts = made.make_queries(10)
     with VideoIndex.open(tmp_path / "i") as index:
         assert len(index) == 300 and len(index.folders()) == 3
         for entry in (1, 100, 101, 300):
@@ -19,7 +19,7 @@ def test_the_made_index_is_one(tmp_path):
             assert entry in [hit.id for hit in hits]
             assert index.entry(entry).video.startswith(f"{1 + (entry - 1) // 100}/")
         for embedding, text in zip(embeddings, texts, strict=True):
-            found = search_scale.ask(index, "fused", True, embedding, text)
+            found = search_scale.ask_index(index, "fused", True, embedding, text)
             origin = int(np.argmax(made.rows @ embedding)) + 1
             assert origin == found[0]  # nearest, and it has two of the words
         with index.reading() as (connection, _):
@@ -27,15 +27,15 @@ def test_the_made_index_is_one(tmp_path):
 
 
 def test_a_case_and_its_row(tmp_path, demo):
-    encoder = search_scale.query_encoder(str(demo / "text_model"))
-    case = search_scale.measured(tmp_path / "i", 1500, 5, encoder, least_ann=1000)
+    encoder = search_scale.build_query_encoder(str(demo / "text_model"))
+    case = search_scale.measure_case(tmp_path / "i", 1500, 5, encoder, least_ann=1000)
     assert all(len(case[name]) == 5 and min(case[name]) > 0
                for name in ("meaning", "ann", "words", "fused", "fused_ann"))  # fmt: skip
     assert case["recall"] > 0.9 and min(case["per_second"], case["per_second_ann"]) > 0
     small = {"entries": 1000, "meaning": [1.0, 3.0, 2.0], "words": [4, 5, 6], "fused": [7, 7, 7]}
     head = {"date": "2001-02-03", "machine": "2 threads", "versions": "torch 2"}
     result = head | {"cases": [small | {"per_second": 61.4}, case | {"recall": 0.9876}]}
-    lines = search_scale.table(result).splitlines()
+    lines = search_scale.make_table(result).splitlines()
     assert lines[0] == "2001-02-03; 2 threads; torch 2"
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert rows[2] == ["1,000", "2.0 (1.0 … 3.0)", "", "", "5.0 (4.0 … 6.0)", "7.0 (7.0 … 7.0)",
@@ -44,4 +44,4 @@ def test_a_case_and_its_row(tmp_path, demo):
 
 
 def test_recall_is_the_share_that_is_found():
-    assert search_scale.recall([[1, 2], [3, 4]], [[2, 1], [4, 9]]) == 0.75
+    assert search_scale.compute_recall([[1, 2], [3, 4]], [[2, 1], [4, 9]]) == 0.75

@@ -2,8 +2,14 @@
 
 import pytest
 
-from benchmarks.made_index import make_index
-from benchmarks.serve import add_query_encoder, ask_all, percentile, search_paths, table
+from benchmarks.inputs import make_index
+from benchmarks.serve import (
+    add_query_encoder,
+    compute_percentile,
+    make_paths,
+    make_table,
+    send_requests,
+)
 from retrieval import VideoIndex
 from tests.retrieval.web.serving import serving
 
@@ -20,20 +26,20 @@ def made(tmp_path_factory):
 
 def test_requests_and_errors_are_counted(made):
     folder, entries = made
-    paths = search_paths(entries)
+    paths = make_paths(entries)
     assert len(set(paths)) > 150 and all("q=" in path for path in paths)
     with serving(folder) as address:
-        case = ask_all(f"{address}/", paths, clients=3, seconds=60, most=30)
+        case = send_requests(f"{address}/", paths, clients=3, seconds=60, most=30)
         assert len(case["times"]) == 30 and case["errors"] == []
-        case = ask_all(f"{address}/", ["/api/search?q=a&k=0"], clients=2, seconds=60, most=5)
+        case = send_requests(f"{address}/", ["/api/search?q=a&k=0"], clients=2, seconds=60, most=5)
         assert case["times"] == [] and [text[:4] for text in case["errors"]] == ["422 "] * 5
-    case = ask_all(f"{address}/", paths, clients=1, seconds=60, most=2)  # it has ended
+    case = send_requests(f"{address}/", paths, clients=1, seconds=60, most=2)  # it has ended
     assert len(case["errors"]) == 2 and "Refused" in case["errors"][0]
 
 
 def test_what_is_asked_for_is_found(made):
     folder, entries = made
-    _, texts = entries.queries(20)
+    _, texts = entries.make_queries(20)
     with VideoIndex.open(folder) as index:
         for text in texts:
             found = {word.word for word in index.search(text, 1, "words")[0].words}
@@ -41,17 +47,17 @@ def test_what_is_asked_for_is_found(made):
 
 
 def test_percentiles():
-    assert percentile([5.0], 95) == 5
-    assert percentile(list(range(1, 101)), 95) == 95
-    assert percentile([4, 3, 2, 1], 50) == 2
+    assert compute_percentile([5.0], 95) == 5
+    assert compute_percentile(list(range(1, 101)), 95) == 95
+    assert compute_percentile([4, 3, 2, 1], 50) == 2
 
 
 def test_the_table():
     case = {"encoder": "small", "entries": 10_000, "clients": 20, "seconds": 1.5}
     case |= {"times": [1.0, 2.0, 9.0], "errors": ["x"]}
     result = {"date": "today", "machine": "this", "versions": "new", "cases": [case]}
-    lines = table(result).splitlines()
+    lines = make_table(result).splitlines()
     assert lines[0] == "today; this; new"
     assert lines[-1] == "| small | 10,000 | 20 | 3 | 2 | 2 | 9 | 9 | 1 |"
     result["cases"] = [case | {"times": []}]
-    assert table(result).splitlines()[-1] == "| small | 10,000 | 20 | 0 | 0 |  |  |  | 1 |"
+    assert make_table(result).splitlines()[-1] == "| small | 10,000 | 20 | 0 | 0 |  |  |  | 1 |"

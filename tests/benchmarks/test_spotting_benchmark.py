@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from benchmarks import spotting
-from benchmarks.text_videos import TextVideo, mask_of
+from benchmarks.inputs import TextVideo, render_line
 from data_loader.readers.video_readers import open_video
-from utils.errors import UserError
 
 
 @pytest.mark.parametrize("height", spotting.LETTER_HEIGHTS)
 def test_letters_are_as_high_as_is_said(height):
-    rows = np.flatnonzero((mask_of("HXE", height) > 127).any(axis=1))
+    rows = np.flatnonzero((render_line("HXE", height) > 127).any(axis=1))
     assert height - 1 <= len(rows) <= height
 
 
@@ -44,9 +43,9 @@ def test_words_are_counted_by_hand():
         "1": record("grand"),  # in two tracks
         "2": record("hotei ab"),  # wrong; too short for a model to be given
     }
-    counts = spotting.compared(["Grand Hotel", "OPEN DAILY"], document)
+    counts = spotting.count_words(["Grand Hotel", "OPEN DAILY"], document)
     assert counts == {"written": 4, "spotted": 3, "found": 2, "single": 1}
-    assert spotting.compared(["OPEN"], {})["found"] == 0
+    assert spotting.count_words(["OPEN"], {})["found"] == 0
 
 
 def test_the_table_has_every_kind_and_their_sums():
@@ -57,25 +56,20 @@ def test_the_table_has_every_kind_and_their_sums():
     ]
     kinds[1] |= {"written": [8, 8]}
     head = {"date": "2001-02-03", "machine": "one thread", "versions": "Python 3"}
-    lines = spotting.table(head | {"kinds": kinds}).splitlines()
+    lines = spotting.make_table(head | {"kinds": kinds}).splitlines()
     assert lines[0] == "2001-02-03; one thread; Python 3"
     assert lines[4] == "| 10 | 0 | 60 | 50.0 | 66.7 | 75.0 | 0.200 |"
     assert lines[5] == "| 24 | 0 | 60 | 25.0 | 66.7 | 75.0 | 0.200 |"
     assert lines[-1] == "| all | all | all | 33.3 | 66.7 | 75.0 | 0.200 |"
     assert len(lines) == 4 + 2 + 2 + 1 + 1 + 1
     nothing = kinds[0] | {"spotted": [0, 0], "found": [0, 0], "single": [0, 0]}
-    assert "| 0.0 | - | - |" in spotting.table(head | {"kinds": [nothing]})
+    assert "| 0.0 | - | - |" in spotting.make_table(head | {"kinds": [nothing]})
 
 
 def test_a_kind_is_measured_by_the_real_engine():
     pytest.importorskip("rapidocr_onnxruntime")
-    found = spotting.measured(TextVideo(24, width=320, height=180, num_frames=12), 1)
+    found = spotting.measure_kind(TextVideo(24, width=320, height=180, num_frames=12), 1)
     assert found["found"] == found["written"] and found["s_per_frame"][0] > 0
-
-
-def test_a_command_that_fails_is_said():
-    with pytest.raises(UserError, match="spot_text.py nowhere .* ended with code 2"):
-        spotting.run("spot_text.py", "nowhere", "--out", "nowhere_ocr")
 
 
 def test_the_demonstrations_table():
@@ -83,7 +77,7 @@ def test_the_demonstrations_table():
     demo = {"given": metrics, "spotted": metrics | {"R1": 50.0}, "videos": 512, "seconds": 100.4}
     demo["videos_with_their_word"] = 300
     head = {"date": "2001-02-03", "machine": "one thread", "versions": "Python 3"}
-    lines = spotting.demo_table(head | {"demo": demo}).splitlines()
+    lines = spotting.make_demo_table(head | {"demo": demo}).splitlines()
     assert lines[1] == "512 test videos, 100 s; the word was spotted in 300"
     assert lines[-2:] == [
         "| given | 88.50 | 99.00 | 100.00 | 1.00 |",

@@ -1,14 +1,12 @@
 import json
-import subprocess
 import sys
 
 import pytest
 
-from benchmarks import evaluate
+from benchmarks import evaluate, measuring, step
 from benchmarks.baseline import assert_equal
-from benchmarks.made import VOCABULARY
+from benchmarks.inputs import NUM_PIECES
 from data_loader.synthetic.text_model import write_text_model
-from tests.conftest import ROOT
 
 VIDEO = {"input_res": 32, "patch_size": 16, "embed_dim": 128, "depth": 2, "num_heads": 4}
 PARTS = {"query", "video", "ocr", "loss", "backward", "optimizer"}
@@ -18,23 +16,29 @@ PARTS = {"query", "video", "ocr", "loss", "backward", "optimizer"}
 def small(tmp_path_factory) -> list[str]:
     """Options that make the benchmarks' model small."""
     folder = tmp_path_factory.mktemp("text")
-    write_text_model(folder, [f"w{number}" for number in range(VOCABULARY)])
+    write_text_model(folder, [f"w{number}" for number in range(NUM_PIECES)])
     changes = [f"arch.args.text_params.model={folder}"]
     changes += [f"arch.args.video_params.{name}={value}" for name, value in VIDEO.items()]
     changes.append("data_loader.args.video_params.input_res=32")
     return [word for change in changes for word in ("--set", change)]
 
 
-def run(module: str, *options: str) -> str:
-    command = [sys.executable, "-m", f"benchmarks.{module}", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a benchmark's command in this process; gives what its JSON says."""
+    monkeypatch.setattr(measuring, "MATMUL_SIDE", {"cpu": 64, "cuda": 64})
+
+    def call(module, *options):
+        monkeypatch.setattr(sys, "argv", [module.__name__, "--json", *options])
+        module.main()
+        return json.loads(capsys.readouterr().out)
+
+    return call
 
 
-def test_steps_of_both_paths(small):
+def test_steps_of_both_paths(small, run):
     options = ["--batch", "3", "--frames", "2", "--words", "0", "5", "--runs", "2", *small]
-    found = json.loads(run("step", "--json", *options))
+    found = run(step, *options)
     assert [case["words"] for case in found["cases"]] == [0, 5]
     for case in found["cases"]:
         assert set(case["forward"]) == {"video", "query", "ocr"}
@@ -43,7 +47,7 @@ def test_steps_of_both_paths(small):
         assert 0 < case["flops"]["ours"] < case["flops"]["plain"]
         assert 0 < max(case["differences"].values()) < 1e-5
         assert case["products_alone"] > 0
-    table = run("step", *options)
+    table = step.make_table(found)
     assert table.count("**step**") == 2 and "5 words a video" in table
 
 
@@ -56,16 +60,16 @@ def test_paths_that_differ_are_not_compared():
         assert_equal(ours, ours + 1e-3, "here")
 
 
-def test_evaluations_of_both_paths(small):
+def test_evaluations_of_both_paths(small, run):
     options = ["--videos", "5", "--whole", "40", "--batch", "2", "--words", "9", "--runs", "1"]
-    found = json.loads(run("evaluate", "--json", *options, *small))
+    found = run(evaluate, *options, *small)
     (case,) = found["cases"]
     assert 9 <= case["distinct_words"] < case["all_words"] == 360
     assert 0 < case["difference"] < 1e-5
     for seconds in (*case["seconds"].values(), case["own_texts"], case["whole_texts"]):
         assert len(seconds) == 1 and seconds[0] > 0
-    ours, plain = evaluate.whole_seconds(case, found)
+    ours, plain = evaluate.estimate_whole(case, found)
     assert plain == pytest.approx(40 / 5 * case["seconds"]["plain"][0])
     videos = case["seconds"]["ours"][0] - case["own_texts"][0]
     assert ours == pytest.approx(40 / 5 * videos + case["whole_texts"][0])
-    assert "5 videos, batch 2" in evaluate.table(found)
+    assert "5 videos, batch 2" in evaluate.make_table(found)

@@ -56,7 +56,7 @@ def test_validation_and_test_stand_for_each_other(read, caplog, has, lacks):
     entries = [annotated("a.mp4", "train"), annotated("b.mp4", has)]
     with caplog.at_level(logging.INFO):
         assert names_of(read("MSVD", {"MSVD.json": entries}, lacks)) == ["b.mp4"]
-    assert f"has no split {lacks}; {has} stands for it" in caplog.text
+    assert f"has no split {lacks}; {has} is used for it" in caplog.text
 
 
 def test_nothing_stands_for_training(read):
@@ -71,7 +71,7 @@ def test_a_file_for_each_split_comes_first_and_is_read_whole(read, caplog, has, 
     assert names_of(read("MSVD", own, has)) == ["c/d.mp4", "a.mp4"]
     with caplog.at_level(logging.INFO):
         assert names_of(read("MSVD", own, lacks)) == ["c/d.mp4", "a.mp4"]
-    assert f"MSVD_{has}.json stands for the split {lacks}" in caplog.text
+    assert f"MSVD_{has}.json is used for the split {lacks}" in caplog.text
     both = own | {"MSVD.json": ENTRIES}
     assert names_of(read("MSVD", both, has)) == ["c/d.mp4", "a.mp4"]
     assert names_of(read("MSVD", both, "train")) == ["a.mp4"]

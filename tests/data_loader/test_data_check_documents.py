@@ -9,7 +9,7 @@ from data_loader.data_check.documents import (
     check_documents,
     read_document,
 )
-from data_loader.ocr.needs_reading import ALL_WORDS, needs_reading
+from data_loader.ocr.ocr_reader import ALL_WORDS, needs_reading
 from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document
 from utils.errors import UserError
 

@@ -57,7 +57,7 @@ def test_a_clip_has_one_caption(folder, captions, message):
     [
         (
             f"x/1001_Film/{FILM}.tar\n",
-            f"1 entries can't be used\n  {OTHER}: stands not in frame_tar_list",
+            f"1 entries can't be used\n  {OTHER}: is not in frame_tar_list",
         ),
         (f"f/{OTHER}.tar\n../{FILM}.tar", f"{FILM}: '../{FILM}.avi' leads out of the data folder"),
         (

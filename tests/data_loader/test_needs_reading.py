@@ -5,7 +5,7 @@ import json
 import pytest
 
 from base.base_dataset import VideoEntry
-from data_loader.ocr.needs_reading import flag_captions_that_need_reading, needs_reading
+from data_loader.ocr.ocr_reader import flag_captions_that_need_reading, needs_reading
 from utils.errors import UserError
 
 BOX = [0, 0, 4, 0, 4, 4, 0, 4, 0, 0]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_loader.datasets.shuffled import (
+from data_loader.datasets.annotations import (
     explain_shuffled,
     find_shuffled_beside,
     find_unshuffled_beside,

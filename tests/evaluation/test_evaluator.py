@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from base.criterion import cosine_similarity
 from data_loader.readers.base_reader import VideoError
 from evaluation.evaluator import Evaluator, NonFiniteEmbeddingsError
 from evaluation.results import (
+    SHUFFLED_NOTE,
     collect_metrics,
     format_evaluation,
     open_ground_truth,
     score_evaluation,
     write_evaluation,
 )
-from evaluation.tables import SHUFFLED_NOTE
 from model.metric import t2v_metrics, v2t_metrics
 from trainer.build import build_criterion, build_loader, build_model, build_trainer
 from utils.errors import UserError
-from utils.similarity import cosine_similarity
 
 CPU = torch.device("cpu")
 

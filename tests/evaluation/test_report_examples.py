@@ -93,6 +93,11 @@ def test_each_word_has_its_own_attention(make_config: MakeConfig, kind: str):
     assert list(found) == videos
     lengths = set()
     model.eval()
+    batch = collate([loader.dataset[SampleKey(0, video)] for video in videos[:2]])
+    with torch.no_grad():
+        shares = model.attend_to_words(batch)
+    assert shares[:, 0].tolist() == pytest.approx([found[v].query_token for v in videos[:2]])
+    assert shares.sum(1).tolist() == pytest.approx([1, 1])
     for video, attention in found.items():
         sample = loader.dataset[SampleKey(0, video)]
         expected = attend_by_hand(model.fusion_model, tokens_of(model, collate([sample])))
@@ -123,7 +128,9 @@ def test_a_video_without_words_has_the_empty_words_share(make_config: MakeConfig
 
 def test_a_model_without_fusion_layer_has_no_attention(make_config: MakeConfig):
     config = make_config(kind="vision")
-    assert compute_word_attention(build_model(config, CPU), None, [0], None) == {}
+    loader = build_loader(config, 0, training=False, split="test")
+    collate = loader.batches.collate_fn
+    assert compute_word_attention(build_model(config, CPU), loader.dataset, [0], collate) == {}
 
 
 def test_best_and_worst_go_by_rank_then_by_margin():

@@ -14,6 +14,7 @@ import torch
 from headless_browser import browser_page, find_browser
 
 from base.config import resolve_config
+from evaluation.evaluator import Evaluator
 from tests.evaluation.report_reader import ReportReader, classes
 from tests.videos import truncate
 from tools import report as command
@@ -95,8 +96,9 @@ def test_the_page_says_what_was_computed(page, runs, evil_demo):
     ranks = []
     arguments = ["--set", f"data_loader.args.data_dir={evil_demo}"]
     for value, run in zip(found, runs.values(), strict=True):
-        opened = command.open_run(run, command.parse_arguments([str(run), *arguments]))
-        matrix = opened.parts.evaluate(opened.model, opened.parts.build_loader()).similarity
+        opened = command.EvaluatedRun(run, command.parse_arguments([str(run), *arguments]))
+        evaluator = Evaluator(opened.config.metrics, opened.criterion, opened.device)
+        matrix = evaluator.run(opened.model, opened.build_loader()).similarity
         rows, own = np.arange(len(captions)), np.array(value["video_of_query"])
         ranks.append(compute_t2v_ranks(matrix, rows, own))
         assert value["ranks"] == ranks[-1].tolist()

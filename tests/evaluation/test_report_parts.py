@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 
 from evaluation.examples import WordAttention
-from evaluation.report.contents import Contents, Results, RunContents
-from evaluation.report.evaluated_run import Cache, stamp_file
-from evaluation.report.history import describe_key, get_points, list_plotted_keys, read_history
-from evaluation.report.page import FEW_WORDS, PRINTED_ROWS, format_difference, render_page
+from evaluation.report.page import (
+    COLUMNS,
+    FEW_WORDS,
+    PRINTED_ROWS,
+    Contents,
+    Results,
+    RunContents,
+    describe_key,
+    format_difference,
+    get_points,
+    list_plotted_keys,
+    render_page,
+)
 from evaluation.report.plots import Curve, choose_ticks, plot_curves, plot_histogram
-from evaluation.report.tables import COLUMNS
 from tests.evaluation.report_reader import ReportReader
+from tools.report import Cache, read_history, stamp_file
 
 EVIL = '<script>alert("x")</script>&amp;\' \u202e \ud800'
 ONE = "Text to video, one right video a caption, as published"
@@ -140,6 +149,12 @@ def test_many_words_are_shown_on_demand_and_no_word_is_mentioned(count: int, hid
     assert ("No word was read" in page) == (count == 0)
 
 
+def test_a_model_without_attention_says_why():
+    assert "does not say what it attends to" in render_page(contents(attention={}))
+    vision = contents(run_contents(modalities=("vision",)), attention={})
+    assert "no fusion layer: it reads no words" in render_page(vision)
+
+
 def test_a_thumbnail_is_there_once():
     page = render_page(contents())
     assert page.count("data:image/jpeg") == 1
@@ -185,16 +200,16 @@ def test_differences_have_their_sign(change: float, text: str):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "whole"),
+    ("low", "high", "integers"),
     [(0, 1, False), (1, 300, True), (1, 2, True), (-0.31, 0.02, False), (99.5, 100, False),
      (1e-7, 3e-7, False)],
 )  # fmt: skip
-def test_ticks_are_round_and_within(low: float, high: float, whole: bool):
-    found = choose_ticks(low, high, whole=whole)
+def test_ticks_are_round_and_within(low: float, high: float, integers: bool):
+    found = choose_ticks(low, high, integers=integers)
     assert 1 < len(found) <= 9
     assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
     assert np.allclose(np.diff(found), found[1] - found[0])
-    assert not whole or all(value == int(value) for value in found)
+    assert not integers or all(value == int(value) for value in found)
 
 
 def test_a_curve_goes_through_its_points():

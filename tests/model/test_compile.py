@@ -8,13 +8,13 @@ import torch
 from torch._dynamo.utils import counters
 
 from base.base_model import ModelInput, RetrievalModel
+from base.criterion import cosine_similarity
 from model.frozen_in_time import FrozenInTime
 from model.loss import NormSoftmaxLoss
 from tests.model.small_models import WORDS, build, make_batch, write_text_model
 from tests.trainer.step_trainer import make_step_trainer
 from trainer.build import build_trainer
 from utils.errors import UserError
-from utils.similarity import cosine_similarity
 
 TEXTS = [["one", "two"], ["long"], ["two"], ["longer", "one", "long"], ["one"]]
 CPU = torch.device("cpu")
@@ -64,8 +64,7 @@ def test_numbers_follow_those_without_compilation(tmp_path, backend, kind, size)
     plain, compiled = build(folder, ONE_LAYER), build(folder, ONE_LAYER)
     names = list(compiled.state_dict())
     compiled.compile_encoders(backend)
-    with torch.no_grad():
-        expected, found = plain(batch), compiled(batch)
+    expected, found = plain(batch), compiled(batch)  # with gradients: as in the step, so one graph
     for key in expected:
         torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-5)
     (value, grads), (own, own_grads) = step(plain, batch, size), step(compiled, batch, size)
@@ -92,6 +91,7 @@ def random_batches(count: int):
         yield batch
 
 
+@slow
 @torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 def test_few_graphs_are_compiled_however_the_batches_differ(tmp_path):
     model, backend = build(write_text_model(tmp_path), ONE_LAYER), Counting()

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from base.batch import Tokens
+from base.criterion import cosine_similarity
 from model.frozen_in_time import FrozenInTime
 from model.loss import NormSoftmaxLoss
 from model.params import TextParams, VideoParams
 from tests.model.small_models import SMALL_VIT, build, make_batch, write_text_model
-from utils.similarity import cosine_similarity
 
 TEXTS = [["one", "long", "two"], ["longer"], ["two", "one"]]
 DROPOUT = 0.4

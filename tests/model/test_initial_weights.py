@@ -130,7 +130,6 @@ def test_whole_parts_that_are_missing_or_unexpected_come_with_the_remedy(
 @pytest.mark.parametrize(
     ("parts", "options", "kind", "said"),
     [
-        ((), {}, UserError, "^arch.args.load_parts: names no part"),
         (("vid_proj", "vid_proj"), {}, UserError, r"load_parts: \['vid_proj', 'vid_proj'\] names"),
         (("vid_proj",), {"path": ""}, UserError, "^arch.args.load_parts: .*set .*load_checkpoint"),
         (("video_modle",), {}, UserError, 'load_parts: .* no "video_modle"; .*"video_model"'),

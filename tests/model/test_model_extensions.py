@@ -143,6 +143,8 @@ def test_a_fusion_and_a_video_encoder_are_trained(part, options, tmp_path):
     if "ocr" in options.get("modalities", ("ocr",)):
         assert apart.keys() == {"whole", "vision", "ocr"}
         assert not apart["whole"].allclose(apart["ocr"])
+    has_attention = part == "video_model" and model.uses_ocr
+    assert (model.attend_to_words(batch) is not None) == has_attention
 
 
 def test_a_text_encoder_of_ones_own_is_trained(tmp_path):

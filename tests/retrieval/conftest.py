@@ -91,5 +91,5 @@ def built(demo, checkpoint, test_names, tmp_path_factory) -> tuple[Path, Library
 
 @pytest.fixture
 def copy(built, tmp_path) -> Path:
-    """A copy of the index that may be spoilt."""
+    """A copy of the index that may be damaged."""
     return Path(shutil.copytree(built[0], tmp_path / "copy.index"))

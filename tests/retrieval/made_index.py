@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval.index.arrays import EMBEDDINGS
 from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
-from retrieval.index.layout import EMBEDDINGS
 from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.writer import IndexWriter, lock_index
 
@@ -23,7 +23,7 @@ def made_embeddings(count: int, seed: int = 0, width: int = WIDTH) -> np.ndarray
 
 def made_video(name: str, lines: Sequence[str], rows: np.ndarray) -> NewVideo:
     """A video of one entry a row; every line is seen in every entry."""
-    entries = [NewEntry(5.0 * i, 5.0 * i + 10, {EMBEDDINGS: row}, b"jpeg")
+    entries = [NewEntry(5.0 * i, 5.0 * i + 10, b"jpeg", {EMBEDDINGS: row})
                for i, row in enumerate(rows)]  # fmt: skip
     places = tuple(range(len(entries)))
     boxes = np.array([(0.5, *BOX), (1.5, *BOX)], dtype=np.float32)

@@ -18,7 +18,7 @@ from utils.cli import run_cli
 
 
 @pytest.fixture
-def ended(monkeypatch, capsys):
+def run_script(monkeypatch, capsys):
     """Return a function that runs a script here; it gives the exit code, stdout and stderr."""
 
     def run(script, *command: object) -> tuple[int, str, str]:
@@ -32,77 +32,81 @@ def ended(monkeypatch, capsys):
     return run
 
 
-def test_make_update_search(library, tmp_path, test_names, ended):
+def test_make_update_search(library, tmp_path, test_names, run_script):
     out = tmp_path / "my.index"
     command = [library.videos, "--out", out]
-    code, _, error = ended(index_script, *command)
+    code, _, error = run_script(index_script, *command)
     assert code == 2 and "is a new index; give the model's checkpoint with -r" in error
     options = ["-r", library.checkpoint, "--ocr", library.ocr]
-    code, text, _ = ended(index_script, *command, *options, "--dry-run")
+    code, text, _ = run_script(index_script, *command, *options, "--dry-run")
     assert code == 0 and not out.exists()
     assert text.splitlines()[:-1] == [f"add     {name}" for name in sorted(test_names)]
-    code, text, _ = ended(index_script, *command, *options)
+    code, text, _ = run_script(index_script, *command, *options)
     assert code == 0 and text.splitlines()[-1] == f"{out}: 8 videos, 8 entries"
     # Model, windows and OCR are as before.
     (library.videos / sorted(test_names)[0]).unlink()
     (library.videos / "bad.mp4").write_bytes(b"")
-    code, text, _ = ended(index_script, *command, "--dry-run")
+    code, text, _ = run_script(index_script, *command, "--dry-run")
     assert code == 0 and text.splitlines() == [
         "add     bad.mp4",
         f"drop    {sorted(test_names)[0]}",
         "1 to add, 0 to update, 1 to drop, 0 unreadable, 7 unchanged",
     ]
-    code, text, _ = ended(index_script, *command)
+    code, text, _ = run_script(index_script, *command)
     assert code == 1 and text.startswith("failed  bad.mp4: ") and "is empty (0 bytes)" in text
     assert text.splitlines()[-1] == f"{out}: 7 videos, 7 entries"
-    assert ended(index_script, *command, "--set", "seed=3")[0] == 2
-    code, _, error = ended(index_script, *command, "--ann")
+    assert run_script(index_script, *command, "--set", "seed=3")[0] == 2
+    code, _, error = run_script(index_script, *command, "--ann")
     assert code == 2 and "--ann is for 10,000 entries and more" in error
 
-    code, text, _ = ended(search_script, out, "casino", "--json", "--explain", "-k", 20)
+    code, text, _ = run_script(search_script, out, "casino", "--json", "--explain", "-k", 20)
     hits = json.loads(text)
     assert all(hit["meaning_rank"] == hit["semantic_rank"] for hit in hits)
     assert all(hit["words_rank"] == hit["keyword_rank"] for hit in hits)
     assert code == 0 and len(hits) == 7 and hits[0]["words"][0]["kind"] == "exact"
     assert set(hits[0]["words"][0]["box"]) == {"left", "top", "right", "bottom"}
-    code, text, _ = ended(search_script, out, "casino", "-k", 2)
+    code, text, _ = run_script(search_script, out, "casino", "-k", 2)
     lines = text.splitlines()
     assert code == 0 and lines[0].split() == ["time", "score", "words", "video"] and len(lines) == 3
     assert lines[1].endswith(hits[0]["video"]) and f"{hits[0]['score']:.4f}" in lines[1]
     for mode in ("keyword", "words"):  # and by its name in former releases
-        assert ended(search_script, out, "zebra", "--mode", mode)[1] == "nothing found\n"
-    code, _, error = ended(search_script, out, "zebra", "--mode", "smell")
+        assert run_script(search_script, out, "zebra", "--mode", mode)[1] == "nothing found\n"
+    code, _, error = run_script(search_script, out, "zebra", "--mode", "smell")
     assert code == 2 and "'hybrid', 'semantic', 'keyword'" in error
-    code, _, error = ended(search_script, out, "  ")
+    code, _, error = run_script(search_script, out, "  ")
     assert code == 2 and error.startswith("the query is empty")
     other = shutil.copy(library.checkpoint.parent / "config.json", tmp_path / "other.pth")
-    code, _, error = ended(search_script, out, "casino", "-r", other)
+    code, _, error = run_script(search_script, out, "casino", "-r", other)
     assert code == 2 and str(library.checkpoint) in error and str(other) in error
-    assert ended(search_script, out, "casino", "-r", library.checkpoint)[0] == 0
+    assert run_script(search_script, out, "casino", "-r", library.checkpoint)[0] == 0
 
 
-def test_text_is_spotted_on_the_way(library, tmp_path, test_names, ended, monkeypatch):
+def test_text_is_spotted_on_the_way(library, tmp_path, test_names, run_script, monkeypatch):
     """The words that RapidOCR reads in the demonstration's videos are found."""
     videos = tmp_path / "v"
     videos.mkdir()
     name = next(n for n in test_names if json.loads(document(library, n)).get("0"))
     word = json.loads(document(library, name))["0"]["text"]
     shutil.copy(library.videos / name, videos / "one.mp4")
-    code, _, error = ended(index_script, videos, "-r", library.checkpoint, "--out", tmp_path / "i")
+    code, _, error = run_script(
+        index_script, videos, "-r", library.checkpoint, "--out", tmp_path / "i"
+    )
     assert code == 0, error
-    code, text, _ = ended(search_script, tmp_path / "i", word, "--mode", "words", "--json")
+    code, text, _ = run_script(search_script, tmp_path / "i", word, "--mode", "words", "--json")
     assert code == 0
-    code, text, _ = ended(index_script, videos, "--out", tmp_path / "i", "--dry-run")
+    code, text, _ = run_script(index_script, videos, "--out", tmp_path / "i", "--dry-run")
     assert text == "0 to add, 0 to update, 0 to drop, 0 unreadable, 1 unchanged\n"
-    code, text, _ = ended(index_script, videos, "--out", tmp_path / "i", "--no-ocr", "--dry-run")
+    code, text, _ = run_script(
+        index_script, videos, "--out", tmp_path / "i", "--no-ocr", "--dry-run"
+    )
     assert text.splitlines()[0] == "update  one.mp4"  # its text is another one
     own = RapidOcrSpotter().identity()
     monkeypatch.setattr(RapidOcrSpotter, "identity", lambda self: own | {"version": "9.9"})
     command = [videos, "--out", tmp_path / "i", "--dry-run"]
-    code, _, error = ended(index_script, *command)
+    code, _, error = run_script(index_script, *command)
     assert code == 2 and f"version {own['version']}" in error and "version 9.9" in error
     assert "give --spot, which spots the text of all videos anew" in error
-    code, text, _ = ended(index_script, *command, "--spot")
+    code, text, _ = run_script(index_script, *command, "--spot")
     assert code == 0 and text.splitlines()[0] == "update  one.mp4"
 
 

@@ -28,7 +28,7 @@ def application(folder: Path, number: int) -> None:
     connection.close()
 
 
-def spoil(folder: Path, pattern: str, keep: int | None = None) -> None:
+def damage(folder: Path, pattern: str, keep: int | None = None) -> None:
     (path,) = folder.glob(pattern)
     if keep is None:
         path.unlink()
@@ -36,24 +36,27 @@ def spoil(folder: Path, pattern: str, keep: int | None = None) -> None:
         os.truncate(path, keep)
 
 
-SPOILT = {
+DAMAGED = {
     "newer": (lambda f: version(f, 2), "format 2, from a newer version"),
     "of another program": (lambda f: application(f, 5), "holds no finished index"),
-    "no database": (lambda f: spoil(f, "index.db"), "holds no finished index; index.py makes one"),
-    "no embeddings": (lambda f: spoil(f, "embeddings-*"), r"embeddings-000001.npy: No such file"),
-    "half of them": (lambda f: spoil(f, "embeddings-*", 600), r"npy: is cut short \(600 of 1152"),
-    "no ids": (lambda f: spoil(f, "entries-*"), "entries-000001.npy: No such file.*index is damag"),
-    "half a database": (lambda f: spoil(f, "index.db", 5000), "index.db: can't be read"),
+    "no database": (lambda f: damage(f, "index.db"), "holds no finished index; index.py makes one"),
+    "no embeddings": (lambda f: damage(f, "embeddings-*"), r"embeddings-000001.npy: No such file"),
+    "half of them": (lambda f: damage(f, "embeddings-*", 600), r"npy: is cut short \(600 of 1152"),
+    "no ids": (
+        lambda f: damage(f, "entries-*"),
+        "entries-000001.npy: No such file.*index is damag",
+    ),
+    "half a database": (lambda f: damage(f, "index.db", 5000), "index.db: can't be read"),
     "junk": (lambda f: (f / "index.db").write_bytes(b"junk" * 2000), "index.db: can't be read"),
-    "no weights": (lambda f: spoil(f, "query_encoder/weights*"), "query_encoder: can't be read"),
-    "no settings": (lambda f: spoil(f, "query_encoder/query_*"), "query_encoder: can't be read"),
-    "no tokenizer": (lambda f: spoil(f, "query_encoder/tokenizer.json"), "tokenizer"),
+    "no weights": (lambda f: damage(f, "query_encoder/weights*"), "query_encoder: can't be read"),
+    "no settings": (lambda f: damage(f, "query_encoder/query_*"), "query_encoder: can't be read"),
+    "no tokenizer": (lambda f: damage(f, "query_encoder/tokenizer.json"), "tokenizer"),
 }
 
 
-@pytest.mark.parametrize("error", SPOILT)
-def test_a_folder_that_is_not_right_is_told(copy, error):
-    make, message = SPOILT[error]
+@pytest.mark.parametrize("error", DAMAGED)
+def test_a_folder_that_is_not_right_is_reported(copy, error):
+    make, message = DAMAGED[error]
     make(copy)
     with pytest.raises(UserError, match=message) as caught, VideoIndex.open(copy) as index:
         index.search("casino")

@@ -25,7 +25,7 @@ FORK = multiprocessing.get_context("fork")
 NUM_WORDS = 5
 
 
-def started(job: Callable, *arguments: object) -> multiprocessing.Process:
+def start_process(job: Callable, *arguments: object) -> multiprocessing.Process:
     """A process of its own that is silent."""
 
     def silent() -> None:
@@ -52,7 +52,7 @@ def churn(folder: Path, seed: int, rounds: int = 10**6) -> None:
             drop = [known[f"{n}.mp4"].id for n in range(NUM_WORDS)
                     if rng.random() < 0.3 and n not in numbers and f"{n}.mp4" in known]  # fmt: skip
             writer.write(videos, drop)
-            writer.compact(most_dead=0.3)
+            writer.compact(max_dead=0.3)
 
 
 def rows_of(number: int) -> np.ndarray:
@@ -93,7 +93,7 @@ def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path):
     rng = random.Random(0)
     commits = []
     for seed in range(8):
-        process = started(churn, folder, seed)
+        process = start_process(churn, folder, seed)
         while read_commit(folder) == (commits or [0])[-1]:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
@@ -120,7 +120,7 @@ def test_it_is_searched_while_another_process_writes(tmp_path):
     create(folder)
     add(folder, made_video("0.mp4", ["w0 here"], rows_of(0)))
     with VideoIndex.open(folder) as index:
-        process = started(churn, folder, 1)
+        process = start_process(churn, folder, 1)
         try:
             seen, end = set(), time.monotonic() + 60
             while len(seen) < 15 and time.monotonic() < end:
@@ -140,7 +140,7 @@ def test_a_real_run_that_is_killed_goes_on(library, tmp_path):
     out = tmp_path / "my.index"
     rng = random.Random(1)
     for _ in range(4):
-        process = started(library.index, out)
+        process = start_process(library.index, out)
         time.sleep(rng.uniform(0.05, 0.6))
         process.kill()
         process.join()
@@ -162,7 +162,7 @@ def test_a_real_run_that_is_killed_goes_on(library, tmp_path):
                 assert hit.score == pytest.approx(wanted[video].score)
 
 
-def full(library: Library, out: Path, most: int) -> None:
+def index_on_full_disk(library: Library, out: Path, most: int) -> None:
     """Index with files of at most so many bytes; ends with 7 where it names what is full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -178,7 +178,7 @@ def test_a_full_disk_keeps_what_was_finished(library, tmp_path):
     for number, most in enumerate([200, 34_000, 40_000]):  # the next row; the log of the database
         for source in sorted(library.videos.rglob("*.mp4"))[:2]:
             shutil.copy(source, source.with_name(f"{source.stem}_{number}.mp4"))
-        process = started(full, library, out, most)
+        process = start_process(index_on_full_disk, library, out, most)
         process.join()
         assert process.exitcode == 7, most
         with VideoIndex.open(out) as index:
@@ -191,7 +191,7 @@ def test_a_full_disk_keeps_what_was_finished(library, tmp_path):
 def test_a_disk_that_is_full_from_the_start(library, tmp_path):
     out = tmp_path / "my.index"
     for most in (0, 5000, 60_000):  # nothing at all, the weights, the database
-        process = started(full, library, out, most)
+        process = start_process(index_on_full_disk, library, out, most)
         process.join()
         assert process.exitcode == 7, most
         with pytest.raises(IndexFolderError, match="holds no finished index|can't be read"):

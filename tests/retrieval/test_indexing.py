@@ -244,7 +244,7 @@ def test_bad_videos_are_reported_and_the_others_found(checkpoint, tmp_path):
     assert again.failed.keys() == BAD.keys() and again.plan.num_same == len(GOOD) + 2
 
 
-def test_a_video_that_is_spoilt_later_leaves_the_index(library, tmp_path, test_names):
+def test_a_video_that_is_damaged_later_leaves_the_index(library, tmp_path, test_names):
     out = tmp_path / "i"
     library.index(out)
     (library.videos / test_names[0]).write_bytes(b"")
@@ -254,7 +254,7 @@ def test_a_video_that_is_spoilt_later_leaves_the_index(library, tmp_path, test_n
         assert test_names[0] not in {hit.video for hit in index.search("x", 20)}
 
 
-def test_a_malformed_document_is_its_videos_fault(library, tmp_path, test_names):
+def test_a_malformed_document_is_an_error_of_its_video(library, tmp_path, test_names):
     document = library.ocr / test_names[0].replace(".mp4", ".json")
     document.write_text('{"0": {"text": 3}}')
     (reason,) = library.index(tmp_path / "i").failed.values()

@@ -17,16 +17,16 @@ from utils.errors import UserError
 
 def test_arrays_grow_while_they_are_mapped(tmp_path):
     file, rows = tmp_path / "a.npy", made_embeddings(10, width=4)
-    arrays.create_array(file, np.float32, 4)
-    assert np.load(file).shape == (0, 4) and len(arrays.map_rows(file, np.float32, 0, 4)) == 0
+    arrays.create_array(file, np.float32, (4,))
+    assert np.load(file).shape == (0, 4) and len(arrays.map_rows(file, np.float32, 0, (4,))) == 0
     arrays.append_rows(file, 0, rows[:3])
-    held = arrays.map_rows(file, np.float32, 3, 4)
+    held = arrays.map_rows(file, np.float32, 3, (4,))
     arrays.append_rows(file, 3, rows[8:])  # by one that was killed before it said so
     arrays.append_rows(file, 3, rows[3:4])
     arrays.append_rows(file, 4, rows[4:7])
     np.testing.assert_array_equal(held, rows[:3])
     np.testing.assert_array_equal(np.load(file), rows[:7])
-    np.testing.assert_array_equal(arrays.map_rows(file, np.float32, 7, 4), rows[:7])
+    np.testing.assert_array_equal(arrays.map_rows(file, np.float32, 7, (4,)), rows[:7])
 
 
 def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
@@ -36,7 +36,7 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
     with lock_index(folder), IndexWriter(folder) as writer:
         with pytest.raises(UserError, match="--ann is for 10,000 entries and more; .* has 2,500"):
             build_ann(writer)
-        assert build_ann(writer, least_rows=100) > 0.9
+        assert build_ann(writer, min_rows=100) > 0.9
     # Later ones are found, too, and none that is gone.
     add(folder, *(made_video(f"{i}.mp4", [], rows[100 * i : 100 * i + 100]) for i in range(25, 30)),
         drop=[1])  # fmt: skip

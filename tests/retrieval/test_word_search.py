@@ -7,8 +7,8 @@ import pytest
 
 from retrieval import VideoIndex
 from retrieval.index.words import fold, get_words
-from retrieval.search.query import Term, parse_terms
-from retrieval.search.snapshot import LONGEST, Vocabulary
+from retrieval.search.keyword import Term, parse_terms
+from retrieval.search.snapshot import MAX_LETTERS, Vocabulary
 from tests.retrieval.made_index import BOX, index_of_lines
 
 LINES = [
@@ -179,13 +179,13 @@ def edits(a: str, b: str) -> int:
 def test_nearly_equal_words_are_all_found():
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdé酒7", k=rng.randint(1, 9))) for _ in range(400)]
-    words += ["x" * (LONGEST + 1), "", "casino"]
+    words += ["x" * (MAX_LETTERS + 1), "", "casino"]
     vocabulary = Vocabulary(list(enumerate(words)))
-    for text in [*words[:25], "casion", "x" * LONGEST, "x" * 40]:
+    for text in [*words[:25], "casion", "x" * MAX_LETTERS, "x" * 40]:
         for most in (0, 1, 2):
             found = vocabulary.find_similar(text, most)
             wanted = {n: d for n, w in enumerate(words) if 0 < (d := edits(text, w)) <= most}
-            if len(text) <= LONGEST:
+            if len(text) <= MAX_LETTERS:
                 wanted.pop(400, None)  # longer words are not compared
                 assert {number: d for number, _, d in found} == wanted, (text, most)
             assert all(words[number] == word for number, word, _ in found)

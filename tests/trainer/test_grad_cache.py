@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from base.criterion import cosine_similarity
 from model.loss import NormSoftmaxLoss
 from tests.model.small_models import build, make_batch, write_text_model
 from tests.trainer.step_trainer import make_step_trainer
-from utils.similarity import cosine_similarity
 
 TEXTS = [["one", "two"], ["long"], ["two"], ["longer", "one", "long"], ["one"], ["two", "longer"]]
 

@@ -15,7 +15,6 @@ from data_loader.transforms import TransformParams
 from trainer.build import build_trainer
 from trainer.tracking import (
     TIMINGS,
-    FileTracker,
     Tracker,
     Writer,
     make_filmstrip,
@@ -138,7 +137,7 @@ def test_frames_are_shown_as_they_are(tmp_path):
     assert strip.shape == (3, 4, 8) and strip.dtype == np.uint8
     assert strip[:, 0, 0].tolist() == colours[0] and strip[:, 0, 4].tolist() == colours[1]
     board = open_writer("tensorboard", tmp_path, {})
-    board.image("a", strip, "epoch", 7)
+    board.write("image", "a", strip, "epoch", 7)
     board.close()
     [event] = board_of(tmp_path).Images("a")
     (tmp_path / "a.png").write_bytes(event.encoded_image_string)
@@ -213,7 +212,7 @@ def test_a_process_that_does_not_write_writes_nothing(run, tmp_path):
 
 def test_a_disk_that_is_full_is_said_and_the_run_goes_on(tmp_path, caplog):
     (tmp_path / "metrics.jsonl").mkdir()  # can't be appended to
-    tracker = FileTracker(tmp_path, open_writer("none", tmp_path, {}))
+    tracker = Tracker(tmp_path, open_writer("none", tmp_path, {}))
     with caplog.at_level(logging.ERROR):
         tracker.log_epoch(1, {"loss_0": 1.5})
     assert "NOT WRITTEN" in caplog.text and '"loss_0": 1.5' in caplog.text
@@ -221,10 +220,10 @@ def test_a_disk_that_is_full_is_said_and_the_run_goes_on(tmp_path, caplog):
 
 def test_a_writer_that_fails_is_said_once_and_the_run_goes_on(tmp_path, caplog):
     class Full(Writer):
-        def scalars(self, values, axis, place):
+        def write(self, kind, name, value, axis, place):
             raise OSError(28, "No space left on device")
 
-    tracker = FileTracker(tmp_path, Full())
+    tracker = Tracker(tmp_path, Full())
     for epoch in (1, 2):
         tracker.log_epoch(epoch, {"loss_0": 1.5})
     assert caplog.text.count("NOT WRITTEN: Full") == 1

@@ -87,8 +87,8 @@ def test_a_run_offline(offline, make_config, tmp_path):
 
 def test_both_axes_and_the_configuration_are_told(offline, tmp_path):
     writer = open_writer("wandb", tmp_path, CONFIG)
-    writer.scalars({"step/loss": 1.5}, "step", 3)
-    writer.histogram("ranks", np.array([1.0, 2.0, 2.0]), "epoch", 1)
+    writer.write("scalar", "step/loss", 1.5, "step", 3)
+    writer.write("histogram", "ranks", np.array([1.0, 2.0, 2.0]), "epoch", 1)
     writer.close()
     run = told(tmp_path, "run")[0]
     assert run.project == "tried" and run.display_name == tmp_path.name

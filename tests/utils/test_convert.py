@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from tools import checkpoint as command
-from utils.checkpoint.convert import convert_checkpoint
-from utils.checkpoint.describe import Difference, compare_shapes, describe_fit
+from tools.checkpoint import Difference, compare_shapes, convert_checkpoint, describe_fit
 from utils.checkpoint.files import CheckpointError, load_checkpoint
 from utils.errors import UserError
 

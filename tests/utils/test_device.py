@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from utils.device import choose_devices, select_device
 from utils.distributed import DistInfo
 from utils.errors import UserError
+from utils.launch import choose_devices, select_device
 
 
 @pytest.fixture

@@ -81,8 +81,10 @@ def without_dropout(folder):
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [("bf16", "eager")]
-    + [pytest.param(name, "aot_eager", marks=pytest.mark.slow) for name in TOLERANCE],
+    [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [("bf16", "eager"), *((name, "aot_eager") for name in TOLERANCE)]
+    ],
 )
 def test_with_everything_on_losses_follow_plain_float32(tmp_path, name, backend):
     torch._dynamo.reset()

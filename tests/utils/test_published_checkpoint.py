@@ -12,7 +12,7 @@ import torch
 
 from model.frozen_in_time import FrozenInTime
 from model.params import TextParams, VideoParams
-from utils.checkpoint.convert import convert_checkpoint
+from tools.checkpoint import convert_checkpoint
 from utils.checkpoint.files import load_checkpoint
 from utils.checkpoint.weights import fit_weights, get_weights, load_weights
 

@@ -1,35 +1,38 @@
 // The search form, its results, and the keys.
 
-import { byId, clock, element, fetched, marked, matchedLines, pathParts, span } from "./dom.js";
+import {
+  byId, element, fetchJson, formatSpan, formatTime, groupByLine, markText, splitPath,
+} from "./dom.js";
 import { Player } from "./player.js";
 
-const FEW = 24; // results at first
-const MOST = 100; // as the server's limit
-const MOST_LINES = 3; // of a card
+const FIRST_HITS = 24; // results at first
+const MAX_HITS = 100; // as the server's limit
+const MAX_LINES = 3; // of a card
 const OLD_MODES = { fused: "hybrid", meaning: "semantic", words: "keyword" }; // in kept addresses
 
 const [form, query, folder, results] = ["form", "query", "folder", "results"].map(byId);
 const player = new Player();
-let running = null; // the search that is under way
+let running = null; // the AbortController of the search that is under way
 
 const mode = () => form.elements.mode.value;
 const cards = () => [...results.querySelectorAll("button")];
 
-function asked(count) {
+function buildParameters(count) {
   const values = { q: query.value.trim(), mode: mode(), folder: folder.value, k: count };
   return new URLSearchParams(Object.entries(values).filter(([, value]) => value !== ""));
 }
 
-async function search(count = FEW) {
+async function search(count = FIRST_HITS) {
   running?.abort();
   running = null;
   show({ error: "" });
   if (!query.value.trim()) return show({ hits: [], status: "", intro: true, busy: false });
-  const own = (running = new AbortController());
+  const controller = (running = new AbortController());
   show({ busy: true, intro: false });
   try {
-    const { hits } = await fetched(`/api/search?${asked(count)}`, own.signal);
-    show({ hits, status: told(hits.length, count), more: count < MOST && hits.length === count });
+    const { hits } = await fetchJson(`/api/search?${buildParameters(count)}`, controller.signal);
+    const more = count < MAX_HITS && hits.length === count;
+    show({ hits, more, status: describeCount(hits.length, count) });
   } catch (error) {
     if (error.name === "AbortError") return;
     show({ hits: [], status: "", error: error.message });
@@ -37,17 +40,19 @@ async function search(count = FEW) {
   show({ busy: false });
 }
 
-function told(found, count) {
+function describeCount(found, count) {
   const text = `“${query.value.trim()}”`;
   const where = folder.value ? ` in ${folder.value}` : "";
-  if (!found && mode() === "keyword") return `Nothing found: no text like ${text} was read${where}.`;
+  if (!found && mode() === "keyword") {
+    return `Nothing found: no text like ${text} was read${where}.`;
+  }
   if (!found) return `Nothing found for ${text}${where}.`;
   if (found === count) return `The best ${found} results for ${text}${where}`;
   return `${found} ${found === 1 ? "result" : "results"} for ${text}${where}`;
 }
 
 function show({ hits, status, error, intro, busy, more }) {
-  if (hits) results.replaceChildren(...hits.map(card));
+  if (hits) results.replaceChildren(...hits.map(createCard));
   if (hits) byId("more").hidden = !more;
   if (status !== undefined) byId("status").textContent = status;
   if (error !== undefined) byId("error").textContent = error;
@@ -59,69 +64,72 @@ function show({ hits, status, error, intro, busy, more }) {
   }
 }
 
-function card(hit) {
-  const [place, name] = pathParts(hit.video);
-  const lines = [...matchedLines(hit.words).values()];
+function createCard(hit) {
+  const [parent, name] = splitPath(hit.video);
+  const lines = [...groupByLine(hit.words).values()];
   const picture = element("img", {
     src: `/api/entries/${hit.id}/thumbnail`, alt: "", loading: "lazy", decoding: "async",
   });
-  picture.addEventListener("error", () => picture.replaceWith(element("i", { text: "No picture" })));
-  const time = element("span", { class: "time", text: span(hit) });
+  picture.addEventListener("error", () => {
+    picture.replaceWith(element("i", { text: "No picture" }));
+  });
+  const time = element("span", { class: "time", text: formatSpan(hit) });
   const button = element(
     "button",
-    { type: "button", "aria-label": label(hit, lines) },
+    { type: "button", "aria-label": describeHit(hit, lines) },
     element("span", { class: "picture" }, picture, time),
     element("span", { class: "name", dir: "auto", text: name }),
-    ...(place ? [element("span", { class: "place", dir: "auto", text: place })] : []),
-    ...lines.slice(0, MOST_LINES).map((line) =>
-      element("span", { class: "line", dir: "auto" }, ...marked(line.text, line.marks))),
-    ...(lines.length > MOST_LINES
-      ? [element("span", { class: "place", text: `and ${lines.length - MOST_LINES} more` })]
+    ...(parent ? [element("span", { class: "place", dir: "auto", text: parent })] : []),
+    ...lines.slice(0, MAX_LINES).map((line) =>
+      element("span", { class: "line", dir: "auto" }, ...markText(line.text, line.marks))),
+    ...(lines.length > MAX_LINES
+      ? [element("span", { class: "place", text: `and ${lines.length - MAX_LINES} more` })]
       : []),
   );
   button.addEventListener("click", () => player.open(hit));
   return element("li", {}, button);
 }
 
-function label(hit, lines) {
+function describeHit(hit, lines) {
   const read = lines.length ? `. Text: ${lines.map((line) => line.text).join("; ")}` : "";
-  return `Play ${hit.video} from ${clock(hit.start_s)} to ${clock(hit.end_s)}${read}`;
+  return `Play ${hit.video} from ${formatTime(hit.start_s)} to ${formatTime(hit.end_s)}${read}`;
 }
 
 // The address holds what is searched for: it can be kept, and the browser's Back goes back.
-function remember() {
-  const values = asked("");
+function pushAddress() {
+  const values = buildParameters("");
   if (values.get("mode") === "hybrid") values.delete("mode");
   const address = values.has("q") ? `/?${values}` : "/";
   if (address !== location.pathname + location.search) history.pushState(null, "", address);
-  entitle();
+  updateTitle();
 }
 
-function entitle() {
+function updateTitle() {
   const text = query.value.trim();
   document.title = text ? `${text} – Search your videos` : "Search your videos";
 }
 
-function recall() {
+function readAddress() {
   const values = new URLSearchParams(location.search);
   query.value = values.get("q") ?? "";
   const name = values.get("mode") ?? "hybrid";
   const chosen = OLD_MODES[name] ?? name;
   for (const radio of form.elements.mode) radio.checked = radio.value === chosen;
   chooseFolder(values.get("folder") ?? "");
-  entitle();
+  updateTitle();
   return search();
 }
 
 function chooseFolder(name) {
   folder.value = name;
   if (folder.value === name) return;
-  folder.append(element("option", { value: name, text: name })); // the server says it is none
+  // The server says that there is no such folder.
+  folder.append(element("option", { value: name, text: name }));
   folder.value = name;
 }
 
 async function loadFolders() {
-  const { folders, num_entries: count } = await fetched("/api/folders");
+  const { folders, num_entries: count } = await fetchJson("/api/folders");
   folder.append(...folders.map((name) => element("option", { value: name, text: name })));
   byId("folder-choice").hidden = !folders.length;
   const many = count === 1 ? "moment" : "moments";
@@ -129,33 +137,33 @@ async function loadFolders() {
 }
 
 // The card above, below or beside one; the search box is above the first row.
-function neighbour(key, all, place) {
+function findNeighbour(key, all, index) {
   const top = all[0].offsetTop;
   const columns = all.filter((one) => one.offsetTop === top).length;
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
   if (key === "Home") return all[0];
   if (key === "End") return all.at(-1);
-  const target = place + steps[key];
+  const target = index + steps[key];
   if (target >= 0) return all[Math.min(target, all.length - 1)];
   return key === "ArrowUp" ? query : all[0];
 }
 
-const MOVING = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"];
+const MOVE_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"];
 
 function onKey(event) {
   if (player.dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
   const { key, target } = event;
-  const place = cards().indexOf(target);
+  const index = cards().indexOf(target);
   const typing = target.matches("input[type=search], select");
   if (key === "/" && !typing) {
     query.focus();
     query.select();
   } else if (key === "ArrowDown" && target === query && cards().length) {
     cards()[0].focus();
-  } else if (key === "Escape" && place >= 0) {
+  } else if (key === "Escape" && index >= 0) {
     query.focus();
-  } else if (place >= 0 && MOVING.includes(key)) {
-    neighbour(key, cards(), place).focus();
+  } else if (index >= 0 && MOVE_KEYS.includes(key)) {
+    findNeighbour(key, cards(), index).focus();
   } else {
     return;
   }
@@ -164,25 +172,25 @@ function onKey(event) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  remember();
+  pushAddress();
   search();
 });
 form.addEventListener("change", (event) => {
   if (event.target === query) return; // Enter submits it
-  remember();
+  pushAddress();
   search();
 });
 byId("more").addEventListener("click", async () => {
   const before = cards().length;
-  await search(MOST);
+  await search(MAX_HITS);
   cards()[before]?.focus();
 });
 document.addEventListener("keydown", onKey);
-addEventListener("popstate", recall);
+addEventListener("popstate", readAddress);
 
 try {
   await loadFolders();
 } catch (error) {
   show({ error: error.message });
 }
-if (location.search) await recall();
+if (location.search) await readAddress();

@@ -5,7 +5,7 @@ import { element } from "./dom.js";
 const SLACK_S = 0.25; // text is looked for in some frames only: it was there before, and stays
 
 // The box of a track at a time, between the frames in which it was spotted; null: not seen.
-export function boxAt(track, time) {
+export function interpolateBox(track, time) {
   if (time < track.start_s - SLACK_S || time > track.end_s + SLACK_S) return null;
   const next = track.boxes.findIndex((box) => box.time_s >= time);
   if (next < 0) return track.boxes.at(-1);
@@ -36,10 +36,10 @@ export class BoxLayer {
     this.layer.replaceChildren(...this.drawn.map(({ frame }) => frame));
   }
 
-  // Draws a moment; returns for each track whether it is seen.
+  // Draws the boxes at a time; returns for each track whether it is seen.
   draw(time) {
     return this.drawn.map(({ track, frame }) => {
-      const box = boxAt(track, time);
+      const box = interpolateBox(track, time);
       frame.hidden = box === null;
       if (box === null) return false;
       frame.style.left = `${100 * box.left}%`;

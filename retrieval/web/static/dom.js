@@ -12,23 +12,23 @@ export function element(name, { text, ...attributes } = {}, ...children) {
 }
 
 // 75.25 -> "1:15", 3675 -> "1:01:15"
-export function clock(seconds) {
+export function formatTime(seconds) {
   const whole = Math.floor(seconds + 0.001);
   const two = (number) => String(number).padStart(2, "0");
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 
-export const span = (part) => `${clock(part.start_s)} – ${clock(part.end_s)}`;
+export const formatSpan = (part) => `${formatTime(part.start_s)} – ${formatTime(part.end_s)}`;
 
 // "a/b/c.mp4" -> ["a/b", "c.mp4"]
-export function pathParts(path) {
+export function splitPath(path) {
   const end = path.lastIndexOf("/");
   return end < 0 ? ["", path] : [path.slice(0, end), path.slice(end + 1)];
 }
 
-// The distinct lines of a hit's words, each with all places that are marked in it.
-export function matchedLines(words) {
+// The distinct lines of a hit's matched words by their keys, each with all of its marks.
+export function groupByLine(words) {
   const lines = new Map();
   for (const word of words) {
     const key = lineKey(word);
@@ -41,7 +41,7 @@ export function matchedLines(words) {
 export const lineKey = (line) => `${line.start_s} ${line.text}`;
 
 // A line with its marks; they count characters, not the halves that a string is made of.
-export function marked(text, marks) {
+export function markText(text, marks) {
   const letters = [...text];
   const parts = [];
   let done = 0;
@@ -56,7 +56,7 @@ export function marked(text, marks) {
 }
 
 // The JSON at an address of this server, or an error that says what to do.
-export async function fetched(address, signal) {
+export async function fetchJson(address, signal) {
   let answer;
   try {
     answer = await fetch(address, { signal });

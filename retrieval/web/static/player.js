@@ -2,7 +2,7 @@
 
 import { BoxLayer } from "./boxes.js";
 import {
-  byId, clock, element, fetched, lineKey, marked, matchedLines, pathParts, span,
+  byId, element, fetchJson, formatSpan, formatTime, groupByLine, lineKey, markText, splitPath,
 } from "./dom.js";
 
 export class Player {
@@ -20,36 +20,36 @@ export class Player {
       if (event.target === this.dialog) this.dialog.close(); // beside the player
     });
     this.dialog.addEventListener("close", () => this.stop());
-    this.video.addEventListener("loadedmetadata", () => this.begin());
-    this.video.addEventListener("error", () => this.unplayable());
+    this.video.addEventListener("loadedmetadata", () => this.startPlayback());
+    this.video.addEventListener("error", () => this.showUnplayable());
   }
 
   async open(hit) {
-    const [folder, name] = pathParts(hit.video);
+    const [folder, name] = splitPath(hit.video);
     this.hit = hit;
     this.address = `/api/entries/${hit.id}/video`;
     byId("player-title").textContent = name;
-    byId("player-place").textContent = folder ? `${span(hit)} · ${folder}` : span(hit);
-    this.video.setAttribute("aria-label", `${name}, plays from ${clock(hit.start_s)}`);
+    byId("player-place").textContent = folder ? `${formatSpan(hit)} · ${folder}` : formatSpan(hit);
+    this.video.setAttribute("aria-label", `${name}, plays from ${formatTime(hit.start_s)}`);
     byId("player-error").hidden = true;
     byId("no-lines").hidden = true;
     this.video.src = this.address;
     this.dialog.showModal();
     this.loading = new AbortController();
     try {
-      const entry = await fetched(`/api/entries/${hit.id}`, this.loading.signal);
-      this.shape(entry.width, entry.height);
-      this.list(entry.tracks);
-      this.follow();
+      const entry = await fetchJson(`/api/entries/${hit.id}`, this.loading.signal);
+      this.setRatio(entry.width, entry.height);
+      this.listLines(entry.tracks);
+      this.drawBoxes();
     } catch (error) {
       if (error.name !== "AbortError") this.showError(error.message);
     }
   }
 
-  begin() {
+  startPlayback() {
     const { videoWidth, videoHeight } = this.video;
-    if (!videoWidth) return this.unplayable(); // the sound is known, the pictures are not
-    this.shape(videoWidth, videoHeight);
+    if (!videoWidth) return this.showUnplayable(); // the sound is known, the pictures are not
+    this.setRatio(videoWidth, videoHeight);
     this.video.currentTime = this.hit.start_s;
     this.video.play().catch(() => {
       // Some browsers want a second click; the controls are there for it.
@@ -57,17 +57,17 @@ export class Player {
   }
 
   // The stage has the picture's shape, so that shares of one are shares of the other.
-  shape(width, height) {
+  setRatio(width, height) {
     byId("stage").style.setProperty("--ratio", width / height);
   }
 
-  list(tracks) {
-    const matched = matchedLines(this.hit.words);
+  listLines(tracks) {
+    const matched = groupByLine(this.hit.words);
     const marksOf = (track) => matched.get(lineKey(track))?.marks;
     this.layer.show(tracks, marksOf);
     this.buttons = tracks.map((track) => {
-      const text = element("span", { dir: "auto" }, ...marked(track.text, marksOf(track) ?? []));
-      const time = element("span", { class: "time", text: clock(track.start_s) });
+      const text = element("span", { dir: "auto" }, ...markText(track.text, marksOf(track) ?? []));
+      const time = element("span", { class: "time", text: formatTime(track.start_s) });
       const button = element("button", { type: "button" }, time, text);
       button.addEventListener("click", () => {
         this.video.currentTime = track.start_s;
@@ -79,10 +79,10 @@ export class Player {
   }
 
   // Draws with every frame of the screen until the dialog is closed.
-  follow() {
+  drawBoxes() {
     const seen = this.layer.draw(this.video.currentTime);
-    this.buttons.forEach((button, place) => button.toggleAttribute("data-seen", seen[place]));
-    this.frame = requestAnimationFrame(() => this.follow());
+    this.buttons.forEach((button, number) => button.toggleAttribute("data-seen", seen[number]));
+    this.frame = requestAnimationFrame(() => this.drawBoxes());
   }
 
   stop() {
@@ -95,10 +95,11 @@ export class Player {
     byId("lines").replaceChildren();
   }
 
-  unplayable() {
+  showUnplayable() {
     if (!this.video.hasAttribute("src")) return;
     const link = element("a", { href: this.address, download: "", text: "Download the file" });
-    this.showError("This browser can’t play the video: its kind is unknown to it, or it is damaged. ");
+    const reason = "its kind is unknown to it, or it is damaged";
+    this.showError(`This browser can’t play the video: ${reason}. `);
     byId("player-error").append(link);
   }
 

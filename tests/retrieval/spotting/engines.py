@@ -1,4 +1,4 @@
-"""An engine of its own file, where the text is of no account; runs of the command; a video."""
+"""Stand-in engines for tests where the text doesn't matter; runs of the command; a video."""
 
 import sys
 import time
@@ -44,7 +44,7 @@ def make_clip(tmp_path_factory) -> bytes:
     return write_video(tmp_path_factory.mktemp("clip") / "a.mp4", 12).read_bytes()
 
 
-def command(*arguments: object) -> int:
+def run_command(*arguments: object) -> int:
     """Run spot_text.py here; returns its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["spot_text.py", *map(str, arguments)])
@@ -55,10 +55,10 @@ def command(*arguments: object) -> int:
 
 def spot(*arguments: object) -> int:
     """Run spot_text.py with the engine of this file."""
-    return command("--engine", "same_text", *arguments)
+    return run_command("--engine", "same_text", *arguments)
 
 
-def documents(out: Path) -> list[str]:
+def list_documents(out: Path) -> list[str]:
     """The files in a folder of documents, temporary ones included; not the engine's name."""
     files = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     return sorted(name for name in files if name != IDENTITY_FILE)

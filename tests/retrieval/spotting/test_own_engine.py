@@ -6,10 +6,10 @@ from importlib import import_module
 from retrieval.spotting.folder import IDENTITY_FILE
 from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
     SameText,
-    command,
-    documents,
+    list_documents,
     make_clip,
     put,
+    run_command,
     spot,
 )
 from tests.videos import write_video
@@ -56,17 +56,17 @@ def test_an_engine_from_a_file_of_its_own_spots_a_real_video(tmp_path, monkeypat
     videos.mkdir()
     write_video(videos / "a.mp4", 20)
     engine = "--engine", "brightness"
-    assert command(videos, "--out", out, *engine, "--min_score", 0, "--workers", 2) == 0
+    assert run_command(videos, "--out", out, *engine, "--min_score", 0, "--workers", 2) == 0
     document = json.loads((out / "a.mp4.json").read_text())
     assert [line["text"] for line in document.values()] == ["light"]
     assert document["0"]["tracks"]["0"][:8] == [0, 0, 64, 0, 64, 48, 0, 48]
-    assert command(videos, "--out", out, *engine, "--overwrite", "--min_score", 1) == 0
+    assert run_command(videos, "--out", out, *engine, "--overwrite", "--min_score", 1) == 0
     assert json.loads((out / "a.mp4.json").read_text())["0"]["text"] == "dark"
-    assert command(videos, "--out", out) == 2
+    assert run_command(videos, "--out", out) == 2
     error = capsys.readouterr().err
     assert "engine brightness, version 1" in error and "engine rapidocr, version 1.4" in error
     assert "another folder as --out" in error
-    assert command(videos, "--out", out, "--script", "runes", *engine) == 2
+    assert run_command(videos, "--out", out, "--script", "runes", *engine) == 2
 
 
 def _interrupt(*_: object) -> None:
@@ -100,7 +100,7 @@ def test_a_stopped_overwrite_by_another_engine_is_no_finished_folder(
     assert spot(videos, "--out", out, "--overwrite") == 0
     assert spot(videos, "--out", out) == 0
     assert "2 kept" in capsys.readouterr().out
-    assert documents(out) == ["a.mp4.json", "b.mp4.json"]
+    assert list_documents(out) == ["a.mp4.json", "b.mp4.json"]
     (out / IDENTITY_FILE).write_text("[1")
     assert spot(videos, "--out", out) == 2
     assert ".spotting.json is damaged" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def picture(*texts: tuple[str, int, int], size=(320, 180), font_size=24) -> np.n
     return np.asarray(image)
 
 
-def test_lines_from_the_top_down_with_their_places(spotter):
+def test_lines_from_the_top_down_with_their_corners(spotter):
     image = picture(("Grand Royal", 100, 120), ("SALE 60", 20, 20))
     lines = spotter.spot(image)
     assert [line.text for line in lines] == ["SALE 60", "Grand Royal"]
@@ -36,19 +36,19 @@ def test_lines_from_the_top_down_with_their_places(spotter):
     for line, top in zip(lines, (20, 120), strict=True):
         assert line.corners.shape == (4, 2) and line.corners.dtype == np.float64
         ink = np.argwhere((image > 200).all(axis=2))[:, ::-1]
-        own = ink[np.abs(ink[:, 1] - top - 12) < 20]
+        line_ink = ink[np.abs(ink[:, 1] - top - 12) < 20]
         low, high = line.corners.min(axis=0), line.corners.max(axis=0)
-        assert (low <= own.min(axis=0) + 1).all() and (high >= own.max(axis=0) - 1).all()
-        assert (low > own.min(axis=0) - 12).all() and (high < own.max(axis=0) + 12).all()
+        assert (low <= line_ink.min(axis=0) + 1).all() and (high >= line_ink.max(axis=0) - 1).all()
+        assert (low > line_ink.min(axis=0) - 12).all() and (high < line_ink.max(axis=0) + 12).all()
         np.testing.assert_allclose(line.corners[0], low, atol=3)  # begins at the upper left
 
 
-def test_places_are_those_of_a_picture_that_the_detector_saw_smaller():
+def test_corners_are_those_of_a_picture_that_the_detector_saw_smaller():
     image = picture(("Grand Royal", 500, 300), size=(1000, 500), font_size=50)
-    places = [
+    centers = [
         RapidOcrSpotter(max_side=side).spot(image)[0].corners.mean(axis=0) for side in (640, 1000)
     ]
-    np.testing.assert_allclose(*places, atol=6)
+    np.testing.assert_allclose(*centers, atol=6)
 
 
 @pytest.mark.parametrize("shape", [(180, 320), (1, 1), (2, 900), (900, 2), (96, 96)])
@@ -78,10 +78,10 @@ def test_the_script_decides_which_letters_may_be_read(script, expected, score):
     spotter = RapidOcrSpotter(script=script)
     spotter.load()
     decoder = spotter._engine.text_rec.postprocess_op
-    characters = decoder._decoder.character
+    characters = decoder.args[0].character
     probabilities = np.zeros((1, 2, len(characters)), np.float32)
-    for place, character, value in ((0, "区", 0.6), (0, "B", 0.3), (1, "：", 0.9)):
-        probabilities[0, place, characters.index(character)] = value
+    for step, character, value in ((0, "区", 0.6), (0, "B", 0.3), (1, "：", 0.9)):
+        probabilities[0, step, characters.index(character)] = value
     assert decoder(probabilities) == [(expected, pytest.approx(score))]
 
 
@@ -130,9 +130,9 @@ def test_the_packaged_files_can_be_named_like_any_others(tmp_path):
 def test_the_identity_names_what_the_readings_depend_on(tmp_path):
     keys = tmp_path / "keys.txt"
     keys.write_text("a\nb\n", encoding="utf-8")
-    own = RapidOcrSpotter(rec_keys=keys).identity()
+    named = RapidOcrSpotter(rec_keys=keys).identity()
     packaged = RapidOcrSpotter(min_score=0.3, max_side=500).identity()
     assert packaged["engine"] == "rapidocr" and packaged["script"] == "latin"
     assert packaged["version"] == version("rapidocr-onnxruntime")
-    assert own == packaged | {"characters": hashlib.sha256(keys.read_bytes()).hexdigest()}
+    assert named == packaged | {"characters": hashlib.sha256(keys.read_bytes()).hexdigest()}
     assert len(packaged["recogniser"]) == 64

@@ -9,10 +9,10 @@ import pytest
 from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document
 from retrieval.printing import escape
 from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
-    command,
-    documents,
+    list_documents,
     make_clip,
     put,
+    run_command,
     spot,
 )
 from tests.videos import truncate, write_audio, write_rotated, write_video
@@ -21,8 +21,8 @@ from tests.videos import truncate, write_audio, write_rotated, write_video
 def test_each_video_has_a_document_where_it_stands(tmp_path, clip, capsys):
     videos = put(tmp_path / "videos", clip, "a.mp4", "b/c.MP4", "b/d/e.f.mp4", "b/notes.txt")
     assert spot(videos, "--out", tmp_path / "out", "--workers", 2) == 0
-    assert documents(tmp_path / "out") == ["a.mp4.json", "b/c.MP4.json", "b/d/e.f.mp4.json"]
-    for name in documents(tmp_path / "out"):
+    assert list_documents(tmp_path / "out") == ["a.mp4.json", "b/c.MP4.json", "b/d/e.f.mp4.json"]
+    for name in list_documents(tmp_path / "out"):
         document = load_ocr_document(tmp_path / "out" / name)
         assert extract_words(document, OcrParams()).words == ["grand", "hotel"]
         assert list(document["0"]["tracks"]) == ["0", "10"]  # 0.4 s at 25 frames a second
@@ -37,7 +37,7 @@ def test_every_usual_container_and_a_turned_file(tmp_path, clip, capsys):
         write_video(tmp_path / f"{kind}.{kind}", 12, codec=codec)
     write_rotated(tmp_path / "turned.mp4", put(tmp_path, clip, "upright.mp4") / "upright.mp4")
     assert spot(tmp_path, "--out", tmp_path / "out", "--workers", 1) == 0, capsys.readouterr()
-    made = documents(tmp_path / "out")
+    made = list_documents(tmp_path / "out")
     names = [*(f"{kind}.{kind}" for kind in kinds), "turned.mp4", "upright.mp4"]
     assert made == sorted(f"{name}.json" for name in names)
     for name in made:
@@ -78,18 +78,20 @@ def test_videos_that_cant_be_read_are_named_and_the_rest_is_done(tmp_path, clip,
     }
     assert spot(videos, "--out", tmp_path / "out", "--workers", 2) == 1
     captured = capsys.readouterr()
-    assert documents(tmp_path / "out") == ["good.mp4.json", "z.mp4.json"]
+    assert list_documents(tmp_path / "out") == ["good.mp4.json", "z.mp4.json"]
     assert "2 videos spotted, 2 lines of text; 6 failed\n" in captured.out
     lines = captured.err.replace("\r", "\n").splitlines()
     for name, reason in reasons.items():
         assert len([x for x in lines if f"{name}" in x and f": {reason}" in x and "; " in x]) == 1
-    assert spot(videos, "--out", tmp_path / "out") == 1  # said again, nothing else to do
+    assert (
+        spot(videos, "--out", tmp_path / "out") == 1
+    )  # they are named again, nothing else is done
 
 
 def test_videos_of_one_name_have_a_document_each(tmp_path, clip):
     videos, out = put(tmp_path / "videos", clip, "a.mkv", "a.mp4"), tmp_path / "out"
     assert spot(videos, "--out", out) == 0
-    assert documents(out) == ["a.mkv.json", "a.mp4.json"]
+    assert list_documents(out) == ["a.mkv.json", "a.mp4.json"]
 
 
 def test_documents_of_earlier_versions_are_kept_where_they_can_be_of_one_video_only(
@@ -106,14 +108,14 @@ def test_documents_of_earlier_versions_are_kept_where_they_can_be_of_one_video_o
     assert "5 videos spotted, 5 lines of text; 2 kept\n" in capsys.readouterr().out
     assert "two.json: could be the text of two.mov and of two.mp4" in caplog.text
     new = [f"{name}.json" for name in names[2:]]
-    assert documents(out) == sorted([*old, *new, "broken.json"])
+    assert list_documents(out) == sorted([*old, *new, "broken.json"])
     assert {(out / name).read_text() for name in old} == {"{}"}
     (out / "two.mov.json").unlink()
     (out / "x.mp4.mkv.json").unlink()  # x.mp4.json is x.mp4's, whatever it looks like
     assert spot(videos, "--out", out) == 0
     assert "2 videos spotted, 2 lines of text; 5 kept\n" in capsys.readouterr().out
     assert spot(videos, "--out", out, "--overwrite") == 0
-    assert documents(out) == sorted([*old, *(f"{name}.json" for name in names), "broken.json"])
+    assert list_documents(out) == sorted([*old, *(f"{name}.json" for name in names), "broken.json"])
 
 
 def test_linked_files_and_folders_are_spotted(tmp_path, clip):
@@ -122,7 +124,7 @@ def test_linked_files_and_folders_are_spotted(tmp_path, clip):
     (videos / "c.mp4").symlink_to(store / "b.mp4")
     (store / "loop").symlink_to(videos)
     assert spot(videos, "--out", tmp_path / "out") == 0
-    assert documents(tmp_path / "out") == ["a.mp4.json", "c.mp4.json", "more/b.mp4.json"]
+    assert list_documents(tmp_path / "out") == ["a.mp4.json", "c.mp4.json", "more/b.mp4.json"]
 
 
 def test_any_name_is_mirrored(tmp_path, clip):
@@ -130,7 +132,7 @@ def test_any_name_is_mirrored(tmp_path, clip):
     names.append(os.fsdecode(b"not \xff utf-8"))
     videos = put(tmp_path / "videos", clip, *(f"{name}.mp4" for name in names))
     assert spot(videos, "--out", tmp_path / "out", "--workers", 2) == 0
-    assert documents(tmp_path / "out") == sorted(f"{name}.mp4.json" for name in names)
+    assert list_documents(tmp_path / "out") == sorted(f"{name}.mp4.json" for name in names)
 
 
 def test_names_are_shown_on_one_line():
@@ -179,7 +181,7 @@ def test_options_that_have_no_meaning_are_bad_usage(tmp_path, clip, options, tex
     ],
 )
 def test_an_engine_that_is_not_there_or_has_no_such_option(tmp_path, clip, options, text, capsys):
-    assert command(put(tmp_path, clip, "a.mp4"), "--out", tmp_path / "out", *options) == 2
+    assert run_command(put(tmp_path, clip, "a.mp4"), "--out", tmp_path / "out", *options) == 2
     assert text in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -194,7 +196,7 @@ def test_an_output_folder_that_cant_be_made_is_named(tmp_path, clip, capsys):
 def test_a_missing_package_is_said_once(tmp_path, clip, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
     videos = put(tmp_path / "videos", clip, "a.mp4", "b.mp4", "c.mp4")
-    assert command(videos, "--out", tmp_path / "out", "--workers", 2) == 2
+    assert run_command(videos, "--out", tmp_path / "out", "--workers", 2) == 2
     assert capsys.readouterr().err.count("--no-deps rapidocr-onnxruntime") == 1
 
 
@@ -211,4 +213,4 @@ def test_another_reader_says_which_one_to_take(tmp_path, clip, capsys):
     options = ["--out", tmp_path / "out", "--reader", "decord"]
     assert spot(tmp_path / "videos", *options) == 1
     assert 'try the video reader "av"' in capsys.readouterr().err
-    assert documents(tmp_path / "out") == ["a.mp4.json"]
+    assert list_documents(tmp_path / "out") == ["a.mp4.json"]

@@ -1,4 +1,4 @@
-"""``spot_text.py`` that is stopped: killed, interrupted, out of room, without permission."""
+"""``spot_text.py`` that is stopped: killed, interrupted, on a full disk, without permission."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ import pytest
 import spot_text
 from data_loader.ocr.ocr_words import load_ocr_document
 from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
-    documents,
+    list_documents,
     make_clip,
     put,
     spot,
@@ -91,14 +91,14 @@ def test_a_full_disk_ends_it_and_what_is_written_stays(tmp_path, clip, small_dis
     assert spot(videos, "--out", small_disk / "out", "--workers", 1) == 2
     error = capsys.readouterr().err
     assert "No space left on device: free some space, or write to another folder" in error
-    written = documents(small_disk / "out")
+    written = list_documents(small_disk / "out")
     assert 0 < len(written) < 9 and all(load_ocr_document(small_disk / "out" / x) for x in written)
     (small_disk / "ballast").unlink()
     for name in written:
         (tmp_path / "moved").mkdir(exist_ok=True)
         (tmp_path / "moved" / name).write_bytes((small_disk / "out" / name).read_bytes())
     assert spot(videos, "--out", tmp_path / "moved") == 0
-    assert len(documents(tmp_path / "moved")) == 9
+    assert len(list_documents(tmp_path / "moved")) == 9
 
 
 def test_a_limit_of_file_sizes_fails_the_documents_above_it(tmp_path, clip, capsys):
@@ -111,7 +111,7 @@ def test_a_limit_of_file_sizes_fails_the_documents_above_it(tmp_path, clip, caps
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
     assert f"a.mp4: {out}/a.mp4.json can't be written (File too large); give another --out" in error
-    assert documents(out) == []
+    assert list_documents(out) == []
 
 
 def _run_unprivileged(videos: Path, out: Path) -> None:
@@ -138,4 +138,4 @@ def test_a_video_without_permission_is_named(clip):
         assert process.exitcode == 1
         error = (out / "stderr").read_text()
         assert "closed.mp4: can't be read (Permission denied); check its access rights" in error
-        assert documents(out) == ["a.mp4.json", "stderr"]
+        assert list_documents(out) == ["a.mp4.json", "stderr"]

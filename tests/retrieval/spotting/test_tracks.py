@@ -19,7 +19,7 @@ def track(*pictures: list[TextLine], reach: float = 180, step: int = 10):
     tracker = LineTracker(reach)
     for number, lines in enumerate(pictures):
         tracker.update(number * step, lines)
-    return tracker.tracks()
+    return tracker.tracks
 
 
 def frames_of(tracks) -> list[list[int]]:
@@ -115,7 +115,7 @@ def test_carried_frames_are_seen_and_have_no_vote():
     tracker.update(10, [line("OPEM", 0, 0, 0.5)])
     for frame in range(20, 60, 10):
         tracker.carry(frame)
-    first, gone = tracker.tracks()
+    first, gone = tracker.tracks
     assert frames_of([first, gone]) == [[0, 10, 20, 30, 40, 50], [0]]
     assert first.elect_text()[0] == "OPEN"
     assert [s.read for s in first.sightings] == [True, True, False, False, False, False]
@@ -125,7 +125,7 @@ def test_the_document_is_what_the_data_sets_read():
     tracker = LineTracker(100)
     tracker.update(0, [line("Grand Hotel", 10.4, 20), line("été", 10, 80, 0.5)])
     tracker.carry(10)
-    made = json.loads(json.dumps(make_document(tracker.tracks())))
+    made = json.loads(json.dumps(make_document(tracker.tracks)))
     assert list(made) == ["0", "1"]
     box = [10, 20, 110, 20, 110, 40, 10, 40]
     assert made["0"] == {

@@ -26,7 +26,7 @@ EVIL = "<img src=x onerror=\"document.title='taken'\">"
 
 @dataclass(frozen=True)
 class Sign:
-    """A text that moves from one place to another; pixels of its top left corner, frames."""
+    """A text that moves from one point to another; pixels of its top left corner, frames."""
 
     text: str
     start: tuple[int, int] = (20, 20)
@@ -77,8 +77,8 @@ def draw(seconds: int, signs: list[Sign], seed: int) -> Iterator[np.ndarray]:
             if sign.first <= frame <= sign.last:
                 left, top, right, bottom = sign.box(frame)
                 cv2.rectangle(image, (left, top), (right, bottom), (245, 245, 235), -1)
-                place = (left + 5, bottom - 8)
-                cv2.putText(image, sign.text, place, cv2.FONT_HERSHEY_PLAIN, 1, (20, 20, 20), 1)
+                origin = (left + 5, bottom - 8)
+                cv2.putText(image, sign.text, origin, cv2.FONT_HERSHEY_PLAIN, 1, (20, 20, 20), 1)
         yield image
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from retrieval import VideoIndex
-from retrieval.web.schemas import find_marks
+from retrieval.web.api import find_marks
 from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import EVIL, Sign, update, write_scene
 
@@ -19,7 +19,7 @@ def index(street):
         yield opened
 
 
-def found(client, query: str, **options) -> list[dict]:
+def search(client, query: str, **options) -> list[dict]:
     answer = client.get("/api/search", params={"q": query, **options})
     assert answer.status_code == 200, answer.text
     return answer.json()["hits"]
@@ -28,35 +28,35 @@ def found(client, query: str, **options) -> list[dict]:
 @pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
 @pytest.mark.parametrize("query", ["a red car passes the sign casino", '"up to"', "RE1", "casimo"])
 def test_a_search_finds_what_the_index_finds(client, index, mode, query):
-    hits = found(client, query, mode=mode, k=5)
+    hits = search(client, query, mode=mode, k=5)
     expected = index.search(query, 5, mode)
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
-    for hit, own in zip(hits, expected, strict=True):
-        assert hit["start_s"] == own.start_s and hit["similarity"] == own.similarity
-        assert hit["score"] == own.score and hit["keyword_rank"] == own.keyword_rank
+    for hit, other in zip(hits, expected, strict=True):
+        assert hit["start_s"] == other.start_s and hit["similarity"] == other.similarity
+        assert hit["score"] == other.score and hit["keyword_rank"] == other.keyword_rank
         assert [(w["text"], w["word"], w["kind"]) for w in hit["words"]] == [
-            (word.text, word.word, word.kind) for word in own.words
+            (word.text, word.word, word.kind) for word in other.words
         ]
         assert all(w["marks"] for w in hit["words"])
-        assert [tuple(w["box"].values()) for w in hit["words"]] == [w.box for w in own.words]
+        assert [tuple(w["box"].values()) for w in hit["words"]] == [w.box for w in other.words]
 
 
 @pytest.mark.parametrize(
     ("old", "new"), [("fused", "hybrid"), ("meaning", "semantic"), ("words", "keyword")]
 )
 def test_names_of_earlier_versions_mean_the_same(client, old, new):
-    hits = found(client, "casino", mode=old)
-    assert hits and hits == found(client, "casino", mode=new)
+    hits = search(client, "casino", mode=old)
+    assert hits and hits == search(client, "casino", mode=new)
     for hit in hits:
         assert hit["meaning_rank"] == hit["semantic_rank"]
         assert hit["words_rank"] == hit["keyword_rank"]
 
 
 def test_marks_are_where_the_words_are(client):
-    (hit,) = found(client, "up to", mode="keyword")
+    (hit,) = search(client, "up to", mode="keyword")
     texts = {w["query"]: [w["text"][a:b] for a, b in w["marks"]] for w in hit["words"]}
     assert texts["up"] == ["up", "up"]
-    (hit,) = found(client, '"up to the top"', mode="keyword")
+    (hit,) = search(client, '"up to the top"', mode="keyword")
     assert [hit["words"][0]["text"][a:b] for a, b in hit["words"][0]["marks"]] == ["up to the top"]
 
 
@@ -79,7 +79,7 @@ def test_marks_by_hand(text, word, marked):
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("", "q: "),
         ("q=", "q: "),
@@ -94,10 +94,10 @@ def test_marks_by_hand(text, word, marked):
         ("q=a&limit=5", "limit: "),
     ],
 )
-def test_what_can_t_be_answered_is_one_clear_message(client, query, said):
+def test_what_can_t_be_answered_is_one_clear_message(client, query, message):
     answer = client.get(f"/api/search?{query}")
     assert answer.status_code == 422 and list(answer.json()) == ["detail"]
-    assert answer.json()["detail"].startswith(said) and "\n" not in answer.json()["detail"]
+    assert answer.json()["detail"].startswith(message) and "\n" not in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -105,28 +105,28 @@ def test_what_can_t_be_answered_is_one_clear_message(client, query, said):
     ["'; DROP TABLE videos; --", '"', "NEAR(a b)", "a* OR b", "???", "%", "\x00", "a" * 1000],
 )
 def test_every_text_is_a_query(client, query):
-    assert isinstance(found(client, query), list)
+    assert isinstance(search(client, query), list)
 
 
 def test_folders(client, index):
     shown = client.get("/api/folders").json()
     assert shown["num_entries"] == len(index) == 7
     assert shown["folders"] == ["holiday", "holiday/beach", "street", "street/caf\ufffd"]
-    names = {name: {hit["video"] for hit in found(client, "car", folder=name)}
+    names = {name: {hit["video"] for hit in search(client, "car", folder=name)}
              for name in shown["folders"]}  # fmt: skip
     assert names["holiday"] == {"holiday/casino.mp4", 'holiday/beach/café "à la" <b>&.mp4'}
     assert names["street/caf\ufffd"] == {"street/caf\ufffd/no text.mp4"}
 
 
 def test_an_entry_and_its_lines(client, index):
-    (hit,) = found(client, "onerror", mode="keyword")
+    (hit,) = search(client, "onerror", mode="keyword")
     entry = client.get(f"/api/entries/{hit['id']}").json()
     assert (entry["width"], entry["height"], entry["start_s"]) == (320, 180, 0)
     (line,) = entry["tracks"]
-    (own,) = index.tracks(hit["id"])
-    assert line["text"] == EVIL == own.text
+    (track,) = index.tracks(hit["id"])
+    assert line["text"] == EVIL == track.text
     boxes = [(box.pop("time_s"), tuple(box.values())) for box in line["boxes"]]
-    assert boxes == list(own.boxes)
+    assert boxes == list(track.boxes)
 
 
 @pytest.mark.parametrize("path", ["", "/thumbnail", "/video"])
@@ -163,7 +163,7 @@ def test_the_description_is_typed(client):
 def test_an_index_is_updated_while_it_is_served(own_street, make_config):
     config = make_config()
     with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
-        (gone,) = found(client, "RE16", mode="keyword")
+        (gone,) = search(client, "RE16", mode="keyword")
         os.remove(own_street / "videos" / gone["video"])
         write_scene(own_street, "new/one.mp4", 2, [Sign("brandnew")])
 
@@ -174,8 +174,8 @@ def test_an_index_is_updated_while_it_is_served(own_street, make_config):
             asked = pool.map(ask, range(60))
             update(own_street, config)
             assert set(asked) == {200}
-        assert found(client, "RE16", mode="keyword") == []
-        (hit,) = found(client, "brandnew", mode="keyword")
+        assert search(client, "RE16", mode="keyword") == []
+        (hit,) = search(client, "brandnew", mode="keyword")
         assert client.get(f"/api/entries/{hit['id']}/video").status_code == 200
         assert client.get(f"/api/entries/{hit['id']}/thumbnail").status_code == 200
         assert client.get(f"/api/entries/{gone['id']}").status_code == 404

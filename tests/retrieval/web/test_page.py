@@ -161,12 +161,12 @@ def test_everything_can_be_done_with_keys(page):
     page.type("casino")
     page.press("Enter")
     page.wait_for(f"{CARDS}.length > 3 && {SETTLED}")
-    place = f"{CARDS}.indexOf({FOCUSED})"
+    index = f"{CARDS}.indexOf({FOCUSED})"
     for key, expected in (
         ("ArrowDown", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowDown", 4), ("Home", 0),
     ):  # fmt: skip
         page.press(key)
-        assert page.value(place) == expected, key
+        assert page.value(index) == expected, key
     outline = f"getComputedStyle({FOCUSED}).outlineStyle"
     assert page.value(outline) == "solid"
     page.press("Enter")
@@ -176,7 +176,7 @@ def test_everything_can_be_done_with_keys(page):
     assert page.value(f"{FOCUSED}.closest('dialog') !== null")
     page.press("Escape")
     page.wait_for("!document.querySelector('#player').open")
-    assert page.value(place) == 0
+    assert page.value(index) == 0
     page.press("ArrowUp")
     assert page.value(f"{FOCUSED}.id") == "query"
     page.press("ArrowDown")

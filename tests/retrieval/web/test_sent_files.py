@@ -10,8 +10,7 @@ import pytest
 from data_loader.readers.container import VIDEO_EXTENSIONS
 from retrieval.search.hybrid import MAX_QUERY
 from retrieval.web.access import HEADERS
-from retrieval.web.api import MEDIA_TYPES
-from retrieval.web.schemas import MAX_HITS
+from retrieval.web.api import MAX_HITS, MEDIA_TYPES
 from retrieval.web.server import STATIC
 from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import Sign, update, write_scene
@@ -164,7 +163,7 @@ def test_linked_videos_are_sent_and_nothing_else_outside(own_street, make_config
 
 
 def raw(address: str, request: bytes) -> tuple[int, bytes]:
-    """Send bytes as they are; returns the status and the whole answer."""
+    """Send bytes as they are; returns the status and the answer."""
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request)
@@ -244,11 +243,11 @@ def test_the_page_is_all_in_its_folder():
     texts = {file.name: file.read_text() for file in STATIC.iterdir()}
     assert {"index.html", "style.css", "app.js"} <= set(texts)
     for name, text in texts.items():
-        own = text.replace("http://www.w3.org/2000/svg", "")
-        assert "http:" not in own and "https:" not in own and "//cdn" not in own, name
+        checked = text.replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in checked and "https:" not in checked and "//cdn" not in checked, name
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
             assert word not in text, name
-    assert f"const MOST = {MAX_HITS};" in texts["app.js"]
+    assert f"const MAX_HITS = {MAX_HITS};" in texts["app.js"]
     assert f'maxlength="{MAX_QUERY}"' in texts["index.html"]
     inline = re.findall(r"<[^>]*\s(?:on\w+|style)=|<script>|<style", texts["index.html"])
     assert inline == []

@@ -33,7 +33,7 @@ def _serve(argv: list[str], out: Path) -> None:
 @contextmanager
 def process(tmp_path: Path, *argv: object):
     """A forked serve.py on a free port; yields it, its address, and the file of what it says."""
-    out = tmp_path / "said"
+    out = tmp_path / "output"
     started = multiprocessing.get_context("fork").Process(
         target=_serve, args=([*map(str, argv), "--port", "0"], out)
     )
@@ -70,9 +70,9 @@ def test_it_ends_cleanly_with_a_video_half_sent(own_street, tmp_path, number):
 def test_another_address_is_warned_of_and_a_token_is_asked_for(street, tmp_path):
     options = "--host", "0.0.0.0", "--token"
     with process(tmp_path, street / "my.index", *options) as (_, link, out):
-        said = out.read_text()
-        assert "warning: other machines can reach 0.0.0.0: the token and the videos" in said
-        port, token = re.search(r":(\d+)/\?token=([\w-]{32})\s", said).groups()
+        message = out.read_text()
+        assert "warning: other machines can reach 0.0.0.0: the token and the videos" in message
+        port, token = re.search(r":(\d+)/\?token=([\w-]{32})\s", message).groups()
         local = f"http://127.0.0.1:{port}/"
         assert httpx.get(local).status_code == 401
         assert httpx.get(f"{local}?token={token}").status_code == 303
@@ -120,7 +120,7 @@ def test_errors_are_one_message(street, tmp_path, monkeypatch, capsys):
     (damaged / "query_encoder" / "weights.safetensors").write_bytes(b"no weights")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for argv, said in (
+        for argv, message in (
             ([tmp_path / "none"], "none: no such folder; index.py makes one"),
             ([street], "holds no finished index"),
             ([newer], "format 99, from a newer version"),
@@ -132,7 +132,7 @@ def test_errors_are_one_message(street, tmp_path, monkeypatch, capsys):
             ([index, "--port", "70000"], "from 0 to 65535"),
             ([index, "--token", "two words"], "letters, digits"),
         ):
-            assert said in refused(monkeypatch, capsys, *argv), argv
+            assert message in refused(monkeypatch, capsys, *argv), argv
     assert f"{index}" in refused(monkeypatch, capsys, index, "-r", other)
 
 

@@ -1,4 +1,7 @@
-"""What counts as changed: size, then time, then content; of a video and of its OCR document."""
+"""Which files of a folder are its videos, and what of them counts as changed.
+
+Changes are seen by size, then time, then content; of a video and of its OCR document.
+"""
 
 import os
 from pathlib import Path
@@ -13,8 +16,9 @@ from retrieval.index.ocr_text import (
     load_source,
     spot_anew,
 )
-from retrieval.index.plan import UpdatePlan, plan_update
+from retrieval.index.update import UpdatePlan, list_videos, plan_update
 from retrieval.spotting.video import EVERY_S
+from utils.errors import UserError
 
 
 @pytest.fixture
@@ -107,3 +111,65 @@ def test_what_can_not_be_compared_is_kept(files):
     found = changes(files, before, OcrSource())
     assert list(found.failed) == ["a/1.mp4"] and not found.update and not found.drop
     assert plan_update(files, [], {"a/1.mp4": before}, OcrSource()).drop == ["a/1.mp4"]
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_every_depth_usual_extension_and_name(tmp_path):
+    names = ["b.MP4", "a/z.mkv", "a/b/c.webm", "a.b/x.Mov", "d.avi", "e.ts", "f.wmv"]
+    names += ["two words.mp4", 'it\'s "so".mp4', "line\nend.mp4", "$(rm x);*.mp4", "été 東京.mp4"]
+    names.append(os.fsdecode(b"not \xff utf-8.mp4"))
+    touch(tmp_path, *names)
+    touch(tmp_path, "notes.txt", "mp4", "a/b/c.json", "x.mp4.part", "._a.mp4", ".trash/b.mp4")
+    assert list_videos(tmp_path).names == sorted(names)
+    (tmp_path / "folder.mp4").mkdir()
+    assert list_videos(tmp_path).names == sorted(names)
+
+
+def test_links_are_followed_and_where_they_lead_is_noted(tmp_path):
+    inside, outside, third = tmp_path / "in", tmp_path / "in_not", tmp_path / "third"
+    touch(inside, "a.mp4", "deep/b.mp4")
+    touch(outside, "c.mp4", "e/d.mp4")
+    touch(third, "f.mp4")
+    (inside / "up.mp4").symlink_to("../third/f.mp4")
+    (inside / "folder").symlink_to(outside)
+    (inside / "loop").symlink_to(inside)
+    (inside / "same.mp4").symlink_to("deep/b.mp4")
+    names = ["a.mp4", "deep/b.mp4", "folder/c.mp4", "folder/e/d.mp4", "same.mp4", "up.mp4"]
+    assert list_videos(inside).names == names
+    assert sorted(list_videos(inside).link_targets) == [outside, third / "f.mp4"]
+    (tmp_path / "link").symlink_to(inside)  # the folder itself may be one
+    assert list_videos(tmp_path / "link").names == names
+
+
+def test_a_folder_without_videos_is_an_error(tmp_path):
+    touch(tmp_path, "readme.md")
+    with pytest.raises(UserError, match="holds no video; is a disk not there"):
+        list_videos(tmp_path)
+    for name, text in (("no", "no such folder"), ("readme.md", "is a file")):
+        with pytest.raises(UserError, match=f"{name}: {text}.*give the folder"):
+            list_videos(tmp_path / name)
+
+
+def test_a_folder_that_cant_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "closed/b.mp4")
+    closed = tmp_path / "closed"
+    closed.chmod(0)
+    if os.access(closed, os.R_OK):  # root reads everything: the system's answer is put in its place
+        listdir = os.listdir
+
+        def refuse(path):
+            if Path(path) == closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", refuse)
+    try:
+        with pytest.raises(UserError, match=r"closed: the folder can't be read \(Permission"):
+            list_videos(tmp_path)
+    finally:
+        closed.chmod(0o755)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.trainer.test_resume import made
-from trainer.memory import OutOfMemoryError
+from trainer.grad_cache import OutOfMemoryError
 
 
 def limited(trainer, most: int):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval.index.windows import check_windows, compute_duration, cut_windows
+from retrieval.index.video_file import check_windows, compute_duration, cut_windows
 from utils.errors import UserError
 
 
