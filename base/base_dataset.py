@@ -1,4 +1,4 @@
-"""What a data set is: a list of videos with captions, and how one becomes a sample."""
+"""Interface of data sets: a list of videos with captions, and how one becomes a sample."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

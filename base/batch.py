@@ -1,4 +1,4 @@
-"""What travels from the data loader to the model: one sample, one batch.
+"""Samples and batches, as they travel from the data loader to the model.
 
 Shapes: B videos, F frames, Q queries, U distinct words, L words of the longest video, T tokens.
 """

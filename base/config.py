@@ -1,4 +1,4 @@
-"""What a configuration is once it has been checked: frozen values with names and types.
+"""Configuration after it has been checked: frozen values with names and types.
 
 ``parse_config.py`` makes these from JSON. Code that registers a part describes the part's nested
 arguments with ``ConfigModel`` and marks arguments that only old files set with ``NO_EFFECT``.

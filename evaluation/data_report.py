@@ -1,4 +1,4 @@
-"""What of the data could not be used: counted, listed, never silent."""
+"""Report of the data that could not be used: counted, listed, never silent."""
 
 import logging
 from dataclasses import asdict, dataclass, field

@@ -1,4 +1,4 @@
-"""What a similarity matrix is about: its captions, its videos and which belong together.
+"""Ground truth of a similarity matrix: its captions, its videos and which belong together.
 
 Shapes: Q captions, V videos, P right pairs.
 """

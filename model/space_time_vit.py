@@ -115,11 +115,21 @@ def compute_cls_attention(
     return scores.softmax(-1)
 
 
-class RecomputeInBackward(saved_tensors_hooks):
+def recompute_in_backward(value: Tensor, compute: Callable[[], Tensor]) -> saved_tensors_hooks:
     """Selective recomputation: operations within do not keep ``value`` for the backward pass.
 
     ``compute`` gives it again there, and the gradients are the same to the bit. Its own inputs must
     not change in between.
+    """
+    recomputed = RecomputedValue(value, compute)
+    return saved_tensors_hooks(recomputed.pack, recomputed.unpack)
+
+
+class RecomputedValue:
+    """The hooks of ``recompute_in_backward``.
+
+    They are not the context itself: it refers to its hooks, and in such a cycle the inputs of
+    ``compute`` would outlive the step, until the garbage collector comes by.
     """
 
     def __init__(self, value: Tensor, compute: Callable[[], Tensor]) -> None:
@@ -127,15 +137,16 @@ class RecomputeInBackward(saved_tensors_hooks):
         self._compute = compute
         self._uses = self._uses_left = 0
         self._recomputed: Tensor | None = None
-        super().__init__(self._pack, self._unpack)
 
-    def _pack(self, tensor: Tensor) -> Tensor | View:
+    def pack(self, tensor: Tensor) -> Tensor | View:
+        """Return what is kept of a tensor: itself, or which view of the value it is."""
         if tensor.untyped_storage().data_ptr() != self._storage:
             return tensor
         self._uses += 1
         return tensor.size(), tensor.stride(), tensor.storage_offset()
 
-    def _unpack(self, saved: Tensor | View) -> Tensor:
+    def unpack(self, saved: Tensor | View) -> Tensor:
+        """Return the tensor that ``pack`` was given."""
         if isinstance(saved, Tensor):
             return saved
         if self._recomputed is None:
@@ -155,7 +166,7 @@ def _recompute(
     """Return the context of the operations on ``value``; a compiler decides for itself."""
     if not enabled or torch.compiler.is_compiling():
         return nullcontext()
-    return RecomputeInBackward(value, compute)
+    return recompute_in_backward(value, compute)
 
 
 class PatchEmbed(nn.Module):

@@ -123,7 +123,14 @@ def main() -> int:
     config = load_config(arguments.config, arguments.overrides)
     if not describe_model_input(config.arch).uses_vision:
         raise UserError(f"{arguments.config}: its model uses no frames, so none are cached")
-    numbers = range(len(config.data_loader)) if arguments.loader is None else [arguments.loader]
+    numbers = range(len(config.data_loader))
+    if arguments.loader is not None:
+        if arguments.loader not in numbers:
+            raise UserError(
+                f"--loader {arguments.loader}: {arguments.config} has the loaders 0 to "
+                f"{numbers[-1]}"
+            )
+        numbers = [arguments.loader]
     num_errors = 0
     for number in numbers:
         for split in dict.fromkeys(arguments.split):

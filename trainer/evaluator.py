@@ -1,4 +1,4 @@
-"""The former name of ``python -m tools.score_matrix``; it goes with the next release."""
+"""Old spelling of ``python -m tools.score_matrix``, kept for one release."""
 
 from utils.moved_command import run_moved_command
 

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and what the user sees when something is wrong."""
+"""End of a command: its exit code, and what the user sees when something is wrong."""
 
 import argparse
 import errno

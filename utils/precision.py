@@ -1,4 +1,4 @@
-"""How numbers are held while a model computes: ``trainer.precision``.
+"""Precision of a model's numbers while it computes: ``trainer.precision``.
 
 Weights, their gradients, the similarity and the loss are float32 in each of them.
 """

@@ -1,4 +1,4 @@
-"""Former place of the report's command."""
+"""Old spelling of ``python -m tools.report``, kept for one release."""
 
 from utils.moved_command import run_moved_command
 

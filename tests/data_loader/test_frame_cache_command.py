@@ -192,6 +192,9 @@ def test_what_no_cache_can_be_made_of_is_refused(texts, demo, tmp_path):
     (tmp_path / "images/a.png").touch()
     with pytest.raises(UserError, match="ImageDirectory: reads images"):
         run(overrides(demo, tmp_path / "images", *images), "--out", "x", "--split", "test")
+    for number in ("1", "-1"):
+        with pytest.raises(UserError, match=f"--loader {number}: .* has the loaders 0 to 0"):
+            run(texts, "--out", str(tmp_path / "cache"), "--loader", number)
     with pytest.raises(UserError, match="no such frame cache; run the command without --verify"):
         run(texts, "--out", str(tmp_path / "cache"), "--verify")
 

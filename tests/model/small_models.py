@@ -12,7 +12,7 @@ from base.batch import Batch, Tokens
 from data_loader.collate import lay_out_words
 from model.frozen_in_time import FrozenInTime
 from model.params import TextParams, VideoParams
-from model.space_time_vit import RecomputeInBackward
+from model.space_time_vit import RecomputedValue
 
 VOCABULARY, WIDTH = 50, 32
 RES, PATCH, FRAMES = 8, 4, 3
@@ -83,19 +83,19 @@ def make_batch(texts: list[list[str]], frames: int = FRAMES, queries: int | None
 class SavedBytes(saved_tensors_hooks):
     """Counts what a forward pass keeps for the backward pass, parameters left out.
 
-    ``RecomputeInBackward`` has hooks of its own, which stand before these: it tells what it keeps.
+    The hooks of ``recompute_in_backward`` stand before these: they tell what they keep.
     """
 
     def __init__(self, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bytes = 0
         self._weights = {weight.data_ptr() for weight in model.parameters()}
-        pack = RecomputeInBackward._pack
+        pack = RecomputedValue.pack
 
         def counted(own, tensor):
             kept = pack(own, tensor)
             return self._keep(kept) if isinstance(kept, torch.Tensor) else kept
 
-        monkeypatch.setattr(RecomputeInBackward, "_pack", counted)
+        monkeypatch.setattr(RecomputedValue, "pack", counted)
         super().__init__(self._keep, lambda kept: kept)
 
     def __enter__(self):

@@ -1,5 +1,8 @@
 """The space-time ViT: its attention, its blocks, and the whole model beside an image ViT."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -8,11 +11,11 @@ from torch.nn import functional as F
 from model.initialization import load_image_weights
 from model.space_time_vit import (
     GroupedAttention,
-    RecomputeInBackward,
     SpaceTimeBlock,
     SpaceTimeTransformer,
     attend_from_cls,
     compute_cls_attention,
+    recompute_in_backward,
 )
 from tests.model.small_models import SavedBytes
 
@@ -163,6 +166,21 @@ def test_a_block_that_recomputes_keeps_a_quarter_less(monkeypatch):
     assert sizes[True] < 0.75 * sizes[False], sizes
 
 
+def test_a_block_leaves_nothing_to_the_garbage_collector():
+    """Activations in a reference cycle would pile up over the steps, on a GPU until it is full."""
+    gc.collect()
+    gc.disable()
+    try:
+        made, x = block(), tokens()
+        between = x * 1
+        alive = weakref.ref(between)
+        made(between, FRAMES, recompute=True).sum().backward()
+        del between
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 def test_a_value_is_computed_once_for_all_of_its_uses_and_again_in_a_second_pass():
     x, runs = torch.randn(3, 4, requires_grad=True), []
 
@@ -171,7 +189,7 @@ def test_a_value_is_computed_once_for_all_of_its_uses_and_again_in_a_second_pass
         return F.gelu(x)
 
     value = F.gelu(x)
-    with RecomputeInBackward(value, compute):
+    with recompute_in_backward(value, compute):
         out = (value @ value.T).sum() + (value[1:] * value[:-1]).sum()
     (first,) = torch.autograd.grad(out, x, retain_graph=True)
     assert runs == [False]

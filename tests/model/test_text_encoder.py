@@ -148,7 +148,7 @@ def test_a_folder_without_a_good_configuration(tmp_path, offline, config, pretra
 def test_contradicting_sizes(folders, tmp_path):
     config = json.loads((folders["distilbert"] / "config.json").read_text()) | {"n_heads": 5}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    refused(tmp_path, pretrained=False)
+    assert "config.json" in refused(tmp_path, pretrained=False)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])

@@ -1,4 +1,4 @@
-"""The former name of ``python -m tools.checkpoint``."""
+"""Old spelling of ``python -m tools.checkpoint``, kept for one release."""
 
 from utils.moved_command import run_moved_command
 
