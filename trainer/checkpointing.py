@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from base.base_model import RetrievalModel
 from base.base_trainer import Monitor
@@ -315,8 +316,8 @@ class TrainingState:
         if own.keys() != (state["scheduler"] or {}).keys():
             raise CheckpointError(f"{path}: its lr_scheduler is another than the configuration's")
         self._check_optimizer(state["optimizer"], path)
-        fit_weights(self.model, get_weights(state, path), path)
         load_criterion(self.criterion, state, path)
+        fit_weights(self.model, get_weights(state, path), path)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
@@ -431,9 +432,11 @@ def load_criterion(criterion: Criterion, state: Mapping[str, Any], path: Path) -
     Checkpoints from elsewhere, and those of before this was kept, have nothing of it.
 
     Raises:
-        CheckpointError: the parameters there are those of another loss.
+        CheckpointError: the parameters there are those of another loss, or none.
     """
     own, found = criterion.state_dict(), state.get("criterion") or {}
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise CheckpointError(f"{path}: its criterion is no dictionary of tensors")
     if not own and not found:
         return
     if not found:

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.loss import NormSoftmaxLoss
+from tests.trainer.distributed_steps import LearnedTemperature
 from trainer.build import build_trainer
+from trainer.checkpointing import load_criterion, open_run
 from trainer.trainer import Trainer
 from utils.checkpoint.files import CheckpointError, load_checkpoint, save_checkpoint
+from utils.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -169,3 +173,51 @@ def test_a_changed_setting_is_not_dropped_silently(finished, make_config, tmp_pa
     assert "optimizer.args.lr is 0.5 in the configuration" in record.getMessage()
     assert "goes on with the checkpoint's 0.0005" in record.getMessage()
     assert trainer.optimizer.param_groups[0]["lr"] == 5e-4
+
+
+def test_an_optimizer_of_other_parameters_is_refused(finished, make_config, tmp_path):
+    state = load_checkpoint(finished)
+    state["optimizer"]["param_groups"][0]["params"].pop()
+    save_checkpoint(tmp_path / "a.pth", state)
+    trainer = made(make_config(kind="ocr"), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="a.pth: its optimizer does not fit"):
+        trainer.resume(tmp_path / "a.pth")
+
+
+def test_another_number_of_processes_is_said(finished, make_config, tmp_path, caplog):
+    state = load_checkpoint(finished)
+    state["random_states"] *= 2
+    save_checkpoint(tmp_path / "a.pth", state)
+    made(make_config(kind="ocr"), tmp_path / "run").resume(tmp_path / "a.pth")
+    assert "was written by 2 processes, this run has 1" in caplog.text
+
+
+def test_what_a_loss_has_learned_is_kept_or_refused(tmp_path, caplog):
+    path, trained = tmp_path / "a.pth", LearnedTemperature()
+    with torch.no_grad():
+        trained.log_scale.fill_(3.0)
+    save_checkpoint(path, {"state_dict": {}, "criterion": trained.state_dict()})
+    again = LearnedTemperature()
+    load_criterion(again, load_checkpoint(path), path)
+    assert torch.equal(again.log_scale, trained.log_scale)
+    with pytest.raises(CheckpointError, match=r"a.pth: its loss has the parameters .*log_scale"):
+        load_criterion(NormSoftmaxLoss(), load_checkpoint(path), path)
+    save_checkpoint(path, {"state_dict": {}, "criterion": {"log_scale": "3"}})
+    with pytest.raises(CheckpointError, match="its criterion is no dictionary of tensors"):
+        load_criterion(LearnedTemperature(), load_checkpoint(path), path)
+    save_checkpoint(path, {"state_dict": {}})
+    load_criterion(again, load_checkpoint(path), path)
+    assert "has no learned parameters of the loss" in caplog.text
+    assert torch.equal(again.log_scale, trained.log_scale)
+
+
+def test_what_a_run_goes_on_with(make_config, tmp_path, caplog):
+    config = make_config(f"trainer.save_dir={tmp_path}", kind="ocr")
+    with pytest.raises(UserError, match="nowhere.pth: no such checkpoint to resume"):
+        open_run(config, str(tmp_path / "nowhere.pth"), None)
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "chosen"
+    folder.mkdir()
+    run = open_run(config, "auto", str(folder))
+    assert run.folder == folder and run.checkpoint is None
+    assert f"no checkpoint in {folder}: the run begins there" in caplog.text
