@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from tools import checkpoint as command
@@ -117,6 +118,19 @@ def test_damaged_safetensors(tmp_path, source):
         (tmp_path / "b.safetensors").write_bytes(data[:size])
         with pytest.raises(CheckpointError, match="b.safetensors: is damaged or no checkpoint"):
             load_checkpoint(tmp_path / "b.safetensors")
+
+
+def test_what_stands_beside_the_weights_must_be_readable(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"a.w": torch.ones(3)}, path, {"epoch": "three"})
+    with pytest.raises(CheckpointError, match="a.safetensors: its epoch is no number"):
+        load_checkpoint(path)
+    save_file({"a.w": torch.ones(3)}, path, {"epoch": "3"})
+    assert load_checkpoint(path)["epoch"] == 3
+    for content, reason in (("{", "can't be read"), ("[" * 10**5, "can't be read"), ("[]", "JSON")):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(CheckpointError, match=f"a.json: .*{reason}"):
+            load_checkpoint(path)
 
 
 def test_differences_and_the_nearest():

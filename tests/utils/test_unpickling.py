@@ -231,6 +231,12 @@ def broken(kind):
             if kind == "reaching outside" and name.endswith("data.pkl"):
                 assert data.count(b"K\x00K\x04\x85") == 1
                 data = data.replace(b"K\x00K\x04\x85", b"K\x3dK\x04\x85")  # offset 61
+            if kind == "repeated without end" and name.endswith("data.pkl"):
+                assert data.count(b"K\x04\x85") == data.count(b"K\x01\x85") == 1
+                data = data.replace(b"K\x04\x85", b"J\x00\x00\x00\x40\x85")  # 2**30 numbers
+                data = data.replace(b"K\x01\x85", b"K\x00\x85")  # all of them the same
+            if kind == "no pickle":
+                name = name.replace("data.pkl", "other.pkl")
             if kind == "short storage" and name.endswith("data/0"):
                 data = data[:-4]
             if kind == "big-endian" and name.endswith("byteorder"):
@@ -241,7 +247,16 @@ def broken(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["reaching outside", "short storage", "big-endian", "no storage", "compressed"]
+    "kind",
+    [
+        "reaching outside",
+        "repeated without end",
+        "no pickle",
+        "short storage",
+        "big-endian",
+        "no storage",
+        "compressed",
+    ],
 )
 def test_a_file_that_says_the_impossible(tmp_path, kind):
     path = tmp_path / "a.pth"
@@ -251,6 +266,21 @@ def test_a_file_that_says_the_impossible(tmp_path, kind):
     with pytest.raises(CheckpointError, match="a.pth: is damaged or no checkpoint") as caught:
         read_torch_file(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "other", "reason"),
+    [(1, 1002, "does not begin as torch's files do"), (2, {"little_endian": False}, "big-endian")],
+)
+def test_an_old_file_that_says_the_impossible(tmp_path, number, other, reason):
+    path = tmp_path / "a.pth"
+    save(path, {"w": torch.arange(4.0)}, zipped=False)
+    data = io.BytesIO(path.read_bytes())
+    heads = [pickle.load(data) for _ in range(3)]  # magic number, protocol, system
+    heads[number] = other
+    path.write_bytes(b"".join(pickle.dumps(head, 2) for head in heads) + data.read())
+    with pytest.raises(CheckpointError, match=f"a.pth: is damaged or no checkpoint.*{reason}"):
+        read_torch_file(path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
