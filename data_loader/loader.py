@@ -161,20 +161,23 @@ class TextVideoDataLoader:
             tokenizer = load_tokenizer(tokenizer_name)
             self.dataset.prepare(get_cache_folder(cache_dir))
             self.collate = Collate(tokenizer, options.uses_ocr, text_params.max_tokens)
-            dataset = self.dataset  # with self in the lambda, a cycle would keep the loader alive
-            self.watch = WorkerWatch(
-                num_workers, item_timeout, lambda sample: str(dataset.get_entry(sample).video)
-            )
-            self.batches = DataLoader(
-                _ErrorsAsValues(self.dataset, self.watch.rows),
-                batch_sampler=self.sampler,
-                num_workers=num_workers,
-                collate_fn=self.collate,
-                pin_memory=torch.cuda.is_available(),
-                persistent_workers=num_workers > 0,
-                prefetch_factor=prefetch_factor if num_workers else None,
-                worker_init_fn=_start_worker,
-            )
+            self._start_loading(num_workers, item_timeout, prefetch_factor)
+
+    def _start_loading(self, num_workers: int, item_timeout: float, prefetch_factor: int) -> None:
+        dataset = self.dataset  # with self in the lambda, a cycle would keep the loader alive
+        self.watch = WorkerWatch(
+            num_workers, item_timeout, lambda sample: str(dataset.get_entry(sample).video)
+        )
+        self.batches = DataLoader(
+            _ErrorsAsValues(dataset, self.watch.rows),
+            batch_sampler=self.sampler,
+            num_workers=num_workers,
+            collate_fn=self.collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            prefetch_factor=prefetch_factor if num_workers else None,
+            worker_init_fn=_start_worker,
+        )
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
