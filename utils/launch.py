@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 10.0  # for the other processes, once one has ended
 _POLL_S = 0.1
+# torch reads any of them, and ALLOC_CONF first.
+ALLOC_CONF = "PYTORCH_ALLOC_CONF"
+_ALLOC_CONFS = {ALLOC_CONF, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _NEVER = -1
@@ -28,7 +31,7 @@ _MORE_AT_A_TIME = 64 * 2**20
 
 
 def choose_devices(n_gpu: int, requested: str | None = None) -> list[torch.device]:
-    """Return the devices to run on, one for each process.
+    """Return the devices to run on, one for each process; GPUs are then set up for it.
 
     Args:
         n_gpu: GPUs that the configuration wants; more than there are is a warning, as published.
@@ -37,6 +40,7 @@ def choose_devices(n_gpu: int, requested: str | None = None) -> list[torch.devic
     Raises:
         UserError: ``requested`` is not a list of different GPUs that are there.
     """
+    configure_cuda()
     available = torch.cuda.device_count()
     if requested is not None:
         return [torch.device("cuda", number) for number in _parse_gpus(requested, available)]
@@ -98,6 +102,20 @@ def join_run(devices: Sequence[torch.device], timeout_s: float) -> Iterator[torc
         keep_freed_memory()
     with process_group(device, timeout_s):
         yield device
+
+
+def configure_cuda() -> None:
+    """Choose how this process, and those that it starts, use GPUs; to be called before they do.
+
+    Commands get here by ``choose_devices``.
+    """
+    # Batches differ in shape. Segments that grow can hold the next one's tensors, where those of
+    # fixed size leave gaps that nothing fits in. What the user has set about memory is left alone.
+    if not _ALLOC_CONFS & os.environ.keys():
+        os.environ[ALLOC_CONF] = "expandable_segments:True"
+    # cuDNN's attention plans anew for each shape, and the texts of every batch have another; and it
+    # refuses more than 65,535 sequences. Flash and memory-efficient attention do neither.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def keep_freed_memory() -> bool:

@@ -1,8 +1,13 @@
-"""Which device is chosen; machines with GPUs are made up."""
+"""Which device is chosen, and how GPUs are used; machines with GPUs are made up."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from utils.distributed import DistInfo
 from utils.errors import UserError
 from utils.launch import choose_devices, select_device
@@ -87,3 +92,69 @@ def test_a_requested_gpu_on_a_machine_without(gpus):
     gpus(0)
     with pytest.raises(UserError, match="-d 7: no such GPU; this machine has none"):
         choose_devices(0, "7")
+
+
+# What a fresh process and one that it starts have of a variable, and whether cuDNN may attend.
+PROGRAM = """
+import os, sys, torch
+from utils.launch import choose_devices, launch
+choose_devices(0)
+show = "import os; print({k: v for k, v in os.environ.items() if 'ALLOC_CONF' in k}, flush=True)"
+exec(show)
+launch([sys.executable, "-c", show], 1)
+print(torch.backends.cuda.cudnn_sdp_enabled())
+"""
+EXPANDABLE = "expandable_segments:True"
+OTHER = "max_split_size_mb:64"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": EXPANDABLE}),
+        ({"PYTORCH_ALLOC_CONF": OTHER}, {"PYTORCH_ALLOC_CONF": OTHER}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": OTHER}, {"PYTORCH_CUDA_ALLOC_CONF": OTHER}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": ""}, {"PYTORCH_CUDA_ALLOC_CONF": ""}),
+    ],
+)
+def test_how_a_process_and_those_it_starts_use_gpus(given, found):
+    assert run(PROGRAM, given) == [str(found), str(found), "False"]
+
+
+def run(program: str, given: dict[str, str]) -> list[str]:
+    """Run a program in a process without settings of memory but those given; returns its lines."""
+    kept = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=kept | given, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+READ_BY_TORCH = """
+import torch
+from utils.launch import choose_devices
+choose_devices(0)
+print(torch._C._accelerator_getAllocatorSettings())
+"""
+
+
+def test_torch_reads_the_setting_after_it_was_imported():
+    assert run(READ_BY_TORCH, {}) == [EXPANDABLE]
+    assert run(READ_BY_TORCH, {"PYTORCH_CUDA_ALLOC_CONF": OTHER}) == [OTHER]
+
+
+ON_A_GPU = """
+import torch
+from utils.launch import choose_devices, select_device
+from utils.distributed import DistInfo
+device = select_device(choose_devices(1, "0"), DistInfo())
+torch.ones(1, device=device)
+print(torch.cuda.memory._snapshot()["allocator_settings"]["expandable_segments"])
+"""
+
+
+@pytest.mark.gpu
+def test_the_memory_of_a_fresh_process_on_a_gpu():
+    assert run(ON_A_GPU, {}) == ["True"]
+    assert run(ON_A_GPU, {"PYTORCH_ALLOC_CONF": OTHER}) == ["False"]
