@@ -157,7 +157,8 @@ def _read_batches(trainer: Trainer, watch: Stopwatch) -> Iterator[tuple[int, Bat
 def _run_step(trainer: Trainer, watch: Stopwatch, turn: int, batch: Batch) -> None:
     with watch.part(TRANSFER):
         batch = trainer.prepare_batch((trainer.loaders[turn], batch))
-    trainer.train_step(batch)
+    with trainer.chunk_finder.explain_out_of_memory(batch):
+        trainer.train_step(batch)
 
 
 @contextmanager

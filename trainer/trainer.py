@@ -11,7 +11,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,8 +29,9 @@ from evaluation.embedding_cache import WordVectorCache
 from evaluation.evaluator import Evaluation, Evaluator
 from evaluation.prefetch import move_to_device, prefetch_to_device
 from trainer.checkpointing import LAST, SAVE, STOP, Progress, SaveSchedule, TrainingState
-from trainer.grad_cache import GradientCache, explain_out_of_memory
+from trainer.grad_cache import GradientCache
 from trainer.optim import Schedule
+from trainer.out_of_memory import ChunkSizeFinder, GpuMemory
 from trainer.tracking import Tracker
 from utils.distributed import (
     all_reduce_max,
@@ -114,6 +114,8 @@ class Trainer(BaseTrainer):
         size = settings.chunk_size
         parts = (network, model.video_key, precision)
         self.grad_cache = None if size is None else GradientCache(size, *parts)
+        memory = GpuMemory(self.device)
+        self.chunk_finder = ChunkSizeFinder(model, precision, optimizer, size, memory)
         self.word_vectors = WordVectorCache(model, self.device)
         self.progress = Progress()
         self.report = DataReport()
@@ -175,7 +177,8 @@ class Trainer(BaseTrainer):
             for turn, ((_, batch), moved) in zip(left, batches, strict=True):
                 self.report.add(batch)
                 self.tracker.log_clips(self.loaders[turn[0]], batch, epoch)
-                numbers = self.train_step(moved)
+                with self.chunk_finder.explain_out_of_memory(moved):
+                    numbers = self.train_step(moved)
                 lr = self.optimizer.param_groups[0]["lr"]
                 self.steps.append(Step(turn, batch.ids, numbers, lr))
                 if self.schedule is not None and self.is_usable(numbers[0]):
@@ -194,17 +197,15 @@ class Trainer(BaseTrainer):
         A loss that is not finite changes no weight.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        try_size = partial(self._try_chunk_size, batch)
-        with explain_out_of_memory(batch, self.settings.chunk_size, try_size):
-            if self.grad_cache is None:
-                with self.precision.autocast():
-                    embeds = self.network(batch)
-                video = embeds[self.model.video_key]
-                loss, logits = self.compute_loss(embeds["text"], video, batch)
-                if self.is_usable(loss):
-                    self.precision.backward(loss)
-            else:
-                loss, logits = self.grad_cache.backward(batch, self.compute_loss, self.is_usable)
+        if self.grad_cache is None:
+            with self.precision.autocast():
+                embeds = self.network(batch)
+            video = embeds[self.model.video_key]
+            loss, logits = self.compute_loss(embeds["text"], video, batch)
+            if self.is_usable(loss):
+                self.precision.backward(loss)
+        else:
+            loss, logits = self.grad_cache.backward(batch, self.compute_loss, self.is_usable)
         norm = loss.new_full((), math.nan)
         if self.is_usable(loss):
             average_gradients(self.criterion.parameters())
@@ -223,12 +224,6 @@ class Trainer(BaseTrainer):
         text, video = (self.precision.to_full(part)[:count] for part in (text, video))
         caption_ids = batch.query.hash_texts()[:count]
         return self.criterion(gather(text), gather(video), gather(caption_ids))
-
-    def _try_chunk_size(self, batch: Batch, size: int) -> None:
-        """Compute the gradients of a batch in chunks, to see whether they fit the memory."""
-        self.optimizer.zero_grad(set_to_none=True)
-        cache = GradientCache(size, self.network, self.model.video_key, self.precision)
-        cache.backward(batch, self.compute_loss, lambda loss: True)
 
     def is_usable(self, loss: Tensor) -> bool:
         """Whether to go on to the weights: a look at the loss, where looking is free."""
