@@ -130,6 +130,11 @@ class TrainerConfig(ConfigModel):
         description="Compile the encoders with torch.compile, which takes minutes at the start; "
         "results follow those without it but for rounding.",
     )
+    deterministic: bool = Field(
+        default=False,
+        description="On a GPU, two runs of one seed are equal bit for bit, and a resumed run "
+        "equals one that was never stopped; slower. On the CPU they are in any case.",
+    )
     log_every: int = Field(
         default=10,
         ge=1,

@@ -24,7 +24,7 @@ from trainer.trainer import Trainer, plan_epoch
 from utils.distributed import broadcast_parameters, get_dist_info
 from utils.errors import UserError
 from utils.precision import Precision
-from utils.seed import preserve_random_state, seed_everything
+from utils.seed import preserve_random_state, seed_everything, set_determinism
 
 
 def build_model(
@@ -99,6 +99,7 @@ def build_trainer(
             or at a validation loss that there can't be.
     """
     settings, kept = config.trainer, resolve_config(config)
+    set_determinism(settings.deterministic, device)
     numbers = range(len(config.data_loader))
     loaders = [build_loader(config, number, training=True) for number in numbers]
     whole = {"split": "val", "sliding_window_stride": -1}  # windows are for test.py

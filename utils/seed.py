@@ -1,8 +1,10 @@
-"""Random states: set by one seed, saved with a checkpoint, restored with it.
+"""Random states: set by one seed, saved with a checkpoint, restored with it; determinism on GPUs.
 
 The data's draws don't appear here: each is a function of (seed, epoch, sample).
 """
 
+import logging
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +13,40 @@ from typing import Any
 import numpy as np
 import torch
 
+logger = logging.getLogger(__name__)
+
+CUBLAS_CONFIG = "CUBLAS_WORKSPACE_CONFIG"
+DETERMINISTIC_CONFIGS = (":4096:8", ":16:8")  # workspaces of fixed size (cuBLAS, Reproducibility)
+
 
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def set_determinism(deterministic: bool, device: torch.device) -> None:
+    """Let a process compute the same bits from the same seed on a GPU, or say why it won't.
+
+    To be called before anything is computed on the GPU: cuBLAS reads its setting once. The CPU
+    computes the same bits anyway, and is left as it is.
+    """
+    if device.type != "cuda":
+        return
+    if not deterministic:
+        logger.info(
+            "on a GPU two runs of one seed differ in their last digits: the gradients of attention "
+            "and of embeddings are added up in changing order; trainer.deterministic: true makes "
+            "them equal, and slower"
+        )
+        return
+    if os.environ.get(CUBLAS_CONFIG) not in DETERMINISTIC_CONFIGS:
+        os.environ[CUBLAS_CONFIG] = DETERMINISTIC_CONFIGS[0]
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # for finding bugs; takes time
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def whole_run(config, folder: Path) -> Path:
         ([COSINE, "trainer.chunk_size=1"], 6, (2,)),
         ([BY_EPOCH, "trainer.max_samples_per_epoch=5"], 4, (1, 2)),
         ([BY_EPOCH], 6, (2, 4)),
-        ([COSINE, "arch.args.ocr_encoder_grad=false"], 6, (2,)),
+        ([COSINE, "arch.args.ocr_encoder_grad=false", "trainer.deterministic=true"], 6, (2,)),
         pytest.param(
             [NONE, "data_loader.args.num_workers=2"], 6, (2, 3, 6), marks=pytest.mark.slow
         ),
