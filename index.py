@@ -11,10 +11,14 @@ it is read. A long video is cut into windows, each of them one entry. The text i
 taken from --ocr (a/b.mp4 has a/b.mp4.json or a/b.json, as spot_text.py writes them, in several
 processes), or spotted on the way. Run again, it adds new videos, updates those whose file or OCR
 document has changed (by size and time, then by content) and drops those that are gone; model,
-windows and OCR are then as before. Where another version of the text engine is installed meanwhile,
---spot spots all text anew. Stopped at any moment, the index stays valid and the next run goes on;
-it may be searched all the while. Exit code 1: a video could not be read, the others are in the
-index.
+windows, precision and OCR are then as before. Where another version of the text engine is installed
+meanwhile, --spot spots all text anew. Stopped at any moment, the index stays valid and the next run
+goes on; it may be searched all the while. Exit code 1: a video could not be read, the others are in
+the index.
+
+Videos are embedded in evaluation.precision of the configuration, by default that of training; with
+-r another one can be chosen: --set evaluation.precision=bf16. Embeddings of several precisions go
+together in one index. Queries are embedded in fp32, see search.py --precision.
 """
 
 import argparse
@@ -93,8 +97,10 @@ def main() -> int:
         return 1 if plan.failed else 0
     model = choose_model(arguments, meta)
     device = choose_devices(model.config.n_gpu, arguments.device)[0]
+    # Without -r the configuration is the one in the index, which it was first made with.
+    precision = model.config.evaluation_precision if arguments.resume else None
     options = IndexOptions(
-        arguments.window, arguments.stride, arguments.batch_size, arguments.ann, device
+        arguments.window, arguments.stride, arguments.batch_size, arguments.ann, device, precision
     )
     result = update_index(arguments.videos, arguments.out, model, source, options)
     sys.stdout.write(format_result(result, arguments.out))

@@ -14,7 +14,9 @@ text; only "quotation marks" mean a phrase as it stands.
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
+from base.config import PrecisionName
 from retrieval import VideoIndex
 from retrieval.printing import dump_hits, format_hits
 from retrieval.results import MODES, rename_mode
@@ -44,13 +46,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "-r", "--resume", type=Path, metavar="MODEL", help="refuse an index of another model"
     )
+    parser.add_argument(
+        "--precision",
+        choices=get_args(PrecisionName),
+        default="fp32",
+        help="of the query encoder, on the CPU; the index may have another (%(default)s)",
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     """Run the command."""
     arguments = parse_arguments()
-    with VideoIndex.open(arguments.index) as index:
+    with VideoIndex.open(arguments.index, arguments.precision) as index:
         if arguments.resume is not None:
             index.check_model(arguments.resume)
         names = ("k", "mode", "folder", "explain", "exact", "words_weight")

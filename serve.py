@@ -23,9 +23,11 @@ import re
 import secrets
 import sys
 from pathlib import Path
+from typing import get_args
 
 import torch
 
+from base.config import PrecisionName
 from retrieval import VideoIndex
 from retrieval.printing import escape
 from retrieval.web.access import LOCAL_NAMES, Access
@@ -50,6 +52,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--token", nargs="?", const="", help="ask for a token (one is made up)")
     parser.add_argument(
         "-r", "--resume", type=Path, metavar="MODEL", help="refuse an index of another model"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=get_args(PrecisionName),
+        default="fp32",
+        help="of the query encoder, on the CPU; the index may have another (%(default)s)",
     )
     return parser.parse_args()
 
@@ -77,7 +85,7 @@ def main() -> None:
     setup_logging(verbosity=0)
     token = choose_token(arguments.token)
     torch.set_num_threads(1)  # several searches run side by side
-    with VideoIndex.open(arguments.index) as index:
+    with VideoIndex.open(arguments.index, arguments.precision) as index:
         if arguments.resume is not None:
             index.check_model(arguments.resume)
         index.load_query_encoder()

@@ -7,9 +7,13 @@ Without -c the config.json beside the checkpoint is read; with it, its keys win 
 file. The matrix is float32; row x, column y is the similarity of the x-th caption to the y-th
 video, in the annotation file's order. metrics.json and data_report.json are written beside it.
 Videos without captions only have embeddings: give --save_feats.
+
+The encoders compute in evaluation.precision, by default that of training. Numbers to be published
+are those of fp32: --set evaluation.precision=fp32.
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -27,7 +31,10 @@ from trainer.checkpointing import load_model
 from utils.cli import positive_int, run_cli
 from utils.distributed import get_dist_info
 from utils.launch import choose_devices, join_run, must_launch, relaunch_for_each
+from utils.precision import Precision
 from utils.run_dir import setup_logging
+
+logger = logging.getLogger("test")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,7 +77,9 @@ def main() -> int:
         model = build_model(config, device, initial_weights=False)
         criterion = build_criterion(config, device)
         load_model(model, criterion, arguments.resume)
-        evaluation = Evaluator(config.metrics, criterion, device).run(model, loader)
+        precision = Precision(config.evaluation_precision, device)
+        logger.info("the encoders compute in %s", precision.name)
+        evaluation = Evaluator(config.metrics, criterion, precision).run(model, loader)
         if get_dist_info().is_main:
             after = arguments.postprocess, arguments.temperature
             scored = score_evaluation(evaluation, ground_truth, config.metrics, *after)

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from base.registry import Registry
 from utils.errors import UserError
 
+PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]  # that of utils/precision.py needs torch
+
 # For Annotated[..., NO_EFFECT]: published files set the key, it is accepted and checked, it does
 # nothing, and the user is told so.
 NO_EFFECT: Any = Field(json_schema_extra={"no_effect": True, "deprecated": True})
@@ -115,20 +117,21 @@ class TrainerConfig(ConfigModel):
         description="Videos that are encoded at a time, on each GPU; the loss is still that of the "
         "whole batch. null: all at once.",
     )
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+    precision: PrecisionName = Field(
         default="fp32",
-        description="How numbers are held while the encoders compute; similarity, loss and weights "
-        "are float32 in each.",
+        description="How numbers are held while the encoders compute in training; similarity, loss "
+        "and weights are float32 in each.",
     )
     activation_checkpointing: bool = Field(
         default=False,
         description="Compute the encoders' activations once more in the backward pass instead of "
         "keeping them: less memory, more time, the same gradients.",
     )
-    compile: bool = Field(
-        default=False,
-        description="Compile the encoders with torch.compile, which takes minutes at the start; "
-        "results follow those without it but for rounding.",
+    compile: bool | None = Field(
+        default=None,
+        description="Compile the video encoder with torch.compile: 10 to 20 seconds at the start, "
+        "then faster steps; results follow those without it but for rounding. null: on a GPU "
+        "with a C compiler, unless deterministic.",
     )
     deterministic: bool = Field(
         default=False,
@@ -180,6 +183,16 @@ class TrainerConfig(ConfigModel):
         return "off" if parsed is None else " ".join(parsed)
 
 
+class EvaluationConfig(ConfigModel):
+    """How validation, test.py and index.py compute."""
+
+    precision: PrecisionName | None = Field(
+        default=None,
+        description="How numbers are held while the encoders compute in validation, test.py and "
+        "index.py; embeddings, similarity and loss are float32 in each. null: trainer.precision.",
+    )
+
+
 # Refused in the names of files by one system or another, or special in a shell's paths.
 _UNSAFE_IN_NAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|^[\s.~-]|[\s.]$')
 
@@ -211,9 +224,17 @@ class Config(ConfigModel):
         description="Metrics computed at each evaluation.",
     )
     trainer: TrainerConfig = Field(description="The training loop.")
+    evaluation: EvaluationConfig = Field(
+        default=EvaluationConfig(), description="How embeddings are computed outside of training."
+    )
     visualizer: Annotated[Any, NO_EFFECT] = Field(
         default=None, description="No effect: the published code's pages of example videos."
     )
+
+    @property
+    def evaluation_precision(self) -> PrecisionName:
+        """The precision of validation, test.py and index.py."""
+        return self.evaluation.precision or self.trainer.precision
 
     @field_validator("name")
     @classmethod

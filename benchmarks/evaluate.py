@@ -35,6 +35,7 @@ from model.frozen_in_time import FrozenInTime
 from trainer.build import build_criterion, build_model
 from utils.cli import positive_int, run_cli
 from utils.launch import keep_freed_memory
+from utils.precision import Precision
 
 SIMILAR = 1e-5  # most difference of a similarity
 
@@ -129,8 +130,9 @@ def measure_case(
 ) -> measuring.Result:
     """Compare the paths on videos of ``words`` OCR words each."""
     device = model.query_token.device
+    precision = Precision("fp32", device)  # as the plain path
     loader = InMemoryLoader(texts, asked.videos, words, asked.batch, model)
-    evaluator = Evaluator(config.metrics, build_criterion(config, device), device)
+    evaluator = Evaluator(config.metrics, build_criterion(config, device), precision)
     plain = PlainFrozenInTime(model)
     found: dict[str, Tensor] = {}
 
@@ -142,8 +144,8 @@ def measure_case(
 
     def time_texts(word_tokens: list[TokenIds], query_tokens: list[TokenIds]) -> float:
         def encode() -> None:
-            encode_texts(word_tokens, model.encode_words, device)
-            encode_texts(query_tokens, model.embed_queries, device)
+            encode_texts(word_tokens, model.encode_words, precision)
+            encode_texts(query_tokens, model.embed_queries, precision)
 
         return measuring.time_call(encode, device)
 

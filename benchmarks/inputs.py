@@ -148,7 +148,7 @@ def make_batch(
     distinct = list(dict.fromkeys(word for words in shown for word in words))
     used = dict(zip(distinct, texts.tokenize(distinct), strict=True))
     tracks = [rng.random((len(words), TRACK_SIZE), dtype=np.float32) for words in shown]
-    chosen = rng.choice(len(texts.captions), size, replace=False)
+    chosen = rng.choice(len(texts.captions), size, replace=size > len(texts.captions))
     ids = texts.tokenize([texts.captions[number] for number in chosen])
     query = pad_tokens(ids, PAD)
     mask = torch.arange(query.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]

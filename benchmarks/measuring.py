@@ -59,6 +59,13 @@ def describe_machine() -> dict[str, str]:
     }
 
 
+def read_driver() -> str:
+    """Return the version of NVIDIA's driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.split("\n")[0] or "unknown"
+
+
 def _get_processor() -> str:
     """The processor's name where the system tells it (Linux), else its architecture."""
     info = Path("/proc/cpuinfo")

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -96,7 +97,7 @@ def measure_steps(config: Config, asked: argparse.Namespace) -> dict[str, float]
     vit = model.video_model
     sizes = asked.batch, asked.words, vit.num_frames, vit.input_res
     batch = make_batch(load_texts(None), *sizes, device)
-    take_step = _build_step(config, model, batch, asked.path)
+    take_step = build_step(config, model, batch, asked.path)
     before = get_memory(device)[0]
     seconds = [time_call(take_step, device) for _ in range(asked.steps)]
     return {
@@ -107,10 +108,10 @@ def measure_steps(config: Config, asked: argparse.Namespace) -> dict[str, float]
     }
 
 
-def _build_step(
-    config: Config, model: FrozenInTime, batch: Batch, path: str
-) -> Callable[[], object]:
-    """The step of the plain reference path, or that of the trainer, which needs no files for it."""
+def build_step(
+    config: Config, model: FrozenInTime, batch: Batch, path: str = "ours"
+) -> Callable[[], Any]:
+    """Return the step of the plain reference path, or that of the trainer, without its files."""
     device = batch.video.device
     criterion = build_criterion(config, device)
     if path == "plain":
@@ -124,7 +125,7 @@ def _build_step(
         schedule=None,
         loaders=[],
         valid_loaders=[],
-        evaluator=Evaluator([], criterion, device),
+        evaluator=Evaluator([], criterion, Precision("fp32", device)),
         tracker=Tracker(Path()),
         run_dir=Path(),
         config={},

@@ -60,10 +60,10 @@ def main() -> None:
     changes = [f"{block}.video_params.num_frames={asked.frames}" for block in blocks]
     config, texts = load_base_config(*changes, *asked.set), load_texts(asked.annotations)
     cases = [measure_case(config, texts, words, asked, device) for words in asked.words]
-    Precision(asked.precision, device)  # sets what the products below may do
     result = measuring.describe_machine()
     result |= {name: getattr(asked, name) for name in ("batch", "frames", "precision", "runs")}
-    result["matrix_rate"] = measuring.measure_matmul_rate(device, DTYPES[asked.precision])
+    with Precision(asked.precision, device).set_tf32():
+        result["matrix_rate"] = measuring.measure_matmul_rate(device, DTYPES[asked.precision])
     measuring.write_result(result | {"cases": cases}, asked.json, make_table)
 
 
@@ -98,12 +98,13 @@ class TrainingPath:
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Compute a part of the forward pass in the path's precision."""
-        with Precision(self.precision, self.device).autocast():
+        precision = Precision(self.precision, self.device)
+        with precision.set_tf32(), precision.autocast():
             return work()
 
     def take_step(self, batch: Batch, criterion: Criterion) -> dict[str, float]:
         """Take one step; returns the seconds of its parts."""
-        precision = Precision(self.precision, self.device)  # sets what matrix products may do
+        precision = Precision(self.precision, self.device)
         found: dict[str, Any] = {}
         seconds: dict[str, float] = {}
 
@@ -111,14 +112,15 @@ class TrainingPath:
             seconds[name] = measuring.time_call(lambda: found.update({name: work()}), self.device)
 
         self.optimizer.zero_grad(set_to_none=True)
-        with precision.autocast():
-            time_part("query", lambda: self.encoder.embed_queries(batch))
-            time_part("video", lambda: self.encoder.encode_clips(batch))
-            time_part("ocr", lambda: self.encoder.embed_videos(batch, found.pop("video")))
-        text, video = (precision.to_full(found.pop(name)) for name in ("query", "ocr"))
-        time_part("loss", lambda: criterion(text, video, batch.query.hash_texts())[0])
-        time_part("backward", lambda: precision.backward(found.pop("loss")))
-        time_part("optimizer", lambda: precision.step(self.optimizer, None))
+        with precision.set_tf32():
+            with precision.autocast():
+                time_part("query", lambda: self.encoder.embed_queries(batch))
+                time_part("video", lambda: self.encoder.encode_clips(batch))
+                time_part("ocr", lambda: self.encoder.embed_videos(batch, found.pop("video")))
+            text, video = (precision.to_full(found.pop(name)) for name in ("query", "ocr"))
+            time_part("loss", lambda: criterion(text, video, batch.query.hash_texts())[0])
+            time_part("backward", lambda: precision.backward(found.pop("loss")))
+            time_part("optimizer", lambda: precision.step(self.optimizer, None))
         return seconds
 
 
@@ -157,6 +159,8 @@ def measure_case(
     takes = {path.name: partial(path.take_step, batch, criterion) for path in paths}
     with measuring.MatmulRecorder() as matmuls:
         takes["ours"]()
+    with Precision(asked.precision, device).set_tf32():
+        products_alone = matmuls.measure_seconds(device)
     return {
         "words": words,
         "distinct_words": sum(count for _, count in batch.words.groups),
@@ -165,7 +169,7 @@ def measure_case(
         "forward": forward,
         "steps": steps,
         "flops": {name: measuring.count_flops(take) for name, take in takes.items()},
-        "products_alone": matmuls.measure_seconds(device),
+        "products_alone": products_alone,
     }
 
 

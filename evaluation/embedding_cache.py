@@ -19,6 +19,7 @@ from base.base_data_loader import BaseDataLoader
 from base.base_model import RetrievalModel
 from base.batch import Batch, TokenIds, Tokens
 from utils.distributed import BAR_DELAY_S, all_reduce_max, gather, get_dist_info
+from utils.precision import Precision
 
 TOKENS_AT_ONCE = 4096
 
@@ -58,32 +59,33 @@ class EmbeddingCache:
 def encode_texts(
     texts: Iterable[TokenIds],
     encode: Encode,
-    device: torch.device,
+    precision: Precision,
     must_stop: MustStop = lambda: False,
     name: str = "texts",
 ) -> EmbeddingCache | None:
     """Encode each distinct text once; several processes take their share of them and get all.
 
     Args:
+        precision: that ``encode`` computes in, on its device.
         must_stop: asked before every chunk.
 
     Returns:
-        The vectors, or None where some process was told to stop.
+        The vectors, float32 in each precision, or None where some process was told to stop.
     """
     distinct = sorted(set(texts), key=lambda text: (len(text), text))
     chunks, info = list(split_by_length(distinct)), get_dist_info()
     start, stop = (len(chunks) * rank // info.world_size for rank in (info.rank, info.rank + 1))
-    vectors = [
-        encode(_make_tokens([], device))
-    ]  # (0, D): the width, where this process has no chunk
-    bar = {"desc": name, "unit": "chunk", "delay": BAR_DELAY_S, "dynamic_ncols": True}
-    for chunk in tqdm(chunks[start:stop], disable=not info.is_main, **bar):
-        if must_stop():
-            break
-        vectors.append(encode(_make_tokens(chunk, device)))
+    device, bar = precision.device, {"desc": name, "unit": "chunk", "delay": BAR_DELAY_S}
+    own = tqdm(chunks[start:stop], disable=not info.is_main, dynamic_ncols=True, **bar)
+    with precision.set_tf32(), precision.autocast():
+        vectors = [encode(_make_tokens([], device))]  # (0, D): the width, where there is no chunk
+        for chunk in own:
+            if must_stop():
+                break
+            vectors.append(encode(_make_tokens(chunk, device)))
     if all_reduce_max(must_stop(), device):
         return None
-    return EmbeddingCache(distinct, gather(torch.cat(vectors)))
+    return EmbeddingCache(distinct, gather(precision.to_full(torch.cat(vectors))))
 
 
 def split_by_length(texts: Iterable[TokenIds]) -> Iterator[list[TokenIds]]:
@@ -104,25 +106,30 @@ class WordVectorCache:
     One cache for each data set, made once for the whole run; none where words are trained.
 
     Args:
-        device: where the vectors are kept, 4 bytes a number: 0.3 GB for 100,000 words of width 768.
+        model: on the device where the vectors are kept, float32, 4 bytes a number: 0.3 GB for
+            100,000 words of width 768.
     """
 
-    def __init__(self, model: RetrievalModel, device: torch.device) -> None:
+    def __init__(self, model: RetrievalModel) -> None:
         self._model = model
-        self._device = device
         self._caches: dict[BaseDataLoader, EmbeddingCache] = {}
 
-    def encode(self, loader: BaseDataLoader, must_stop: MustStop = lambda: False) -> bool:
+    def encode(
+        self, loader: BaseDataLoader, precision: Precision, must_stop: MustStop = lambda: False
+    ) -> bool:
         """Encode the words of a data set, unless that is done or they are trained.
 
         Every process has to call this.
+
+        Args:
+            precision: of what uses the data set, training or evaluation.
 
         Returns:
             False where some process was told to stop.
         """
         if not self._model.frozen_word_encoder or loader in self._caches:
             return True
-        texts = loader.word_tokens, self._model.encode_words, self._device
+        texts = loader.word_tokens, self._model.encode_words, precision
         cache = encode_texts(*texts, must_stop, f"{loader.name}: OCR words")
         if cache is None:
             return False

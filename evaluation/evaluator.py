@@ -24,6 +24,7 @@ from evaluation.embedding_cache import EmbeddingCache, MustStop, encode_texts
 from evaluation.prefetch import move_to_device, prefetch_to_device
 from utils.distributed import gather_objects, get_dist_info
 from utils.errors import UserError
+from utils.precision import Precision
 from utils.seed import preserve_random_state
 
 logger = logging.getLogger(__name__)
@@ -135,12 +136,15 @@ class Evaluator:
 
     Args:
         criterion: the run's own; its loss is computed batch by batch beside the metrics.
+        precision: that the encoders compute in, on the device where the model is; embeddings,
+            similarities and the loss are float32 in each.
     """
 
-    def __init__(self, metrics: Sequence[str], criterion: Criterion, device: torch.device) -> None:
+    def __init__(self, metrics: Sequence[str], criterion: Criterion, precision: Precision) -> None:
         self.metrics = {name: METRICS.get(name) for name in metrics}
         self.criterion = criterion
-        self.device = device
+        self.precision = precision
+        self.device = precision.device
 
     @torch.no_grad()
     @preserve_random_state()
@@ -158,7 +162,7 @@ class Evaluator:
 
         Args:
             must_stop: asked before every chunk of texts and every batch.
-            words: those of the data set, where they are encoded already.
+            words: those of the data set, where they are encoded already, in this precision.
 
         Returns:
             None where some process was told to stop.
@@ -172,11 +176,14 @@ class Evaluator:
         self.criterion.eval()
         try:
             if words is None and loader.word_tokens is not None:
-                texts = loader.word_tokens, model.encode_words, self.device
+                texts = loader.word_tokens, model.encode_words, self.precision
                 words = encode_texts(*texts, must_stop, "OCR words")
                 if words is None:
                     return None
-            texts = loader.query_tokens, model.embed_queries, self.device
+            # Exact, as search encodes a query: captions are a hundredth of the work, and half of
+            # what rounding does to a similarity.
+            exact = Precision("fp32", self.device) if self.precision.half else self.precision
+            texts = loader.query_tokens, model.embed_queries, exact
             queries = encode_texts(*texts, must_stop, "captions")
             if queries is None:
                 return None
@@ -211,7 +218,9 @@ class Evaluator:
             if must_stop():
                 break
             report.add(read)
-            video = model.embed_videos(batch)[model.video_key].float()
+            with self.precision.set_tf32(), self.precision.autocast():
+                video = model.embed_videos(batch)[model.video_key]
+            video = video.float()
             first, loss_sum = captions.get_first(read.video_index), None
             if first is not None:
                 text, caption_ids = first
@@ -241,6 +250,7 @@ class Evaluator:
             raise NonFiniteEmbeddingsError(
                 f"{loader.name}: the model's embeddings are not finite, its weights are spoilt; "
                 "use an earlier checkpoint, and lower optimizer.args.lr if it came from training"
+                f"{self.precision.explain_overflow()}"
             )
         return Evaluation(
             similarity=similarity,

@@ -16,6 +16,7 @@ from retrieval.search.hybrid import SearchRequest, run_search
 from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
 
 if TYPE_CHECKING:
+    from base.config import PrecisionName
     from retrieval.index.query_embedder import QueryEmbedder
 
 
@@ -30,8 +31,9 @@ class VideoIndex:
         videos: the folder that was indexed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, precision: "PrecisionName" = "fp32") -> None:
         self.path = path
+        self._precision = precision
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
@@ -43,13 +45,16 @@ class VideoIndex:
         self._checksum: str = meta["query_encoder"]
 
     @classmethod
-    def open(cls, path: str | Path) -> "VideoIndex":
+    def open(cls, path: str | Path, precision: "PrecisionName" = "fp32") -> "VideoIndex":
         """Open an index folder; the query encoder is loaded with the first search that needs it.
+
+        Args:
+            precision: that queries are embedded in; whatever that of the index.
 
         Raises:
             IndexFolderError: it is no index, is damaged, or was written by a newer version.
         """
-        return cls(Path(path))
+        return cls(Path(path), precision)
 
     def close(self) -> None:
         """Release files and memory, as the end of a ``with`` block does."""
@@ -64,12 +69,13 @@ class VideoIndex:
         self.close()
 
     def load_query_encoder(self) -> "QueryEmbedder":
-        """Load the query encoder, before the first search needs it; raises ``IndexFolderError``."""
+        """Load the query encoder, before the first search needs it; raises ``UserError``."""
         from retrieval.index.query_embedder import QUERY_ENCODER, QueryEmbedder
 
         with self._lock:
             if self._encoder is None:
-                self._encoder = QueryEmbedder(self.path / QUERY_ENCODER, self._checksum)
+                folder = self.path / QUERY_ENCODER
+                self._encoder = QueryEmbedder(folder, self._checksum, self._precision)
             return self._encoder
 
     def check_model(self, checkpoint: str | Path) -> None:

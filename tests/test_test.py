@@ -112,6 +112,32 @@ def test_every_option_of_the_loader(checkpoint, tmp_path, ended):
     assert np.load(tmp_path / "feats" / "text_embeds.npy").shape == (16, 32)
 
 
+def test_the_precision_is_that_of_training_unless_another_is_set(demo, tmp_path, ended):
+    checkpoint = make_run(tmp_path / "run", demo, "trainer.precision=bf16", kind="ocr")
+    file = checkpoint.parent / "config.json"
+    assert json.loads(file.read_text())["evaluation"] == {"precision": None}
+    matrices, said = {}, {}
+    for name in ("null", "bf16", "fp32"):
+        path = tmp_path / f"{name}.npy"
+        change = "--set", f"evaluation.precision={name}"
+        code, _, said[name] = ended("-r", checkpoint, "--sim_path", path, *change)
+        assert code == 0
+        matrices[name] = np.load(path)
+        assert matrices[name].dtype == np.float32
+    np.testing.assert_allclose(matrices["fp32"], single_pairs(checkpoint), atol=3e-6)
+    np.testing.assert_array_equal(matrices["null"], matrices["bf16"])
+    assert 3e-5 < np.abs(matrices["bf16"] - matrices["fp32"]).max() < 0.02
+    for name, shown in (("null", "bf16"), ("fp32", "fp32")):
+        assert any(f"the encoders compute in {shown}" in line for line in said[name])
+    old = json.loads(file.read_text())  # of a release that had no such block
+    del old["evaluation"]
+    write_json(file, old)
+    assert ended("-r", checkpoint, "--sim_path", tmp_path / "old.npy")[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "old.npy"), matrices["bf16"])
+    code, _, said = ended("-r", checkpoint, "--set", "evaluation.precision=half")
+    assert code == 2 and 'evaluation.precision: expected one of "fp32", "tf32"' in said[-1]
+
+
 def test_the_batch_size_does_not_change_the_matrix(checkpoint, tmp_path, ended):
     for size in (1, 5, 8):
         assert ended("-r", checkpoint, "--sim_path", tmp_path / f"{size}.npy",

@@ -48,12 +48,13 @@ from utils.cli import positive_int, run_cli
 from utils.errors import UserError
 from utils.files import FileStamp, hash_file, write_json, write_text
 from utils.launch import choose_devices
+from utils.precision import Precision
 from utils.ranking import compute_t2v_ranks
 from utils.run_dir import CONFIG_NAME, setup_logging
 
 logger = logging.getLogger(__name__)
 
-CACHE_FOLDER, CACHE_VERSION = "report", 2
+CACHE_FOLDER, CACHE_VERSION = "report", 3
 CHECKPOINTS = ("model_best.pth", "model_last.pth")
 LETTERS = string.ascii_uppercase  # the runs' short names, and so the most runs of a page
 SHARED = ("captions", "ids", "video_of_query")  # by all runs of a page
@@ -206,9 +207,9 @@ class EvaluatedRun:
         queries = build_ground_truth(loader.dataset)
         if not queries.captions:
             raise UserError(f"{queries.annotation_file}: its videos have no captions to look at")
-        evaluation = Evaluator(self.config.metrics, self.criterion, self.device).run(
-            self.model, loader
-        )
+        precision = Precision(self.config.evaluation_precision, self.device)
+        evaluator = Evaluator(self.config.metrics, self.criterion, precision)
+        evaluation = evaluator.run(self.model, loader)
         assert evaluation is not None  # nothing asks it to stop
         matrix, (rows, columns) = evaluation.similarity, queries.get_positive_pairs()
         metrics = tuple(dict.fromkeys((T2V, V2T, *self.config.metrics)))

@@ -1,6 +1,9 @@
 """From a configuration to the parts of a run: the same for train.py, test.py and the index."""
 
+import logging
+import os
 import re
+import shutil
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -25,6 +28,8 @@ from utils.distributed import broadcast_parameters, get_dist_info
 from utils.errors import UserError
 from utils.precision import Precision
 from utils.seed import preserve_random_state, seed_everything, set_determinism
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(
@@ -110,10 +115,12 @@ def build_trainer(
         weight.requires_grad_(False)
     if settings.activation_checkpointing:
         model.recompute_activations()
-    if settings.compile:
+    # A compiler chooses among kernels by their time, so that runs of one seed may differ.
+    compiles = not settings.deterministic and can_compile(model, device)
+    if compiles if settings.compile is None else settings.compile:
+        logger.info("the video encoder is compiled in the first step (trainer.compile)")
         model.compile_encoders()
     criterion = build_criterion(config, device)
-    precision = Precision(settings.precision, device)
     optimizer = build_optimizer(config, model, criterion)
     schedule = None
     if config.lr_scheduler is not None:
@@ -125,12 +132,14 @@ def build_trainer(
         model=model,
         criterion=criterion,
         network=distribute_model(config, model, criterion, device),
-        precision=precision,
+        precision=Precision(settings.precision, device),
         optimizer=optimizer,
         schedule=schedule,
         loaders=loaders,
         valid_loaders=valid_loaders,
-        evaluator=Evaluator(config.metrics, criterion, device),
+        evaluator=Evaluator(
+            config.metrics, criterion, Precision(config.evaluation_precision, device)
+        ),
         tracker=build_tracker(settings.tracker, run_dir, kept),
         run_dir=run_dir,
         config=kept,
@@ -140,6 +149,16 @@ def build_trainer(
         monitor=Monitor(*monitor, patience=settings.early_stop) if monitor else None,
         validate_first=settings.init_val,
     )
+
+
+def can_compile(model: RetrievalModel, device: torch.device) -> bool:
+    """Say whether a model is compiled where the configuration leaves it open: on a GPU.
+
+    Triton, by which torch compiles for GPUs, calls a C compiler.
+    """
+    overridden = type(model).compile_encoders is not RetrievalModel.compile_encoders
+    compilers = os.environ.get("CC", "cc"), "gcc", "clang"
+    return device.type == "cuda" and overridden and any(map(shutil.which, compilers))
 
 
 def build_optimizer(

@@ -152,10 +152,11 @@ class ChunkSizeFinder:
         have not run out of memory.
         """
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        with self.precision.autocast():
-            embeds = self.model(chunk)
-        sums = [embeds["text"].sum(), embeds[self.model.video_key].sum()]
-        return torch.autograd.grad(sums, weights, allow_unused=True)
+        with self.precision.set_tf32():
+            with self.precision.autocast():
+                embeds = self.model(chunk)
+            sums = [embeds["text"].sum(), embeds[self.model.video_key].sum()]
+            return torch.autograd.grad(sums, weights, allow_unused=True)
 
     def _count_optimizer_state(self) -> int:
         """Return the bytes that the optimizer's first step adds; 0 after it."""

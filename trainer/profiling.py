@@ -142,7 +142,7 @@ def _read_batches(trainer: Trainer, watch: Stopwatch) -> Iterator[tuple[int, Bat
     """
     trainer.model.train()
     for loader in trainer.loaders:
-        trainer.word_vectors.encode(loader)
+        trainer.word_vectors.encode(loader, trainer.precision)
     for epoch in itertools.count(trainer.epoch + 1):
         plan = plan_epoch(trainer.loaders, trainer.settings.max_samples_per_epoch)
         for number, loader in enumerate(trainer.loaders):

@@ -116,7 +116,7 @@ class Trainer(BaseTrainer):
         self.grad_cache = None if size is None else GradientCache(size, *parts)
         memory = GpuMemory(self.device)
         self.chunk_finder = ChunkSizeFinder(model, precision, optimizer, size, memory)
-        self.word_vectors = WordVectorCache(model, self.device)
+        self.word_vectors = WordVectorCache(model)
         self.progress = Progress()
         self.report = DataReport()
         self.state = TrainingState(
@@ -170,7 +170,7 @@ class Trainer(BaseTrainer):
         for number, loader in enumerate(self.loaders):
             total, first = (sum(turn == number for turn, _ in part) for part in (plan, done))
             loader.set_epoch(epoch, total, first)
-            self._encode_frozen_words(loader)
+            self._encode_frozen_words(loader, self.precision)
         self.tracker.begin_epoch()
         batches = prefetch_to_device(self._read_batches(left), self.prepare_batch, self.device)
         with self._progress_bar(epoch, plan, done) as bar:
@@ -197,19 +197,21 @@ class Trainer(BaseTrainer):
         A loss that is not finite changes no weight.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        if self.grad_cache is None:
-            with self.precision.autocast():
-                embeds = self.network(batch)
-            video = embeds[self.model.video_key]
-            loss, logits = self.compute_loss(embeds["text"], video, batch)
+        with self.precision.set_tf32():
+            if self.grad_cache is None:
+                with self.precision.autocast():
+                    embeds = self.network(batch)
+                video = embeds[self.model.video_key]
+                loss, logits = self.compute_loss(embeds["text"], video, batch)
+                if self.is_usable(loss):
+                    self.precision.backward(loss)
+            else:
+                parts = batch, self.compute_loss, self.is_usable
+                loss, logits = self.grad_cache.backward(*parts)
+            norm = loss.new_full((), math.nan)
             if self.is_usable(loss):
-                self.precision.backward(loss)
-        else:
-            loss, logits = self.grad_cache.backward(batch, self.compute_loss, self.is_usable)
-        norm = loss.new_full((), math.nan)
-        if self.is_usable(loss):
-            average_gradients(self.criterion.parameters())
-            norm = self.clip_and_step(loss)
+                average_gradients(self.criterion.parameters())
+                norm = self.clip_and_step(loss)
         return torch.stack([loss.detach(), norm, *compute_pair_means(logits)])
 
     def compute_loss(self, text: Tensor, video: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -300,7 +302,7 @@ class Trainer(BaseTrainer):
         """Evaluate every validation loader."""
         log: dict[str, float] = {}
         for number, loader in enumerate(self.valid_loaders):
-            self._encode_frozen_words(loader)
+            self._encode_frozen_words(loader, self.evaluator.precision)
             known = self.save_schedule.must_stop, self.word_vectors.get(loader)
             evaluation = self.evaluator.run(self.model, loader, *known)
             if evaluation is None:
@@ -310,8 +312,8 @@ class Trainer(BaseTrainer):
             log |= flatten_evaluation(evaluation, number)
         return log
 
-    def _encode_frozen_words(self, loader: BaseDataLoader) -> None:
-        if not self.word_vectors.encode(loader, self.save_schedule.must_stop):
+    def _encode_frozen_words(self, loader: BaseDataLoader, precision: Precision) -> None:
+        if not self.word_vectors.encode(loader, precision, self.save_schedule.must_stop):
             self._stop()
 
     def finish_epoch(self, epoch: int) -> None:

@@ -28,6 +28,7 @@ from retrieval.index.video_file import ReadingParams, VideoFile
 from trainer.build import build_model
 from utils.checkpoint.weights import load_weights
 from utils.errors import UserError
+from utils.precision import Precision
 
 # Transforms that only training uses: embeddings do not depend on them.
 _AUGMENTATIONS = {"resize_train", "randcrop_scale", "color_jitter", "color_jitter_p", "grayscale_p"}
@@ -103,9 +104,9 @@ class ModelFile:
 class WindowEncoder:
     """Embeds windows with a model, whose weights are read; raises ``UserError``."""
 
-    def __init__(self, file: ModelFile, device: torch.device) -> None:
-        self._name, self._device = file.config.name, device
-        self.model = build_model(file.config, device, initial_weights=False).eval()
+    def __init__(self, file: ModelFile, precision: Precision) -> None:
+        self._name, self.precision = file.config.name, precision
+        self.model = build_model(file.config, precision.device, initial_weights=False).eval()
         load_weights(self.model, file.path)
         tokenizer = load_tokenizer(file.model_input.tokenizer_name)
         max_tokens = file.loader["text_params"].max_tokens
@@ -118,15 +119,16 @@ class WindowEncoder:
 
         Raises ``BrokenModelError`` where they are not finite.
         """
-        batch = self.collate(samples).to(self._device)
+        batch = self.collate(samples).to(self.precision.device)
         if batch.video is not None:
             batch.video = self._transform(batch.video, None, batch.num_frames)
-        embeds = self.model.embed_videos_apart(batch)
+        with self.precision.set_tf32(), self.precision.autocast():
+            embeds = self.model.embed_videos_apart(batch)
         names = {"whole": EMBEDDINGS} | WITHOUT
         if not all(bool(rows.isfinite().all()) for rows in embeds.values()):
             raise BrokenModelError(
                 f"{self._name}: the model's embeddings are not finite, its weights are "
-                "damaged; use an earlier checkpoint"
+                f"damaged; use an earlier checkpoint{self.precision.explain_overflow()}"
             )
         arrays = {
             names[part]: normalize_rows(rows.float().cpu().numpy()) for part, rows in embeds.items()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from base.config import Config, resolve_config
+from base.config import Config, PrecisionName, resolve_config
 from base.registry import ARCHITECTURES
 from retrieval.errors import IndexFolderError
 from utils.files import hash_file, write_json
@@ -55,17 +55,27 @@ def save_query_encoder(
 
 
 class QueryEmbedder:
-    """Embeds queries; may be used by several threads at once.
+    """Embeds queries on the CPU; may be used by several threads at once.
 
-    Raises ``IndexFolderError`` where a file is missing, damaged or not the one of the checksum.
+    Args:
+        precision: that the encoder computes in. By default not that of the index: few CPUs are
+            faster in half precision, and its error would add to that of the videos' embeddings.
+
+    Raises:
+        IndexFolderError: a file is missing, damaged or not the one of the checksum.
+        UserError: there is no such precision.
     """
 
-    def __init__(self, folder: Path, checksum: str) -> None:
+    def __init__(self, folder: Path, checksum: str, precision: PrecisionName = "fp32") -> None:
+        import torch
+
         import model.registrations  # noqa: F401
         from data_loader.collate import Collate, load_tokenizer
         from parsing.blocks import check_block
         from utils.checkpoint.weights import load_weights
+        from utils.precision import Precision
 
+        self._precision = Precision(precision, torch.device("cpu"))
         try:
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
             found = hash_file(folder / WEIGHTS)
@@ -109,7 +119,8 @@ class QueryEmbedder:
             if pending is not first and pending.embedding is None:
                 batch.append(pending)
         tokens = self._collate.tokenize_queries([pending.query for pending in batch])
-        with torch.inference_mode():
+        # Without set_tf32, which is of the whole process: other threads compute meanwhile.
+        with torch.inference_mode(), self._precision.autocast():
             embeddings = normalize_rows(self._model(tokens).float().numpy())
         for pending, embedding in zip(batch, embeddings, strict=True):
             pending.embedding = embedding

@@ -1,5 +1,6 @@
 """Update of an index from its folder of videos: what has changed, and how it is written."""
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from base.config import resolve_config
+from base.config import PrecisionName, resolve_config
 from data_loader.readers.container import VIDEO_EXTENSIONS
 from retrieval.errors import IndexFolderError
 from retrieval.index import database
@@ -26,6 +27,9 @@ from retrieval.index.video_file import STRIDE_S, WINDOW_S, check_windows, open_v
 from retrieval.index.writer import LOCK, IndexWriter, lock_index
 from utils.errors import UserError
 from utils.files import FileListing, list_files, write_json
+from utils.precision import Precision
+
+logger = logging.getLogger(__name__)
 
 _MIN_COVERED = 0.9  # share of the rows in a FAISS index; a search compares the others exactly
 
@@ -39,6 +43,7 @@ class IndexOptions:
     batch_size: int = 16  # windows that are embedded at a time
     ann: bool = False  # whether a FAISS index is wanted, too
     device: torch.device = torch.device("cpu")
+    precision: PrecisionName | None = None  # of the model; a new index: that of its configuration
 
 
 @dataclass
@@ -99,13 +104,14 @@ def update_index(
     """
     listing = list_videos(videos)
     read_index_meta(out)  # before anything is written to a folder that is no index
-    # The model is loaded only where something has changed.
-    load_encoder = cache(partial(WindowEncoder, model, options.device))
     with _explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with _explain_write_errors(out), lock_index(out):
         meta = read_index_meta(out)
         windows = _choose_windows(out, meta, options)
+        precision = _choose_precision(out, meta, model, options)
+        # The model is loaded only where something has changed.
+        load_encoder = cache(partial(WindowEncoder, model, Precision(precision, options.device)))
         if meta is None:
             _create_index(videos, out, model, windows, load_encoder())
             identity = {}
@@ -119,7 +125,8 @@ def update_index(
             result = UpdateResult(plan, dict(plan.failed))
             writer.update_stamps(plan.touch)
             link_targets = [encode_path(path) for path in listing.link_targets]
-            writer.set_meta(ocr=source.settings(), link_targets=link_targets, **identity)
+            settings = {"ocr": source.settings(), "precision": precision}
+            writer.set_meta(link_targets=link_targets, **settings, **identity)
             writer.write((), [known[name].id for name in plan.drop])
             if names := sorted(plan.add + plan.update):
                 source.prepare()
@@ -225,6 +232,7 @@ def _create_index(
         "model": identify_model(model),
         "query_encoder": checksum,
         "windows": list(windows),
+        "precision": encoder.precision.name,
     }
     IndexWriter.create(out, width, sorted(WITHOUT) if fuses else (), meta)
 
@@ -251,6 +259,25 @@ def _choose_windows(
             f"every {wanted_stride:g}; leave out --window and --stride, or give another --out"
         )
     return wanted_window, wanted_stride
+
+
+def _choose_precision(
+    out: Path, meta: dict[str, Any] | None, model: ModelFile, options: IndexOptions
+) -> PrecisionName:
+    """Return the precision that windows are embedded in.
+
+    Embeddings of two precisions are close enough to stand in one index, so a change is only said.
+    """
+    if meta is None:
+        return options.precision or model.config.evaluation_precision
+    before = meta.get("precision", "fp32")  # as before indexes said it
+    wanted = options.precision or before
+    if wanted != before:
+        logger.warning(
+            "%s: its videos were embedded in %s; those that are embedded from now on are in %s",
+            out, before, wanted,
+        )  # fmt: skip
+    return wanted
 
 
 def _finish_update(writer: IndexWriter, ann: bool, result: UpdateResult) -> None:

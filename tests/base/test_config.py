@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from base.config import Config, ConfigError, TrainerConfig, parse_monitor
+from base.config import Config, ConfigError, EvaluationConfig, TrainerConfig, parse_monitor
 from utils.errors import UserError
 
 BLOCK = {"type": "x"}
@@ -44,6 +44,21 @@ def test_parse_monitor_refuses(text):
 
 def test_the_monitor_is_kept_in_its_present_form():
     assert TrainerConfig(epochs=1, monitor="max  val_loss").monitor == "max val_loss_0"
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "found"),
+    [("fp32", None, "fp32"), ("bf16", None, "bf16"), ("bf16", "fp32", "fp32")],
+)
+def test_the_precision_of_evaluation_is_that_of_training_unless_it_has_its_own(
+    training, evaluation, found
+):
+    trainer = TrainerConfig(epochs=1, precision=training)
+    own = EvaluationConfig(precision=evaluation)
+    config = Config(name="x", trainer=trainer, evaluation=own, **BLOCKS)
+    assert config.evaluation_precision == found
+    if evaluation is None:  # as in every file that has no such block
+        assert Config(name="x", trainer=trainer, **BLOCKS) == config
 
 
 def test_a_config_error_is_a_user_error_that_lists_its_problems():

@@ -8,8 +8,9 @@ import torch
 from base.batch import Tokens
 from evaluation.embedding_cache import TOKENS_AT_ONCE, encode_texts, split_by_length
 from tests.model.small_models import VOCABULARY, build, make_batch, write_text_model
+from utils.precision import Precision
 
-CPU = torch.device("cpu")
+FP32 = Precision("fp32", torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_chunks_hold_each_text_once_and_one_length():
 @pytest.mark.parametrize("encoder", ["embed_queries", "encode_words"])
 def test_each_vector_is_that_of_the_text_alone(model, encoder):
     encode, texts = getattr(model, encoder), drawn(40)
-    table = encode_texts(texts, encode, CPU)
+    table = encode_texts(texts, encode, FP32)
     found = table.vectors[table.find_rows(texts)]
     assert len(table.vectors) == len(set(texts)) < len(texts) and not found.requires_grad
     for text, vector in zip(texts, found, strict=True):
@@ -51,14 +52,14 @@ def test_each_vector_is_that_of_the_text_alone(model, encoder):
 
 def test_whatever_order_the_vectors_are_the_same_bits(model):
     encode, texts = model.float().encode_words, drawn(300)
-    one = encode_texts(texts, encode, CPU)
-    other = encode_texts(random.Random(1).sample(texts[:300], 300), encode, CPU)
+    one = encode_texts(texts, encode, FP32)
+    other = encode_texts(random.Random(1).sample(texts[:300], 300), encode, FP32)
     model.double()
     assert torch.equal(one.vectors[one.find_rows(texts)], other.vectors[other.find_rows(texts)])
 
 
 def test_without_texts_there_is_an_empty_table(model):
-    assert encode_texts([], model.embed_queries, CPU).vectors.shape == (0, 16)
+    assert encode_texts([], model.embed_queries, FP32).vectors.shape == (0, 16)
 
 
 def test_it_stops_before_the_next_chunk(model):
@@ -69,7 +70,7 @@ def test_it_stops_before_the_next_chunk(model):
         return model.encode_words(tokens)
 
     texts = [(5, 6)] * 3 + [(5, 6, 7)]
-    assert encode_texts(texts, encode, CPU, lambda: 1 in encoded) is None
+    assert encode_texts(texts, encode, FP32, lambda: 1 in encoded) is None
     assert encoded == [0, 1]
 
 
@@ -77,13 +78,13 @@ def test_it_stops_before_the_next_chunk(model):
 def test_a_batch_is_given_its_words(model):
     batch = make_batch([["one", "long", "two"], ["longer"], ["two", "one"]])
     batch.words.tracks, batch.video = batch.words.tracks.double(), batch.video.double()
-    table = encode_texts([*drawn(9), *batch.words.token_ids()], model.encode_words, CPU)
+    table = encode_texts([*drawn(9), *batch.words.token_ids()], model.encode_words, FP32)
     filled = table.add_word_vectors(batch)
     assert batch.words.vectors is None and filled.words.vectors.shape == (4, 32)
     expected = model(batch)["fusion"]
     torch.testing.assert_close(model(filled)["fusion"], expected, atol=1e-10, rtol=1e-10)
     parts = [model(filled.rows(*rows))["fusion"] for rows in ((0, 1), (1, 3))]
     torch.testing.assert_close(torch.cat(parts), expected, atol=1e-10, rtol=1e-10)
-    other = encode_texts(drawn(9), model.encode_words, CPU)
+    other = encode_texts(drawn(9), model.encode_words, FP32)
     with pytest.raises(RuntimeError, match=r"get_words .* \(2, 7, 3\) is missing; videos 0, 1, 2"):
         other.add_word_vectors(batch)

@@ -15,8 +15,10 @@ from evaluation.embedding_cache import encode_texts
 from evaluation.evaluator import Evaluator
 from trainer.build import build_criterion, build_loader, build_model
 from utils.errors import UserError
+from utils.precision import Precision
 
 CPU = torch.device("cpu")
+FP32 = Precision("fp32", CPU)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def made(config, **changes):
     return (
         build_model(config, CPU),
         loader,
-        Evaluator(config.metrics, build_criterion(config, CPU), CPU),
+        Evaluator(config.metrics, build_criterion(config, CPU), FP32),
     )
 
 
@@ -99,7 +101,7 @@ def test_words_that_are_known_are_not_encoded(make_config):
     config = make_config(kind="ocr")
     model, loader, evaluator = made(config)
     expected = evaluator.run(model, loader)
-    known = encode_texts(loader.word_tokens, model.eval().encode_words, CPU)
+    known = encode_texts(loader.word_tokens, model.eval().encode_words, FP32)
     words = encoded_by(model.ocr_model)
     found = evaluator.run(model, loader, words=known)
     assert not words and np.array_equal(found.similarity, expected.similarity)

@@ -24,6 +24,7 @@ from evaluation.results import (
 from model.metric import t2v_metrics, v2t_metrics
 from trainer.build import build_criterion, build_loader, build_model, build_trainer
 from utils.errors import UserError
+from utils.precision import Precision
 
 CPU = torch.device("cpu")
 
@@ -32,11 +33,10 @@ def loader_of(config, **changes):
     return build_loader(config, 0, training=False, **{"split": "test"} | changes)
 
 
-def evaluated(config, model=None, **changes):
+def evaluated(config, model=None, precision="fp32", **changes):
     model = model or build_model(config, CPU)
-    return Evaluator(config.metrics, build_criterion(config, CPU), CPU).run(
-        model, loader_of(config, **changes)
-    )
+    parts = build_criterion(config, CPU), Precision(precision, CPU)
+    return Evaluator(config.metrics, *parts).run(model, loader_of(config, **changes))
 
 
 def scored_of(config, evaluation, **changes):

@@ -11,6 +11,7 @@ from torch import Tensor
 from evaluation.evaluator import Evaluator
 from evaluation.prefetch import move_to_device, prefetch_to_device
 from trainer.build import build_criterion, build_loader, build_model
+from utils.precision import Precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -68,7 +69,8 @@ def test_on_a_gpu_an_evaluation_is_that_on_the_cpu(make_config):
     config, found = make_config("data_loader.args.batch_size=3"), []
     for device in (CPU, GPU):
         loader = build_loader(config, 0, training=False, split="test")
-        evaluator = Evaluator(config.metrics, build_criterion(config, device), device)
+        precision = Precision("fp32", device)
+        evaluator = Evaluator(config.metrics, build_criterion(config, device), precision)
         found.append(evaluator.run(build_model(config, device), loader))
     np.testing.assert_allclose(found[1].similarity, found[0].similarity, atol=1e-4)
     assert found[1].loss == pytest.approx(found[0].loss, abs=1e-3)

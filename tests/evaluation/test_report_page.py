@@ -20,6 +20,7 @@ from tests.videos import truncate
 from tools import report as command
 from trainer.build import build_trainer
 from utils.cli import run_cli
+from utils.precision import Precision
 from utils.ranking import compute_t2v_ranks
 from utils.run_dir import describe_run
 
@@ -97,7 +98,8 @@ def test_the_page_says_what_was_computed(page, runs, evil_demo):
     arguments = ["--set", f"data_loader.args.data_dir={evil_demo}"]
     for value, run in zip(found, runs.values(), strict=True):
         opened = command.EvaluatedRun(run, command.parse_arguments([str(run), *arguments]))
-        evaluator = Evaluator(opened.config.metrics, opened.criterion, opened.device)
+        precision = Precision("fp32", opened.device)
+        evaluator = Evaluator(opened.config.metrics, opened.criterion, precision)
         matrix = evaluator.run(opened.model, opened.build_loader()).similarity
         rows, own = np.arange(len(captions)), np.array(value["video_of_query"])
         ranks.append(compute_t2v_ranks(matrix, rows, own))

@@ -123,6 +123,18 @@ def test_types_and_defaults():
     assert config.trainer.max_samples_per_epoch is None
 
 
+def test_the_precision_of_evaluation_is_set_where_a_file_has_no_such_block():
+    config = parsed(example(), "trainer.precision=bf16")
+    assert config.evaluation.precision is None and config.evaluation_precision == "bf16"
+    assert parsed(example(), "evaluation.precision=tf32").evaluation_precision == "tf32"
+    assert parsed(example(evaluation={}), "evaluation.precision=null") == parsed(example())
+    expected = 'expected one of "fp32", "tf32", "bf16", "fp16" or null, got "half"'
+    found = problems(example(), "evaluation.precision=half")
+    assert found == [f"evaluation.precision: {expected}"]
+    (found,) = problems(example(evaluation={"precison": "bf16"}))
+    assert found.startswith('evaluation.precison: unknown key; did you mean "precision"')
+
+
 def test_frozen():
     config = parsed(example())
     for part, key, value in ((config, "seed", 1), (config.trainer, "epochs", 1)):

@@ -10,6 +10,7 @@ import pytest
 
 import index as index_script
 import search as search_script
+from retrieval.index.update import read_index_meta
 from retrieval.printing import format_hits, format_time
 from retrieval.results import Box, Explanation, Hit, WordMatch
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
@@ -79,6 +80,30 @@ def test_make_update_search(library, tmp_path, test_names, run_script):
     code, _, error = run_script(search_script, out, "casino", "-r", other)
     assert code == 2 and str(library.checkpoint) in error and str(other) in error
     assert run_script(search_script, out, "casino", "-r", library.checkpoint)[0] == 0
+
+
+def test_the_precision_of_the_index_and_of_queries(library, tmp_path, run_script):
+    out = tmp_path / "my.index"
+    command, model = [library.videos, "--out", out], ["-r", library.checkpoint]
+    half = "--set", "evaluation.precision=bf16"
+    code, _, error = run_script(index_script, *command, *model, "--ocr", library.ocr, *half)
+    assert code == 0 and "embedded in" not in error
+    code, _, error = run_script(index_script, *command)  # as before
+    assert code == 0 and "embedded in" not in error
+    assert read_index_meta(out)["precision"] == "bf16"
+    code, _, error = run_script(index_script, *command, *model)  # by the model's configuration
+    assert code == 0 and error.count("were embedded in bf16; those that are ") == 1
+    assert read_index_meta(out)["precision"] == "fp32"
+    search = ["a red circle", "--mode", "semantic", "--json"]
+    found = {
+        name: json.loads(run_script(search_script, out, *search, "--precision", name)[1])
+        for name in ("fp32", "bf16")
+    }
+    assert json.loads(run_script(search_script, out, *search)[1]) == found["fp32"]
+    one, other = ({hit["video"]: hit["similarity"] for hit in hits} for hits in found.values())
+    assert one == pytest.approx(other, abs=0.02) and one != other
+    code, _, error = run_script(search_script, out, *search, "--precision", "half")
+    assert code == 2 and "invalid choice: 'half'" in error
 
 
 def test_text_is_spotted_on_the_way(library, tmp_path, test_names, run_script, monkeypatch):

@@ -20,6 +20,7 @@ from tests.videos import damage, truncate, write_audio, write_rotated, write_vid
 from trainer.build import build_criterion, build_loader, build_model
 from utils.checkpoint.weights import load_weights
 from utils.errors import UserError
+from utils.precision import Precision
 
 
 def captions_of(demo) -> list[str]:
@@ -51,7 +52,7 @@ def test_similarities_are_those_of_test_py(demo, make_checkpoint, tmp_path, test
     model = build_model(config, CPU)
     load_weights(model, checkpoint)
     loader = build_loader(config, 0, training=False, split="test")
-    evaluator = Evaluator(config.metrics, build_criterion(config, CPU), CPU)
+    evaluator = Evaluator(config.metrics, build_criterion(config, CPU), Precision("fp32", CPU))
     wanted = evaluator.run(model, loader).similarity
     library.index(tmp_path / "i", batch_size=3)
     with VideoIndex.open(tmp_path / "i") as index:

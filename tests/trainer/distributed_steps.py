@@ -19,6 +19,7 @@ from tests.model.small_models import build, make_batch
 from tests.trainer.step_trainer import make_step_trainer
 from trainer.optim import adamw
 from utils.distributed import DistInfo, gather_objects, process_group
+from utils.precision import Precision
 
 WORDS = ["one", "two", "long", "longer"]
 # Videos of each batch; the last leaves a third process without any.
@@ -70,7 +71,8 @@ def main() -> None:
         model = build(text_model).double()  # in evaluation mode: no dropout
         for weight in model.parameters_without_gradient():
             weight.requires_grad_(False)
-        tables = [encode_texts(texts, model.encode_words, device) for texts in (TEXTS, TEXTS[:1])]
+        encode = model.encode_words, Precision("fp32", device)
+        tables = [encode_texts(texts, *encode) for texts in (TEXTS, TEXTS[:1])]
         wrapped = DistributedDataParallel(model) if place.world_size > 1 else model
         criterion = LearnedTemperature().double()
         learned = [*model.named_parameters(), *criterion.named_parameters(prefix="criterion")]

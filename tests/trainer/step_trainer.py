@@ -27,7 +27,7 @@ def make_step_trainer(
         schedule=None,
         loaders=[],
         valid_loaders=[],
-        evaluator=Evaluator([], criterion, device),
+        evaluator=Evaluator([], criterion, Precision(precision, device)),
         tracker=Tracker(Path(".")),
         run_dir=Path("."),
         config={},

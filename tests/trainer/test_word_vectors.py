@@ -58,7 +58,7 @@ def test_a_run_can_be_stopped_among_the_words(make_config, tmp_path):
     trainer = made(make_config(FIXED[0], kind="ocr"), tmp_path)
     words = encoded_by(trainer.model.ocr_model)
     encode = trainer.word_vectors.encode
-    trainer.word_vectors.encode = lambda loader, must_stop: encode(loader, lambda: bool(words))
+    trainer.word_vectors.encode = lambda *asked: encode(*asked[:2], lambda: bool(words))
     with pytest.raises(Stopped, match="stopped and saved after step 0"):
         trainer.fit()
     assert len({len(word) for word in words}) == 1
@@ -67,6 +67,6 @@ def test_a_run_can_be_stopped_among_the_words(make_config, tmp_path):
 
 def test_trained_words_have_no_table(make_config, tmp_path):
     trainer = made(make_config(kind="ocr"), tmp_path)
-    assert trainer.word_vectors.encode(trainer.loaders[0])
+    assert trainer.word_vectors.encode(trainer.loaders[0], trainer.precision)
     assert trainer.word_vectors.get(trainer.loaders[0]) is None
     assert torch.is_grad_enabled()

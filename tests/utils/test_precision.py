@@ -1,15 +1,18 @@
 """Training in each precision follows float32."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
 
+from base import config
 from model.loss import NormSoftmaxLoss
 from tests.model.small_models import build, make_batch, write_text_model
 from tests.trainer.step_trainer import make_step_trainer
 from trainer.optim import adamw
-from utils.precision import Precision
+from utils.errors import UserError
+from utils.precision import Precision, PrecisionName
 
 TEXTS = [["one", "two"], ["long"], ["two"], ["longer", "one", "long"]]
 # How far the losses of 5 steps may be from float32's: bf16 has 8 bits of mantissa, fp16 11.
@@ -18,12 +21,15 @@ TOLERANCE = {"fp32": 0.0, "tf32": 0.01, "bf16": 0.1, "fp16": 0.02}
 COMBINED = 1e-4
 
 
+def read_tf32() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
 @pytest.fixture(autouse=True)
 def _unchanged_settings():
-    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = read_tf32()
     yield
-    torch.set_float32_matmul_precision(matmul)
-    torch.backends.cudnn.allow_tf32 = cudnn
+    assert read_tf32() == before
 
 
 def losses(text_model, name: str, device: torch.device, backend: str = "") -> list[float]:
@@ -110,6 +116,25 @@ def test_the_similarity_and_the_loss_are_float32(tmp_path):
     for name in ("bf16", "fp16"):
         make_step_trainer(model, Spy(), precision=name).train_step(make_batch(TEXTS))
     assert seen == [torch.float32] * 2
+
+
+def test_the_settings_of_the_process_hold_for_a_block_and_are_set_back():
+    cpu, before = torch.device("cpu"), read_tf32()
+    inner, outer = Precision("fp32", cpu), Precision("tf32", cpu)
+    assert read_tf32() == before
+    with pytest.raises(KeyError), outer.set_tf32():
+        assert read_tf32() == ("high", True)
+        with inner.set_tf32(), inner.autocast():
+            assert read_tf32() == ("highest", False)
+        assert read_tf32() == ("high", True)
+        raise KeyError
+    assert read_tf32() == before
+
+
+def test_a_name_that_is_no_precision():
+    with pytest.raises(UserError, match='no precision "half"; choose one of fp32, tf32, bf16, fp1'):
+        Precision("half", torch.device("cpu"))
+    assert get_args(PrecisionName) == get_args(config.PrecisionName)
 
 
 def test_clipping_and_the_norm():

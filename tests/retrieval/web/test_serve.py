@@ -14,11 +14,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 import serve
 from tests.conftest import ROOT
 from utils.cli import run_cli
+from utils.errors import UserError
 
 
 def _serve(argv: list[str], out: Path) -> None:
@@ -134,6 +136,20 @@ def test_errors_are_one_message(street, tmp_path, monkeypatch, capsys):
         ):
             assert message in refused(monkeypatch, capsys, *argv), argv
     assert f"{index}" in refused(monkeypatch, capsys, index, "-r", other)
+
+
+def test_the_query_encoder_computes_in_what_is_asked_for(street, monkeypatch, capsys):
+    found, load = [], serve.VideoIndex.load_query_encoder
+
+    def load_and_end(index):
+        found.append(load(index).embed("a red car"))
+        raise UserError("loaded")
+
+    monkeypatch.setattr(serve.VideoIndex, "load_query_encoder", load_and_end)
+    for options in ([], ["--precision", "fp32"], ["--precision", "bf16"]):
+        assert refused(monkeypatch, capsys, street / "my.index", *options) == "loaded"
+    plain, full, half = found
+    assert np.array_equal(plain, full) and 0 < np.abs(full - half).max() < 0.02
 
 
 def test_the_token_of_the_environment(monkeypatch):
