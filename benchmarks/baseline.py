@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from base.batch import Batch, Words
-from model.frozen_in_time import QUERY_TYPE, VIDEO_TYPE, WORD_TYPE, FrozenInTime
-from model.space_time_vit import GroupedAttention, SpaceTimeBlock, SpaceTimeTransformer
+from model.frozen_in_time import FrozenInTime
+from model.grouped_attention import GroupedAttention
+from model.space_time_vit import SpaceTimeBlock, SpaceTimeTransformer
 
 TOLERANCE = 1e-5
+QUERY_TYPE, VIDEO_TYPE, WORD_TYPE = 0, 1, 2
 
 
 class PlainFrozenInTime(nn.Module):

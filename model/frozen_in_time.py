@@ -34,7 +34,7 @@ from utils.errors import UserError
 
 Modality = Literal["vision", "ocr"]
 TRACK_SIZE = 12
-QUERY_TYPE, VIDEO_TYPE, WORD_TYPE = 0, 1, 2
+NUM_TYPES = 3  # of tokens of the fusion layer: query token, video feature, word
 
 
 @ARCHITECTURES.register("FrozenInTime")
@@ -97,7 +97,6 @@ class FrozenInTime(RetrievalModel):
         self.video_key = "fusion" if self.uses_ocr else "video"
         self.temporal_fix = load_temporal_fix
         self.frozen_word_encoder = self.uses_ocr and not ocr_encoder_grad
-        self.pads_to_buckets = False  # whether the text encoders are given only a few sizes
 
         self.text_model = load_text_model(text_params.model, text_params.pretrained)
         width = get_text_encoder(self.text_model).width
@@ -108,7 +107,7 @@ class FrozenInTime(RetrievalModel):
             self.fusion_model = build_fusion(width, fusion_heads)
             self.query_token = nn.Parameter(torch.zeros(1, width))
             if self.uses_vision:
-                self.type_embedding = nn.Embedding(3, width)
+                self.type_embedding = nn.Embedding(NUM_TYPES, width)
                 self.ocr_pos_embeds = nn.Linear(TRACK_SIZE, width)
         if self.uses_vision:
             self.video_model = build_video(video_params)
@@ -125,11 +124,11 @@ class FrozenInTime(RetrievalModel):
 
     def embed_queries(self, queries: Tokens) -> Tensor:
         """Return the embeddings (Q, E)."""
-        return self.txt_proj(encode_tokens(self.text_model, queries, self.pads_to_buckets))
+        return self.txt_proj(encode_tokens(self.text_model, queries))
 
     def encode_words(self, words: Tokens) -> Tensor:
         """Return the vectors (U, D) that the fusion layer is given of OCR words."""
-        return encode_tokens(self.ocr_model, words, self.pads_to_buckets)
+        return encode_tokens(self.ocr_model, words)
 
     def embed_videos(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``video`` and/or ``fusion`` embeddings (B, E)."""
@@ -247,15 +246,15 @@ class FrozenInTime(RetrievalModel):
             get_text_encoder(text_model).recompute_activations()
 
     def compile_encoders(self, backend: str | Callable = "inductor") -> None:
-        """Compile the video encoder and the text models.
+        """Compile the video encoder: block by block where it has ``compile_blocks``, else whole.
 
-        Texts come in many sizes: they are padded to a few, and the text models are compiled for
-        any. The ViT is compiled anew when the number of clips first changes, then for any number.
+        The text models stay as they are: compiled, they were no faster.
         """
-        self.pads_to_buckets = True
-        for text_model in self._text_models():
-            text_model.compile(dynamic=True, backend=backend)
-        if self.uses_vision:
+        if not self.uses_vision:
+            return
+        if hasattr(self.video_model, "compile_blocks"):
+            self.video_model.compile_blocks(backend)
+        else:
             self.video_model.compile(backend=backend)
 
     def _text_models(self) -> list[nn.Module]:
@@ -266,7 +265,7 @@ class FrozenInTime(RetrievalModel):
         vectors = words.vectors  # (U, D)
         if vectors is None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_word_encoder):
-                vectors = encode_words(self.ocr_model, words, self.pads_to_buckets)
+                vectors = encode_words(self.ocr_model, words)
         word_tokens = F.embedding(words.index, vectors)  # (B, L, D)
         tokens = [self.query_token.expand(len(words.index), 1, -1), word_tokens]
         if feature is not None:
@@ -275,9 +274,10 @@ class FrozenInTime(RetrievalModel):
         always = words.mask.new_ones(len(words.mask), len(tokens) - 1)
         tokens, mask = torch.cat(tokens, dim=1), torch.cat((always, words.mask), dim=1)
         if feature is not None:
-            types = torch.full((tokens.shape[1],), WORD_TYPE, device=tokens.device)
-            types[0], types[1] = QUERY_TYPE, VIDEO_TYPE
-            tokens = tokens + self.type_embedding(types)
+            # Without an index of types, which would be written number by number, each time waiting
+            # until the GPU has encoded the clips.
+            query, video, word = self.type_embedding.weight.split(1)
+            tokens = tokens + torch.cat((query, video, word.expand(tokens.shape[1] - 2, -1)))
         return tokens, mask
 
     def _add_projections(self, projection: str, dim: int, width: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from base.registry import FUSIONS
-from model.space_time_vit import Layer, attend_from_cls, compute_cls_attention
+from model.grouped_attention import Layer, attend_from_cls, compute_cls_attention
 from utils.errors import UserError
 
 DEFAULT_FUSION = "attention"

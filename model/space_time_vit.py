@@ -1,7 +1,6 @@
 """The space-time ViT of Frozen in Time (arXiv 2104.00650, section 3.1): divided attention.
 
-Shapes: B clips, F frames, N patches a frame, S = 1 + F*N tokens, D width, H heads, C = D/H channels
-a head, G groups of T patches.
+Shapes: B clips, F frames, N patches a frame, S = 1 + F*N tokens, D width.
 """
 
 from collections.abc import Callable
@@ -12,107 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from model.grouped_attention import Axis, GroupedAttention, find_kernel_axes
+from model.half_precision import LayerNorm, cast_for_autocast
 from utils.errors import UserError
 
 LAYER_NORM_EPS = 1e-6
-FEW_KEYS = 32
-Layer = tuple[Tensor, Tensor]  # weight and bias of a linear layer
+MAX_GRAPHS = 16  # of the blocks of a model
 View = tuple[torch.Size, tuple[int, ...], int]  # size, stride, offset of a view
-
-
-class GroupedAttention(nn.Module):
-    """Self-attention in which CLS sees every token and a patch sees CLS and its own group.
-
-    Its group is, over ``time``, its position in all frames and, over ``space``, its frame.
-    """
-
-    def __init__(self, dim: int, num_heads: int, axis: Literal["time", "space"]) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"width {dim} is not a multiple of {num_heads} heads")
-        self.num_heads = num_heads
-        self.axis = axis
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """Attend; ``x`` and the result are (B, S, D), CLS first, then frame by frame."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        groups = self._group(q[:, :, 1:], num_frames)  # (B, H, G, T, C)
-        patches = _attend(
-            groups.flatten(0, 2), self._with_cls(k, num_frames), self._with_cls(v, num_frames)
-        )
-        patches = self._ungroup(patches.view_as(groups)).transpose(1, 2).flatten(2)  # (B, F*N, D)
-        return self.proj(torch.cat((self._attend_from_cls(x)[:, None], patches), dim=1))
-
-    def forward_cls(self, x: Tensor) -> Tensor:
-        """Return only CLS (B, D) of what ``forward`` gives for (B, S, D)."""
-        return self.proj(self._attend_from_cls(x))
-
-    def _attend_from_cls(self, x: Tensor) -> Tensor:
-        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        return attend_from_cls(x, *zip(weights, biases, strict=True), self.num_heads)
-
-    def _group(self, patches: Tensor, num_frames: int) -> Tensor:
-        """(B, H, F*N, C) -> (B, H, G, T, C)."""
-        framed = patches.unflatten(2, (num_frames, -1))  # (B, H, F, N, C)
-        return framed.transpose(2, 3) if self.axis == "time" else framed
-
-    def _ungroup(self, groups: Tensor) -> Tensor:
-        """(B, H, G, T, C) -> (B, H, F*N, C)."""
-        framed = groups.transpose(2, 3) if self.axis == "time" else groups
-        return framed.flatten(2, 3)
-
-    def _with_cls(self, tokens: Tensor, num_frames: int) -> Tensor:
-        """(B, H, S, C) -> (B*H*G, 1 + T, C): CLS stands in every group."""
-        groups = self._group(tokens[:, :, 1:], num_frames)
-        cls = tokens[:, :, None, :1].expand(-1, -1, groups.shape[2], -1, -1)
-        return torch.cat((cls, groups), dim=3).flatten(0, 2)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend within each group: (groups, T, C), (groups, 1 + T, C) twice -> (groups, T, C).
-
-    The fused kernel of the CPU is made for long rows; for the few keys of a group over time plain
-    products are faster.
-    """
-    if q.device.type == "cpu" and k.shape[1] <= FEW_KEYS:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)
-        return scores.softmax(-1) @ v
-    return scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-
-
-def attend_from_cls(
-    x: Tensor, query: Layer, key: Layer, value: Layer, num_heads: int, mask: Tensor | None = None
-) -> Tensor:
-    """Attend from the first token of (B, S, D) to all, without their keys and values: (B, D).
-
-    q (key x) = (q key) x, and a weighted sum of (value x) is value times the weighted sum of x: two
-    products for each head and clip, not for each of its tokens. Query, key and value are each a
-    weight (D, D) and a bias (D,); the mask is (B, S) bool, False on padding.
-    """
-    mixed = compute_cls_attention(x, query, key, num_heads, mask) @ x  # (B, H, D)
-    weight, bias = value
-    out = torch.einsum("bhd,hcd->bhc", mixed, weight.unflatten(0, (num_heads, -1)))
-    return out.flatten(1) + bias
-
-
-def compute_cls_attention(
-    x: Tensor, query: Layer, key: Layer, num_heads: int, mask: Tensor | None = None
-) -> Tensor:
-    """Return the attention weights of ``attend_from_cls``, (B, H, S); a row sums to 1."""
-    weight, bias = (part.unflatten(0, (num_heads, -1)) for part in key)  # (H, C, D), (H, C)
-    q = F.linear(x[:, 0], *query).unflatten(1, (num_heads, -1))  # (B, H, C)
-    q = q * q.shape[-1] ** -0.5
-    scores = torch.einsum("bhc,hcd->bhd", q, weight) @ x.transpose(1, 2)  # (B, H, S)
-    # The same for every token, so softmax ignores it; but so the bias has a gradient, of zero.
-    scores = scores + (q * bias).sum(-1, keepdim=True)
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None], float("-inf"))
-    return scores.softmax(-1)
 
 
 def recompute_in_backward(value: Tensor, compute: Callable[[], Tensor]) -> saved_tensors_hooks:
@@ -178,7 +85,11 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, height, width) -> (B, N, D), row by row."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        size = self.proj.stride[0]
+        # As one matrix product; a GPU's convolution would first turn the images around in memory.
+        patches = cast_for_autocast(images).unfold(2, size, size).unfold(3, size, size)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (B, N, 3 * patch)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Mlp(nn.Module):
@@ -209,28 +120,35 @@ class SpaceTimeBlock(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, cls_only: bool = False) -> None:
         super().__init__()
         self.cls_only = cls_only
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm1 = LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = GroupedAttention(dim, num_heads, axis="space")
         self.timeattn = GroupedAttention(dim, num_heads, axis="time")
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm2 = LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.norm3 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm3 = LayerNorm(dim, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor, num_frames: int, recompute: bool = False) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        num_frames: int,
+        recompute: bool = False,
+        kernel_axes: tuple[Axis, ...] = (),
+    ) -> Tensor:
         """(B, 1 + F*N, D), CLS first -> the same; of the last block, only CLS (B, D).
 
         ``recompute``: keep neither normalised nor activated values for the backward pass, which
-        computes them again: a third less memory for a hundredth more time.
+        computes them again: a third less memory for a hundredth more time. ``kernel_axes``: what
+        ``find_kernel_axes`` says of ``x``.
         """
         tokens = self.norm3(x)
         with _recompute(recompute, tokens, lambda: self.norm3(x)):
-            timed = x + self.timeattn(tokens, num_frames)
+            timed = x + self.timeattn(tokens, num_frames, kernel_axes)
         tokens = self.norm1(timed)
         with _recompute(recompute, tokens, lambda: self.norm1(timed)):
             if self.cls_only:
                 y = x[:, 0] + self.attn.forward_cls(tokens)
             else:
-                y = x + self.attn(tokens, num_frames)
+                y = x + self.attn(tokens, num_frames, kernel_axes)
         tokens = self.norm2(y)
         with _recompute(recompute, tokens, lambda: self.norm2(y)):
             return y + self.mlp(tokens, recompute)
@@ -271,7 +189,7 @@ class SpaceTimeTransformer(nn.Module):
             SpaceTimeBlock(embed_dim, num_heads, mlp_ratio, cls_only=number == depth - 1)
             for number in range(depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.norm = LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -303,16 +221,30 @@ class SpaceTimeTransformer(nn.Module):
         patches = self.patch_embed(video.flatten(0, 1)).unflatten(0, (batch, frames))
         position = self.pos_embed[:, None, 1:]  # (1, 1, N, D)
         time = self.temporal_embed[:, :frames, None]  # (1, F, 1, D)
-        patches = (patches + (position + time)).flatten(1, 2)  # (B, F*N, D)
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
+        # From here on tokens have the dtype of the patches: under autocast 16 bits, or every sum
+        # and norm would read and keep float32.
+        patches = (patches + (position + time).to(patches.dtype)).flatten(1, 2)  # (B, F*N, D)
+        cls = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype).expand(batch, -1, -1)
         x = torch.cat((cls, patches), dim=1)  # (B, 1 + F*N, D)
+        kernel_axes = find_kernel_axes(x)
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, frames, use_reentrant=False)
+                x = checkpoint(block, x, frames, False, kernel_axes, use_reentrant=False)
             else:
-                x = block(x, frames, recompute=True)
+                x = block(x, frames, True, kernel_axes)
         return self.norm(x)  # (B, D): CLS
 
     def recompute_activations(self) -> None:
-        """Let the backward pass compute each block again from its input and random state."""
+        """Let the backward pass compute each block again from its input."""
         self.activation_checkpointing = True
+
+    def compile_blocks(self, backend: str | Callable = "inductor") -> None:
+        """Compile one block for all but the last: they are equal, so it takes seconds.
+
+        Of each there is one graph for training and one for evaluation, for one number of clips, for
+        any other and for a clip alone: more than torch compiles if it isn't told.
+        """
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, MAX_GRAPHS)
+        for block in self.blocks:
+            block.compile(backend=backend)

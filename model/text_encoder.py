@@ -9,9 +9,6 @@ Shapes: N texts, T tokens of the longest, U distinct words, D width.
 from __future__ import annotations
 
 import logging
-import sys
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +18,7 @@ from torch.nn import functional as F
 
 from base.batch import Tokens, Words
 from base.registry import TEXT_ENCODERS
-from model.packed_distilbert import PackedLayer, encode_packed, use_packed_layers
+from model.packed_distilbert import PackedLayer, encode_packed, encode_padded, use_packed_layers
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +32,6 @@ FIRST_TOKEN_TYPES = (
     "albert", "camembert", "data2vec-text", "deberta", "deberta-v2", "electra", "ernie",
     "modernbert", "mpnet", "rembert", "roberta", "roformer", "xlm-roberta",
 )  # fmt: skip
-FEWEST_ROWS, TOKEN_STEP = 32, 8  # of a bucket: texts at least, and tokens are a multiple of
 
 
 class TextEncoder:
@@ -111,6 +107,10 @@ class DistilBertEncoder(TextEncoder):
     def prepare(self) -> None:
         """Use packed layers."""
         use_packed_layers(self.model)
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the first token's vector (N, D)."""
+        return encode_padded(self.model, input_ids, attention_mask)
 
     def encode_words(self, words: Words) -> Tensor:
         """Return (U, D) of the words laid end to end."""
@@ -264,62 +264,14 @@ def _check_weights(encoder: TextEncoder, report: dict, name: str) -> None:
         logger.info("%s: weights of other tasks, not used: %s", name, named)
 
 
-def encode_tokens(model: PreTrainedModel, tokens: Tokens, to_buckets: bool = False) -> Tensor:
-    """Return one vector a text, (N, D).
-
-    ``to_buckets`` lets only a few sizes reach the model, as a compiled one wants; the vectors are
-    the same but for rounding.
-    """
-    encoder, count = get_text_encoder(model), len(tokens.input_ids)
-    if not count:  # a batch of further windows of videos holds no query
+def encode_tokens(model: PreTrainedModel, tokens: Tokens) -> Tensor:
+    """Return one vector a text, (N, D)."""
+    encoder = get_text_encoder(model)
+    if not len(tokens.input_ids):  # a batch of further windows of videos holds no query
         return tokens.input_ids.new_zeros(0, encoder.width, dtype=model.dtype)
-    if to_buckets:
-        tokens = pad_to_bucket(tokens, _max_tokens(model))
-    return encoder.pool(tokens.input_ids, tokens.attention_mask)[:count]
+    return encoder.pool(tokens.input_ids, tokens.attention_mask)
 
 
-def encode_words(model: PreTrainedModel, words: Words, to_buckets: bool = False) -> Tensor:
-    """Return one vector a distinct word, (U, D); only ``to_buckets`` pads them."""
-    if not to_buckets:
-        return get_text_encoder(model).encode_words(words)
-    parts = split_by_bucket(words, _max_tokens(model))
-    return torch.cat([encode_tokens(model, part, to_buckets=True) for part in parts])
-
-
-def _max_tokens(model: PreTrainedModel) -> int:
-    """Tokens that the model takes; without limit where its positions are relative."""
-    return getattr(model.config, "max_position_embeddings", sys.maxsize)
-
-
-def bucket_length(length: int, max_tokens: int) -> int:
-    """Return the next multiple of 8, no more than the ``max_tokens`` that the model takes."""
-    return max(length, min(-(-length // TOKEN_STEP) * TOKEN_STEP, max_tokens))
-
-
-def pad_to_bucket(tokens: Tokens, max_tokens: int) -> Tokens:
-    """Pad (N, T) with masked tokens, and with texts to a power of two, to be cut off again.
-
-    The mask of those texts is set: attention to no token at all is NaN.
-    """
-    rows, length = tokens.input_ids.shape
-    right = bucket_length(length, max_tokens) - length
-    below = max(FEWEST_ROWS, 1 << (rows - 1).bit_length()) - rows
-    return Tokens(
-        F.pad(tokens.input_ids, (0, right, 0, below)),
-        F.pad(F.pad(tokens.attention_mask, (0, right)), (0, 0, 0, below), value=1),
-    )
-
-
-def split_by_bucket(words: Words, max_tokens: int) -> Iterator[Tokens]:
-    """Yield the distinct words in their order, those of one bucket's token count together."""
-    counts = Counter()  # token count of the bucket -> words; ascending, as the groups are
-    for length, count in words.groups:
-        counts[bucket_length(length, max_tokens)] += count
-    lengths = torch.tensor(words.lengths).to(words.input_ids.device)
-    start = 0
-    for bucket, count in counts.items():
-        ids = words.input_ids[start : start + count, :bucket]
-        positions = torch.arange(ids.shape[1], device=ids.device)
-        mask = positions < lengths[start : start + count, None]
-        yield Tokens(ids, mask.to(torch.int64))
-        start += count
+def encode_words(model: PreTrainedModel, words: Words) -> Tensor:
+    """Return one vector a distinct word, (U, D)."""
+    return get_text_encoder(model).encode_words(words)

@@ -47,9 +47,10 @@ def encoded_by(encoder: nn.Module) -> Counter:
     texts: Counter = Counter()
 
     def note(_: nn.Module, args: tuple, given: dict) -> None:
-        if "groups" in given:  # words end to end
+        if "texts" in given:  # words end to end
             flat = iter(given["input_ids"][0].tolist())
-            lengths = [length for length, count in given["groups"] for _ in range(count)]
+            groups = given["texts"].groups
+            lengths = [length for length, count in groups for _ in range(count)]
             texts.update(tuple(islice(flat, length)) for length in lengths)
             return
         rows = zip(given["input_ids"].tolist(), given["attention_mask"].tolist(), strict=True)

@@ -6,6 +6,8 @@ import torch
 
 from evaluation.embedding_cache import encode_texts
 from evaluation.evaluator import Evaluator, NonFiniteEmbeddingsError
+from model.packed_distilbert import PackedLayer
+from model.space_time_vit import SpaceTimeBlock
 from trainer.build import build_criterion, build_loader, build_model, build_trainer
 from utils.precision import Precision
 
@@ -60,7 +62,7 @@ def test_video_and_words_compute_in_half_and_captions_and_criterion_in_float32(m
     model, criterion = build_model(config, CPU), build_criterion(config, CPU)
     seen = {}
     for name in ("text_model", "ocr_model", "video_model"):
-        kinds = torch.nn.Linear, torch.nn.Conv2d
+        kinds = PackedLayer, SpaceTimeBlock
         layer = next(m for m in getattr(model, name).modules() if isinstance(m, kinds))
         layer.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.dtype}))
     real = criterion.compute_similarity

@@ -83,26 +83,39 @@ def make_batch(texts: list[list[str]], frames: int = FRAMES, queries: int | None
 class SavedBytes(saved_tensors_hooks):
     """Counts what a forward pass keeps for the backward pass, parameters left out.
 
-    The hooks of ``recompute_in_backward`` stand before these: they tell what they keep.
+    The hooks of ``recompute_in_backward`` stand before these: they tell what they keep. Tensors of
+    the same memory count once, and ``kept`` has them all.
     """
 
     def __init__(self, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.bytes = 0
-        self._weights = {weight.data_ptr() for weight in model.parameters()}
+        self.kept: list[torch.Tensor] = []
+        self._weights = {find_memory(weight) for weight in model.parameters()}
         pack = RecomputedValue.pack
 
         def counted(own, tensor):
             kept = pack(own, tensor)
-            return self._keep(kept) if isinstance(kept, torch.Tensor) else kept
+            return self.keep(kept) if isinstance(kept, torch.Tensor) else kept
 
         monkeypatch.setattr(RecomputedValue, "pack", counted)
-        super().__init__(self._keep, lambda kept: kept)
+        super().__init__(self.keep, lambda kept: kept)
+
+    @property
+    def bytes(self) -> int:
+        """Size of what is kept."""
+        sizes = {find_memory(tensor): tensor.untyped_storage().nbytes() for tensor in self.kept}
+        return sum(sizes.values())
 
     def __enter__(self):
         super().__enter__()
         return self
 
-    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in self._weights:
-            self.bytes += tensor.nbytes
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor."""
+        if find_memory(tensor) not in self._weights:
+            self.kept.append(tensor)
         return tensor
+
+
+def find_memory(tensor: torch.Tensor) -> int:
+    """Return where a tensor's memory begins."""
+    return tensor.untyped_storage().data_ptr()

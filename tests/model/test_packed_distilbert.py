@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DistilBertConfig, DistilBertModel
 
 from base.batch import Words
 from model.packed_distilbert import encode_packed, use_packed_layers
 from model.text_encoder import encode_words
+from tests.model.kernels_on_cpu import make_stand_ins, use_kernels_on_cpu
 
 GROUPS = ((3, 4), (5, 1), (6, 2))
 
@@ -79,3 +81,39 @@ def test_dropout_is_that_of_the_configuration(models):
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
     torch.testing.assert_close(drawn(1), encode_words(own.eval(), given))
+
+
+class CountLaunches(TorchDispatchMode):
+    """Counts operations that a GPU would be asked for: all but views and empty tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        results = operation._schema.returns
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in results)
+        self.count += not is_view and "empty" not in operation.name()
+        return operation(*args, **(kwargs or {}))
+
+
+def test_words_of_any_lengths_are_few_launches(monkeypatch):
+    """As many operations for forty lengths as for three, though they are too small to fill a GPU.
+
+    Counted are those of the host's bookkeeping, too.
+    """
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "dim": 24, "n_layers": 6, "n_heads": 4, "hidden_dim": 40}
+    model = DistilBertModel(DistilBertConfig(**sizes)).train()
+    use_packed_layers(model)
+    counts = []
+    for num_lengths in (3, 40):
+        kernels = make_stand_ins()
+        use_kernels_on_cpu(monkeypatch, kernels)
+        groups = tuple((length, 2) for length in range(2, 2 + num_lengths))
+        ids = torch.randint(5, 50, (2 * num_lengths, groups[-1][0]))
+        with CountLaunches() as launches, torch.autocast("cpu", torch.bfloat16):
+            vectors = encode_packed(model, ids, groups)
+        assert vectors.shape == (2 * num_lengths, 24)
+        counts.append(launches.count + kernels.calls["texts"])
+    assert 6 * 10 < counts[0] == counts[1] <= 200, counts

@@ -57,14 +57,11 @@ def test_vectors_tell_texts_apart_and_do_not_depend_on_padding(kind, tmp_path):
     assert found.shape == (4, 24 if "siglip" in kind else 16)
     distances = torch.cdist(found, found) + torch.eye(4)
     assert distances.min() > 1e-2, distances  # a CLIP's first token is the same in every text
-    wider, bucket = tokens_of(TEXTS, 13, pad_id), tokens_of(TEXTS, 8, pad_id)
     words = tokens_of(TEXTS, 8, pad_id).input_ids
     words = Words(words, groups=((3, 2), (8, 2)), index=None, mask=None, tracks=None)
     same = {
-        "padding": encode_tokens(model, wider),
-        "buckets": encode_tokens(model, bucket, to_buckets=True),
+        "padding": encode_tokens(model, tokens_of(TEXTS, 13, pad_id)),
         "words": encode_words(model, words),
-        "words in buckets": encode_words(model, words, to_buckets=True),
         "alone": torch.cat([encode_tokens(model, tokens_of([t], len(t), pad_id)) for t in TEXTS]),
     }
     for name, other in same.items():
@@ -129,7 +126,6 @@ def test_a_family_works_in_a_fusion_model(kind, tmp_path):
     model(batch)["fusion"].square().sum().backward()
     model(batch)["text"].square().sum().backward()
     assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
-    model.pads_to_buckets = True
     torch.testing.assert_close(model.eval()(batch)["fusion"], expected, rtol=1e-4, atol=1e-4)
 
 
