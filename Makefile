@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint schema clean
+.PHONY: help setup demo test gpu lint schema clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -16,6 +16,10 @@ demo: $(VENV)/.installed  ## make data, train three models, test them, print a t
 
 test: $(VENV)/.installed-dev  ## run the default tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+gpu: $(VENV)/.installed-dev  ## on a CUDA GPU: run the tests that need one, then measure
+	$(BIN)/python -m pytest -q -n 4 --dist load -m gpu
+	$(BIN)/python -m benchmarks.cuda --out work_dirs/cuda
 
 lint: $(VENV)/.installed-dev  ## check the code's style
 	$(BIN)/python -m ruff check .
