@@ -34,7 +34,7 @@ from evaluation.evaluator import Evaluator
 from model.frozen_in_time import FrozenInTime
 from trainer.build import build_criterion, build_model
 from utils.cli import positive_int, run_cli
-from utils.launch import keep_freed_memory
+from utils.launch import configure_cuda, keep_freed_memory
 from utils.precision import Precision
 
 SIMILAR = 1e-5  # most difference of a similarity
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="as for train.py: another model")
     asked = parser.parse_args()
     keep_freed_memory()  # as test.py does; both paths gain by it
+    configure_cuda()
     config, texts = load_base_config(*asked.set), load_texts(asked.annotations)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(config, device).eval()

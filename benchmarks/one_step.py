@@ -32,7 +32,7 @@ from trainer.build import build_criterion, build_model, build_optimizer
 from trainer.tracking import Tracker
 from trainer.trainer import Trainer
 from utils.cli import positive_int, run_cli
-from utils.launch import keep_freed_memory
+from utils.launch import configure_cuda, keep_freed_memory
 from utils.precision import Precision
 
 DEMO = ROOT / "configs/demo/fusion.json"
@@ -65,6 +65,7 @@ def main() -> None:
     """Run the command."""
     asked = parse_arguments()
     keep_freed_memory()
+    configure_cuda()
     with tempfile.TemporaryDirectory() as folder:
         found = measure_steps(make_config(Path(folder), asked), asked)
     sys.stdout.write(json.dumps(found) + "\n")

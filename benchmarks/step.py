@@ -33,7 +33,7 @@ from benchmarks.inputs import Texts, load_base_config, load_texts, make_batch
 from model.frozen_in_time import FrozenInTime
 from trainer.build import build_criterion, build_model, build_optimizer
 from utils.cli import positive_int, run_cli
-from utils.launch import keep_freed_memory
+from utils.launch import configure_cuda, keep_freed_memory
 from utils.precision import Precision, PrecisionName
 
 TERA = 1e12
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="as for train.py: another model")
     asked = parser.parse_args()
     keep_freed_memory()  # as train.py does; both paths gain by it
+    configure_cuda()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     blocks = ("arch.args", "data_loader.args")
     changes = [f"{block}.video_params.num_frames={asked.frames}" for block in blocks]

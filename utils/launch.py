@@ -113,8 +113,8 @@ def configure_cuda() -> None:
     # fixed size leave gaps that nothing fits in. What the user has set about memory is left alone.
     if not _ALLOC_CONFS & os.environ.keys():
         os.environ[ALLOC_CONF] = "expandable_segments:True"
-    # cuDNN's attention plans anew for each shape, and the texts of every batch have another; and it
-    # refuses more than 65,535 sequences. Flash and memory-efficient attention do neither.
+    # cuDNN's attention plans anew for each shape, and the texts of every batch have another shape.
+    # As seen on an H100, it also refuses more than 65,535 sequences.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
