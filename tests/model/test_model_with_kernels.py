@@ -11,7 +11,9 @@ from model import space_time_vit
 from model.loss import NormSoftmaxLoss
 from tests.model.kernels_on_cpu import load_interpreted_kernels, use_kernels_on_cpu
 from tests.model.small_models import build, make_batch, write_text_model
+from tests.trainer.step_trainer import make_step_trainer
 from tests.trainer.test_grad_cache import gradients, step
+from trainer.optim import adamw
 
 TEXTS = [["one", "two"], ["longer"]]
 SMALL = {"num_heads": 2, "num_frames": 2}
@@ -124,3 +126,52 @@ def test_in_16_bits_gradients_follow_those_of_the_formula(tmp_path, use_kernels,
 
     # The formula rounds as often; the interpreter cuts bits of bfloat16 off instead.
     assert measure_error(found) < max(2 * measure_error(plain), 0.01), measure_error(plain)
+
+
+def train_and_evaluate(folder, precision: str, recomputes: bool, size: int | None, compiles: bool):
+    """The losses of two batches and a last one of one video, and embeddings afterwards."""
+    torch.manual_seed(0)
+    model, _ = make_model(folder)
+    if recomputes:
+        model.recompute_activations()
+    if compiles:
+        model.compile_encoders()
+    weights = [pair for pair in model.named_parameters() if pair[1].requires_grad]
+    trainer = make_step_trainer(
+        model,
+        NormSoftmaxLoss(),
+        optimizer=adamw(iter(weights), lr=1e-4),
+        precision=precision,
+        chunk_size=size,
+    )
+    losses = []
+    for texts in ([*TEXTS, ["one"]], [*TEXTS, ["two"]], [["one"]]):
+        while True:
+            scale = trainer.precision.scaler.get_scale()
+            loss = trainer.train_step(make_batch(texts, frames=2))[0].item()
+            if trainer.precision.scaler.get_scale() >= scale:
+                break  # fp16 begins with a scale that is too large, and leaves that step out
+        losses.append(loss)
+    model.eval()
+    with torch.no_grad(), trainer.precision.autocast():
+        return losses, model(make_batch(TEXTS, frames=2))["fusion"].float()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "recomputes", "size"),
+    [("bf16", True, 2), ("fp16", False, None), ("tf32", True, None), ("fp32", False, 2)],
+)
+def test_an_epoch_compiled_by_inductor_follows_the_uncompiled_one(
+    use_kernels, tmp_path, precision, recomputes, size
+):
+    use_kernels()
+    torch._dynamo.reset()
+    (losses, embeds), (expected, exact) = (
+        train_and_evaluate(tmp_path / str(compiles), precision, recomputes, size, compiles)
+        for compiles in (True, False)
+    )
+    torch._dynamo.reset()
+    tolerance = 0.02 if precision in ("bf16", "fp16") else 1e-4
+    assert losses == pytest.approx(expected, abs=tolerance * expected[0])
+    assert torch.cosine_similarity(embeds, exact).min() > 1 - tolerance / 10
