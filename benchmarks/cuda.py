@@ -32,11 +32,10 @@ from base.batch import Batch
 from base.config import Config
 from benchmarks import measuring
 from benchmarks.baseline import PlainFrozenInTime
-from benchmarks.evaluate import InMemoryDataset
+from benchmarks.evaluate import InMemoryLoader
 from benchmarks.inputs import Texts, load_base_config, load_texts, make_batch
 from benchmarks.one_step import build_step
 from benchmarks.step import build_plain_path
-from data_loader.transforms import DeviceTransform, TransformParams
 from evaluation.embedding_cache import encode_texts
 from evaluation.evaluator import Evaluator
 from model.frozen_in_time import FrozenInTime
@@ -314,13 +313,15 @@ class Bench:
     def measure_evaluation(self) -> list[dict[str, Any]]:
         """Time the encoding of a test set: clips as uint8 in memory, captions, words, metrics."""
         config, model = self.build()
-        loader = RepeatedLoader(self.texts, TEST_VIDEOS, WORDS[0], BATCH)
+        first, loader = (
+            make_test_set(self.texts, count, WORDS[0]) for count in (2 * BATCH, TEST_VIDEOS)
+        )
         criterion = build_criterion(config, self.device)
         cases = []
         for name in ("fp32", "bf16"):
             precision = Precision(name, self.device)
             evaluator = Evaluator(config.metrics, criterion, precision)
-            evaluator.run(model, loader.take(2 * BATCH))  # what is compiled and loaded once
+            evaluator.run(model, first)  # what is compiled and loaded once
             seconds = measuring.time_call(lambda run=evaluator.run: run(model, loader), self.device)
             own = loader.word_tokens, model.encode_words, precision
             texts = measuring.time_call(lambda own=own: encode_texts(*own), self.device)
@@ -365,43 +366,17 @@ def free_memory() -> None:
     torch.cuda.empty_cache()
 
 
-class RepeatedLoader:
-    """Stands for a data loader: ``count`` videos whose clips are those of one batch, pinned."""
-
-    name = "test set"
-
-    def __init__(self, texts: Texts, count: int, words: int, batch: int) -> None:
-        whole = make_batch(texts, min(count, len(texts.captions)), words, 1, 1, torch.device("cpu"))
-        clips = np.random.default_rng(0).integers(0, 256, (batch, FRAMES, 3, 224, 224), np.uint8)
-        self.clips = torch.from_numpy(clips).pin_memory()
-        self.whole, self.batch, self.count = whole, batch, count
-        self.dataset = InMemoryDataset(count)
-        lengths = whole.query.attention_mask.sum(1).tolist()
-        rows = zip(whole.query.input_ids.tolist(), lengths, strict=True)
-        self.query_tokens = [tuple(ids[:length]) for ids, length in rows]
-        self.word_tokens = whole.words.token_ids()
-        self.transform = DeviceTransform(TransformParams())
-
-    def take(self, count: int) -> "RepeatedLoader":
-        """Return a loader of the first videos."""
-        part = object.__new__(RepeatedLoader)
-        part.__dict__ |= self.__dict__ | {"count": count, "dataset": InMemoryDataset(count)}
-        part.query_tokens = self.query_tokens[:count]
-        return part
-
-    def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, self.count, self.batch):
-            rows = self.whole.rows(start, min(start + self.batch, self.count))
-            frames = torch.full((len(rows),), FRAMES)
-            yield replace(rows, video=self.clips[: len(rows)], num_frames=frames)
-
-    def __len__(self) -> int:
-        return -(-self.count // self.batch)
-
-    def to_device(self, batch: Batch, device: torch.device) -> Batch:
-        """Return the batch as the model takes it."""
-        moved = batch.to(device, non_blocking=True)
-        return replace(moved, video=self.transform(moved.video, None, moved.num_frames))
+def make_test_set(texts: Texts, count: int, words: int) -> InMemoryLoader:
+    """Return a loader of ``count`` videos, whose clips are those of one batch, pinned."""
+    whole = make_batch(texts, count, words, 1, 1, torch.device("cpu"))
+    clips = np.random.default_rng(0).integers(0, 256, (BATCH, FRAMES, 3, 224, 224), np.uint8)
+    pinned, frames = torch.from_numpy(clips).pin_memory(), torch.full((BATCH,), FRAMES)
+    batches = []
+    for start in range(0, count, BATCH):
+        rows = whole.rows(start, min(start + BATCH, count))
+        size = len(rows)
+        batches.append(replace(rows, video=pinned[:size], num_frames=frames[:size]))
+    return InMemoryLoader(whole, batches)
 
 
 # Output

@@ -76,20 +76,18 @@ class InMemoryDataset(Dataset):
 
 
 class InMemoryLoader:
-    """Stands for the data loader: batches of ``batch`` videos lie in memory, their frames uint8."""
+    """Stands for the data loader: batches lie in memory, their frames uint8.
+
+    Args:
+        whole: all videos, with their queries and words.
+        batches: the same videos, batch by batch.
+    """
 
     name = "made up"
 
-    def __init__(
-        self, texts: Texts, videos: int, words: int, batch: int, model: FrozenInTime
-    ) -> None:
-        vit = model.video_model
-        whole = make_batch(texts, videos, words, vit.num_frames, vit.input_res, torch.device("cpu"))
-        rng = np.random.default_rng(0)
-        whole.video = torch.from_numpy(rng.integers(0, 256, whole.video.shape, dtype=np.uint8))
-        whole.num_frames = torch.full((videos,), vit.num_frames)
-        self.batches = [whole.rows(i, i + batch) for i in range(0, videos, batch)]
-        self.dataset = InMemoryDataset(videos)
+    def __init__(self, whole: Batch, batches: list[Batch]) -> None:
+        self.batches = batches
+        self.dataset = InMemoryDataset(len(whole))
         lengths = whole.query.attention_mask.sum(1).tolist()
         rows = zip(whole.query.input_ids.tolist(), lengths, strict=True)
         self.query_tokens = [tuple(ids[:length]) for ids, length in rows]
@@ -104,9 +102,21 @@ class InMemoryLoader:
 
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch as the model takes it."""
-        moved = batch.to(device)
+        moved = batch.to(device, non_blocking=True)
         moved.video = self.transform(moved.video, None, moved.num_frames)
         return moved
+
+
+def make_loader(
+    texts: Texts, videos: int, words: int, batch: int, model: FrozenInTime
+) -> InMemoryLoader:
+    """Return a loader of videos of noise, in the sizes that the model takes."""
+    vit = model.video_model
+    whole = make_batch(texts, videos, words, vit.num_frames, vit.input_res, torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    whole.video = torch.from_numpy(rng.integers(0, 256, whole.video.shape, dtype=np.uint8))
+    whole.num_frames = torch.full((videos,), vit.num_frames)
+    return InMemoryLoader(whole, [whole.rows(i, i + batch) for i in range(0, videos, batch)])
 
 
 @torch.no_grad()
@@ -132,7 +142,7 @@ def measure_case(
     """Compare the paths on videos of ``words`` OCR words each."""
     device = model.query_token.device
     precision = Precision("fp32", device)  # as the plain path
-    loader = InMemoryLoader(texts, asked.videos, words, asked.batch, model)
+    loader = make_loader(texts, asked.videos, words, asked.batch, model)
     evaluator = Evaluator(config.metrics, build_criterion(config, device), precision)
     plain = PlainFrozenInTime(model)
     found: dict[str, Tensor] = {}

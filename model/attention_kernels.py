@@ -1,12 +1,14 @@
-"""Divided space-time attention in Triton, read from and written to the layout of linear layers.
+"""Attention in Triton, read from and written to the layout of linear layers.
 
-What the plain formula copies into groups (model/grouped_attention.py) is here read where it lies:
-queries, keys and values once, and the output is written once. Softmax and sums are in float32; no
-atomic additions, so that results are equal to the bit from run to run.
+Divided space-time attention: what the plain formula copies into groups (model/grouped_attention.py)
+is here read where it lies, queries, keys and values once, and the output is written once. And
+attention within texts that lie end to end (model/packed_distilbert.py). Softmax and sums are in
+float32; no atomic additions, so that results are equal to the bit from run to run.
 
 Shapes: B clips, F frames, N patches a frame, S = 1 + F*N tokens, CLS first, then frame by frame;
-H heads of C channels; R parts of a clip's tokens, one a program, over which CLS's sums are put
-together: blocks of positions in attention over time, frames in attention over space.
+H heads of C channels; M tokens of all texts. The tokens of a clip are cut into parts, one a
+program, over which CLS's sums are put together: blocks of positions in attention over time, frames
+in attention over space.
 """
 
 from typing import Any
