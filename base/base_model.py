@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,15 +67,20 @@ class RetrievalModel(nn.Module, ABC):
 
     Attributes:
         video_key: see above.
+        fuses_modalities: whether ``video_key``'s embeddings are made of frames and words; then
+            ``embed_videos_apart`` has both, and a training batch may come without frames.
         frozen_word_encoder: whether training leaves the word encoder as it is, so that a word's
             vector holds for the whole run.
         training_only: arguments that don't change the forward pass of a model with given weights;
             those of nested objects with a dot.
+        branch_names: module of the model -> name of the branch that it belongs to.
     """
 
     video_key: str
+    fuses_modalities: bool = False
     frozen_word_encoder: bool = False
     training_only: ClassVar[frozenset[str]] = frozenset()
+    branch_names: ClassVar[dict[str, str]] = {}
 
     @classmethod
     @abstractmethod
@@ -192,9 +197,35 @@ class RetrievalModel(nn.Module, ABC):
         """
         return weights, []
 
+    def list_branches(self) -> dict[str, list[nn.Parameter]]:
+        """Return the trained parameters by branch; training logs each branch's gradient norm.
+
+        A branch is what ``branch_names`` calls the module that they belong to, and else that
+        module's own name.
+        """
+        branches: dict[str, list[nn.Parameter]] = {}
+        for name, weight in self.named_parameters():
+            if weight.requires_grad:
+                module = name.partition(".")[0]
+                branches.setdefault(self.branch_names.get(module, module), []).append(weight)
+        return branches
+
     def parameters_without_gradient(self) -> list[nn.Parameter]:
         """Return the weights that no training loss reaches, for they do not enter ``video_key``."""
         return []
+
+    def request_unimodal_embeds(self, modalities: Collection[str]) -> None:
+        """Let ``forward`` also return, in training, what it gives of one modality alone.
+
+        Under ``only_vision`` and ``only_ocr``, (B, D); not of a batch without frames.
+
+        Args:
+            modalities: ``vision``, ``ocr``, or both.
+
+        Raises:
+            UserError: this architecture can't.
+        """
+        raise UserError(f"trainer.unimodal_losses: {type(self).__name__} has none; set them to 0")
 
     def recompute_activations(self) -> None:
         """Let the backward pass compute the encoders' activations once more, not keep them.

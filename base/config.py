@@ -78,6 +78,17 @@ def parse_monitor(text: str) -> tuple[str, str] | None:
     return words[0], "val_loss_0" if words[1] == "val_loss" else words[1]
 
 
+class UnimodalLosses(ConfigModel):
+    """Weights of losses that a fusion's modalities have each on their own, beside the fused one."""
+
+    vision: float = Field(default=0.0, ge=0, description="Weight of the frames' own loss.")
+    ocr: float = Field(default=0.0, ge=0, description="Weight of the OCR words' own loss.")
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights that are not 0, by modality."""
+        return {name: weight for name, weight in self if weight}
+
+
 class TrainerConfig(ConfigModel):
     """How long to train, what to keep, and when to stop."""
 
@@ -116,6 +127,17 @@ class TrainerConfig(ConfigModel):
         ge=1,
         description="Videos that are encoded at a time, on each GPU; the loss is still that of the "
         "whole batch. null: all at once.",
+    )
+    ocr_warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        description="The first so many steps train a fusion on its OCR words alone: the frames are "
+        "neither encoded nor fused. Against modality collapse (docs/fusion.md).",
+    )
+    unimodal_losses: UnimodalLosses = Field(
+        default=UnimodalLosses(),
+        description="Losses of a fusion's modalities beside that of both, each of the embedding "
+        "by one modality alone, after the warm-up.",
     )
     precision: PrecisionName = Field(
         default="fp32",

@@ -7,9 +7,9 @@ Shapes: B videos, Q queries, U distinct words, L words of the longest video, S t
 layer, D width of the text models, E width of the common space (``projection_dim``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -57,6 +57,11 @@ class FrozenInTime(RetrievalModel):
         ocr_encoder_grad: Train the OCR word encoder; false: it stays as it is, without dropout, and
             each distinct word of a data set is encoded once for the whole run.
         fusion: Fusion layer, by its registered name.
+        ocr_encoder_init: Weights that the OCR word encoder starts from: those that text_params
+            names, which are drawn apart where nothing pretrained is loaded, or a copy of the query
+            encoder's.
+        type_embedding_std: Standard deviation of the start of the fusion layer's type embeddings;
+            1 as published, 0.02 as in BERT.
 
     Raises:
         UserError: a model or its weights can't be had, or the parts do not fit together.
@@ -64,10 +69,19 @@ class FrozenInTime(RetrievalModel):
 
     # The weights and the tokenizer say which text model it was.
     training_only = frozenset({
-        "load_checkpoint", "load_parts", "ocr_encoder_grad", "video_params.pretrained",
+        "load_checkpoint", "load_parts", "ocr_encoder_grad", "ocr_encoder_init",
+        "type_embedding_std", "video_params.pretrained",
         "video_params.vit_init", "video_params.time_init", "video_params.attention_style",
         "video_params.loading", "text_params.pretrained", "text_params.model", "text_params.input",
     })  # fmt: skip
+
+    branch_names: ClassVar[dict[str, str]] = {
+        "text_model": "text", "txt_proj": "text",
+        "video_model": "vision", "video_to_fusion": "vision", "vid_proj": "vision",
+        "ocr_model": "ocr", "ocr_pos_embeds": "ocr",
+        "fusion_model": "fusion", "fusion_proj": "fusion", "query_token": "fusion",
+        "type_embedding": "fusion",
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -82,6 +96,8 @@ class FrozenInTime(RetrievalModel):
         load_temporal_fix: TemporalFix = "zeros",
         ocr_encoder_grad: bool = True,
         fusion: str = DEFAULT_FUSION,
+        ocr_encoder_init: Literal["text_params", "query_encoder"] = "text_params",
+        type_embedding_std: Annotated[float, Field(ge=0)] = 1.0,
     ) -> None:
         for key, names in (("modalities", modalities), ("load_parts", load_parts or ())):
             if len(set(names)) < len(names):
@@ -94,20 +110,25 @@ class FrozenInTime(RetrievalModel):
         build_fusion, build_video = FUSIONS.get(fusion), VIDEO_ENCODERS.get(video_params.model)
         super().__init__()
         self.uses_vision, self.uses_ocr = "vision" in modalities, "ocr" in modalities
+        self.fuses_modalities = self.uses_vision and self.uses_ocr
         self.video_key = "fusion" if self.uses_ocr else "video"
         self.temporal_fix = load_temporal_fix
         self.frozen_word_encoder = self.uses_ocr and not ocr_encoder_grad
+        self.unimodal: tuple[str, ...] = ()  # modalities that are also embedded alone, in training
 
         self.text_model = load_text_model(text_params.model, text_params.pretrained)
         width = get_text_encoder(self.text_model).width
         if self.uses_ocr:
             self.ocr_model = load_text_model(text_params.model, text_params.pretrained)
+            if ocr_encoder_init == "query_encoder":
+                self.ocr_model.load_state_dict(self.text_model.state_dict())
             if self.frozen_word_encoder:
                 self.ocr_model.eval()
             self.fusion_model = build_fusion(width, fusion_heads)
             self.query_token = nn.Parameter(torch.zeros(1, width))
             if self.uses_vision:
                 self.type_embedding = nn.Embedding(NUM_TYPES, width)
+                self.type_embedding.weight.data *= type_embedding_std
                 self.ocr_pos_embeds = nn.Linear(TRACK_SIZE, width)
         if self.uses_vision:
             self.video_model = build_video(video_params)
@@ -131,19 +152,27 @@ class FrozenInTime(RetrievalModel):
         return encode_tokens(self.ocr_model, words)
 
     def embed_videos(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``video`` and/or ``fusion`` embeddings (B, E)."""
+        """Return ``video`` and/or ``fusion`` embeddings (B, E); of the words alone without frames.
+
+        In training also those that ``request_unimodal_embeds`` asked for.
+        """
         embeds, feature = {}, None
-        if self.uses_vision:
+        if self.uses_vision and not (self.fuses_modalities and batch.video is None):
             feature = self.video_model(batch.video)  # (B, width of the video encoder)
             embeds["video"] = self.vid_proj(feature)
         if self.uses_ocr:
-            embeds["fusion"] = self.fuse(batch.words, feature)
+            tokens, mask = self._build_fusion_tokens(batch.words, feature)
+            embeds["fusion"] = self._fuse_tokens(tokens, mask)
+            if self.training and feature is not None:
+                embeds |= {
+                    f"only_{name}": self._fuse_tokens(tokens, _mask_all_but(name, mask))
+                    for name in self.unimodal
+                }
         return embeds
 
     def fuse(self, words: Words, feature: Tensor | None) -> Tensor:
         """Return the fused embeddings (B, E) of words and, where frames are used, clip features."""
-        fused = self.fusion_model(*self._build_fusion_tokens(words, feature))
-        return self.fusion_proj(fused + self.query_token)
+        return self._fuse_tokens(*self._build_fusion_tokens(words, feature))
 
     def embed_videos_apart(self, batch: Batch) -> dict[str, Tensor]:
         """Return the embedding (B, E) that queries are compared with, and each side's where fused.
@@ -151,14 +180,15 @@ class FrozenInTime(RetrievalModel):
         ``vision`` and ``ocr`` are fused embeddings where the fusion layer may not attend to the
         video feature, or to the words.
         """
-        if not (self.uses_vision and self.uses_ocr):
+        if not self.fuses_modalities:
             return {"whole": self.embed_videos(batch)[self.video_key]}
         tokens, mask = self._build_fusion_tokens(batch.words, self.video_model(batch.video))
-        masks = {"whole": mask, "vision": mask.clone(), "ocr": mask.clone()}
-        masks["vision"][:, 1] = False
-        masks["ocr"][:, 2:] = False
-        fused = {name: self.fusion_model(tokens, mask) for name, mask in masks.items()}
-        return {name: self.fusion_proj(out + self.query_token) for name, out in fused.items()}
+        masks = {
+            "whole": mask,
+            "vision": _mask_all_but("ocr", mask),
+            "ocr": _mask_all_but("vision", mask),
+        }
+        return {name: self._fuse_tokens(tokens, mask) for name, mask in masks.items()}
 
     def attend_to_words(self, batch: Batch) -> Tensor | None:
         """Return the shares (B, S) of the fusion layer's ``attention``; None where it has none."""
@@ -220,7 +250,7 @@ class FrozenInTime(RetrievalModel):
         With these frozen, DistributedDataParallel needs no ``find_unused_parameters``, which
         searches the graph in every step.
         """
-        unused = [self.vid_proj] if self.uses_vision and self.uses_ocr else []
+        unused = [self.vid_proj] if self.fuses_modalities else []
         unused += [self.ocr_model] if self.frozen_word_encoder else []
         for text_model in self._text_models():
             unused += get_text_encoder(text_model).find_unused_parts().values()
@@ -257,27 +287,42 @@ class FrozenInTime(RetrievalModel):
         else:
             self.video_model.compile(backend=backend)
 
+    def request_unimodal_embeds(self, modalities: Collection[str]) -> None:
+        """Let ``forward`` return ``only_vision`` and ``only_ocr`` in training.
+
+        They are fused embeddings where the fusion layer may attend to one modality alone. A model
+        of one modality has none beside its own.
+        """
+        self.unimodal = tuple(modalities) if self.fuses_modalities else ()
+
+    def _fuse_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the embeddings (B, E) of what ``_build_fusion_tokens`` gives."""
+        return self.fusion_proj(self.fusion_model(tokens, mask) + self.query_token)
+
     def _text_models(self) -> list[nn.Module]:
         return [self.text_model, self.ocr_model] if self.uses_ocr else [self.text_model]
 
     def _build_fusion_tokens(self, words: Words, feature: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, S, D), query token, video feature, words; and their mask (B, S)."""
+        """Tokens (B, S, D), query token, video feature if any, words; and their mask (B, S)."""
         vectors = words.vectors  # (U, D)
         if vectors is None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_word_encoder):
                 vectors = encode_words(self.ocr_model, words)
         word_tokens = F.embedding(words.index, vectors)  # (B, L, D)
         tokens = [self.query_token.expand(len(words.index), 1, -1), word_tokens]
-        if feature is not None:
+        if self.uses_vision:
             tokens[1] = word_tokens + self.ocr_pos_embeds(words.tracks)
+        if feature is not None:
             tokens.insert(1, self.video_to_fusion(feature)[:, None])
         always = words.mask.new_ones(len(words.mask), len(tokens) - 1)
         tokens, mask = torch.cat(tokens, dim=1), torch.cat((always, words.mask), dim=1)
-        if feature is not None:
+        if self.uses_vision:
             # Without an index of types, which would be written number by number, each time waiting
             # until the GPU has encoded the clips.
             query, video, word = self.type_embedding.weight.split(1)
-            tokens = tokens + torch.cat((query, video, word.expand(tokens.shape[1] - 2, -1)))
+            first = (query,) if feature is None else (query, video)
+            word = word.expand(tokens.shape[1] - len(first), -1)
+            tokens = tokens + torch.cat((*first, word))
         return tokens, mask
 
     def _add_projections(self, projection: str, dim: int, width: int) -> None:
@@ -295,6 +340,14 @@ class FrozenInTime(RetrievalModel):
                 f'these have {video_width} and {width}; use "minimal"'
             )
         self.vid_proj = self.fusion_proj = nn.Identity()
+
+
+def _mask_all_but(modality: str, mask: Tensor) -> Tensor:
+    """Return a fusion's mask (B, S) that hides the words, or the video feature, too."""
+    alone = mask.clone()
+    alone[:, 2:] &= modality == "ocr"
+    alone[:, 1] &= modality == "vision"
+    return alone
 
 
 def _build_query_projection(projection: str, width: int, dim: int) -> nn.Module:

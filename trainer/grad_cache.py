@@ -4,7 +4,7 @@ Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited S
 2101.06983, section 3. Shapes: B videos of this process and as many queries.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -14,8 +14,8 @@ from base.batch import Batch
 from utils.precision import Precision
 from utils.seed import get_device_random_states, restore_device_random_states
 
-# Embeddings of queries and videos (B, E) -> loss, and logits of all processes.
-ComputeLoss = Callable[[Tensor, Tensor, Batch], tuple[Tensor, Tensor]]
+# Embeddings (B, E) of queries and videos by name -> loss, and logits of all processes.
+ComputeLoss = Callable[[dict[str, Tensor], Batch], tuple[Tensor, Tensor]]
 
 
 class GradientCache:
@@ -26,20 +26,22 @@ class GradientCache:
     its gradient on.
     """
 
-    def __init__(
-        self, chunk_size: int, network: nn.Module, video_key: str, precision: Precision
-    ) -> None:
+    def __init__(self, chunk_size: int, keys: Sequence[str], precision: Precision) -> None:
         self.chunk_size = chunk_size
-        self.network = network
-        self.video_key = video_key
+        self.keys = keys  # of the embeddings that the loss takes
         self.precision = precision
 
     def backward(
-        self, batch: Batch, compute_loss: ComputeLoss, is_usable: Callable[[Tensor], bool]
+        self,
+        network: nn.Module,
+        batch: Batch,
+        compute_loss: ComputeLoss,
+        is_usable: Callable[[Tensor], bool],
     ) -> tuple[Tensor, Tensor]:
         """Add the loss's gradients to the parameters'; returns the loss and the logits, detached.
 
         Args:
+            network: computes the embeddings: the model, or DistributedDataParallel around it.
             is_usable: asked before the second pass, which is left out where it says no.
         """
         size = self.chunk_size
@@ -48,24 +50,25 @@ class GradientCache:
         with torch.no_grad():
             for chunk in chunks:
                 states.append(get_device_random_states())
-                embeds.append(self._embed(getattr(self.network, "module", self.network), chunk))
-        text, video = (torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True))
-        loss, logits = compute_loss(text, video, batch)
+                embeds.append(self._embed(getattr(network, "module", network), chunk))
+        joined = {key: torch.cat([part[key] for part in embeds]) for key in embeds[0]}
+        leaves = [rows.requires_grad_() for rows in joined.values()]
+        loss, logits = compute_loss(joined, batch)
         if not is_usable(loss):
             return loss.detach(), logits
         self.precision.backward(loss)
         after = get_device_random_states()
-        grads = zip(text.grad.split(size), video.grad.split(size), strict=True)
+        grads = zip(*(leaf.grad.split(size) for leaf in leaves), strict=True)
         for number, (chunk, state, grad) in enumerate(zip(chunks, states, grads, strict=True)):
             restore_device_random_states(state)
             # Gradients add up in the parameters; only the last chunk's pass exchanges them.
             is_last = number == len(chunks) - 1
-            with nullcontext() if is_last else getattr(self.network, "no_sync", nullcontext)():
-                torch.autograd.backward(self._embed(self.network, chunk), grad)
+            with nullcontext() if is_last else getattr(network, "no_sync", nullcontext)():
+                torch.autograd.backward(tuple(self._embed(network, chunk).values()), grad)
         restore_device_random_states(after)
         return loss.detach(), logits
 
-    def _embed(self, network: nn.Module, chunk: Batch) -> tuple[Tensor, Tensor]:
+    def _embed(self, network: nn.Module, chunk: Batch) -> dict[str, Tensor]:
         with self.precision.autocast():
             embeds = network(chunk)
-        return embeds["text"], embeds[self.video_key]
+        return {key: embeds[key] for key in self.keys if key in embeds}

@@ -205,10 +205,46 @@ def _transformers_schedule(name: str) -> Callable[..., LRScheduler]:
     return build
 
 
-STEP_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup")
-for _name in STEP_SCHEDULES:
+_OF_TRANSFORMERS = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
+)  # fmt: skip
+STEP_SCHEDULES = (*_OF_TRANSFORMERS, "warmup_stable_decay")
+for _name in _OF_TRANSFORMERS:
     LR_SCHEDULERS.register(_name, provided=("optimizer", "total_steps"))(
         _transformers_schedule(_name)
+    )
+
+
+@LR_SCHEDULERS.register("warmup_stable_decay", provided=("optimizer", "total_steps"))
+def warmup_stable_decay(
+    optimizer: torch.optim.Optimizer,
+    total_steps: int,
+    num_warmup_steps: WarmupSteps = 0,
+    num_decay_steps: Annotated[
+        int | None, Field(ge=1, description="Last steps, of linear decay to 0; null: 30 % of all.")
+    ] = None,
+    num_training_steps: TrainingSteps = None,
+) -> LRScheduler:
+    """Linear warm-up, the full rate, and a linear decay to 0, by steps.
+
+    Hu et al., "MiniCPM", arXiv 2404.06395, section 4.
+    """
+    from transformers import get_wsd_schedule
+
+    steps = num_training_steps or total_steps
+    left = max(0, steps - num_warmup_steps)
+    if num_decay_steps is not None and num_decay_steps > left:
+        raise UserError(
+            f"lr_scheduler.args: {num_warmup_steps} steps of warm-up and {num_decay_steps} of "
+            f"decay are more than the {steps} steps of the run"
+        )
+    decay = min(round(0.3 * steps), left) if num_decay_steps is None else num_decay_steps
+    return get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=num_warmup_steps,
+        num_decay_steps=decay,
+        num_training_steps=steps,
+        decay_type="linear",
     )
 
 

@@ -8,9 +8,9 @@ import itertools
 import logging
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +29,7 @@ from evaluation.embedding_cache import WordVectorCache
 from evaluation.evaluator import Evaluation, Evaluator
 from evaluation.prefetch import move_to_device, prefetch_to_device
 from trainer.checkpointing import LAST, SAVE, STOP, Progress, SaveSchedule, TrainingState
+from trainer.collapse import CollapseWatch, measure_modalities
 from trainer.grad_cache import GradientCache
 from trainer.optim import Schedule
 from trainer.out_of_memory import ChunkSizeFinder, GpuMemory
@@ -62,7 +63,8 @@ class Step:
     Attributes:
         turn: loader and number of samples.
         ids: the videos of this process.
-        numbers: (4,) loss, norm of the gradient, mean logit of the right pairs and of the others.
+        numbers: (4 + branches,) loss, mean logit of the right pairs and of the others, norm of the
+            gradient and of each branch's.
         lr: learning rate of the first parameter group.
     """
 
@@ -111,11 +113,16 @@ class Trainer(BaseTrainer):
         self.run_dir = run_dir
         self.settings = settings
         self.device = evaluator.device
-        size = settings.chunk_size
-        parts = (network, model.video_key, precision)
+        self.unimodal_losses = settings.unimodal_losses.weights()
+        if self.unimodal_losses:
+            model.request_unimodal_embeds(self.unimodal_losses)
+        size, only = settings.chunk_size, [f"only_{name}" for name in self.unimodal_losses]
+        parts = ("text", model.video_key, *only), precision
         self.grad_cache = None if size is None else GradientCache(size, *parts)
         memory = GpuMemory(self.device)
         self.chunk_finder = ChunkSizeFinder(model, precision, optimizer, size, memory)
+        self.branches = model.list_branches()
+        self.collapse_watch = CollapseWatch()
         self.word_vectors = WordVectorCache(model)
         self.progress = Progress()
         self.report = DataReport()
@@ -181,6 +188,9 @@ class Trainer(BaseTrainer):
                     numbers = self.train_step(moved)
                 lr = self.optimizer.param_groups[0]["lr"]
                 self.steps.append(Step(turn, batch.ids, numbers, lr))
+                is_last = self.progress.batches + len(self.steps) == len(plan)
+                if is_last and self.model.fuses_modalities:
+                    self._measure_modalities(moved)
                 if self.schedule is not None and self.is_usable(numbers[0]):
                     self.schedule.finish_step()
                 self.tracker.finish_batch(turn[1])
@@ -189,7 +199,15 @@ class Trainer(BaseTrainer):
                     bar.set_postfix(loss=f"{self._read_steps():.3f}")
                 self._save_or_stop()
         self._read_steps()
-        return self.progress.mean_losses() | self.progress.means()
+        means = self.progress.means()
+        self.collapse_watch.check(means)
+        return self.progress.mean_losses() | means
+
+    def _measure_modalities(self, batch: Batch) -> None:
+        """Add to the epoch's numbers what each modality contributes, measured on its last batch."""
+        with self.precision.set_tf32(), self.precision.autocast():
+            parts = self.model, batch, self.compute_loss, self.settings.chunk_size
+            self.progress.add(measure_modalities(*parts))
 
     def train_step(self, batch: Batch) -> Tensor:
         """Take one optimizer step; returns its numbers (see ``Step``) on the device.
@@ -197,48 +215,71 @@ class Trainer(BaseTrainer):
         A loss that is not finite changes no weight.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        network, alike = self.network, self.criterion.parameters()
+        if self.trains_words_alone:
+            # Its vision branch gets no gradient, which DistributedDataParallel would wait for.
+            batch, network = replace(batch, video=None, num_frames=None), self.model
+            alike = itertools.chain(alike, self.model.parameters())
         with self.precision.set_tf32():
             if self.grad_cache is None:
                 with self.precision.autocast():
-                    embeds = self.network(batch)
-                video = embeds[self.model.video_key]
-                loss, logits = self.compute_loss(embeds["text"], video, batch)
+                    embeds = network(batch)
+                loss, logits = self.compute_loss(embeds, batch)
                 if self.is_usable(loss):
                     self.precision.backward(loss)
             else:
-                parts = batch, self.compute_loss, self.is_usable
+                parts = network, batch, self.compute_loss, self.is_usable
                 loss, logits = self.grad_cache.backward(*parts)
-            norm = loss.new_full((), math.nan)
+            norms = loss.new_full((1 + len(self.branches),), math.nan)
             if self.is_usable(loss):
-                average_gradients(self.criterion.parameters())
-                norm = self.clip_and_step(loss)
-        return torch.stack([loss.detach(), norm, *compute_pair_means(logits)])
+                average_gradients(alike)
+                norms = self.clip_and_step(loss)
+        return torch.cat([torch.stack([loss.detach(), *compute_pair_means(logits)]), norms])
 
-    def compute_loss(self, text: Tensor, video: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    @property
+    def trains_words_alone(self) -> bool:
+        """Whether the next step is one of the warm-up of a fusion's OCR branch."""
+        step = self.progress.step + len(self.steps)
+        return self.model.fuses_modalities and step < self.settings.ocr_warmup_steps
+
+    def compute_loss(self, embeds: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of the joint batch of all processes, and its logits, detached.
 
         Args:
-            text: (B, E), of this process.
-            video: (B, E), likewise.
+            embeds: (B, E) each, of this process: ``text``, ``video_key``'s, and those by one
+                modality alone that there are losses for.
             batch: says how many of them are real, and which captions are equal.
+
+        Returns:
+            The loss, unimodal losses included; the logits of ``video_key``'s.
         """
         count = len(batch) - batch.num_fillers
-        text, video = (self.precision.to_full(part)[:count] for part in (text, video))
-        caption_ids = batch.query.hash_texts()[:count]
-        return self.criterion(gather(text), gather(video), gather(caption_ids))
+        caption_ids = gather(batch.query.hash_texts()[:count])
+
+        def gather_rows(key: str) -> Tensor:
+            return gather(self.precision.to_full(embeds[key])[:count])
+
+        text = gather_rows("text")
+        loss, logits = self.criterion(text, gather_rows(self.model.video_key), caption_ids)
+        for name, weight in self.unimodal_losses.items():
+            if f"only_{name}" in embeds:
+                own, _ = self.criterion(text, gather_rows(f"only_{name}"), caption_ids)
+                loss = loss + weight * own
+        return loss, logits
 
     def is_usable(self, loss: Tensor) -> bool:
         """Whether to go on to the weights: a look at the loss, where looking is free."""
         return not self.looks_at_every_loss or bool(loss.isfinite())
 
     def clip_and_step(self, loss: Tensor) -> Tensor:
-        """Let the optimizer step; returns the norm of the gradients before clipping."""
+        """Let the optimizer step; returns the gradients' norms before clipping (see ``Step``)."""
         unless = None
         if not self.looks_at_every_loss:
             is_bad = (~loss.detach().isfinite()).float()
             self.has_diverged = torch.maximum(self.has_diverged, is_bad)
             unless = self.has_diverged
-        return self.precision.step(self.optimizer, self.settings.clip_grad_norm, unless)
+        limit, branches = self.settings.clip_grad_norm, list(self.branches.values())
+        return self.precision.step(self.optimizer, limit, unless, branches)
 
     def _read_batches(self, turns: Sequence[Turn]) -> Iterator[tuple[BaseDataLoader, Batch]]:
         """Yield the batches of an epoch's turns as they are read."""
@@ -263,7 +304,7 @@ class Trainer(BaseTrainer):
         if not steps:
             return math.nan
         values = torch.stack([step.numbers for step in steps]).tolist()
-        for step, (loss, norm, positive, negative) in zip(steps, values, strict=True):
+        for step, (loss, positive, negative, norm, *norms) in zip(steps, values, strict=True):
             if not math.isfinite(loss):
                 self._skip_or_raise(step, loss)
                 continue
@@ -272,6 +313,9 @@ class Trainer(BaseTrainer):
                 "gradient_norm": norm,
                 "similarity_positive": positive,
                 "similarity_negative": negative,
+            } | {
+                f"gradient_norm_{branch}": value
+                for branch, value in zip(self.branches, norms, strict=True)
             }
             self.progress.finish_batch(*step.turn, loss)
             self.progress.add(numbers)

@@ -3,12 +3,12 @@
 Weights, their gradients, embeddings, the similarity and the loss are float32 in each of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.errors import UserError
 
@@ -76,8 +76,9 @@ class Precision:
         optimizer: torch.optim.Optimizer,
         max_norm: float | None,
         unless: Tensor | None = None,
+        branches: Sequence[Sequence[nn.Parameter]] = (),
     ) -> Tensor:
-        """Clip the gradients and let the optimizer step; returns their norm before clipping.
+        """Clip the gradients and let the optimizer step; returns their norms before clipping.
 
         In ``fp16`` a step whose gradients overflowed is left out and the scale is lowered.
 
@@ -89,15 +90,19 @@ class Precision:
         """
         self.scaler.unscale_(optimizer)
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        grads = [weight.grad for weight in weights if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm, *norms = (measure_gradient_norm(part) for part in (weights, *branches))
         if max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
+            nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
         if unless is not None:
             optimizer.grad_scale, optimizer.found_inf = None, unless  # as torch's scaler does
         self.scaler.step(optimizer)
         self.scaler.update()
-        return norm
+        return torch.stack([norm, *(part.to(norm) for part in norms)])
+
+
+def measure_gradient_norm(weights: Iterable[nn.Parameter]) -> Tensor:
+    """Return the norm () of the gradients of some parameters together; 0 where none has one."""
+    return nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
 
 
 def _set_tf32(matmul: str, cudnn: bool) -> None:

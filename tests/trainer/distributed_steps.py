@@ -1,11 +1,13 @@
 """A command for tests: three training steps by as many processes as there are.
 
-    distributed_steps.py TEXT_MODEL OUT CHUNK_SIZE
+    distributed_steps.py TEXT_MODEL OUT CHUNK_SIZE SETTINGS
 
-Each batch is split as the loader does it. The first process writes losses, gradients and weights,
-and the vectors that the last one had of texts before them.
+SETTINGS are others of the trainer, as JSON. Each batch is split as the loader does it. The first
+process writes losses, gradients and weights, and the vectors that the last one had of texts before
+them.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -65,10 +67,11 @@ def own_part(batch, place: DistInfo):
 
 def main() -> None:
     text_model, out, chunk_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    settings = json.loads(sys.argv[4])
     device = torch.device("cpu")
     torch.set_num_threads(1)
     with process_group(device, timeout_s=60) as place:
-        model = build(text_model).double()  # in evaluation mode: no dropout
+        model = build(text_model).double().train()  # the text model has no dropout
         for weight in model.parameters_without_gradient():
             weight.requires_grad_(False)
         encode = model.encode_words, Precision("fp32", device)
@@ -78,13 +81,14 @@ def main() -> None:
         learned = [*model.named_parameters(), *criterion.named_parameters(prefix="criterion")]
         optimizer = adamw(learned, lr=1e-3)
         trainer = make_step_trainer(
-            model, criterion, wrapped, optimizer, chunk_size=chunk_size or None
+            model, criterion, wrapped, optimizer, chunk_size=chunk_size or None, **settings
         )
         done = {"losses": [], "gradients": []}
         done["vectors"] = gather_objects([table.vectors for table in tables])[-1]
         for size in BATCHES:
             batch = own_part(joined_batch(size), place)
             done["losses"].append(trainer.train_step(batch)[0].item())
+            trainer.progress.step += 1
             grads = {n: w.grad.clone() for n, w in learned if w.grad is not None}
             done["gradients"].append(grads)
         if place.is_main:

@@ -29,8 +29,8 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
 
 
-def step(model, size: int | None, batch) -> float:
-    trainer = make_step_trainer(model, NormSoftmaxLoss(), chunk_size=size)
+def step(model, size: int | None, batch, **settings) -> float:
+    trainer = make_step_trainer(model, NormSoftmaxLoss(), chunk_size=size, **settings)
     return trainer.train_step(batch)[0].item()
 
 
@@ -43,6 +43,24 @@ def test_chunks_give_the_whole_batchs_gradients(tmp_path, size):
     assert step(model, size, batch) == pytest.approx(value, abs=1e-12)
     chunked = gradients(model)
     assert chunked.keys() == whole.keys() and len(whole) > 30
+    for name, grad in whole.items():
+        torch.testing.assert_close(chunked[name], grad, atol=1e-11, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"unimodal_losses": {"vision": 0.5, "ocr": 2.0}}, {"ocr_warmup_steps": 1}]
+)
+def test_chunks_of_a_fusions_own_steps_give_the_whole_batchs_gradients(tmp_path, settings):
+    model, batch = made(tmp_path)
+    plain = step(model, None, batch)
+    model.zero_grad(set_to_none=True)
+    value = step(model, None, batch, **settings)
+    whole = gradients(model)
+    model.zero_grad(set_to_none=True)
+    assert step(model, 2, batch, **settings) == pytest.approx(value, abs=1e-12)
+    assert abs(value - plain) > 1e-3
+    chunked = gradients(model)
+    assert chunked.keys() == whole.keys() and len(whole) > 20
     for name, grad in whole.items():
         torch.testing.assert_close(chunked[name], grad, atol=1e-11, rtol=1e-9)
 

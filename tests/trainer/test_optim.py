@@ -97,6 +97,17 @@ def test_schedules_of_transformers_advance_by_steps(name, expected):
     assert flat(rates(name, num_warmup_steps=2)) == pytest.approx([*WARM, *expected])
 
 
+def test_the_rate_stays_between_warm_up_and_decay():
+    used = flat(rates("warmup_stable_decay", num_warmup_steps=2, num_decay_steps=4))
+    assert used == pytest.approx([*WARM, *[1] * 6, 1, 0.75, 0.5, 0.25])
+    used = flat(rates("warmup_stable_decay", num_warmup_steps=2))  # 30 % of 12: 4
+    assert used == pytest.approx([*WARM, *[1] * 6, 1, 0.75, 0.5, 0.25])
+    used = flat(rates("warmup_stable_decay", num_warmup_steps=24))  # as long as the run, and more
+    assert used == pytest.approx([step / 24 for step in range(12)])
+    with pytest.raises(UserError, match="8 steps of warm-up and 5 of decay .* the 12 steps"):
+        rates("warmup_stable_decay", num_warmup_steps=8, num_decay_steps=5)
+
+
 def test_the_length_of_a_step_schedule_is_the_run_or_what_is_given():
     assert flat(rates("linear"))[6] == pytest.approx(0.5)
     assert flat(rates("linear", num_training_steps=24))[6] == pytest.approx(0.75)

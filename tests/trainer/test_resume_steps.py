@@ -93,6 +93,15 @@ def whole_run(config, folder: Path) -> Path:
     return folder
 
 
+FUSION_OPTIONS = [
+    'lr_scheduler={"type": "warmup_stable_decay", "args": {"num_decay_steps": 2}}',
+    "trainer.ocr_warmup_steps=2",
+    'trainer.unimodal_losses={"vision": 1.0, "ocr": 0.5}',
+    "arch.args.ocr_encoder_init=query_encoder",
+    "arch.args.type_embedding_std=0.02",
+]
+
+
 @pytest.mark.parametrize(
     ("more", "steps", "stops"),
     [
@@ -108,7 +117,20 @@ def whole_run(config, folder: Path) -> Path:
     ],
 )
 def test_stopped_at_steps(more, steps, stops, make_config, dropout_text_model, tmp_path):
-    config = config_of(make_config, dropout_text_model, *more)
+    check_stops(config_of(make_config, dropout_text_model, *more), steps, stops, tmp_path)
+
+
+def test_a_fusion_stopped_in_its_warm_up_and_at_an_epochs_end(
+    make_config, dropout_text_model, tmp_path
+):
+    """Step 3 is the end of an epoch, on whose batch the modalities are measured."""
+    config = config_of(make_config, dropout_text_model, *FUSION_OPTIONS, kind="fusion")
+    check_stops(config, 6, (1, 2, 3, 5), tmp_path)
+    assert "attention_ocr" in metrics(tmp_path / "parts")[1]
+
+
+def check_stops(config, steps: int, stops: tuple[int, ...], tmp_path: Path) -> None:
+    """Stop a run at each of some steps, and compare it in the end with one that never stopped."""
     whole, folder = whole_run(config, tmp_path / "whole"), tmp_path / "parts"
     for number, stop in enumerate([*stops, None]):
         trainer = made(config, folder)

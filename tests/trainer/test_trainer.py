@@ -138,9 +138,9 @@ def spoil_losses(trainer, is_spoilt, value=math.nan):
     """Multiply the training losses of some calls, counted from 1, with a value."""
     compute_loss, calls = trainer.compute_loss, []
 
-    def spoiling(text, video, batch):
+    def spoiling(embeds, batch):
         calls.append(1)
-        loss, logits = compute_loss(text, video, batch)
+        loss, logits = compute_loss(embeds, batch)
         return loss * (value if is_spoilt(len(calls)) else 1.0), logits
 
     trainer.compute_loss = spoiling
