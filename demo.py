@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from utils.cli import run_cli
 from utils.errors import UserError
 from utils.files import write_json
+from utils.run_dir import CONFIG_NAME
 
 MODALITIES = ("fusion", "vision", "ocr")
 COLUMNS = {"R1": "R@1", "R5": "R@5", "R10": "R@10", "MedR": "MedR"}
@@ -52,6 +53,11 @@ def run_command(*command: str | Path) -> None:
         raise UserError(f"the demonstration stopped: the command above ended with code {code}")
 
 
+def make_dataset_overrides(data: Path) -> list[str]:
+    """Return the ``--set`` changes that let a configuration of the demonstration use ``data``."""
+    return [f"data_loader.args.data_dir={data}", f"arch.args.text_params.model={data}/text_model"]
+
+
 def train_and_test(modality: str, out: Path, changes: list[str]) -> None:
     """Train one configuration afresh in ``out/modality`` and test its last checkpoint there."""
     folder = out / modality
@@ -72,9 +78,8 @@ def measure_understanding(similarity: NDArray, labels: NDArray) -> float:
     return 100.0 * float(np.mean(labels[similarity.argmax(axis=1)] == labels))
 
 
-def read_results(modality: str, out: Path, labels: dict[str, NDArray]) -> dict[str, Any]:
-    """Return a tested model's metrics and what it has understood."""
-    folder = out / modality
+def read_results(folder: Path, labels: dict[str, NDArray]) -> dict[str, Any]:
+    """Return the metrics of the model tested in ``folder``, and what it has understood."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     similarity = np.load(folder / "sim_matrix.npy", allow_pickle=False)
     return {
@@ -136,22 +141,21 @@ def main() -> None:
     arguments, start = parse_arguments(), time.monotonic()
     data, out = arguments.data, arguments.out
     run_command("-m", "tools.make_data", "--out", data, *shlex.split(arguments.make))
-    changes = [
-        f"data_loader.args.data_dir={data}",
-        f"arch.args.text_params.model={data / 'text_model'}",
-        *arguments.changes,
-    ]
+    changes = [*make_dataset_overrides(data), *arguments.changes]
     for modality in MODALITIES:
         train_and_test(modality, out, changes)
     labels, ceiling = read_labels(data)
-    results = {modality: read_results(modality, out, labels) for modality in MODALITIES}
+    results = {modality: read_results(out / modality, labels) for modality in MODALITIES}
     results["ceiling_R1"] = ceiling
+    results["seed"] = json.loads((out / "fusion" / CONFIG_NAME).read_text(encoding="utf-8"))["seed"]
     write_json(out / "results.json", results)
     shutil.copyfile(out / "fusion" / "sim_matrix.npy", out / "sim_matrix.npy")
     index = index_videos(data, out)
     minutes = (time.monotonic() - start) / 60
     sys.stdout.write(
-        f"\n{format_table(results)}\n\n{out / 'results.json'}; {minutes:.1f} minutes\n"
+        f"\n{format_table(results)}\n"
+        f"seed {results['seed']}; another by --set seed=1, nine by python -m benchmarks.seeds\n"
+        f"\n{out / 'results.json'}; {minutes:.1f} minutes\n"
     )
     sys.stdout.write(f"\n{format_search_commands(index)}")
 

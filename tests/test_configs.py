@@ -43,7 +43,8 @@ DATA_SETS = {
     "WebVid_ocr": ["WebVid"],
     "YouCook2_ocr": ["YouCook2"],
 }
-ABLATIONS = [path for path in FILES if path.stem not in DATA_SETS]
+RECIPE = "published_recipe"  # the demonstration's fusion, trained as TextVR was
+ABLATIONS = [path for path in FILES if path.stem not in (*DATA_SETS, RECIPE)]
 
 
 def name_of(path: Path) -> str:
@@ -112,6 +113,16 @@ def test_an_ablation_is_a_diff_of_ten_lines_named_for_what_it_changes(path):
     assert len(path.read_text().splitlines()) <= 10
     assert data["extends"] == path.name.replace(path.stem.split("_")[-1], "fusion")
     assert data["arch"]["args"]["modalities"] == [path.stem.split("_")[-1]]
+
+
+def test_the_published_recipe_has_none_of_what_helps_against_collapse():
+    configs = [CONFIGS / "TextVR_fusion.json", CONFIGS / f"demo/{RECIPE}.json"]
+    for config in map(load_config, configs):
+        arch = config.arch.kwargs()
+        assert (arch["ocr_encoder_init"], arch["type_embedding_std"]) == ("text_params", 1.0)
+        assert config.trainer.ocr_warmup_steps == 0 and not config.trainer.unimodal_losses.weights()
+    mended = load_config(CONFIGS / "demo/fusion.json")
+    assert mended.trainer.ocr_warmup_steps and mended.trainer.unimodal_losses.weights()
 
 
 @pytest.mark.parametrize("name", DATA_SETS)

@@ -54,7 +54,8 @@ def test_the_whole_demonstration_in_small(tmp_path):
     done = subprocess.run([*command, *small], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(results) == {"fusion", "vision", "ocr", "ceiling_R1"}
+    assert set(results) == {"fusion", "vision", "ocr", "ceiling_R1", "seed"}
+    assert results["seed"] == 0 and "\nseed 0; another by --set seed=1" in done.stdout
     keys = {"t2v", "v2t", "right_look", "right_word"}
     assert all(set(results[modality]) == keys for modality in demo.MODALITIES)
     assert np.load(tmp_path / "out" / "sim_matrix.npy").shape == (8, 8)

@@ -322,7 +322,7 @@ def test_the_demonstration_trains_as_before(tmp_path):
         f"arch.args.text_params.model={data}/text_model",
     )
     words = [word for change in changes for word in ("--set", change)]
-    command = ["train.py", "-c", "configs/demo/fusion.json", "--run_dir", run_dir, *words]
+    command = ["train.py", "-c", "configs/demo/published_recipe.json", "--run_dir", run_dir, *words]
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
     wait_for(lambda: (run_dir / "metrics.jsonl").exists() or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
