@@ -94,6 +94,7 @@ def test_the_base_sizes_are_those_of_the_paper():
 def test_the_published_values():
     config = load_config(CONFIGS / "TextVR_fusion.json")
     group = config.optimizer.kwargs()
+    assert config.optimizer.type == "TransformersAdamW"
     assert (group["lr"], group["betas"]) == (3e-5, (0.9, 0.999))
     assert (group["eps"], group["weight_decay"]) == (1e-6, 0.0)
     assert config.lr_scheduler is None and config.loss.kwargs() == {"temperature": 0.05}
@@ -140,6 +141,13 @@ def test_a_data_set_is_a_diff_of_twenty_lines(name):
         recipe = args.tsfm_params and args.tsfm_params.recipe
         assert recipe in (None, "frozen_in_time")
         assert args.split == ("test" if "Directory" in name else "train")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_what_follows_a_published_recipe_has_its_optimizer(path):
+    """All published files name the AdamW of transformers; the demonstration has torch's."""
+    expected = "AdamW" if path.parent.name == "demo" else "TransformersAdamW"
+    assert load_config(path).optimizer.type == expected
 
 
 def test_every_data_set_has_a_configuration():

@@ -315,7 +315,7 @@ class TrainingState:
         own = self.schedule.scheduler.state_dict() if self.schedule else {}
         if own.keys() != (state["scheduler"] or {}).keys():
             raise CheckpointError(f"{path}: its lr_scheduler is another than the configuration's")
-        self._check_optimizer(state["optimizer"], path)
+        self._check_optimizer(state, path)
         load_criterion(self.criterion, state, path)
         fit_weights(self.model, get_weights(state, path), path)
         try:
@@ -351,9 +351,17 @@ class TrainingState:
     def _check_optimizer(self, state: dict[str, Any], path: Path) -> None:
         """Refuse another optimizer's state; say which settings will be others than configured."""
         wanted = [_get_settings(group) for group in self.optimizer.param_groups]
-        kept = [_get_settings(group) for group in state["param_groups"]]
-        if [group.keys() for group in wanted] != [group.keys() for group in kept]:
-            raise CheckpointError(f"{path}: its optimizer is of another kind than optimizer.type")
+        kept = [_get_settings(group) for group in state["optimizer"]["param_groups"]]
+        # AdamW and TransformersAdamW keep the same numbers and step otherwise.
+        own, its = (_get_optimizer_type(config) for config in (self.config, state.get("config")))
+        other_type = None not in (own, its) and own != its
+        if other_type or [group.keys() for group in wanted] != [group.keys() for group in kept]:
+            names = f" ({its} in place of {own})" if other_type else ""
+            raise CheckpointError(
+                f"{path}: its optimizer is of another kind than optimizer.type{names}; resume with "
+                "-r alone, by the checkpoint's own configuration, or start a new run from these "
+                "weights with arch.args.load_checkpoint"
+            )
         for new, old in zip(wanted, kept, strict=True):
             for name in (name for name in new if new[name] != old[name]):
                 logger.warning(
@@ -364,6 +372,14 @@ class TrainingState:
                     new[name],
                     old[name],
                 )
+
+
+def _get_optimizer_type(config: Any) -> str | None:
+    """Return ``optimizer.type`` of a resolved configuration, where there is one."""
+    try:
+        return config["optimizer"]["type"]
+    except (KeyError, TypeError):
+        return None
 
 
 _NOT_SETTINGS = ("params", "param_names", "fused")

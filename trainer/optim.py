@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules by name.
 
-AdamW's defaults are those of the library that the published run used: eps 1e-6, no decay. A step is
-one fused kernel, which reads and writes each value once; which one it is stays out of checkpoints.
+``AdamW`` has torch's rule, ``TransformersAdamW`` that of the published runs; the defaults of both
+are those of the published runs' library: eps 1e-6, no decay. A step is one fused kernel, which
+reads and writes each value once; which one it is stays out of checkpoints.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from base.config import ConfigModel
 from base.registry import LR_SCHEDULERS, OPTIMIZERS
+from trainer.transformers_adamw import TransformersAdamW
 from utils.errors import UserError
 
 Parameters = Iterable[tuple[str, torch.nn.Parameter]]
@@ -57,9 +59,34 @@ def adamw(
     weight_decay: Decay = 0.0,
     groups: Groups = (),
 ) -> torch.optim.AdamW:
-    """AdamW with the published defaults."""
+    """AdamW by torch's rule, with the published defaults."""
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     return _build(torch.optim.AdamW, params, groups, options)
+
+
+@OPTIMIZERS.register("TransformersAdamW", provided=("params",))
+def transformers_adamw(
+    params: Parameters,
+    lr: LearningRate = 3e-5,
+    betas: Betas = (0.9, 0.999),
+    eps: Eps = 1e-6,
+    weight_decay: Decay = 0.0,
+    groups: Groups = (),
+) -> TransformersAdamW:
+    """AdamW by the rule of the published runs, with their defaults.
+
+    Raises:
+        UserError: a step would decay all of a weight, which this rule can't.
+    """
+    options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    optimizer = _build(TransformersAdamW, params, groups, options)
+    for group in optimizer.param_groups:
+        if group["lr"] * group["weight_decay"] >= 1:
+            raise UserError(
+                f"optimizer.args: lr {group['lr']} times weight_decay {group['weight_decay']} is 1 "
+                "or more, so that a step would take the whole weight away; lower one of them"
+            )
+    return optimizer
 
 
 @OPTIMIZERS.register("Adam", provided=("params",))

@@ -1,12 +1,15 @@
 """A resumed run equals one that never stopped, bit for bit; what can't be resumed is said."""
 
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from model.loss import NormSoftmaxLoss
+from parse_config import load_run_config
 from tests.trainer.distributed_steps import LearnedTemperature
 from trainer.build import build_trainer
 from trainer.checkpointing import load_criterion, open_run
@@ -51,6 +54,7 @@ def settings(text_model: Path, *more: str) -> list[str]:
         ("fusion", 2, ["lr_scheduler=null", "trainer.init_val=true"]),
         ("fusion", 0, ['lr_scheduler={"type": "cosine", "args": {"num_warmup_steps": 1}}']),
         ("ocr", 0, ['lr_scheduler={"type": "MultiStepLR", "args": {"milestones": [1]}}']),
+        ("ocr", 0, ["optimizer.type=TransformersAdamW", 'lr_scheduler={"type": "cosine"}']),
         pytest.param(
             "vision",
             0,
@@ -149,10 +153,27 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(lacking, finished, make_confi
     [
         ('lr_scheduler={"type": "StepLR", "args": {"step_size": 1}}', "has no lr_scheduler"),
         ('optimizer={"type": "SGD"}', "its optimizer is of another kind than optimizer.type"),
+        # Those keep the same numbers, so that only the configuration tells them apart.
+        ("optimizer.type=TransformersAdamW", "(AdamW in place of TransformersAdamW); resume with"),
     ],
 )
 def test_another_course_is_refused(change, message, finished, make_config, tmp_path):
     assert message in refused(make_config(change, kind="ocr"), tmp_path / "run", finished)
+
+
+def test_a_checkpoint_of_the_time_of_one_adamw_goes_on_with_it(finished, make_config, tmp_path):
+    """Its configuration says AdamW, whatever the shipped files say by now."""
+    (tmp_path / "config.json").write_text(json.dumps(load_checkpoint(finished)["config"]))
+    shutil.copy(finished, tmp_path / "model_last.pth")
+    config = load_run_config(tmp_path / "model_last.pth", None, ["trainer.epochs=2"])
+    trainer = made(config, tmp_path / "run")
+    trainer.resume(tmp_path / "model_last.pth")
+    assert type(trainer.optimizer) is torch.optim.AdamW
+    trainer.fit()
+    whole = made(make_config("trainer.epochs=2", kind="ocr"), tmp_path / "whole")
+    whole.fit()
+    states = [load_checkpoint(tmp_path / run / "model_last.pth") for run in ("run", "whole")]
+    assert differences(*(state["state_dict"] for state in states)) == []
 
 
 def test_another_schedule_is_refused(make_config, tmp_path):
