@@ -7,7 +7,8 @@ A document is one JSON object per video; each member is one tracked line of text
 
 Track vectors have 12 numbers: first frame, last frame, number of tracked frames, mean x, mean y,
 width, height, ex, ey, growth of the width, growth of the height, score; frames and pixels until
-``normalise_tracks`` makes them shares of the video's length and size.
+``normalise_tracks`` makes them shares of the video's length and size. First and last are those of
+``track_order``.
 """
 
 import json
@@ -42,10 +43,18 @@ class OcrParams(ConfigModel):
         "while kept words are lower-cased (so SALE stays twice, sale once); drop: no word twice, "
         "case ignored; keep: every word",
     )
+    track_order: Literal["document", "time"] = Field(
+        "document",
+        description="which of a line's frames are its first and last, for where and how large it "
+        "ends: document: as the document lists them, published; time: by their numbers",
+    )
 
 
 class OcrLine(NamedTuple):
-    """A record of a document: the text, its score, and frame -> 8 coordinates (4 corners)."""
+    """A record of a document: the text, its score, and frame -> 8 coordinates (4 corners).
+
+    The frames are in the document's order.
+    """
 
     text: str
     score: float
@@ -111,7 +120,8 @@ def select_words(lines: Sequence[OcrLine], params: OcrParams) -> OcrWords:
     seen: set[str] = set()
     tracked = [line for line in lines if line.frames]
     for text, score, frames in tracked:
-        track = _make_track_vector(frames, score)
+        numbers = sorted(frames) if params.track_order == "time" else list(frames)
+        track = _make_track_vector({number: frames[number] for number in numbers}, score)
         for piece in text.split(" "):
             if len(piece) < params.min_length:  # counted before it is stripped
                 continue
@@ -143,8 +153,8 @@ def normalise_tracks(tracks: np.ndarray, num_frames: int, width: int, height: in
 
 def _make_track_vector(frames: dict[int, list[float]], score: float) -> np.ndarray:
     """Summarise one line's quadrangles as (12,) float64; see the module's docstring."""
-    numbers = sorted(frames)
-    quads = np.array([frames[number] for number in numbers]).reshape(-1, 4, 2)  # (N, corner, x/y)
+    numbers = list(frames)
+    quads = np.array(list(frames.values())).reshape(-1, 4, 2)  # (N, corner, x/y)
     mean_x, mean_y = quads.mean(axis=(0, 1))
     width, height = np.ptp(quads.mean(axis=0), axis=0)
     end_x, end_y = (quads[-1] - quads[-1, 0]).mean(axis=0)

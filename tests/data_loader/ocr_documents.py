@@ -14,12 +14,14 @@ RULES = [
     OcrParams(),
     OcrParams(max_char=None, min_length=1, duplicates="keep"),
     OcrParams(max_char=None, duplicates="drop", max_words=2),
+    OcrParams(track_order="time"),
 ]
 
 
 def line(text: str, score: float = 0.5, shift: float = 0.0) -> dict:
     box = [shift, 0.1, 32 + shift, 0.1, 32 + shift, 24.7, shift, 24.7]
-    return {"text": text, "score": score, "tracks": {"0": box, "3": [x * 1.1 for x in box]}}
+    # Out of order, so that the order of a line's frames matters.
+    return {"text": text, "score": score, "tracks": {"3": [x * 1.1 for x in box], "0": box}}
 
 
 def write(path: Path, *texts: str, age_s: float = 60) -> Path:

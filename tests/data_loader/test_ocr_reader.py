@@ -67,6 +67,8 @@ def test_each_set_of_rules_has_its_own_store(cache, three):
     for number, params in enumerate(RULES, 1):
         reader(three, cache, params)
         assert len(stores(cache)) == number
+    by_document, by_time = (reader(three, cache, RULES[place]).read(0) for place in (0, -1))
+    assert by_document.tracks[0, :2].tolist() == [3, 0] == by_time.tracks[0, 1::-1].tolist()
 
 
 def test_a_second_opening_parses_nothing(three, cache, parsed):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document, normalise_tracks
+from data_loader.ocr.ocr_words import (
+    OcrParams,
+    extract_words,
+    load_ocr_document,
+    normalise_tracks,
+    parse_document,
+    read_ocr_words,
+)
 
 REFERENCE = Path(os.environ.get("TEXTVR_REFERENCE_DIR", "tests/reference"))
 CASES = [
@@ -40,17 +47,45 @@ def test_published_words_order_and_tracks(case):
     np.testing.assert_allclose(tracks, expected, rtol=0, atol=1e-6)
 
 
+# A 10 x 4 box that grows to 20 x 8, moved by (100, 50).
+EARLY = [0, 0, 10, 0, 10, 4, 0, 4, 9, 9]
+LATE = [100, 50, 120, 50, 120, 58, 100, 58, 9, 9]
+
+
 def test_track_vector_by_hand():
-    # A 10 x 4 box that grows to 20 x 8, moved by (100, 50). Frames are out of order on purpose.
-    first = [0, 0, 10, 0, 10, 4, 0, 4, 9, 9]
-    last = [100, 50, 120, 50, 120, 58, 100, 58, 9, 9]
-    found = extract_words({"0": record("word", "0.25", {"30": last, "4": first})}, OcrParams())
+    found = extract_words({"0": record("word", "0.25", {"4": EARLY, "30": LATE})}, OcrParams())
     # Mean box: corners (50, 25) (65, 25) (65, 31) (50, 31).
     expected = [4, 30, 2, 57.5, 28, 15, 6, 10, 4, 20 / 10.000001, 8 / 4.000001, 0.25]
     np.testing.assert_allclose(found.tracks, [expected], rtol=1e-12)
     scaled = normalise_tracks(found.tracks, 100, 200, 50)
     divisor = [100, 100, 100, 200, 50, 200, 50, 200, 50, 1, 1, 1]
     np.testing.assert_allclose(scaled, [np.divide(expected, divisor)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("order", "ends"),
+    [
+        # Frame 30 comes first in the document, so frame 4 is what is there last.
+        ("document", [30, 4, 2, 57.5, 28, 15, 6, 5, 2, 10 / 20.000001, 4 / 8.000001, 0.25]),
+        ("time", [4, 30, 2, 57.5, 28, 15, 6, 10, 4, 20 / 10.000001, 8 / 4.000001, 0.25]),
+    ],
+)
+def test_the_first_and_the_last_frame_of_a_document_out_of_order(order, ends, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"0": record("word here", "0.25", {"30": LATE, "4": EARLY})}))
+    params = OcrParams(track_order=order)
+    found = read_ocr_words(path, params)
+    np.testing.assert_allclose(found.tracks, [ends, ends], rtol=1e-12)
+    [line] = parse_document(load_ocr_document(path))
+    assert list(line.within(4, 31).frames) == [26, 0]  # a clip of the video likewise
+    assert (OcrParams().track_order == order) == (order == "document")
+
+
+@pytest.mark.parametrize("order", ["document", "time"])
+def test_a_document_in_order_has_one_vector_in_both_orders(order):
+    [case] = [case for case in CASES if len(case["ocr"]) == max(len(c["ocr"]) for c in CASES)]
+    found = extract_words(case["ocr"], OcrParams(track_order=order))
+    np.testing.assert_array_equal(found.tracks, extract_words(case["ocr"], OcrParams()).tracks)
 
 
 def test_published_duplicate_rule():
@@ -146,7 +181,14 @@ def test_unreadable_documents_name_the_file(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "params", [{"max_words": 0}, {"min_length": 0}, {"duplicates": "none"}, {"words": 3}]
+    "params",
+    [
+        {"max_words": 0},
+        {"min_length": 0},
+        {"duplicates": "none"},
+        {"track_order": "size"},
+        {"words": 3},
+    ],
 )
 def test_params_are_checked(params):
     with pytest.raises(ValidationError):
