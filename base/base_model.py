@@ -33,6 +33,8 @@ class ModelInput:
         mean: of each colour channel of frames in [0, 1], where the model needs its own; None: the
             data set's.
         std: likewise.
+        repeat_words: whether training encodes an OCR word as often as a batch shows it, so that
+            dropout is drawn for each place, and not once for a batch.
     """
 
     modalities: tuple[str, ...]
@@ -41,6 +43,7 @@ class ModelInput:
     max_frames: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    repeat_words: bool = False
 
     @property
     def uses_vision(self) -> bool:

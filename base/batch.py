@@ -128,7 +128,7 @@ class Tokens(_OnDevice):
 
 @dataclass
 class Words(_OnDevice):
-    """The OCR words of a batch, each distinct word once.
+    """The OCR words of a batch, each distinct word once, or as often as it is shown (``repeat``).
 
     Attributes:
         input_ids: (U, T) int64, the distinct words in ascending order of token count.
@@ -157,8 +157,28 @@ class Words(_OnDevice):
         rows = zip(self.input_ids.tolist(), self.lengths, strict=True)
         return [tuple(ids[:length]) for ids, length in rows]
 
+    def repeat(self) -> Self:
+        """Return the same words, each as often as it is shown: U becomes the number of places.
+
+        So the encoder draws dropout for each place anew. For batches on the CPU.
+        """
+        shown = self.index[self.mask]  # (places,)
+        order = shown.argsort(stable=True)  # still in the order of token counts
+        index = torch.zeros_like(self.index)
+        index[self.mask] = order.argsort()
+        counts = shown.bincount(minlength=len(self.input_ids))
+        counts = counts.split([count for _, count in self.groups])
+        lengths = (length for length, _ in self.groups)
+        return replace(
+            self,
+            input_ids=self.input_ids[shown[order]],
+            groups=tuple((n, int(part.sum())) for n, part in zip(lengths, counts, strict=True)),
+            index=index,
+            vectors=None if self.vectors is None else self.vectors[shown[order]],
+        )
+
     def rows(self, start: int, stop: int) -> Self:
-        """Return the words of the videos ``start`` … ``stop - 1``, again each distinct one once."""
+        """Return the words of the videos ``start`` … ``stop - 1``, again each as often."""
         mask = self.mask[start:stop]
         longest = int(mask.sum(1).max())
         mask, index = mask[:, :longest], self.index[start:stop, :longest]

@@ -1,4 +1,4 @@
-"""Tokenisation and batching: stacked frames, query tokens, each distinct OCR word once."""
+"""Tokenisation and batching: stacked frames, query tokens, OCR words."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -49,14 +49,20 @@ class Collate:
         tokenizer: of the text model; its limit of tokens always holds.
         with_words: whether the model reads OCR words.
         max_tokens: queries are cut to this many tokens; None: no further limit.
+        repeat_words: whether a batch has an OCR word as often as it is shown, and not once.
     """
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", with_words: bool, max_tokens: int | None = None
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        with_words: bool,
+        max_tokens: int | None = None,
+        repeat_words: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.with_words = with_words
         self.max_tokens = max_tokens
+        self.repeat_words = repeat_words
         self._cached_tokens: dict[str, list[int]] = {}
 
     def __call__(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
@@ -140,7 +146,8 @@ class Collate:
         cached.update(zip(new, self._tokenize(new), strict=True))
         tokens = {word: cached[word] for word in distinct}
         tracks = [sample.tracks for sample in samples]
-        return lay_out_words(tokens, texts, tracks, self.tokenizer.pad_token_id)
+        laid_out = lay_out_words(tokens, texts, tracks, self.tokenizer.pad_token_id)
+        return laid_out.repeat() if self.repeat_words else laid_out
 
 
 def lay_out_words(

@@ -30,7 +30,7 @@ from utils.files import get_cache_folder
 
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
-PROVIDED = ("tokenizer_name", "modalities", "mean", "std", "seed", "training")
+PROVIDED = ("tokenizer_name", "modalities", "mean", "std", "repeat_words", "seed", "training")
 
 
 @DATA_LOADERS.register("MultiDistTextVideoDataLoader", provided=PROVIDED)
@@ -73,6 +73,7 @@ class TextVideoDataLoader:
         modalities: ``vision`` and/or ``ocr``; what is not used is not read.
         mean: of R, G, B in [0, 1], where the model was trained with its own; None: tsfm_params.
         std: likewise.
+        repeat_words: Training: give each place of an OCR word a word of its own to encode.
         seed: Of order and draws.
         training: Whether to shuffle, draw and augment.
 
@@ -113,6 +114,7 @@ class TextVideoDataLoader:
         training: bool,
         mean: Rgb | None = None,
         std: Rgb | None = None,
+        repeat_words: bool = False,
     ) -> None:
         self.name = f"{dataset_name} {split}"
         dataset_class = DATASETS.get(dataset_name)
@@ -160,7 +162,9 @@ class TextVideoDataLoader:
         if tokenizer_name is not None:
             tokenizer = load_tokenizer(tokenizer_name)
             self.dataset.prepare(get_cache_folder(cache_dir))
-            self.collate = Collate(tokenizer, options.uses_ocr, text_params.max_tokens)
+            self.collate = Collate(
+                tokenizer, options.uses_ocr, text_params.max_tokens, repeat_words and training
+            )
             self._start_loading(num_workers, item_timeout, prefetch_factor)
 
     def _start_loading(self, num_workers: int, item_timeout: float, prefetch_factor: int) -> None:

@@ -62,6 +62,8 @@ class FrozenInTime(RetrievalModel):
             encoder's.
         type_embedding_std: Standard deviation of the start of the fusion layer's type embeddings;
             1 as published, 0.02 as in BERT.
+        ocr_encoder_dropout: Training: draw the OCR word encoder's dropout once for each word of a
+            batch, or for each occurrence of it, as published, which is encoded for itself.
 
     Raises:
         UserError: a model or its weights can't be had, or the parts do not fit together.
@@ -69,8 +71,8 @@ class FrozenInTime(RetrievalModel):
 
     # The weights and the tokenizer say which text model it was.
     training_only = frozenset({
-        "load_checkpoint", "load_parts", "ocr_encoder_grad", "ocr_encoder_init",
-        "type_embedding_std", "video_params.pretrained",
+        "load_checkpoint", "load_parts", "ocr_encoder_grad", "ocr_encoder_dropout",
+        "ocr_encoder_init", "type_embedding_std", "video_params.pretrained",
         "video_params.vit_init", "video_params.time_init", "video_params.attention_style",
         "video_params.loading", "text_params.pretrained", "text_params.model", "text_params.input",
     })  # fmt: skip
@@ -98,6 +100,7 @@ class FrozenInTime(RetrievalModel):
         fusion: str = DEFAULT_FUSION,
         ocr_encoder_init: Literal["text_params", "query_encoder"] = "text_params",
         type_embedding_std: Annotated[float, Field(ge=0)] = 1.0,
+        ocr_encoder_dropout: Literal["word", "occurrence"] = "word",
     ) -> None:
         for key, names in (("modalities", modalities), ("load_parts", load_parts or ())):
             if len(set(names)) < len(names):
@@ -115,6 +118,7 @@ class FrozenInTime(RetrievalModel):
         self.temporal_fix = load_temporal_fix
         self.frozen_word_encoder = self.uses_ocr and not ocr_encoder_grad
         self.unimodal: tuple[str, ...] = ()  # modalities that are also embedded alone, in training
+        # ocr_encoder_dropout is for the loader (describe_input), which lays out the words.
 
         self.text_model = load_text_model(text_params.model, text_params.pretrained)
         width = get_text_encoder(self.text_model).width
@@ -203,6 +207,8 @@ class FrozenInTime(RetrievalModel):
         video_params: VideoParams = VideoParams(),
         text_params: TextParams = TextParams(),
         modalities: tuple[Modality, ...] = ("vision", "ocr"),
+        ocr_encoder_grad: bool = True,
+        ocr_encoder_dropout: str = "word",
         **others: Any,
     ) -> ModelInput:
         """Return what a model with these arguments takes."""
@@ -211,6 +217,8 @@ class FrozenInTime(RetrievalModel):
             tokenizer_name=text_params.model,
             frame_size=video_params.input_res,
             max_frames=video_params.num_frames,
+            # A frozen word encoder drops nothing out.
+            repeat_words=ocr_encoder_dropout == "occurrence" and ocr_encoder_grad,
         )
 
     @classmethod

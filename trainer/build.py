@@ -75,6 +75,7 @@ def build_loader(config: Config, number: int, training: bool, **changes: Any) ->
         "modalities": wanted.modalities,
         "mean": wanted.mean,
         "std": wanted.std,
+        "repeat_words": wanted.repeat_words,
         "seed": config.seed,
         "training": training,
     }

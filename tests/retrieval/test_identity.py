@@ -40,11 +40,13 @@ class LaterFrozenInTime(FrozenInTime):
         load_temporal_fix: str = "zeros",
         ocr_encoder_grad: bool = True,
         fusion: str = "attention",
+        ocr_encoder_dropout: str = "word",
         new_option: float = 0.5,
     ) -> None:
         super().__init__(
             video_params, text_params, projection, projection_dim, modalities, load_checkpoint,
             fusion_heads, load_parts, load_temporal_fix, ocr_encoder_grad, fusion,
+            ocr_encoder_dropout,
         )  # fmt: skip
         self.new_option = new_option
 

@@ -54,7 +54,16 @@ def settings(text_model: Path, *more: str) -> list[str]:
         ("fusion", 2, ["lr_scheduler=null", "trainer.init_val=true"]),
         ("fusion", 0, ['lr_scheduler={"type": "cosine", "args": {"num_warmup_steps": 1}}']),
         ("ocr", 0, ['lr_scheduler={"type": "MultiStepLR", "args": {"milestones": [1]}}']),
-        ("ocr", 0, ["optimizer.type=TransformersAdamW", 'lr_scheduler={"type": "cosine"}']),
+        (
+            "ocr",
+            0,
+            [
+                "optimizer.type=TransformersAdamW",
+                'lr_scheduler={"type": "cosine"}',
+                "arch.args.ocr_encoder_dropout=occurrence",
+                "trainer.chunk_size=3",
+            ],
+        ),
         pytest.param(
             "vision",
             0,
