@@ -96,7 +96,8 @@ class TrainerConfig(ConfigModel):
     max_samples_per_epoch: int | None = Field(
         default=None,
         ge=1,
-        description="Samples after which an epoch ends, counted over all GPUs; null: all of them.",
+        description="Most samples of an epoch, counted over all GPUs and data loaders, in whole "
+        "batches of each; null: all of them.",
     )
     save_dir: str = Field(
         default="work_dirs", min_length=1, description="Folder under which run folders are made."
@@ -116,7 +117,8 @@ class TrainerConfig(ConfigModel):
     early_stop: int | None = Field(
         default=None,
         ge=1,
-        description="Stop after so many epochs in which monitor did not improve; null: never.",
+        description="Stop after so many epochs in a row in which monitor did not improve; null: "
+        "never.",
     )
     init_val: bool = Field(default=False, description="Evaluate once before the first epoch.")
     clip_grad_norm: float | None = Field(

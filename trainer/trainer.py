@@ -421,20 +421,20 @@ class Trainer(BaseTrainer):
 def plan_epoch(loaders: Sequence[BaseDataLoader], max_samples: int | None) -> list[Turn]:
     """Return (loader, number of samples) of each batch of an epoch.
 
-    The loaders take turns until one of them ends or ``max_samples`` are reached; batches are
-    never cut, so the last may go past it.
+    As published, an epoch is whole rounds: a batch of each loader. They end with the shortest
+    loader, or before the round whose full batches would go past ``max_samples``. The first is
+    always there: less than that would be no epoch.
     """
-    plan: list[Turn] = []
-    left = [len(loader.dataset) for loader in loaders]
-    total = 0
-    for turn in itertools.cycle(range(len(loaders))):
-        if left[turn] == 0 or (max_samples is not None and total >= max_samples):
-            return plan
-        samples = min(left[turn], loaders[turn].batch_size)
-        plan.append((turn, samples))
-        left[turn] -= samples
-        total += samples
-    return plan
+    sizes = [loader.batch_size for loader in loaders]
+    lengths = [len(loader.dataset) for loader in loaders]
+    rounds = min(math.ceil(n / size) for n, size in zip(lengths, sizes, strict=True))
+    if max_samples is not None:
+        rounds = min(rounds, max(1, max_samples // sum(sizes)))
+    return [
+        (turn, min(size, lengths[turn] - done * size))
+        for done in range(rounds)
+        for turn, size in enumerate(sizes)
+    ]
 
 
 def compute_pair_means(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -290,6 +290,23 @@ def test_time_init_zeros():
     assert model.temporal_embed.eq(0).all()
 
 
+def test_rand_is_the_published_start_of_a_model_of_one_frame():
+    """There its linear layers are drawn anew, whatever ``time_init`` says; here if it is rand."""
+    vit, sizes = image_model(), SIZES | {"embed_dim": 96, "depth": 1}
+    [block] = SpaceTimeTransformer(8, num_frames=1, **sizes, time_init="rand").blocks
+    for layer in (block.timeattn.qkv, block.timeattn.proj):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert layer.bias.eq(0).all()
+    assert block.norm3.weight.eq(1).all() and block.norm3.bias.eq(0).all()
+    image = torch.randn(2, 1, 3, 8, 8)
+    with torch.no_grad():
+        expected = vit(image[:, 0])
+        torch.testing.assert_close(
+            video_model(vit, 1, time_init="zeros")(image), expected, rtol=1e-4, atol=1e-5
+        )
+        assert not torch.allclose(video_model(vit, 1, time_init="rand")(image), expected, atol=1e-3)
+
+
 def shaken(num_frames):
     torch.manual_seed(3)
     model = SpaceTimeTransformer(8, num_frames=num_frames, **SIZES).eval()
