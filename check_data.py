@@ -78,7 +78,7 @@ def open_splits(config: Config) -> tuple[list[Split], dict[str, str]]:
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, arguments.overrides, training=True)
     model_input = describe_model_input(config.arch)
     splits, closed = open_splits(config)
     facts = [

@@ -29,6 +29,7 @@ from utils.run_dir import CONFIG_NAME
 __all__ = [
     "Config",
     "ConfigError",
+    "SetOption",
     "add_config_arguments",
     "add_override_argument",
     "config_from_dict",
@@ -39,7 +40,10 @@ __all__ = [
 
 
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), under: str | Path | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    under: str | Path | None = None,
+    training: bool = False,
 ) -> Config:
     """Read and check a configuration file.
 
@@ -47,6 +51,7 @@ def load_config(
         path: the JSON file.
         overrides: ``KEY=VALUE`` texts as ``--set`` takes them.
         under: another JSON file, whose keys count where ``path`` does not set them.
+        training: whether to refuse what can't be trained, though it might be tested.
 
     Raises:
         ConfigError: with every problem of the file and of the overrides.
@@ -55,7 +60,7 @@ def load_config(
     if under is not None:
         lower, lower_problems = read_config(str(under))
         data, problems = merge_configs(lower, data), lower_problems + problems
-    return build_config(data, str(path), overrides, problems)
+    return build_config(data, str(path), overrides, problems, training)
 
 
 def load_run_config(
@@ -114,6 +119,21 @@ def add_override_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class SetOption(argparse.Action):
+    """An option of the published commands that changes one value: short for ``--set KEY=VALUE``."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, key: str, **settings: Any) -> None:
+        settings.setdefault("help", f"the same as --set {key}=…")
+        super().__init__(option_strings, "overrides", default=[], **settings)
+        self.key = key
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        """Add the change behind those given so far."""
+        namespace.overrides = [*namespace.overrides, f"{self.key}={values}"]
+
+
 def main() -> None:
     """Print the resolved configuration, or the schema."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -125,7 +145,7 @@ def main() -> None:
     if options.schema:
         result = make_file_schema()
     else:
-        result = resolve_config(load_config(options.config, options.overrides))
+        result = resolve_config(load_config(options.config, options.overrides, training=True))
     sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 

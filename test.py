@@ -4,9 +4,10 @@
     python test.py -r RUN/model_best.pth -c configs/TextVR_fusion.json --save_feats feats/
 
 Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
-file. The matrix is float32; row x, column y is the similarity of the x-th caption to the y-th
-video, in the annotation file's order. metrics.json and data_report.json are written beside it.
-Videos without captions only have embeddings: give --save_feats.
+file. Without -r the checkpoint that arch.args.load_checkpoint names is tested. The matrix is
+float32; row x, column y is the similarity of the x-th caption to the y-th video, in the annotation
+file's order. metrics.json and data_report.json are written beside it. Videos without captions only
+have embeddings: give --save_feats.
 
 The encoders compute in evaluation.precision, by default that of training. Numbers to be published
 are those of fp32: --set evaluation.precision=fp32.
@@ -20,13 +21,14 @@ from pathlib import Path
 from evaluation.evaluator import Evaluator
 from evaluation.postprocess import add_postprocess_arguments
 from evaluation.results import (
+    SAVE_TYPES,
     format_evaluation,
     open_ground_truth,
     score_evaluation,
     write_evaluation,
 )
-from parse_config import add_config_arguments, load_run_config
-from trainer.build import build_criterion, build_loader, build_model
+from parse_config import add_config_arguments, load_config, load_run_config
+from trainer.build import build_criterion, build_loader, build_model, find_initial_checkpoint
 from trainer.checkpointing import load_model
 from utils.cli import positive_int, run_cli
 from utils.distributed import get_dist_info
@@ -42,19 +44,48 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-r", "--resume", type=Path, required=True, help="checkpoint to test")
+    parser.add_argument(
+        "-r", "--resume", type=Path, help="checkpoint (default: the -c file's load_checkpoint)"
+    )
     add_config_arguments(parser, required=False)
     parser.add_argument("-d", "--device", help="GPU to use, such as 1")
     parser.add_argument(
         "--sim_path", type=Path, default="sim_matrix.npy", help="the matrix (default: %(default)s)"
     )
     parser.add_argument("--save_feats", type=Path, help="folder for embeddings and ids")
+    parser.add_argument(
+        "--save_type",
+        choices=SAVE_TYPES,
+        default="both",
+        help="which embeddings --save_feats keeps (default: %(default)s)",
+    )
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--batch_size", type=positive_int, help="videos a batch")
-    parser.add_argument("--sliding_window_stride", type=positive_int, help="frames between clips")
+    parser.add_argument(
+        "-s", "--sliding_window_stride", type=stride, help="frames between clips; -1: one clip"
+    )
     parser.add_argument("--loader", type=int, default=0, help="which data loader of a list")
     add_postprocess_arguments(parser)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.resume is None and arguments.config is None:
+        parser.error(
+            "give a checkpoint (-r), or a configuration (-c) whose arch.args.load_checkpoint is one"
+        )
+    return arguments
+
+
+def stride(text: str) -> int:
+    """Read the distance of windows (a ``type`` of argparse): -1, as published, for one clip."""
+    return -1 if text == "-1" else positive_int(text)
+
+
+def list_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Return the changes of the configuration: those of --set, then those of options."""
+    names = ("batch_size", "sliding_window_stride")
+    changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    changes |= {"per_gpu_batch_size": "null"} if "batch_size" in changes else {}
+    block = f"data_loader.{arguments.loader}.args"
+    return [*arguments.overrides, *(f"{block}.{name}={value}" for name, value in changes.items())]
 
 
 def main() -> int:
@@ -63,27 +94,29 @@ def main() -> int:
     Each process takes its share of the batches; the first one writes.
     """
     arguments = parse_arguments()
-    config = load_run_config(arguments.resume, arguments.config, arguments.overrides)
+    overrides = list_overrides(arguments)
+    if arguments.resume is None:
+        config = load_config(arguments.config, overrides)
+    else:
+        config = load_run_config(arguments.resume, arguments.config, overrides)
+    checkpoint = arguments.resume or find_initial_checkpoint(config)
     devices = choose_devices(config.n_gpu, arguments.device)
     if must_launch(devices):
         return relaunch_for_each(devices)
-    names = ("split", "batch_size", "sliding_window_stride")
-    changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    changes |= {"per_gpu_batch_size": None} if "batch_size" in changes else {}
     with join_run(devices, config.trainer.rank_timeout) as device:
         setup_logging(verbosity=1 if get_dist_info().is_main else 0)
-        loader = build_loader(config, arguments.loader, training=False, **changes)
+        loader = build_loader(config, arguments.loader, training=False, split=arguments.split)
         ground_truth = open_ground_truth(loader.dataset, arguments.save_feats)
         model = build_model(config, device, initial_weights=False)
         criterion = build_criterion(config, device)
-        load_model(model, criterion, arguments.resume)
+        load_model(model, criterion, checkpoint)
         precision = Precision(config.evaluation_precision, device)
         logger.info("the encoders compute in %s", precision.name)
         evaluation = Evaluator(config.metrics, criterion, precision).run(model, loader)
         if get_dist_info().is_main:
             after = arguments.postprocess, arguments.temperature
             scored = score_evaluation(evaluation, ground_truth, config.metrics, *after)
-            write_evaluation(scored, arguments.sim_path, arguments.save_feats)
+            write_evaluation(scored, arguments.sim_path, arguments.save_feats, arguments.save_type)
             sys.stdout.write(format_evaluation(scored) + "\n")
     return 0
 

@@ -4,7 +4,7 @@
     python train.py -r work_dirs/NAME/TIME/model_last.pth      # go on with one
     python train.py -c CONFIG -r auto                          # go on with the newest, or begin
     torchrun --nproc_per_node=8 train.py -c CONFIG             # started by torchrun, any number
-    python train.py -c CONFIG --set optimizer.args.lr=1e-4     # change single values
+    python train.py -c CONFIG --set optimizer.args.lr=1e-4     # change single values (or --lr 1e-4)
     python train.py -c CONFIG --profile                        # a few steps into profile/, no model
 
 A run has a folder of its own, trainer.save_dir/name/date_time, which holds config.json (resolved),
@@ -14,10 +14,17 @@ SIGTERM and Ctrl-C finish the step, save, and end with code 143 or 130.
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
-from parse_config import add_config_arguments, load_config, load_run_config, resolve_config
+from parse_config import (
+    SetOption,
+    add_config_arguments,
+    load_config,
+    load_run_config,
+    resolve_config,
+)
 from trainer.build import build_trainer
 from trainer.checkpointing import enter_run
 from trainer.profiling import profile_run
@@ -26,6 +33,8 @@ from utils.cli import run_cli
 from utils.distributed import get_dist_info
 from utils.launch import choose_devices, join_run, must_launch, relaunch_for_each
 from utils.run_dir import describe_run
+
+logger = logging.getLogger("train")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,6 +45,14 @@ def parse_arguments() -> argparse.Namespace:
     add_config_arguments(parser, required=False)
     parser.add_argument("-r", "--resume", help="checkpoint to go on from, or auto")
     parser.add_argument("-d", "--device", help="GPUs to use, such as 1 or 0,1")
+    for flags, key in (
+        (("--lr", "--learning_rate"), "optimizer.args.lr"),
+        (("--bs", "--batch_size"), "data_loader.args.batch_size"),
+    ):
+        parser.add_argument(*flags, action=SetOption, key=key, metavar="N")
+    parser.add_argument(
+        "-o", "--observe", action="store_true", help="no effect: trainer.tracker has it"
+    )
     parser.add_argument("--run_dir", help="folder of this run (default: save_dir/name/time)")
     parser.add_argument("--profile", action="store_true", help="show where a step's time goes")
     parser.add_argument("--allow-shuffled", action="store_true", help="let monitor use such a file")
@@ -50,8 +67,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Train in this process; with several GPUs, start the command once for each."""
     arguments = parse_arguments()
+    if arguments.observe:
+        logger.warning("-o has no effect, as published: trainer.tracker says where curves go")
     if arguments.config is not None:
-        config = load_config(arguments.config, arguments.overrides)
+        config = load_config(arguments.config, arguments.overrides, training=True)
     else:
         config = load_run_config(Path(arguments.resume), None, arguments.overrides)
     devices = choose_devices(config.n_gpu, arguments.device)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch.utils.data import Dataset
 
@@ -29,19 +30,44 @@ class VideoEntry:
     category: str | None = None
 
 
+@dataclass(frozen=True)
+class DatasetForm:
+    """What published code does with a data set, where a configuration does not say it.
+
+    Attributes:
+        origin: a clause that says whose data set it is, for messages.
+        recipe: of transforms, by its name in ``tsfm_params``.
+        modalities: what its models are given of a video: ``vision`` and/or ``ocr``.
+        test_captions: which captions of a video are queries in validation and test.
+    """
+
+    origin: str
+    recipe: str
+    modalities: tuple[str, ...]
+    test_captions: Literal["first", "all"] = "first"
+
+
 class BaseTextVideoDataset(Dataset[Sample], ABC):
     """Videos with captions, in the annotation file's order.
 
     Attributes:
         entries: the videos.
         annotation_file: where they come from, for messages and reports.
+        caption_protocol: which captions are the queries, said beside every metric; "" where there
+            are none.
         shuffled: whether captions and videos are known not to belong together; every metric is
             chance then.
     """
 
     entries: Sequence[VideoEntry]
     annotation_file: Path
+    caption_protocol: str = ""
     shuffled: bool = False
+
+    @classmethod
+    def get_form(cls, cut: str | None) -> DatasetForm | None:
+        """Return the published form of a cut of this data set; None: it has none."""
+        return None
 
     def needs_reading(self) -> list[bool] | None:
         """Say of each caption, in order, whether it speaks of text in its video.

@@ -74,6 +74,8 @@ class RetrievalModel(nn.Module, ABC):
             ``embed_videos_apart`` has both, and a training batch may come without frames.
         frozen_word_encoder: whether training leaves the word encoder as it is, so that a word's
             vector holds for the whole run.
+        modalities_argument: the argument that says what of a video is used, where there is one; a
+            configuration without it means what its data sets are published for.
         training_only: arguments that don't change the forward pass of a model with given weights;
             those of nested objects with a dot.
         branch_names: module of the model -> name of the branch that it belongs to.
@@ -82,6 +84,7 @@ class RetrievalModel(nn.Module, ABC):
     video_key: str
     fuses_modalities: bool = False
     frozen_word_encoder: bool = False
+    modalities_argument: ClassVar[str | None] = None
     training_only: ClassVar[frozenset[str]] = frozenset()
     branch_names: ClassVar[dict[str, str]] = {}
 
@@ -128,6 +131,23 @@ class RetrievalModel(nn.Module, ABC):
         }
         checkpoint = {"load_checkpoint": "", "load_parts": None}
         return arguments | off | {key: v for key, v in checkpoint.items() if key in arguments}
+
+    @classmethod
+    def get_initial_checkpoint(cls, **arguments: Any) -> Path | None:
+        """Return the checkpoint that all weights start from; None: they start otherwise.
+
+        An architecture whose arguments have other names overrides this.
+
+        Raises:
+            UserError: the checkpoint gives a part of the weights only.
+        """
+        path = arguments.get("load_checkpoint")
+        if path and arguments.get("load_parts"):
+            raise UserError(
+                f"arch.args.load_parts: of {path} only {', '.join(arguments['load_parts'])} would "
+                "be taken, but a test needs all weights; leave it out, or give a checkpoint (-r)"
+            )
+        return Path(path) if path else None
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

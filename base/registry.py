@@ -5,8 +5,8 @@ resolve, so a configuration file can never call anything else.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from utils.errors import UserError
@@ -43,12 +43,42 @@ class Entry:
     keys: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class PublishedName:
+    """What a name of published files stands for here.
+
+    Attributes:
+        name: the registered one.
+        args: arguments of its block that go with it, whatever the file says of them.
+        defaults: arguments that go with it where the file does not set them.
+        modalities: of the models trained with it, where the name says so.
+        note: what the user has to know.
+    """
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    modalities: tuple[str, ...] | None = None
+    note: str = ""
+
+
 class Registry:
-    """A table from names to classes or functions, for one kind of part."""
+    """A table from names to classes or functions, for one kind of part.
+
+    Attributes:
+        kind: of part, for messages.
+        published: names of published files, which the reader of configurations translates.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.published: dict[str, PublishedName] = {}
         self._entries: dict[str, Entry] = {}
+        self._refused: dict[str, str] = {}
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Give the reason why a name of published files stands for nothing here."""
+        self._refused[name] = reason
 
     def register(
         self, name: str, provided: tuple[str, ...] = (), keys: tuple[str, ...] = ()
@@ -69,6 +99,8 @@ class Registry:
 
     def entry(self, name: str) -> Entry:
         """Return the entry of ``name``; raises ``UnknownNameError``."""
+        if name in self._refused:
+            raise UnknownNameError(f'the {self.kind} "{name}" can\'t be had: {self._refused[name]}')
         if name not in self._entries:
             raise UnknownNameError(f'unknown {self.kind} "{name}"' + nearest(name, self._entries))
         return self._entries[name]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseTextVideoDataset
+from base.base_model import ModelInput
 from base.batch import Batch, Sample, SampleKey, TokenIds
 from base.registry import DATA_LOADERS, DATASETS
 from data_loader.collate import Collate, load_tokenizer
@@ -31,6 +32,10 @@ from utils.files import get_cache_folder
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
 PROVIDED = ("tokenizer_name", "modalities", "mean", "std", "repeat_words", "seed", "training")
+FLIP_PROBLEM = (
+    "training clips are mirrored (as the recipe frozen_in_time has it where this key is null), but "
+    "the model reads OCR words, whose letters and tracks are not; set it to false"
+)
 
 
 @DATA_LOADERS.register("MultiDistTextVideoDataLoader", provided=PROVIDED)
@@ -79,7 +84,7 @@ class TextVideoDataLoader:
 
     Raises:
         UserError: the data set can't be opened, the tokenizer can't be had, or tsfm_params
-            normalises frames otherwise than the model does.
+            normalises frames otherwise than the model does, or mirrors them where it reads words.
     """
 
     def __init__(
@@ -118,10 +123,9 @@ class TextVideoDataLoader:
     ) -> None:
         self.name = f"{dataset_name} {split}"
         dataset_class = DATASETS.get(dataset_name)
-        transforms = (tsfm_params or TransformParams()).resolve(
-            dataset_class.recipe, video_params.input_res, mean, std
-        )
         augment = training and tsfm_split in (None, "train")
+        recipe, tsfm_params = dataset_class.get_recipe(cut), tsfm_params or TransformParams()
+        transforms = tsfm_params.resolve(recipe, video_params.input_res, mean, std)
         options = DatasetOptions(
             split=split,
             training=training,
@@ -145,6 +149,8 @@ class TextVideoDataLoader:
             subsample=subsample,
             ocr_dir=expand_folder(ocr_dir) if ocr_dir else None,
         )
+        if augment and transforms.hflip and options.uses_vision and options.uses_ocr:
+            raise UserError(f"data_loader.args.tsfm_params.hflip: {FLIP_PROBLEM}")
         self.device_transform = DeviceTransform(transforms)
         dist = get_dist_info()
         self.batch_size = compute_joint_batch_size(
@@ -166,6 +172,24 @@ class TextVideoDataLoader:
                 tokenizer, options.uses_ocr, text_params.max_tokens, repeat_words and training
             )
             self._start_loading(num_workers, item_timeout, prefetch_factor)
+
+    @classmethod
+    def find_problems(cls, args: Any, wanted: ModelInput) -> list[tuple[tuple[str, ...], str]]:
+        """Return what in the arguments of a configuration contradicts a model that is trained.
+
+        Args:
+            args: checked one by one, but not against each other.
+            wanted: what the model takes.
+
+        Returns:
+            For each problem its place in ``args``, and what to mend.
+        """
+        name, params = args.dataset_name, args.tsfm_params or TransformParams()
+        trains = args.split != "test" and args.tsfm_split in (None, "train")
+        if not (trains and wanted.uses_vision and wanted.uses_ocr and name in DATASETS.names()):
+            return []
+        flips = params.flips(DATASETS.get(name).get_recipe(args.cut))
+        return [(("tsfm_params", "hflip"), FLIP_PROBLEM)] if flips else []
 
     def _start_loading(self, num_workers: int, item_timeout: float, prefetch_factor: int) -> None:
         dataset = self.dataset  # with self in the lambda, a cycle would keep the loader alive

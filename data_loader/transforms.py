@@ -25,9 +25,15 @@ from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Recipe = Literal["textvr", "frozen_in_time"]
-_JITTER = {"textvr": (0.5, 0.5, 0.5, 0.1), "frozen_in_time": (0.0, 0.0, 0.0, 0.0)}
-_GRAYSCALE = {"textvr": 0.3, "frozen_in_time": 0.0}
+Recipe = Literal["textvr", "textvr_mild", "frozen_in_time"]
+_JITTER = {
+    "textvr": (0.5, 0.5, 0.5, 0.1),
+    "textvr_mild": (0.4, 0.4, 0.4, 0.1),
+    "frozen_in_time": (0.0, 0.0, 0.0, 0.0),
+}
+_GRAYSCALE = {"textvr": 0.3, "textvr_mild": 0.2, "frozen_in_time": 0.0}
+# Sides before the crop, where the model's input has 224 pixels: in training, and in test.
+_RESIZE = {"textvr": (242, 224), "textvr_mild": (238, 238), "frozen_in_time": (242, 224)}
 
 
 def _as_tuple(value: object) -> object:
@@ -54,20 +60,35 @@ class TransformParams(ConfigModel):
 
     recipe: Recipe | None = Field(
         None,
-        description="textvr: resize to a square and crop; frozen_in_time: random resized crop and "
-        "flip in training, centre crop in test; null: the data set's own",
+        description="textvr: resize to a square and crop; textvr_mild: the same with a smaller "
+        "margin, weaker colours, and a centre crop in test; frozen_in_time: random resized crop "
+        "and flip in training, centre crop in test; null: the data set's own",
     )
     input_res: int | None = Field(
         None, ge=1, description="side of the model's input, pixels; null: video_params.input_res"
     )
     resize_train: int | None = Field(
-        None, ge=1, description="textvr: side before the random crop; null: input_res * 242/224"
+        None,
+        ge=1,
+        description="textvr, textvr_mild: side before the random crop; null: input_res * 242/224, "
+        "textvr_mild * 238/224",
+    )
+    resize_test: int | None = Field(
+        None,
+        ge=1,
+        description="textvr, textvr_mild: side before the centre crop in test; null: input_res "
+        "(no crop), textvr_mild * 238/224",
     )
     center_crop: int | None = Field(
         None, ge=1, description="frozen_in_time: side of the test's crop; null: input_res * 256/224"
     )
     randcrop_scale: Annotated[tuple[Share, Share], BeforeValidator(_as_tuple)] = Field(
         (0.5, 1.0), description="frozen_in_time: share of the frame's area that a crop keeps"
+    )
+    hflip: bool | None = Field(
+        None,
+        description="mirror every other training clip; null: frozen_in_time does. Refused where "
+        "the model reads OCR words, whose letters and tracks are not mirrored",
     )
     color_jitter: Jitter | None = Field(
         None, description="strength of brightness, contrast, saturation, hue (three: no hue)"
@@ -85,10 +106,10 @@ class TransformParams(ConfigModel):
             raise ValueError(f"randcrop_scale is [{low}, {high}]; give 0 < smallest <= largest")
         if min(self.norm_std) <= 0:
             raise ValueError("norm_std divides the pixels; give three numbers above 0")
-        if self.input_res and self.resize_train and self.resize_train < self.input_res:
-            raise ValueError(
-                f"resize_train is {self.resize_train}, too small for a crop of {self.input_res}"
-            )
+        for name in ("resize_train", "resize_test"):
+            side = getattr(self, name)
+            if self.input_res and side and side < self.input_res:
+                raise ValueError(f"{name} is {side}, too small for a crop of {self.input_res}")
         return self
 
     def resolve(
@@ -103,23 +124,25 @@ class TransformParams(ConfigModel):
             std: likewise.
 
         Raises:
-            UserError: ``resize_train`` is smaller than the input, or the configuration's mean or
-                standard deviation is not the model's.
+            UserError: ``resize_train`` or ``resize_test`` is smaller than the input, or the
+                configuration's mean or standard deviation is not the model's.
         """
         recipe = self.recipe or recipe
         res = self.input_res or input_res
         values: dict[str, object] = {"recipe": recipe, "input_res": res}
-        values["resize_train"] = self.resize_train or round(res * 242 / 224)
+        for name, side in zip(("resize_train", "resize_test"), _RESIZE[recipe], strict=True):
+            values[name] = getattr(self, name) or round(res * side / 224)
+            if values[name] < res:
+                raise UserError(
+                    f"{name} is {values[name]}, too small for a crop of {res} pixels; "
+                    f"give at least {res}, or null"
+                )
+        values["hflip"] = self.flips(recipe)
         values["center_crop"] = self.center_crop or round(res * 256 / 224)
         if self.color_jitter is None:
             values["color_jitter"] = _JITTER[recipe]
         if self.grayscale_p is None:
             values["grayscale_p"] = _GRAYSCALE[recipe]
-        if values["resize_train"] < res:
-            raise UserError(
-                f"resize_train is {self.resize_train}, too small for a crop of {res} pixels; "
-                f"give at least {res}, or null"
-            )
         for name, required in (("norm_mean", mean), ("norm_std", std)):
             if required is None:
                 continue
@@ -134,6 +157,10 @@ class TransformParams(ConfigModel):
             if given != required:
                 logger.info("frames are normalised with the model's %s, %s", name, list(required))
         return self.model_copy(update=values)
+
+    def flips(self, recipe: Recipe) -> bool:
+        """Say whether training clips are mirrored; ``recipe`` is the data set's."""
+        return (self.recipe or recipe) == "frozen_in_time" if self.hflip is None else self.hflip
 
 
 def resize(frames: Tensor, size: Sequence[int], antialias: bool) -> Tensor:
@@ -151,31 +178,40 @@ class ClipGeometry:
         self.train = train
 
     @property
+    def resizes_first(self) -> bool:
+        """Whether frames are resized to a square before they are cropped."""
+        return self.params.recipe != "frozen_in_time"
+
+    @property
     def first_size(self) -> list[int]:
         """The size of the first resizing: (height, width), or the shorter side alone.
 
         Frozen in Time's training crops before it resizes; for it this is the size of its test.
         """
-        if self.params.recipe == "textvr":
-            return [self.params.resize_train if self.train else self.params.input_res] * 2
+        if self.resizes_first:
+            return [self.params.resize_train if self.train else self.params.resize_test] * 2
         return [self.params.center_crop]
 
     def __call__(self, frames: Tensor, rng: np.random.Generator | None) -> Tensor:
         """Return (F, C, R, R) of ``frames``, (F, C, H, W) uint8; test needs no ``rng``."""
         res = self.params.input_res
-        if self.params.recipe == "textvr":
+        if self.resizes_first:
             frames = self._resize(frames, self.first_size)
             if not self.train:
-                return frames
+                return tv.center_crop(frames, [res, res])
             height, width = frames.shape[-2:]
             top, left = rng.integers(0, [height - res, width - res], endpoint=True).tolist()
-            return tv.crop(frames, top, left, res, res)
+            return self._flip(tv.crop(frames, top, left, res, res), rng)
         if self.train:
             top, left, height, width = self._draw_crop_box(frames, rng)
             frames = self._resize(tv.crop(frames, top, left, height, width), [res, res])
-            return tv.horizontal_flip(frames) if rng.random() < 0.5 else frames
+            return self._flip(frames, rng)
         frames = tv.center_crop(self._resize(frames, self.first_size), self.first_size * 2)
         return self._resize(frames, [res, res])
+
+    def _flip(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        """Mirror the clip at random; without flips nothing is drawn."""
+        return tv.horizontal_flip(frames) if self.params.hflip and rng.random() < 0.5 else frames
 
     def _resize(self, frames: Tensor, size: list[int]) -> Tensor:
         return resize(frames, size, self.params.antialias)

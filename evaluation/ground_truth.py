@@ -31,6 +31,7 @@ class GroundTruth:
         reading_note: why ``reading`` is not known, or what has to be known about it; may be "".
         annotation_file: where the videos and captions come from.
         shuffled: whether that file's pairs are shuffled, so that every metric is chance.
+        protocol: which captions of the videos are the rows; "" where that is not known.
     """
 
     captions: tuple[str, ...]
@@ -41,6 +42,7 @@ class GroundTruth:
     reading_note: str
     annotation_file: Path
     shuffled: bool
+    protocol: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -111,7 +113,12 @@ def build_ground_truth(dataset: BaseTextVideoDataset) -> GroundTruth:
         except UserError as error:  # said in every table; a model that reads will raise it again
             note = str(error)
     return make_ground_truth(
-        dataset.entries, dataset.annotation_file, dataset.shuffled, reading, note or ""
+        dataset.entries,
+        dataset.annotation_file,
+        dataset.shuffled,
+        reading,
+        note or "",
+        dataset.caption_protocol,
     )
 
 
@@ -121,6 +128,7 @@ def make_ground_truth(
     shuffled: bool,
     reading: Sequence[bool] | None,
     note: str = "",
+    protocol: str = "",
 ) -> GroundTruth:
     """Return the rows and columns of the matrix of ``entries``.
 
@@ -130,6 +138,7 @@ def make_ground_truth(
         shuffled: whether captions and videos do not belong together.
         reading: of each caption, whether it speaks of text in its video; None: not known.
         note: why it is not known.
+        protocol: which captions of the videos are the rows.
     """
     counts = [len(entry.captions) for entry in entries]
     categories = tuple(entry.category for entry in entries)
@@ -145,6 +154,7 @@ def make_ground_truth(
         reading_note=note if reading is not None else note or "the data set does not say",
         annotation_file=annotation_file,
         shuffled=shuffled,
+        protocol=protocol,
     )
 
 

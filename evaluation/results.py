@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.files import write_array, write_json
 
 METRICS_NAME, REPORT_NAME = "metrics.json", "data_report.json"
+SAVE_TYPES = ("both", "text", "video")
 SHUFFLED_NOTE = "not meaningful (shuffled test file)"
 ONE, EQUAL = "one right video (published)", "equal captions count"
 GMEAN = "geometric_mean_R1-R5-R10"
@@ -91,7 +92,9 @@ def collect_metrics(tested: ScoredEvaluation) -> dict[str, Any]:
     return found | {"loss": evaluation.loss} | evaluation.report.counts()
 
 
-def write_evaluation(tested: ScoredEvaluation, sim_path: Path, feats_dir: Path | None) -> None:
+def write_evaluation(
+    tested: ScoredEvaluation, sim_path: Path, feats_dir: Path | None, save_type: str = "both"
+) -> None:
     """Write the matrix, ``metrics.json`` and ``data_report.json`` beside it, and the embeddings.
 
     Args:
@@ -100,6 +103,7 @@ def write_evaluation(tested: ScoredEvaluation, sim_path: Path, feats_dir: Path |
         feats_dir: where ``text_embeds.npy``, ``video_embeds.npy``, ``video_of_query.npy`` and
             ``ids.json`` go, and ``data_report.json`` where there are no captions and therefore no
             matrix; None: nowhere.
+        save_type: which of ``SAVE_TYPES`` the embeddings there are.
     """
     evaluation = tested.evaluation
     if tested.scores is not None:
@@ -108,12 +112,14 @@ def write_evaluation(tested: ScoredEvaluation, sim_path: Path, feats_dir: Path |
         evaluation.report.write(sim_path.parent / REPORT_NAME)
     if feats_dir is None:
         return
-    write_array(feats_dir / "video_embeds.npy", evaluation.video_embeds)
+    if save_type != "text":
+        write_array(feats_dir / "video_embeds.npy", evaluation.video_embeds)
     write_json(feats_dir / "ids.json", evaluation.ids)
     if tested.scores is None:
         evaluation.report.write(feats_dir / REPORT_NAME)
     else:
-        write_array(feats_dir / "text_embeds.npy", evaluation.text_embeds)
+        if save_type != "video":
+            write_array(feats_dir / "text_embeds.npy", evaluation.text_embeds)
         write_array(feats_dir / "video_of_query.npy", evaluation.video_of_query)
 
 
@@ -140,6 +146,7 @@ def scores_to_json(
         "intervals": {**scores.intervals, **sampling},
         "breakdown": breakdown,
         "postprocessed": {item.name: _postprocessed_to_json(item) for item in postprocessed},
+        "caption_protocol": queries.protocol,
         "num_captions": len(queries.captions),
         "num_videos": len(queries.ids),
         "annotation_file": str(queries.annotation_file),
@@ -189,8 +196,10 @@ def format_scores(
         values = ", ".join(f"{key} {value}" for key, value in item.parameters.items())
         rows = _make_rows(*_merge_directions(item))
         parts += ["", f"AFTER {item.name} ({values}): {item.note}", _format_rows(rows)]
-    parts += ["", f"{len(queries.captions)} captions, {len(queries.ids)} videos of "
-              f"{queries.annotation_file}"]  # fmt: skip
+    parts += ["", f"queries: {queries.protocol}"] if queries.protocol else [""]
+    parts.append(
+        f"{len(queries.captions)} captions, {len(queries.ids)} videos of {queries.annotation_file}"
+    )
     if texts:
         parts.append(f"captions shared by several videos: {texts}, by {videos} videos")
     shuffled = [f"THESE METRICS ARE {SHUFFLED_NOTE.upper()}"] if queries.shuffled else []

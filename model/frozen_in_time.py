@@ -37,6 +37,13 @@ TRACK_SIZE = 12
 NUM_TYPES = 3  # of tokens of the fusion layer: query token, video feature, word
 
 
+for _name in ("FrozenInTime_v1", "FrozenInTime_v2"):
+    ARCHITECTURES.refuse(
+        _name, "its class is commented out in the published code; TextVR's model is "
+        "FrozenInTime with arch.args.modalities"
+    )  # fmt: skip
+
+
 @ARCHITECTURES.register("FrozenInTime")
 class FrozenInTime(RetrievalModel):
     """Embeds queries and videos in one space, by what a video shows, the text in it, or both.
@@ -69,6 +76,7 @@ class FrozenInTime(RetrievalModel):
         UserError: a model or its weights can't be had, or the parts do not fit together.
     """
 
+    modalities_argument = "modalities"
     # The weights and the tokenizer say which text model it was.
     training_only = frozenset({
         "load_checkpoint", "load_parts", "ocr_encoder_grad", "ocr_encoder_dropout",

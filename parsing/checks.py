@@ -101,9 +101,15 @@ def _name_problems(registry: Registry, name: str, path: Path) -> list[Problem]:
 
 
 def check_model_input(
-    arch: Block | None, loaders: Sequence[Block | None], paths: Sequence[Path]
+    arch: Block | None,
+    loaders: Sequence[Block | None],
+    paths: Sequence[Path],
+    training: bool = False,
 ) -> tuple[list[Problem], list[str]]:
-    """Compare what the model takes with what each loader gives; returns problems and warnings."""
+    """Compare what the model takes with what each loader gives; returns problems and warnings.
+
+    With ``training`` a loader that has a class method ``find_problems(args, wanted)`` is asked.
+    """
     problems: list[Problem] = []
     warnings: list[str] = []
     if arch is None:
@@ -113,6 +119,11 @@ def check_model_input(
     except UserError as error:
         return [(("arch", "args"), str(error))], warnings
     for loader, path in zip(loaders, paths, strict=True):
+        ask = getattr(DATA_LOADERS.get(loader.type), "find_problems", None) if loader else None
+        if training and ask is not None:
+            problems += [
+                ((*path, "args", *where), text) for where, text in ask(loader.args, wanted)
+            ]
         video = getattr(loader.args, "video_params", None) if loader else None
         here = (*path, "args", "video_params")
         size, frames = (getattr(video, name, None) for name in ("input_res", "num_frames"))

@@ -17,37 +17,44 @@ from parsing.checks import (
 )
 from parsing.json_files import apply_overrides
 from parsing.problems import Path, Problem, find_ineffective_keys, join_path
+from parsing.published_files import translate_published_file
 
 logger = logging.getLogger("parse_config")
 
 
 def build_config(
-    data: dict[str, Any], source: str, overrides: Sequence[str], problems: Sequence[Problem]
+    data: dict[str, Any],
+    source: str,
+    overrides: Sequence[str],
+    problems: Sequence[Problem],
+    training: bool = False,
 ) -> Config:
     """Apply overrides, check everything, and make the ``Config``.
 
     Args:
         problems: those found while reading.
+        training: whether to refuse what can't be trained, though it might be tested.
 
     Raises:
         ConfigError: with ``problems`` and every problem found here.
     """
     data = copy.deepcopy(data)
     override_problems = apply_overrides(data, overrides)
+    notes, unsaid = translate_published_file(data, _loader_paths(data))
     blocks, block_problems = _check_blocks(data)
     shape, shape_problems = validate_model(Config, _with_empty_blocks(data))
     twice, warnings = check_model_input(
-        blocks.get("arch"), blocks["data_loader"], _loader_paths(data)
+        blocks.get("arch"), blocks["data_loader"], _loader_paths(data), training
     )
     found = [*problems, *shape_problems, *block_problems, *check_metrics(data.get("metrics"))]
-    found += [*_monitor_problems(data), *twice]
+    found += [*_monitor_problems(data), *twice, *unsaid]
     if override_problems or found or shape is None:
         raise ConfigError(source, override_problems + _lines(found))
     config = shape.model_copy(update=blocks)
     own_problems = check_architecture(config)
     if own_problems:
         raise ConfigError(source, own_problems)
-    _warn(source, data, warnings)
+    _warn(source, data, [*notes, *warnings])
     return config
 
 

@@ -185,7 +185,9 @@ def _assign(data: Any, keys: Sequence[str], value: Any) -> str | None:
         if last:
             data[index] = value
         elif isinstance(data, dict):
-            data = data.setdefault(index, {})
+            if data.get(index) is None:  # null stands for an object's defaults
+                data[index] = {}
+            data = data[index]
         else:
             data = data[index]
     return None

@@ -47,7 +47,7 @@ def make_file_schema() -> Schema:
             owner = definitions[_name(references[(model, "validation")])]
             if member:
                 owner, name = definitions[model.model_fields[name].annotation.__name__], member
-            _add_names(owner["properties"][name], registry.names())
+            _add_names(owner["properties"][name], [*registry.names(), *sorted(registry.published)])
     root["properties"]["metrics"]["items"] = {"enum": METRICS.names()}
     return _with_file_keys(root, definitions)
 

@@ -137,9 +137,11 @@ def test_a_data_set_is_a_diff_of_twenty_lines(name):
     reads = config.arch.kwargs()["modalities"] == ("vision", "ocr")
     assert reads == name.endswith("_ocr")
     for args in loaders:
-        # The transforms are those of the data set, not TextVR's.
+        # The transforms are those of the published class of the data set.
         recipe = args.tsfm_params and args.tsfm_params.recipe
-        assert recipe in (None, "frozen_in_time")
+        of_textvr = DATASETS.get(args.dataset_name).get_form(args.cut).recipe == "textvr"
+        wanted = "textvr_mild" if name == "DiDeMo" else "textvr" if of_textvr else "frozen_in_time"
+        assert (recipe or "frozen_in_time") == wanted
         assert args.split == ("test" if "Directory" in name else "train")
 
 

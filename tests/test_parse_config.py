@@ -88,8 +88,12 @@ def test_a_published_file(caplog):
     assert args.data_dir == "$TMPDIR/MSRVTT/"  # expanded where it is used
     assert config.trainer.monitor == "min val_loss_0"
     assert config.optimizer.kwargs()["lr"] == 3e-5
-    [record] = caplog.records
+    record, chosen = caplog.records
     assert record.levelno == logging.WARNING
+    assert chosen.getMessage() == (
+        "x.json: arch.args.modalities: vision and ocr, because TextVR (cut jsfusion) is in the "
+        "form of TextVR, which names OCR documents"
+    )
     said, keys = record.getMessage().split(": these keys have no effect any more: ")
     video = "data_loader.args.video_params."
     old = {"trainer.neptune", "visualizer", *(video + key for key in OLD_VIDEO)}

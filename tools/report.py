@@ -54,7 +54,7 @@ from utils.run_dir import CONFIG_NAME, setup_logging
 
 logger = logging.getLogger(__name__)
 
-CACHE_FOLDER, CACHE_VERSION = "report", 3
+CACHE_FOLDER, CACHE_VERSION = "report", 4
 CHECKPOINTS = ("model_best.pth", "model_last.pth")
 LETTERS = string.ascii_uppercase  # the runs' short names, and so the most runs of a page
 SHARED = ("captions", "ids", "video_of_query")  # by all runs of a page

@@ -7,7 +7,8 @@
 
 Row x, column y of the matrix is the similarity of the x-th caption to the y-th video, in the
 annotation file's order. Prints and writes what test.py does, to MATRIX.metrics.json beside the
-matrix. --columns names the file whose videos the columns follow, where that is another one: rows of
+matrix. With --annotations a matrix of one row a video is one of the videos' first captions.
+--columns names the file whose videos the columns follow, where that is another one: rows of
 the shuffled test file are those of the right one, so its matrix can be scored.
 """
 
@@ -18,9 +19,11 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from data_loader.datasets.annotations import (
+    describe_captions,
     explain_shuffled,
     find_shuffled_beside,
     find_unshuffled_beside,
+    keep_first_captions,
     read_textvr_entries,
 )
 from data_loader.ocr.ocr_reader import flag_captions_that_need_reading
@@ -92,21 +95,31 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def annotated_queries(file: Path, ocr_dir: Path) -> GroundTruth:
-    """Return the rows and columns of an annotation file; its videos need not be there."""
+def annotated_queries(file: Path, ocr_dir: Path, shape: tuple[int, ...] = ()) -> GroundTruth:
+    """Return the rows and columns of an annotation file; its videos need not be there.
+
+    A matrix of this ``shape``, with a row and a column for each video, has their first captions.
+    """
     entries = read_textvr_entries(file, file.parent, ocr_dir)
+    first = "as many as the matrix has rows" if shape == (len(entries),) * 2 else ""
+    protocol = describe_captions(entries, first)
+    entries = keep_first_captions(entries) if first else entries
     shuffled = explain_shuffled(file) is not None
     reason = explain_missing_reading(entries)
     if reason is not None:
-        return make_ground_truth(entries, file, shuffled, None, reason)
-    return make_ground_truth(entries, file, shuffled, flag_captions_that_need_reading(entries))
+        return make_ground_truth(entries, file, shuffled, None, reason, protocol)
+    reading = flag_captions_that_need_reading(entries)
+    return make_ground_truth(entries, file, shuffled, reading, protocol=protocol)
 
 
-def read_queries(arguments: argparse.Namespace) -> tuple[GroundTruth, tuple[str, ...]]:
-    """Return rows and columns, and the names of the metrics."""
+def read_queries(
+    arguments: argparse.Namespace, shape: tuple[int, ...]
+) -> tuple[GroundTruth, tuple[str, ...]]:
+    """Return rows and columns of a matrix of this shape, and the names of the metrics."""
     if arguments.annotations is not None:
         file = arguments.annotations
-        return annotated_queries(file, arguments.ocr or file.parent / OCR_FOLDER), (T2V, V2T)
+        ocr_dir = arguments.ocr or file.parent / OCR_FOLDER
+        return annotated_queries(file, ocr_dir, shape), (T2V, V2T)
     config = load_config(arguments.config, arguments.overrides)
     split = arguments.split or "test"
     dataset = build_dataset(config, arguments.loader or 0, training=False, split=split)
@@ -152,7 +165,7 @@ def main() -> None:
     arguments = parse_arguments()
     setup_logging(verbosity=0)
     matrix = load_matrix(arguments.matrix)
-    queries, names = read_queries(arguments)
+    queries, names = read_queries(arguments, matrix.shape)
     check_matrix(matrix, arguments.matrix, queries)
     bank = load_matrix(arguments.query_bank) if arguments.query_bank is not None else None
     if bank is not None:

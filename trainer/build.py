@@ -48,6 +48,17 @@ def build_model(
     return architecture(**arguments).to(device)
 
 
+def find_initial_checkpoint(config: Config) -> Path:
+    """Return the checkpoint that gives a model all its weights; raises ``UserError``."""
+    found = ARCHITECTURES.get(config.arch.type).get_initial_checkpoint(**config.arch.kwargs())
+    if found is None:
+        raise UserError(
+            f"{config.name}: the configuration names no checkpoint (arch.args.load_checkpoint), so "
+            "there are no weights to test; give one with -r"
+        )
+    return found
+
+
 @preserve_random_state()
 def build_criterion(config: Config, device: torch.device) -> Criterion:
     """Build the one criterion of a run, on ``device``."""

@@ -7,6 +7,7 @@ made for matrices sent to the challenge server, and every metric on it is chance
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,25 @@ def get_text(item: Any, key: str) -> str | None:
     """Return the text of a JSON object's member; None where there is none."""
     text = item.get(key) if isinstance(item, dict) else None
     return text if isinstance(text, str) else None
+
+
+def keep_first_captions(entries: Sequence[VideoEntry]) -> list[VideoEntry]:
+    """Return the entries with the first of their captions only."""
+    return [replace(entry, captions=entry.captions[:1]) for entry in entries]
+
+
+def describe_captions(entries: Sequence[VideoEntry], first: str = "") -> str:
+    """Say which captions of the videos are the queries, "" where there are none.
+
+    Args:
+        first: why only the first caption of each video is one; "" where all of them are.
+    """
+    # A table, which makes its entries when they are asked for, has all their captions at once.
+    captions = getattr(entries, "captions", None) or (entry.captions for entry in entries)
+    most = max(map(len, captions), default=0)
+    if most < 2:
+        return "one caption a video" if most else ""
+    return f"the first caption of each video ({first})" if first else "every caption of each video"
 
 
 def count_captions(entries: Iterable[VideoEntry]) -> int:

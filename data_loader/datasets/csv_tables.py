@@ -6,15 +6,15 @@ validation file.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from base.base_dataset import VideoEntry
+from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import AnnotationError, join_inside, raise_entry_errors
-from data_loader.datasets.text_video_dataset import TextVideoDataset
+from data_loader.datasets.text_video_dataset import FROZEN_IN_TIME, TextVideoDataset
 from data_loader.datasets.textvr import DEFAULT_CUT, AnnotatedVideos
 from data_loader.ocr.paths import find_document
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ROWS = replace(FROZEN_IN_TIME, test_captions="all")  # each row of a file is a query
 VAL_ROWS = 1000
 MAX_CAPTION = 350  # characters of WebVid's, as published
 CC3M_TRAIN = "Train_GCC-training-success-020321-VALIDIMG.csv"
@@ -42,6 +43,11 @@ class WebVid(AnnotatedVideos):
     """
 
     stem = "WebVid"
+
+    @classmethod
+    def get_form(cls, cut: str | None) -> DatasetForm | None:
+        """Return the form of the cut."""
+        return super().get_form(cut) if cut == DEFAULT_CUT else ROWS
 
     def name_annotation_file(self) -> str:
         """Return the file of the cut and split."""
@@ -75,6 +81,11 @@ class ConceptualCaptions3M(TextVideoDataset):
     """
 
     images = True
+
+    @classmethod
+    def get_form(cls, cut: str | None) -> DatasetForm:
+        """Return Frozen in Time's."""
+        return ROWS
 
     def name_annotation_file(self) -> str:
         """Return the split's csv file; validation and test have one file, as published."""

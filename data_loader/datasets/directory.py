@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from base.base_dataset import VideoEntry
+from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import AnnotationError
-from data_loader.datasets.text_video_dataset import TextVideoDataset
+from data_loader.datasets.text_video_dataset import FROZEN_IN_TIME, TextVideoDataset
 from data_loader.readers.container import VIDEO_EXTENSIONS
 from utils.files import list_files
 
@@ -23,6 +23,11 @@ class Directory(TextVideoDataset):
     """
 
     extensions: Sequence[str] = ()
+
+    @classmethod
+    def get_form(cls, cut: str | None) -> DatasetForm:
+        """Return Frozen in Time's."""
+        return FROZEN_IN_TIME
 
     def name_annotation_file(self) -> str:
         """Return the folder itself: there is no annotation file."""

@@ -1,6 +1,6 @@
 """LSMDC: 118k short clips of films, each with the sentence that describes it."""
 
-from base.base_dataset import VideoEntry
+from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import (
     AnnotationError,
@@ -9,7 +9,7 @@ from data_loader.datasets.annotations import (
     read_lines,
     read_list,
 )
-from data_loader.datasets.text_video_dataset import TextVideoDataset
+from data_loader.datasets.text_video_dataset import FROZEN_IN_TIME, TextVideoDataset
 from utils.checkpoint.unpickling import read_pickle
 
 FOLDER = "structured-symlinks"
@@ -26,6 +26,11 @@ class LSMDC(TextVideoDataset):
     ``frame_tar_list.txt`` (paths that end in ``FILM/ID.tar``). Videos ``videos/FILM/ID.avi``; OCR
     documents, where there are any, ``Kwai_VideoOCR/FILM/ID.json``.
     """
+
+    @classmethod
+    def get_form(cls, cut: str | None) -> DatasetForm:
+        """Return Frozen in Time's."""
+        return FROZEN_IN_TIME
 
     def name_annotation_file(self) -> str:
         """Return the split's list."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from base.base_dataset import VideoEntry
+from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import (
     AnnotationError,
@@ -12,6 +12,7 @@ from data_loader.datasets.annotations import (
     read_json,
     read_list,
 )
+from data_loader.datasets.text_video_dataset import FROZEN_IN_TIME
 from data_loader.datasets.textvr import AnnotatedVideos
 from utils.checkpoint.unpickling import read_pickle
 
@@ -35,11 +36,17 @@ class MSRVTT(AnnotatedVideos):
     ``miech``, ``jsfusion``, ``full-val``, ``full-test``: captions from ``annotation/MSR_VTT.json``,
     ids from ``high-quality/structured-symlinks/*_list_*.txt``, videos ``videos/all/ID.mp4``, OCR
     documents, where there are any, ``Kwai_VideoOCR/ID.json``; entries sorted by id. jsfusion
-    tests with one caption a video, which ``jsfusion_val_caption_idx.pkl`` names.
+    tests with one caption a video, which ``jsfusion_val_caption_idx.pkl`` names; the other cuts,
+    as published, with each video's first.
     ``split``, ``official_split``, ``oneka_split``: the form of TextVR, see ``AnnotatedVideos``.
     """
 
     stem = "MSRVTT"
+
+    @classmethod
+    def get_form(cls, cut: str | None) -> DatasetForm | None:
+        """Return the form of the cut."""
+        return FROZEN_IN_TIME if cut in LISTS else super().get_form(cut)
 
     def name_annotation_file(self) -> str:
         """Return the file of captions of the cut."""

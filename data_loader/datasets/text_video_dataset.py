@@ -13,11 +13,15 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from base.base_dataset import BaseTextVideoDataset, VideoEntry
+from base.base_dataset import BaseTextVideoDataset, DatasetForm, VideoEntry
 from base.batch import Sample, SampleKey, Unreadable
 from base.config import NO_EFFECT, ConfigModel
 from data_loader.color_jitter import IDENTITY_COLOR
-from data_loader.datasets.annotations import AnnotationError
+from data_loader.datasets.annotations import (
+    AnnotationError,
+    describe_captions,
+    keep_first_captions,
+)
 from data_loader.frame_cache.frames import FrameCache
 from data_loader.frame_sampling import list_window_starts, sample_frame_indices
 from data_loader.ocr.ocr_reader import OcrReader, flag_captions_that_need_reading
@@ -26,12 +30,18 @@ from data_loader.ocr.paths import find_documents
 from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.image_reader import encode_jpeg, open_image
 from data_loader.readers.video_readers import open_video
-from data_loader.transforms import ClipTransform
+from data_loader.transforms import ClipTransform, Recipe
 from utils.distributed import show_progress
 
 logger = logging.getLogger(__name__)
 
 OCR_FOLDER = "Kwai_VideoOCR"
+FROZEN_IN_TIME = DatasetForm(
+    "in the form of Frozen in Time, whose models read no text", "frozen_in_time", ("vision",)
+)
+TEXTVR = DatasetForm(
+    "in the form of TextVR, which names OCR documents", "textvr", ("vision", "ocr")
+)
 
 
 class LoaderVideoParams(ConfigModel):
@@ -53,10 +63,11 @@ class LoaderTextParams(ConfigModel):
     """Which caption of a video is the query."""
 
     input: Literal["text"] = Field("text", description="Published key; queries are texts.")
-    caption_sample: Literal["rand", "first"] = Field(
+    caption_sample: Literal["rand", "first", "all"] = Field(
         "rand",
-        description="Training: a random caption of the video, or its first. "
-        "Validation and test always use all captions.",
+        description="Captions that are queries. rand: in training a random one of the video, in "
+        "validation and test those of the data set's published protocol; first: always its first; "
+        "all: in training a random one, in validation and test all of them.",
     )
     max_tokens: int | None = Field(
         None, ge=3, description="Queries are cut to this many tokens; null: the tokenizer's limit."
@@ -85,7 +96,7 @@ class TextVideoDataset(BaseTextVideoDataset):
 
     A subclass implements ``name_annotation_file`` and ``load_entries`` and is registered in
     ``DATASETS``. It may set its ``recipe`` of transforms, and ``images`` where its files are
-    images, which are clips of one frame.
+    images, which are clips of one frame. Published ones override ``get_form`` instead.
 
     Args:
         data_dir: folder of the data set.
@@ -103,7 +114,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         UserError: the frame cache does not hold what is wanted.
     """
 
-    recipe = "frozen_in_time"
+    recipe: Recipe = "frozen_in_time"  # where the data set has no published form
     images = False
 
     def __init__(
@@ -128,7 +139,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         self.ocr_dir = ocr_dir or data_dir / OCR_FOLDER
         self.annotation_file = self.metadata_dir / (annotation_file or self.name_annotation_file())
         entries = self.load_entries()
-        self.entries = entries[: max(1, round(len(entries) * subsample))]
+        self.entries = self._choose_captions(entries[: max(1, round(len(entries) * subsample))])
         self._ocr = OcrReader(self.entries, options.ocr, self.ocr_dir)
         cached = options.frame_cache and options.uses_vision
         self._cache = FrameCache(self) if cached else None
@@ -142,6 +153,28 @@ class TextVideoDataset(BaseTextVideoDataset):
                 options.split,
                 self.ocr_dir,
             )
+
+    @classmethod
+    def get_recipe(cls, cut: str | None) -> Recipe:
+        """Return the transforms of a cut where ``tsfm_params`` names none."""
+        form = cls.get_form(cut)
+        return cls.recipe if form is None else form.recipe
+
+    def _choose_captions(self, entries: Sequence[VideoEntry]) -> Sequence[VideoEntry]:
+        """Keep the captions that are queries: in training all of them, to draw from."""
+        if self.options.training:
+            return entries
+        form, key = self.get_form(self.cut), self.options.text.caption_sample
+        reason = ""
+        if key == "first":
+            reason = 'caption_sample "first"'
+        elif key == "rand" and form is not None and form.test_captions == "first":
+            reason = "as published"
+        self.caption_protocol = describe_captions(entries, reason)
+        if self.caption_protocol:
+            name = type(self).__name__
+            logger.info("%s %s: queries: %s", name, self.options.split, self.caption_protocol)
+        return keep_first_captions(entries) if reason else entries
 
     @abstractmethod
     def name_annotation_file(self) -> str:

@@ -1,16 +1,17 @@
 """TextVR (arXiv 2305.03347) and the data sets in its form: videos, OCR documents, annotations."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from base.base_dataset import VideoEntry
+from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import (
     AnnotationError,
     explain_shuffled,
     read_textvr_entries,
 )
-from data_loader.datasets.text_video_dataset import TextVideoDataset
+from data_loader.datasets.text_video_dataset import TEXTVR, TextVideoDataset
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,11 @@ class AnnotatedVideos(TextVideoDataset):
     """
 
     stem = ""
+
+    @classmethod
+    def get_form(cls, cut: str | None) -> DatasetForm | None:
+        """Return TextVR's: its code reads all these data sets alike."""
+        return TEXTVR
 
     def name_annotation_file(self) -> str:
         """Return the split's file if it exists, else that of all splits, else a substitute."""
@@ -73,7 +79,10 @@ class AnnotatedVideos(TextVideoDataset):
 class TextVR(AnnotatedVideos):
     """TextVR: 10.5k videos of eight categories with captions and OCR documents."""
 
-    recipe = "textvr"
+    @classmethod
+    def get_form(cls, cut: str | None) -> DatasetForm:
+        """Return TextVR's; test entries have one caption, so there is none to choose."""
+        return replace(TEXTVR, test_captions="all")
 
     def name_annotation_file(self) -> str:
         """Return the split's file; there is no separate validation set, as published."""

@@ -31,7 +31,9 @@ from utils.errors import UserError
 from utils.precision import Precision
 
 # Transforms that only training uses: embeddings do not depend on them.
-_AUGMENTATIONS = {"resize_train", "randcrop_scale", "color_jitter", "color_jitter_p", "grayscale_p"}
+_AUGMENTATIONS = {
+    "resize_train", "randcrop_scale", "hflip", "color_jitter", "color_jitter_p", "grayscale_p"
+}  # fmt: skip
 
 
 class BrokenModelError(UserError):
@@ -96,7 +98,7 @@ class ModelFile:
         """Return the transforms of frames, with the size and the statistics of the model."""
         loader = self.loader
         params = loader["tsfm_params"] or TransformParams()
-        recipe = DATASETS.get(loader["dataset_name"]).recipe
+        recipe = DATASETS.get(loader["dataset_name"]).get_recipe(loader["cut"])
         size, model = loader["video_params"].input_res, self.model_input
         return params.resolve(recipe, size, model.mean, model.std)
 

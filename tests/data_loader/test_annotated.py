@@ -46,9 +46,9 @@ def test_one_file_whose_entries_name_their_splits(read, name, lower):
         data = read(name, {file: ENTRIES}, split)
         assert names_of(data) == ids and data.annotation_file.name == file
     b, e = samples(read(name, {file: ENTRIES}, "val"))
-    assert b.captions == ["of b", "again"] and b.words == ["word0"] and b.frames.any()
+    assert b.captions == ["of b"] and b.words == ["word0"] and b.frames.any()
     assert e.words == [] and "has no OCR document" in e.ocr_missing
-    assert type(data).__name__ == name and data.recipe == "frozen_in_time"
+    assert type(data).__name__ == name and data.get_recipe(None) == "textvr"
 
 
 @pytest.mark.parametrize(("has", "lacks"), [("test", "val"), ("val", "test")])

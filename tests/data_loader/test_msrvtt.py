@@ -56,6 +56,10 @@ def test_the_lists_of_each_cut(folder, cut, split, ids):
     assert data.annotation_file == folder / "annotation/MSR_VTT.json"
     assert data.entries[0].video == folder / f"videos/all/{ids[0]}.mp4"
     if (cut, split) not in [("jsfusion", "val"), ("jsfusion", "test")]:
+        # Validation and test have the first of the three as their query, as published.
+        assert data.entries[0].captions == (f"a of {ids[0]}",)
+    if split == "train":
+        data = dataset("MSRVTT", folder, split, cut=cut, training=True, modalities=("ocr",))
         assert data.entries[0].captions == tuple(f"{letter} of {ids[0]}" for letter in "abc")
 
 

@@ -21,7 +21,7 @@ def empty_folder(tmp_path, *names):
 
 
 def test_it_is_registered():
-    assert DATASETS.get("TextVR") is TextVR and TextVR.recipe == "textvr"
+    assert DATASETS.get("TextVR") is TextVR and TextVR.get_recipe(None) == "textvr"
 
 
 @pytest.mark.parametrize(
