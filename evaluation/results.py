@@ -112,6 +112,7 @@ def write_evaluation(
         evaluation.report.write(sim_path.parent / REPORT_NAME)
     if feats_dir is None:
         return
+    feats_dir.mkdir(parents=True, exist_ok=True)
     if save_type != "text":
         write_array(feats_dir / "video_embeds.npy", evaluation.video_embeds)
     write_json(feats_dir / "ids.json", evaluation.ids)

@@ -233,6 +233,87 @@ def test_pretrained_weights_need_not_be_there(checkpoint, tmp_path, ended):
     assert ended("-r", checkpoint, "--sim_path", tmp_path / "m.npy", *options)[0] == 0
 
 
+def test_without_r_the_checkpoint_that_the_configuration_starts_from_is_tested(
+    checkpoint, tmp_path, ended
+):
+    config = tmp_path / "config.json"
+    data = json.loads((checkpoint.parent / "config.json").read_text())
+    write_json(config, data)
+    code, out, lines = ended("-c", config, "--sim_path", tmp_path / "m.npy")
+    said = "demo_ocr: the configuration names no checkpoint (arch.args.load_checkpoint)"
+    assert (code, out) == (2, "") and lines[-1].startswith(said) and lines[-1].endswith("with -r")
+    data["arch"]["args"]["load_checkpoint"] = str(checkpoint)
+    write_json(config, data)
+    assert ended("-c", config, "--sim_path", tmp_path / "m.npy")[0] == 0
+    assert ended("-r", checkpoint, "--sim_path", tmp_path / "r.npy")[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "m.npy"), np.load(tmp_path / "r.npy"))
+    part = ["--set", 'arch.args.load_parts=["text_model"]']
+    code, _, lines = ended("-c", config, "--sim_path", tmp_path / "m.npy", *part)
+    assert code == 2 and "only text_model would be taken, but a test needs all" in lines[-1]
+    code, _, lines = ended("--sim_path", tmp_path / "m.npy")
+    assert code == 2 and "give a checkpoint (-r), or a configuration (-c)" in lines[-1]
+
+
+def test_the_published_options_of_embeddings_and_windows(demo, tmp_path, ended):
+    checkpoint = make_run(tmp_path / "run", demo, kind="vision")
+    for name, options in {
+        "plain": [],
+        "published": ["--sliding_window_stride", "-1"],
+        "short": ["-s", "-1"],
+        "windows": ["-s", "1"],
+    }.items():
+        assert ended("-r", checkpoint, "--sim_path", tmp_path / f"{name}.npy", *options)[0] == 0
+    plain, published, short, windows = (
+        np.load(tmp_path / f"{name}.npy") for name in ("plain", "published", "short", "windows")
+    )
+    np.testing.assert_array_equal(published, plain)
+    np.testing.assert_array_equal(short, plain)
+    assert np.abs(windows - plain).max() > 1e-6
+    set_in_file = ["--set", "data_loader.args.sliding_window_stride=1", "-s", "-1"]
+    assert ended("-r", checkpoint, "--sim_path", tmp_path / "off.npy", *set_in_file)[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "off.npy"), plain)
+    kept = {"both": {"text_embeds.npy", "video_embeds.npy"},
+            "text": {"text_embeds.npy"}, "video": {"video_embeds.npy"}}  # fmt: skip
+    for kind, names in kept.items():
+        feats = tmp_path / kind
+        options = ["--sim_path", tmp_path / "m.npy", "--save_feats", feats, "--save_type", kind]
+        code, _, lines = ended("-r", checkpoint, *options)
+        assert code == 0, lines
+        assert {path.name for path in feats.glob("*_embeds.npy")} == names
+
+
+def test_the_protocol_stands_beside_the_numbers(checkpoint, demo, tmp_path, ended):
+    entries = json.loads((demo / "TextVR_test.json").read_text())
+    for entry in entries:
+        entry["captions_info"].append({"caption": "another sentence"})
+    write_json(tmp_path / "MSVD_test.json", entries)
+    changes = ["dataset_name=MSVD", f"metadata_dir={tmp_path}"]
+    shapes = {}
+    for key in ("rand", "all"):
+        values = [*changes, f"text_params.caption_sample={key}"]
+        options = [part for value in values for part in ("--set", f"data_loader.args.{value}")]
+        sim = tmp_path / key / "m.npy"
+        code, out, _ = ended("-r", checkpoint, "--sim_path", sim, *options)
+        assert code == 0
+        protocol = json.loads((sim.parent / "metrics.json").read_text())["caption_protocol"]
+        assert f"\nqueries: {protocol}\n" in out
+        shapes[protocol] = np.load(sim).shape
+    assert shapes == {
+        "the first caption of each video (as published)": (8, 8),
+        "every caption of each video": (16, 8),
+    }
+    # The matrix of first captions can be scored without a configuration.
+    command = [sys.executable, "-m", "tools.score_matrix", tmp_path / "rand" / "m.npy"]
+    command += ["--annotations", tmp_path / "MSVD_test.json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = "queries: the first caption of each video (as many as the matrix has rows)"
+    assert said in done.stdout
+    both = [json.loads((tmp_path / "rand" / name).read_text())["t2v_metrics"]
+            for name in ("metrics.json", "m.metrics.json")]  # fmt: skip
+    assert both[0] == both[1]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -244,6 +325,7 @@ def test_pretrained_weights_need_not_be_there(checkpoint, tmp_path, ended):
         ),
         (["--split", "rand"], "invalid choice: 'rand'"),
         (["--loader", "1"], "data loaders 0 … 0"),
+        (["--save_type", "all"], "invalid choice: 'all'"),
         (["--set", "data_loader.args.annotation_file=gone.json"], "gone.json: no such annotation"),
         (["--set", "arch.args.projection_dim=8"], "(32,) in the file, (8,) in the model"),
         (["-d", "77"], "-d 77: no such GPU; this machine has "),

@@ -238,3 +238,55 @@ def test_a_faulty_annotation_file(content, said, demo, tmp_path, ended):
     code, lines = ended(*arguments(folder, "--run_dir", str(tmp_path / "run")))
     assert code == 2 and lines[0].startswith(f"{folder}/TextVR_train.json: ")
     assert said in lines[-1] and len(lines) <= 2
+
+
+def test_the_published_options_are_short_for_set(demo, tmp_path, ended, caplog):
+    run = tmp_path / "run"
+    options = ["--lr", "1e-3", "--bs", "2", "-o", "--set", "trainer.verbosity=0"]
+    code, _ = ended(*arguments(demo), "--run_dir", str(run), *options)
+    assert code == 0
+    assert "-o has no effect, as published: trainer.tracker" in caplog.text
+    config = json.loads((run / "config.json").read_text())
+    assert config["optimizer"]["args"]["lr"] == 1e-3
+    assert config["data_loader"]["args"]["batch_size"] == 2
+    assert load_checkpoint(run / "model_last.pth")["step"] == 4  # 8 videos
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--learning_rate", "fast"], 'optimizer.args.lr: expected a number of at least 0, got "f'),
+        (["--batch_size", "0"], "data_loader.args.batch_size: expected an integer of at least 1"),
+    ],
+)
+def test_wrong_values_of_the_published_options(options, said, demo, ended):
+    code, lines = ended(*arguments(demo), *options)
+    assert code == 2 and said in "\n".join(lines)
+
+
+def test_a_published_file_of_frozen_in_time_trains_without_words(demo, tmp_path, ended, caplog):
+    """Its own data set stands in another form, so the demo's is read as a folder of tables."""
+    root = tmp_path / "WebVid"
+    (root / "metadata").mkdir(parents=True)
+    for split, file in (("train", "TextVR_train.json"), ("val", "TextVR_test.json")):
+        lines = ["videoid,page_dir,name"]
+        for number, entry in enumerate(json.loads((demo / file).read_text())):
+            target = root / "videos" / split / f"{number}.mp4"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(demo / "Videos" / entry["path"])
+            lines.append(f"{number},{split},{entry['captions_info'][0]['caption']}")
+        (root / f"metadata/results_2M_{split}.csv").write_text("\n".join(lines))
+    data = resolve_config(load_config(ROOT / "configs/demo/vision.json", tiny(demo)))
+    args = data["data_loader"]["args"]
+    del data["arch"]["args"]["modalities"], args["ocr_params"], args["ocr_dir"]
+    args |= {"dataset_name": "WebVid", "cut": "2M", "data_dir": str(root), "tsfm_params": None}
+    file = tmp_path / "published.json"
+    file.write_text(json.dumps(data))
+    code, lines = ended("-c", str(file), "--run_dir", str(tmp_path / "run"))
+    assert code == 0, lines
+    said = "arch.args.modalities: vision, because WebVid (cut 2M) is in the form of Frozen in Time"
+    assert said in caplog.text
+    names = load_checkpoint(tmp_path / "run" / "model_last.pth")["state_dict"]
+    assert not [name for name in names if name.startswith(("ocr_model", "fusion", "query_token"))]
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["arch"]["args"]["modalities"] == ["vision"]

@@ -43,7 +43,7 @@ def samples(data, epoch=1):
     return [data[SampleKey(epoch, index)] for index in range(len(data))]
 
 
-@pytest.mark.parametrize("recipe", ["textvr", "frozen_in_time"])
+@pytest.mark.parametrize("recipe", ["textvr", "textvr_mild", "frozen_in_time"])
 def test_test_frames_are_those_of_the_video_bit_for_bit(recipe, texts, tmp_path):
     texts = [*texts, f"data_loader.args.tsfm_params.recipe={recipe}"]
     assert run(texts, "--out", str(tmp_path), "--split", "val") == 0

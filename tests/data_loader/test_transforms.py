@@ -14,6 +14,7 @@ from data_loader.transforms import (
     TransformParams,
     draw_color,
 )
+from utils.errors import UserError
 
 
 def resolved(recipe="textvr", input_res=224, **params):
@@ -93,6 +94,46 @@ def test_textvr_test_is_a_square_resize():
     assert not torch.equal(smooth, expected)
 
 
+def test_the_mild_recipe_is_that_of_the_published_classes_without_ocr():
+    mild = resolved("textvr_mild")
+    assert (mild.resize_train, mild.resize_test, mild.input_res) == (238, 238, 224)
+    assert (mild.color_jitter, mild.color_jitter_p) == ((0.4, 0.4, 0.4, 0.1), 0.8)
+    assert mild.grayscale_p == 0.2 and not mild.hflip
+    frames = clip(height=240, width=320)
+    resized = tv.resize(frames, [238, 238], antialias=False)
+    test = ClipGeometry(mild, False)(frames, None)
+    assert torch.equal(test, tv.center_crop(resized, [224, 224])) and test.shape[-2:] == (224, 224)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        train = ClipGeometry(mild, True)(frames, rng)
+        places = [(t, x) for t in range(15) for x in range(15)
+                  if torch.equal(train[0, 0, 0], resized[0, 0, t, x : x + 224])]  # fmt: skip
+        [(top, left)] = places
+        assert torch.equal(train, resized[..., top : top + 224, left : left + 224])
+
+
+def test_the_side_before_a_crop_in_test():
+    frames = clip()
+    expected = tv.center_crop(tv.resize(frames, [40, 40], antialias=False), [32, 32])
+    geometry = ClipGeometry(resolved(input_res=32, resize_test=40), False)
+    assert torch.equal(geometry(frames, None), expected)
+    with pytest.raises(UserError, match="resize_test is 16, too small for a crop of 32 pixels"):
+        resolved(input_res=32, resize_test=16)
+
+
+@pytest.mark.parametrize("recipe", ["textvr", "textvr_mild", "frozen_in_time"])
+@pytest.mark.parametrize("hflip", [None, True, False])
+def test_half_of_the_clips_are_mirrored_where_the_recipe_or_the_key_says_so(recipe, hflip):
+    params = resolved(recipe, 16, hflip=hflip)
+    assert params.hflip == (recipe == "frozen_in_time" if hflip is None else hflip)
+    frames, rng = grid(20, 40), np.random.default_rng(0)
+    clips = [ClipGeometry(params, True)(frames, rng) for _ in range(200)]
+    flipped = sum(out[0, 0, 0, 0].item() > out[0, 0, 0, -1].item() for out in clips)
+    assert 70 < flipped < 130 if params.hflip else flipped == 0
+    test = ClipGeometry(params, False)(frames, None)
+    assert test[0, 0, 0, 0] < test[0, 0, 0, -1]  # never in test
+
+
 def test_frozen_in_time_test_is_resize_crop_resize():
     frames = clip(height=70, width=111)
     square = tv.center_crop(tv.resize(frames, [64], antialias=False), [64, 64])
@@ -140,7 +181,7 @@ def test_a_very_long_frame_falls_back_to_the_middle():
     assert box == (0, 93, 10, 13)
 
 
-@pytest.mark.parametrize("recipe", ["textvr", "frozen_in_time"])
+@pytest.mark.parametrize("recipe", ["textvr", "textvr_mild", "frozen_in_time"])
 def test_a_clip_depends_on_its_generator_only(recipe):
     transform = ClipTransform(resolved(recipe, 16), train=True)
     torch.manual_seed(0)
