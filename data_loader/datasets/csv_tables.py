@@ -43,6 +43,7 @@ class WebVid(AnnotatedVideos):
     """
 
     stem = "WebVid"
+    test_captions = "first"
 
     @classmethod
     def get_form(cls, cut: str | None) -> DatasetForm | None:

@@ -42,6 +42,7 @@ class MSRVTT(AnnotatedVideos):
     """
 
     stem = "MSRVTT"
+    test_captions = "first"
 
     @classmethod
     def get_form(cls, cut: str | None) -> DatasetForm | None:

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
@@ -32,15 +33,18 @@ class AnnotatedVideos(TextVideoDataset):
     ``annotation_file`` is taken as the latter, unless its name ends in a split's. Where there is
     no validation set the test set is used, and the other way round.
 
-    A subclass sets ``stem``, the NAME; ``cut`` is ``split`` where none is given.
+    A subclass sets ``stem``, the NAME, and ``test_captions``, see ``DatasetForm``; ``cut`` is
+    ``split`` where none is given.
     """
 
     stem = ""
+    recipe = "textvr"
+    test_captions: Literal["first", "all"] = "all"
 
     @classmethod
     def get_form(cls, cut: str | None) -> DatasetForm | None:
         """Return TextVR's: its code reads all these data sets alike."""
-        return TEXTVR
+        return replace(TEXTVR, recipe=cls.recipe, test_captions=cls.test_captions)
 
     def name_annotation_file(self) -> str:
         """Return the split's file if it exists, else that of all splits, else a substitute."""
@@ -79,11 +83,6 @@ class AnnotatedVideos(TextVideoDataset):
 class TextVR(AnnotatedVideos):
     """TextVR: 10.5k videos of eight categories with captions and OCR documents."""
 
-    @classmethod
-    def get_form(cls, cut: str | None) -> DatasetForm:
-        """Return TextVR's; test entries have one caption, so there is none to choose."""
-        return replace(TEXTVR, test_captions="all")
-
     def name_annotation_file(self) -> str:
         """Return the split's file; there is no separate validation set, as published."""
         return "TextVR_train.json" if self.options.split == "train" else "TextVR_test.json"
@@ -118,6 +117,7 @@ class MSVD(AnnotatedVideos):
     """MSVD: 1,970 short clips of about 40 captions each."""
 
     stem = "MSVD"
+    test_captions = "first"
 
 
 @DATASETS.register("DiDeMo")
@@ -125,6 +125,7 @@ class DiDeMo(AnnotatedVideos):
     """DiDeMo: 10k unedited videos, their captions joined to a paragraph."""
 
     stem = "DiDeMo"
+    test_captions = "first"
 
 
 @DATASETS.register("YouCook2")
@@ -132,3 +133,4 @@ class YouCook2(AnnotatedVideos):
     """YouCook2: cooking videos; tested on the validation set, for the test set has no captions."""
 
     stem = "YouCook2"
+    test_captions = "first"
