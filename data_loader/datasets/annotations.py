@@ -18,6 +18,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 MAX_ERRORS_SHOWN = 10
+ONE_CAPTION = "one caption a video"
 SHUFFLED_MARK = "_rand"  # ends the stem of a shuffled file
 UNSHUFFLED = "TextVR_test.json"
 
@@ -208,7 +209,7 @@ def describe_captions(entries: Sequence[VideoEntry], first: str = "") -> str:
     captions = getattr(entries, "captions", None) or (entry.captions for entry in entries)
     most = max(map(len, captions), default=0)
     if most < 2:
-        return "one caption a video" if most else ""
+        return ONE_CAPTION if most else ""
     return f"the first caption of each video ({first})" if first else "every caption of each video"
 
 

@@ -18,6 +18,7 @@ from base.batch import Sample, SampleKey, Unreadable
 from base.config import NO_EFFECT, ConfigModel
 from data_loader.color_jitter import IDENTITY_COLOR
 from data_loader.datasets.annotations import (
+    ONE_CAPTION,
     AnnotationError,
     describe_captions,
     keep_first_captions,
@@ -171,7 +172,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         elif key == "rand" and form is not None and form.test_captions == "first":
             reason = "as published"
         self.caption_protocol = describe_captions(entries, reason)
-        if self.caption_protocol:
+        if self.caption_protocol not in ("", ONE_CAPTION):
             name = type(self).__name__
             logger.info("%s %s: queries: %s", name, self.options.split, self.caption_protocol)
         return keep_first_captions(entries) if reason else entries

@@ -98,7 +98,7 @@ class ModelFile:
         """Return the transforms of frames, with the size and the statistics of the model."""
         loader = self.loader
         params = loader["tsfm_params"] or TransformParams()
-        recipe = DATASETS.get(loader["dataset_name"]).get_recipe(loader["cut"])
+        recipe = DATASETS.get(loader["dataset_name"]).get_recipe(loader.get("cut"))
         size, model = loader["video_params"].input_res, self.model_input
         return params.resolve(recipe, size, model.mean, model.std)
 

@@ -47,3 +47,11 @@ def test_a_far_name_lists_all(registry):
 
 def test_nearest_without_names_says_nothing():
     assert nearest("x", []) == ""
+
+
+def test_a_refused_name_says_why(registry):
+    registry.refuse("quince", "it was never published")
+    with pytest.raises(UnknownNameError) as caught:
+        registry.get("quince")
+    assert str(caught.value) == 'the fruit "quince" can\'t be had: it was never published'
+    assert "quince" not in registry.names()

@@ -89,6 +89,7 @@ def read_cache(run: Path, name: str) -> dict:
 
 def test_the_page_says_what_was_computed(page, runs, evil_demo):
     text = page.read_text()
+    assert "8 captions, 8 videos; queries: one caption a video." in text
     read = ReportReader(text)
     found = [read_cache(run, "evaluation")["results"] for run in runs.values()]
     entries = json.loads((evil_demo / "TextVR_test.json").read_text())

@@ -202,6 +202,12 @@ def test_set_makes_objects_and_later_ones_win():
     assert data == {"a": {"b": {"c": 2}, "d": {"e": 1, "f": 2}}}
 
 
+def test_set_puts_an_object_for_null():
+    data = {"tsfm_params": None}
+    assert apply_overrides(data, ["tsfm_params.hflip=false"]) == []
+    assert data == {"tsfm_params": {"hflip": False}}
+
+
 def test_set_numbers_the_items_of_a_list():
     data = {"data_loader": [{"args": {"n": 1}}, {"args": {"n": 1}}]}
     assert apply_overrides(data, ["data_loader.1.args.n=8"]) == []
