@@ -23,6 +23,10 @@ LISTS = {
     "jsfusion": ("train_list_jsfusion", "val_list_jsfusion"),
     "full-val": ("train_list_full", "val_list_full"),
     "full-test": ("train_list_full", "test_list_full"),
+    # The three of the 2020 challenge (Video Pentathlon), whose training list they share.
+    "val": ("train_list", "val_list"),
+    "public_server_val": ("train_list", "public_server_val"),
+    "public_server_test": ("train_list", "public_server_test"),
 }
 # The members that name the split in published annotations of the TextVR form.
 ANNOTATION_CUTS = ("split", "official_split", "oneka_split")
@@ -33,11 +37,12 @@ CHOSEN_CAPTIONS = "jsfusion_val_caption_idx.pkl"
 class MSRVTT(AnnotatedVideos):
     """MSR-VTT; ``cut`` says which of its published forms.
 
-    ``miech``, ``jsfusion``, ``full-val``, ``full-test``: captions from ``annotation/MSR_VTT.json``,
-    ids from ``high-quality/structured-symlinks/*_list_*.txt``, videos ``videos/all/ID.mp4``, OCR
-    documents, where there are any, ``Kwai_VideoOCR/ID.json``; entries sorted by id. jsfusion
-    tests with one caption a video, which ``jsfusion_val_caption_idx.pkl`` names; the other cuts,
-    as published, with each video's first.
+    ``miech``, ``jsfusion``, ``full-val``, ``full-test``, and those of the challenge, ``val``,
+    ``public_server_val``, ``public_server_test``: captions from ``annotation/MSR_VTT.json``, ids
+    from the lists in ``high-quality/structured-symlinks`` (``LISTS``), videos
+    ``videos/all/ID.mp4``, OCR documents, where there are any, ``Kwai_VideoOCR/ID.json``; entries
+    sorted by id. jsfusion tests with one caption a video, which
+    ``jsfusion_val_caption_idx.pkl`` names; the other cuts, as published, with each video's first.
     ``split``, ``official_split``, ``oneka_split``: the form of TextVR, see ``AnnotatedVideos``.
     """
 

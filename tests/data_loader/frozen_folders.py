@@ -89,6 +89,10 @@ def write_msrvtt(root: Path) -> Path:
         "train_list_full": "video1\n",
         "val_list_full": "video9\n",
         "test_list_full": "video7\nvideo10",
+        "train_list": "video7\nvideo1",
+        "val_list": "video9",
+        "public_server_val": "video9\nvideo10",
+        "public_server_test": "video10",
     }.items():
         text(lists / f"{name}.txt", ids)
     pickled(lists / "jsfusion_val_caption_idx.pkl", {"video7": 2, "video9": np.int64(1)})

@@ -48,6 +48,14 @@ def own(tmp_path, folder):
         ("full-val", "test", ["video9"]),
         ("full-test", "val", ["video10", "video7"]),
         ("full-test", "test", ["video10", "video7"]),
+        ("val", "train", ["video1", "video7"]),
+        ("val", "val", ["video9"]),
+        ("val", "test", ["video9"]),
+        ("public_server_val", "train", ["video1", "video7"]),
+        ("public_server_val", "test", ["video10", "video9"]),
+        ("public_server_test", "train", ["video1", "video7"]),
+        ("public_server_test", "val", ["video10"]),
+        ("public_server_test", "test", ["video10"]),
     ],
 )
 def test_the_lists_of_each_cut(folder, cut, split, ids):
@@ -106,7 +114,7 @@ def test_hostile_caption_numbers_are_refused_and_never_run(own, tmp_path):
 @pytest.mark.parametrize("cut", [None, "jsfusio", "2M"])
 def test_another_cut_or_none_is_an_error_that_lists_them(folder, cut):
     for more in ({}, {"annotation_file": "annotation/MSR_VTT.json"}):
-        with pytest.raises(AnnotationError, match="jsfusion, full-val, full-test, split, off"):
+        with pytest.raises(AnnotationError, match="full-test, val, .*_server_test, split, off"):
             dataset("MSRVTT", folder, cut=cut, **more)
 
 
