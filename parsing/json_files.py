@@ -4,6 +4,7 @@ Problems are collected rather than raised where reading can go on, so that the u
 them at once.
 """
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -32,13 +33,14 @@ def read_config(path: str) -> tuple[dict[str, Any], list[Problem]]:
         ConfigError: the file can't be read, or is not a JSON object.
     """
     data, problems = _read_object(path)
-    if "extends" not in data:
-        return data, problems
-    parent_name = data.pop("extends")
-    parent, problem = _read_parent(path, parent_name)
-    if problem:
-        problems.append((("extends",), problem))
-    return merge_configs(parent, data), problems
+    chain, layers = [FilePath(path)], [data]
+    while "extends" in layers[-1]:
+        parent, problem = _read_parent(chain, layers[-1].pop("extends"))
+        if problem:
+            problems.append((("extends",), problem))
+        layers.append(parent)
+    # From the last file on: what a block keeps of its parent depends on what that one kept.
+    return functools.reduce(merge_configs, reversed(layers)), problems
 
 
 def merge_configs(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -142,23 +144,37 @@ def _nearest_file(file: FilePath) -> str:
     return nearest(str(file), names) or f"; {folder} holds no JSON file"
 
 
-def _read_parent(path: str, name: Any) -> tuple[dict[str, Any], str | None]:
-    """Return what a file extends, or an empty object and the problem."""
+def _read_parent(chain: list[FilePath], name: Any) -> tuple[dict[str, Any], str | None]:
+    """Return what the last file of a chain extends, or an empty object and the problem.
+
+    Args:
+        chain: the files that extend each other so far; the one that is read is appended.
+        name: what the last of them gives as ``extends``.
+    """
     if not isinstance(name, str) or not name:
-        return {}, f"expected the name of a file beside this one, got {format_value(name)}"
-    file = FilePath(path).parent / name
-    if file.resolve() == FilePath(path).resolve():
-        return {}, "the file extends itself; remove the key or name another file"
+        text = f"expected the name of a file beside this one, got {format_value(name)}"
+        return {}, _show_chain(chain) + text
+    file = chain[-1].parent / name
+    known = [other.resolve() for other in chain]
+    chain.append(file)
+    if file.resolve() in known:
+        if len(chain) == 2:
+            return {}, "the file extends itself; remove the key or name another file"
+        text = "the files extend each other in a circle; remove the key from one of them"
+        return {}, _show_chain(chain) + text
     try:
         parent, problems = _read_object(str(file))
     except ConfigError as error:
-        return {}, f"{file} {error.problems[0]}"
-    if "extends" in parent:
-        grand = format_value(parent.pop("extends"))
-        remedy = f"extend a file without that key, and copy into this one what {name} changes"
-        return parent, f"{name} itself extends {grand}, but only one level is read; {remedy}"
-    problem = "; ".join(f"{file} {join_path(where)}: {text}" for where, text in problems)
-    return parent, problem or None
+        return {}, f"{_show_chain(chain)}{file} {error.problems[0]}"
+    found = "; ".join(f"{file} {join_path(where)}: {text}" for where, text in problems)
+    return parent, _show_chain(chain) + found if found else None
+
+
+def _show_chain(chain: Sequence[FilePath]) -> str:
+    """Say by which files a file was come to; "" where it is the first or what that one extends."""
+    if len(chain) <= 2:
+        return ""
+    return " extends ".join(str(file) for file in chain) + ": "
 
 
 def _override_value(text: str) -> tuple[Any, list[Problem]]:

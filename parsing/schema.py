@@ -62,7 +62,7 @@ def _with_file_keys(root: Schema, definitions: Schema) -> Schema:
         "extends": {
             "type": "string",
             "description": "File that this one changes, relative to this one. Objects are merged, "
-            "everything else is replaced; one level.",
+            "everything else is replaced; to any depth.",
         },
         **root["properties"],
     }

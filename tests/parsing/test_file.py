@@ -134,13 +134,65 @@ def test_extends_itself(tmp_path):
     assert text == "the file extends itself; remove the key or name another file"
 
 
-@pytest.mark.parametrize("grand", ["a.json", "c.json"])  # in a circle, or a chain of three
-def test_extends_one_level_only(tmp_path, grand):
-    written(tmp_path, "b.json", {"extends": grand})
+def test_extends_in_a_circle_names_every_file_of_it(tmp_path):
+    (tmp_path / "sub").mkdir()
+    written(tmp_path, "b.json", {"extends": "c.json"})
+    written(tmp_path, "c.json", {"extends": "sub/../b.json"})
+    names = ("a.json", "b.json", "c.json", "sub/../b.json")
+    chain = " extends ".join(f"{tmp_path}/{name}" for name in names)
     assert extends_problem(tmp_path, "b.json") == (
-        f'b.json itself extends "{grand}", but only one level is read; '
-        "extend a file without that key, and copy into this one what b.json changes"
+        f"{chain}: the files extend each other in a circle; remove the key from one of them"
     )
+
+
+def test_extends_of_any_depth(tmp_path):
+    folders = [tmp_path / "/".join("sub" for _ in range(depth)) for depth in range(12)]
+    folders[-1].mkdir(parents=True)
+    written(folders[-1], "f.json", {"trainer": {"epochs": 1, "save_dir": "x"}, "seed": 11})
+    for depth in range(10, -1, -1):
+        changes = {"extends": "sub/f.json", "seed": depth, "trainer": {f"depth_{depth}": 1}}
+        written(folders[depth], "f.json", changes)
+    data, problems = read_config(str(tmp_path / "f.json"))
+    assert problems == [] and data["seed"] == 0
+    keys = {"epochs", "save_dir", *(f"depth_{depth}" for depth in range(11))}
+    assert data["trainer"].keys() == keys
+
+
+@pytest.mark.parametrize(
+    ("child", "parent", "grand", "merged"),
+    [  # what a chain of two files gives, extended once more
+        ({"type": "B"}, {"args": {"p": 1}}, {"type": "A", "args": {"g": 1}}, {"type": "B"}),
+        (
+            {"type": "A", "args": {"c": 1}},
+            {"type": "B", "args": {"p": 1}},
+            {"type": "A", "args": {"g": 1}},
+            {"type": "A", "args": {"c": 1}},
+        ),
+        (
+            {"args": {"c": 1}},
+            {"type": "B"},
+            {"type": "A", "args": {"g": 1}},
+            {"type": "B", "args": {"c": 1}},
+        ),
+    ],
+)
+def test_a_block_of_another_type_in_the_middle_of_a_chain(tmp_path, child, parent, grand, merged):
+    written(tmp_path, "c.json", {"arch": grand})
+    written(tmp_path, "b.json", {"extends": "c.json", "arch": parent})
+    path = written(tmp_path, "a.json", {"extends": "b.json", "arch": child})
+    assert read_config(path) == ({"arch": merged}, [])
+
+
+def test_a_problem_far_down_the_chain_names_the_files_that_lead_there(tmp_path):
+    written(tmp_path, "b.json", {"extends": "c.json"})
+    files = [str(tmp_path / name) for name in ("a.json", "b.json", "c.json")]
+    where = " extends ".join(files) + ": "
+    assert extends_problem(tmp_path, "b.json").startswith(f"{where}{files[2]} no such file")
+    written(tmp_path, "c.json", '{"a": 1, "a": 2}')
+    assert extends_problem(tmp_path, "b.json").startswith(f"{where}{files[2]} a: written twice")
+    written(tmp_path, "c.json", {"extends": 3})
+    text = extends_problem(tmp_path, "b.json")
+    assert text == f"{where}expected the name of a file beside this one, got 3"
 
 
 @pytest.mark.parametrize("value", [3, "", None, ["b.json"]])
