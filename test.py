@@ -6,8 +6,8 @@
 Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
 file. Without -r the checkpoint that arch.args.load_checkpoint names is tested. The matrix is
 float32; row x, column y is the similarity of the x-th caption to the y-th video, in the annotation
-file's order. metrics.json and data_report.json are written beside it. Videos without captions only
-have embeddings: give --save_feats.
+file's order. metrics.json, ranks.csv (the rank of every query) and data_report.json are written
+beside it. Videos without captions only have embeddings: give --save_feats.
 
 The encoders compute in evaluation.precision, by default that of training. Numbers to be published
 are those of fp32: --set evaluation.precision=fp32.

@@ -11,11 +11,12 @@ from base.base_dataset import BaseTextVideoDataset
 from evaluation.evaluator import Evaluation
 from evaluation.ground_truth import GroundTruth, build_ground_truth
 from evaluation.postprocess import TEMPERATURE, PostprocessedScores, score_postprocessed
+from evaluation.ranks_file import METRICS_NAME, name_ranks_file, write_ranks
 from evaluation.scores import LEVEL, RESAMPLES, Metrics, Scores, score_similarity
 from utils.errors import UserError
 from utils.files import write_array, write_json
 
-METRICS_NAME, REPORT_NAME = "metrics.json", "data_report.json"
+REPORT_NAME = "data_report.json"
 SAVE_TYPES = ("both", "text", "video")
 SHUFFLED_NOTE = "not meaningful (shuffled test file)"
 ONE, EQUAL = "one right video (published)", "equal captions count"
@@ -95,7 +96,7 @@ def collect_metrics(tested: ScoredEvaluation) -> dict[str, Any]:
 def write_evaluation(
     tested: ScoredEvaluation, sim_path: Path, feats_dir: Path | None, save_type: str = "both"
 ) -> None:
-    """Write the matrix, ``metrics.json`` and ``data_report.json`` beside it, and the embeddings.
+    """Write the matrix, and metrics, ranks and data report beside it, and the embeddings.
 
     Args:
         tested: what to write.
@@ -108,7 +109,9 @@ def write_evaluation(
     evaluation = tested.evaluation
     if tested.scores is not None:
         write_array(sim_path, evaluation.similarity)
-        write_json(sim_path.parent / METRICS_NAME, collect_metrics(tested))
+        metrics_file = sim_path.parent / METRICS_NAME
+        write_json(metrics_file, collect_metrics(tested))
+        write_ranks(name_ranks_file(metrics_file), tested.scores)
         evaluation.report.write(sim_path.parent / REPORT_NAME)
     if feats_dir is None:
         return

@@ -37,6 +37,8 @@ class Scores:
         intervals: of R1: truth -> metric -> (low, high) in per cent.
         breakdown: of t2v with one right video: kind -> group -> key -> value, with ``count``.
         queries: the rows and columns.
+        ranks: (Q,) or (V,) of ``metrics``; NaN: a video without a caption.
+        equal_ranks: those of ``equal_captions``.
     """
 
     metrics: Metrics
@@ -46,6 +48,8 @@ class Scores:
     intervals: dict[str, dict[str, tuple[float, float]]]
     breakdown: dict[str, dict[str, dict[str, float]]]
     queries: GroundTruth
+    ranks: dict[str, NDArray]
+    equal_ranks: dict[str, NDArray]
 
 
 def score_similarity(
@@ -83,6 +87,8 @@ def score_similarity(
         intervals=intervals,
         breakdown=compute_breakdowns(own[T2V], queries) if T2V in own else {},
         queries=queries,
+        ranks=own,
+        equal_ranks=equal,
     )
 
 

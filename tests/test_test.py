@@ -83,7 +83,7 @@ def test_the_command_writes_the_matrix_and_metrics_where_it_is_started(checkpoin
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {"sim_matrix.npy", "metrics.json", "data_report.json"}
+    assert written == {"sim_matrix.npy", "metrics.json", "ranks.csv", "data_report.json"}
     matrix = np.load(tmp_path / "sim_matrix.npy")
     assert matrix.dtype == np.float32 and matrix.shape == (8, 8)
     np.testing.assert_allclose(matrix, single_pairs(checkpoint), atol=3e-6)
@@ -160,6 +160,7 @@ def test_the_matrix_alone_scores_the_same(checkpoint, demo, tmp_path, ended):
     own = {"loss", "unreadable_videos", "missing_ocr_documents", "skipped_ocr_records"}
     assert tested.keys() - alone.keys() == own and not alone.keys() - tested.keys()
     assert {key: tested[key] for key in alone} == alone
+    assert (tmp_path / "ranks.csv").read_bytes() == (tmp_path / "m.ranks.csv").read_bytes()
     assert list(alone["postprocessed"]) == ["dual_softmax"]
     assert alone["postprocessed"]["dual_softmax"]["t2v_metrics"].keys() == KEYS
     assert done.stdout.splitlines()[:-1] == out.splitlines()

@@ -9,7 +9,8 @@ Row x, column y of the matrix is the similarity of the x-th caption to the y-th 
 annotation file's order. Prints and writes what test.py does, to MATRIX.metrics.json beside the
 matrix. With --annotations a matrix of one row a video is one of the videos' first captions.
 --columns names the file whose videos the columns follow, where that is another one: rows of
-the shuffled test file are those of the right one, so its matrix can be scored.
+the shuffled test file are those of the right one, so its matrix can be scored. The rank of every
+query goes to MATRIX.ranks.csv, in the folder of the metrics.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from evaluation.ground_truth import (
     make_ground_truth,
 )
 from evaluation.postprocess import POSTPROCESSES, add_postprocess_arguments, score_postprocessed
+from evaluation.ranks_file import METRICS_NAME, name_ranks_file, write_ranks
 from evaluation.results import format_scores, scores_to_json
 from evaluation.scores import T2V, V2T, score_similarity
 from evaluation.similarity_file import (
@@ -180,6 +182,7 @@ def main() -> None:
     scores = score_similarity(matrix, queries, names)
     out = output_file(arguments.out, arguments.matrix)
     write_json(out, scores_to_json(scores, after, note))
+    write_ranks(name_ranks_file(out), scores)
     sys.stdout.write(format_scores(scores, after, note=note) + "\n")
     if remedy:
         sys.stdout.write(remedy + "\n")
@@ -188,7 +191,7 @@ def main() -> None:
 
 def output_file(out: Path | None, matrix: Path) -> Path:
     """Return where the metrics go; the folder is made."""
-    own_name = f"{matrix.stem}.metrics.json"
+    own_name = f"{matrix.stem}.{METRICS_NAME}"
     file = matrix.with_name(own_name) if out is None else out
     file = file / own_name if file.is_dir() or not file.suffix else file
     file.parent.mkdir(parents=True, exist_ok=True)
