@@ -5,7 +5,7 @@ have a caption (``v2t``).
 
 | column | what it is |
 |---|---|
-| ``direction`` | ``t2v``: the query is a caption and videos are ranked; ``v2t``: the other way round |
+| ``direction`` | ``t2v``: a caption is the query and videos are ranked; ``v2t``: the reverse |
 | ``query`` | row (t2v) or column (v2t) of the matrix, from 0 |
 | ``video`` | the right video of a caption; the video that is the query |
 | ``caption`` | the caption that is the query; empty for v2t, where the best of a video's counts |

@@ -7,10 +7,10 @@
 
 Row x, column y of the matrix is the similarity of the x-th caption to the y-th video, in the
 annotation file's order. Prints and writes what test.py does, to MATRIX.metrics.json beside the
-matrix. With --annotations a matrix of one row a video is one of the videos' first captions.
---columns names the file whose videos the columns follow, where that is another one: rows of
-the shuffled test file are those of the right one, so its matrix can be scored. The rank of every
-query goes to MATRIX.ranks.csv, in the folder of the metrics.
+matrix, and the rank of every query to MATRIX.ranks.csv. With --annotations a matrix of one row a
+video is one of the videos' first captions. --columns names the file whose videos the columns
+follow, where that is another one: rows of the shuffled test file are those of the right one, so its
+matrix can be scored.
 """
 
 import argparse
