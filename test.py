@@ -2,6 +2,7 @@
 
     python test.py -r RUN/model_best.pth --sim_path out/sim_matrix.npy
     python test.py -r RUN/model_best.pth -c configs/TextVR_fusion.json --save_feats feats/
+    python test.py -c configs/TextVR_word_overlap.json         # a model without weights
 
 Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
 file. Without -r the checkpoint that arch.args.load_checkpoint names is tested. The matrix is
@@ -28,7 +29,7 @@ from evaluation.results import (
     write_evaluation,
 )
 from parse_config import add_config_arguments, load_config, load_run_config
-from trainer.build import build_criterion, build_loader, build_model, find_initial_checkpoint
+from trainer.build import build_criterion, build_loader, build_model, find_tested_checkpoint
 from trainer.checkpointing import load_model
 from utils.cli import positive_int, run_cli
 from utils.distributed import get_dist_info
@@ -69,7 +70,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.resume is None and arguments.config is None:
         parser.error(
-            "give a checkpoint (-r), or a configuration (-c) whose arch.args.load_checkpoint is one"
+            "give a checkpoint (-r), or a configuration (-c) whose arch.args.load_checkpoint is one "
+            "or whose model has no weights"
         )
     return arguments
 
@@ -99,7 +101,7 @@ def main() -> int:
         config = load_config(arguments.config, overrides)
     else:
         config = load_run_config(arguments.resume, arguments.config, overrides)
-    checkpoint = arguments.resume or find_initial_checkpoint(config)
+    checkpoint = find_tested_checkpoint(config, arguments.resume)
     devices = choose_devices(config.n_gpu, arguments.device)
     if must_launch(devices):
         return relaunch_for_each(devices)
@@ -109,7 +111,8 @@ def main() -> int:
         ground_truth = open_ground_truth(loader.dataset, arguments.save_feats)
         model = build_model(config, device, initial_weights=False)
         criterion = build_criterion(config, device)
-        load_model(model, criterion, checkpoint)
+        if checkpoint is not None:
+            load_model(model, criterion, checkpoint)
         precision = Precision(config.evaluation_precision, device)
         logger.info("the encoders compute in %s", precision.name)
         evaluation = Evaluator(config.metrics, criterion, precision).run(model, loader)

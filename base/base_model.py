@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from base.batch import Batch, Tokens
+from base.batch import Batch, TokenIds, Tokens
 from base.config import Block
 from base.registry import ARCHITECTURES
 from utils.errors import UserError
@@ -72,6 +72,7 @@ class RetrievalModel(nn.Module, ABC):
         video_key: see above.
         fuses_modalities: whether ``video_key``'s embeddings are made of frames and words; then
             ``embed_videos_apart`` has both, and a training batch may come without frames.
+        has_weights: whether there is anything to train, and so a checkpoint to test.
         frozen_word_encoder: whether training leaves the word encoder as it is, so that a word's
             vector holds for the whole run.
         modalities_argument: the argument that says what of a video is used, where there is one; a
@@ -83,6 +84,7 @@ class RetrievalModel(nn.Module, ABC):
 
     video_key: str
     fuses_modalities: bool = False
+    has_weights: ClassVar[bool] = True
     frozen_word_encoder: bool = False
     modalities_argument: ClassVar[str | None] = None
     training_only: ClassVar[frozenset[str]] = frozenset()
@@ -152,6 +154,16 @@ class RetrievalModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Embed the queries and the videos of a batch."""
+
+    def read_vocabulary(
+        self, queries: Sequence[TokenIds], words: Sequence[TokenIds] | None
+    ) -> None:
+        """Take in the texts of the data set that is evaluated next; most models need none of it.
+
+        Args:
+            queries: the tokens of every caption.
+            words: those of each distinct OCR word of all videos; None: the model reads none.
+        """
 
     def embed_queries(self, queries: Tokens) -> Tensor:
         """Return what ``forward`` gives as ``text`` (N, D), N may be 0."""

@@ -175,6 +175,7 @@ class Evaluator:
         model.eval()
         self.criterion.eval()
         try:
+            model.read_vocabulary(loader.query_tokens, loader.word_tokens)
             if words is None and loader.word_tokens is not None:
                 texts = loader.word_tokens, model.encode_words, self.precision
                 words = encode_texts(*texts, must_stop, "OCR words")

@@ -1,3 +1,3 @@
 """Registrations: importing this module registers every part of a model that a file may name."""
 
-from model import frozen_in_time, loss, metric  # noqa: F401
+from model import frozen_in_time, loss, metric, word_overlap  # noqa: F401

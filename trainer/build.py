@@ -48,9 +48,18 @@ def build_model(
     return architecture(**arguments).to(device)
 
 
-def find_initial_checkpoint(config: Config) -> Path:
-    """Return the checkpoint that gives a model all its weights; raises ``UserError``."""
-    found = ARCHITECTURES.get(config.arch.type).get_initial_checkpoint(**config.arch.kwargs())
+def find_tested_checkpoint(config: Config, given: Path | None) -> Path | None:
+    """Return the checkpoint whose weights a test is of; None for a model without weights.
+
+    Raises:
+        UserError: none is given and the configuration names none, or the model has no weights.
+    """
+    name, architecture = config.arch.type, ARCHITECTURES.get(config.arch.type)
+    if not architecture.has_weights:
+        if given is not None:
+            raise UserError(f"{name}: has no weights, so {given} can't be its; leave out -r")
+        return None
+    found = given or architecture.get_initial_checkpoint(**config.arch.kwargs())
     if found is None:
         raise UserError(
             f"{config.name}: the configuration names no checkpoint (arch.args.load_checkpoint), so "
@@ -113,8 +122,10 @@ def build_trainer(
 
     Raises:
         UserError: a part can't be built, or ``trainer.monitor`` looks at a shuffled validation set,
-            or at a validation loss that there can't be.
+            or at a validation loss that there can't be, or the model has nothing to train.
     """
+    if not ARCHITECTURES.get(config.arch.type).has_weights:
+        raise UserError(f"{config.arch.type}: has no weights to train; python test.py -c tests it")
     settings, kept = config.trainer, resolve_config(config)
     set_determinism(settings.deterministic, device)
     numbers = range(len(config.data_loader))
