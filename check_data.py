@@ -11,7 +11,9 @@ be used.
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from base.base_model import describe_model_input
 from base.config import Config
@@ -25,7 +27,7 @@ from data_loader.data_check.splits import (
 )
 from data_loader.data_check.text_page import Report
 from parse_config import add_config_arguments, load_config
-from trainer.build import build_dataset
+from trainer.build import build_dataset, list_valid_loaders
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError
 from utils.files import write_json
@@ -56,22 +58,31 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def list_uses(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what each loader is used for, and what ``build_dataset`` takes for it."""
+    for number in range(len(config.data_loader)):
+        for use in USES:
+            if use == "val" and config.valid_data_loader is not None:
+                continue
+            yield use, {"number": number} | ({} if use == "train" else {"split": use})
+    if config.valid_data_loader is not None:
+        yield from (("val", place) for place in list_valid_loaders(config))
+
+
 def open_splits(config: Config) -> tuple[list[Split], dict[str, str]]:
     """Open what training, validation and test read; returns it, and what can't be opened."""
     splits: list[Split] = []
-    closed: dict[tuple[int, str], list[str]] = {}
-    for number, block in enumerate(config.data_loader):
-        for use in USES:
-            changes = {} if use == "train" else {"split": use}
-            try:
-                dataset = build_dataset(config, number, training=use == "train", **changes)
-            except UserError as error:
-                closed.setdefault((number, str(error)), []).append(use)
-                continue
-            splits.append(Split(number, (use,), dataset, block.kwargs()))
-    reasons = {
-        f"loader {number}, {' and '.join(uses)}": text for (number, text), uses in closed.items()
-    }
+    closed: dict[tuple[str, str], list[str]] = {}
+    for use, place in list_uses(config):
+        key, number = place.get("key", "data_loader"), place["number"]
+        loader = f"{'loader' if key == 'data_loader' else 'validation loader'} {number}"
+        try:
+            dataset = build_dataset(config, training=use == "train", **place)
+        except UserError as error:
+            closed.setdefault((loader, str(error)), []).append(use)
+            continue
+        splits.append(Split(loader, (use,), dataset, getattr(config, key)[number].kwargs()))
+    reasons = {f"{loader}, {' and '.join(uses)}": text for (loader, text), uses in closed.items()}
     return merge_equal_splits(splits), reasons
 
 

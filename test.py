@@ -18,6 +18,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from evaluation.evaluator import Evaluator
 from evaluation.postprocess import add_postprocess_arguments
@@ -65,7 +66,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "-s", "--sliding_window_stride", type=stride, help="frames between clips; -1: one clip"
     )
-    parser.add_argument("--loader", type=int, default=0, help="which data loader of a list")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--loader", type=int, default=0, help="which data loader of a list")
+    text = "one of valid_data_loader in place of data_loader"
+    which.add_argument("--valid_loader", type=int, metavar="NUMBER", help=text)
     add_postprocess_arguments(parser)
     arguments = parser.parse_args()
     if arguments.resume is None and arguments.config is None:
@@ -81,12 +85,19 @@ def stride(text: str) -> int:
     return -1 if text == "-1" else positive_int(text)
 
 
+def choose_loader(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return which of the configuration's loaders is tested, as ``build_loader`` takes it."""
+    if arguments.valid_loader is None:
+        return {"number": arguments.loader, "key": "data_loader"}
+    return {"number": arguments.valid_loader, "key": "valid_data_loader"}
+
+
 def list_overrides(arguments: argparse.Namespace) -> list[str]:
     """Return the changes of the configuration: those of --set, then those of options."""
     names = ("batch_size", "sliding_window_stride")
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     changes |= {"per_gpu_batch_size": "null"} if "batch_size" in changes else {}
-    block = f"data_loader.{arguments.loader}.args"
+    block = "{key}.{number}.args".format(**choose_loader(arguments))
     return [*arguments.overrides, *(f"{block}.{name}={value}" for name, value in changes.items())]
 
 
@@ -107,7 +118,8 @@ def main() -> int:
         return relaunch_for_each(devices)
     with join_run(devices, config.trainer.rank_timeout) as device:
         setup_logging(verbosity=1 if get_dist_info().is_main else 0)
-        loader = build_loader(config, arguments.loader, training=False, split=arguments.split)
+        which = choose_loader(arguments)
+        loader = build_loader(config, training=False, split=arguments.split, **which)
         ground_truth = open_ground_truth(loader.dataset, arguments.save_feats)
         model = build_model(config, device, initial_weights=False)
         criterion = build_criterion(config, device)

@@ -111,7 +111,7 @@ class TrainerConfig(ConfigModel):
     monitor: str = Field(
         default="min val_loss_0",
         description='Value that says which epoch is best: "min NAME" or "max NAME" with '
-        "val_loss_<i> or val_<i>_<metric>_<key>, i = number of the loader; or "
+        "val_loss_<i> or val_<i>_<metric>_<key>, i = number of the validation loader; or "
         '"off".',
     )
     early_stop: int | None = Field(
@@ -217,6 +217,8 @@ class EvaluationConfig(ConfigModel):
     )
 
 
+LOADER_KEYS = ("data_loader", "valid_data_loader")  # one block each, or a list of blocks
+
 # Refused in the names of files by one system or another, or special in a shell's paths.
 _UNSAFE_IN_NAME = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|^[\s.~-]|[\s.]$')
 
@@ -237,6 +239,12 @@ class Config(ConfigModel):
     data_loader: tuple[Block, ...] = Field(
         min_length=1,
         description="One data loader, or a list of them that take turns, batch by batch.",
+    )
+    valid_data_loader: tuple[Block, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="What training validates on, one data loader or a list: their split val, or "
+        "test where they say so; null: the split val of each of data_loader.",
     )
     optimizer: Block = Field(description="The optimizer.")
     lr_scheduler: Block | None = Field(
@@ -278,9 +286,10 @@ def resolve_config(config: Config) -> dict[str, Any]:
     left out.
     """
     data = _effective(config, config.model_dump(mode="json"))
-    loaders = data["data_loader"]
-    # One loader is written as published files write it, so that --set data_loader.args.… holds.
-    data["data_loader"] = loaders[0] if len(loaders) == 1 else loaders
+    for key in LOADER_KEYS:
+        # One loader is written as published files write it, so that --set data_loader.args.… holds.
+        if data[key] is not None and len(data[key]) == 1:
+            data[key] = data[key][0]
     return data
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from base.base_model import describe_model_input
-from base.config import Block, Config, TrainerConfig, parse_monitor
+from base.config import LOADER_KEYS, Block, Config, TrainerConfig, parse_monitor
 from base.registry import (
     ARCHITECTURES,
     DATA_LOADERS,
@@ -27,13 +27,15 @@ from utils.errors import UserError
 BLOCKS: dict[str, Registry] = {
     "arch": ARCHITECTURES,
     "data_loader": DATA_LOADERS,
+    "valid_data_loader": DATA_LOADERS,
     "optimizer": OPTIMIZERS,
     "lr_scheduler": LR_SCHEDULERS,
     "loss": LOSSES,
 }
 # Arguments of blocks that are themselves registered names; those of nested objects with a dot.
+LOADER_NAMES = {"dataset_name": DATASETS, "reader": VIDEO_READERS}
 NAMED_ARGS: dict[str, dict[str, Registry]] = {
-    "data_loader": {"dataset_name": DATASETS, "reader": VIDEO_READERS},
+    **dict.fromkeys(LOADER_KEYS, LOADER_NAMES),
     "arch": {"fusion": FUSIONS, "video_params.model": VIDEO_ENCODERS},
 }
 
@@ -108,7 +110,8 @@ def check_model_input(
 ) -> tuple[list[Problem], list[str]]:
     """Compare what the model takes with what each loader gives; returns problems and warnings.
 
-    With ``training`` a loader that has a class method ``find_problems(args, wanted)`` is asked.
+    With ``training`` a training loader that has a class method ``find_problems(args, wanted)`` is
+    asked, too.
     """
     problems: list[Problem] = []
     warnings: list[str] = []
@@ -120,7 +123,7 @@ def check_model_input(
         return [(("arch", "args"), str(error))], warnings
     for loader, path in zip(loaders, paths, strict=True):
         ask = getattr(DATA_LOADERS.get(loader.type), "find_problems", None) if loader else None
-        if training and ask is not None:
+        if training and path[0] == "data_loader" and ask is not None:
             problems += [
                 ((*path, "args", *where), text) for where, text in ask(loader.args, wanted)
             ]

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from base.config import Config, ConfigError
+from base.config import LOADER_KEYS, Block, Config, ConfigError
 from parsing.blocks import check_block, find_ineffective_in_block, validate_model
 from parsing.checks import (
     BLOCKS,
@@ -40,12 +40,12 @@ def build_config(
     """
     data = copy.deepcopy(data)
     override_problems = apply_overrides(data, overrides)
-    notes, unsaid = translate_published_file(data, _loader_paths(data))
+    paths = [path for key in LOADER_KEYS for path in _loader_paths(data, key)]
+    notes, unsaid = translate_published_file(data, paths)
     blocks, block_problems = _check_blocks(data)
     shape, shape_problems = validate_model(Config, _with_empty_blocks(data))
-    twice, warnings = check_model_input(
-        blocks.get("arch"), blocks["data_loader"], _loader_paths(data), training
-    )
+    loaders = [*blocks["data_loader"], *(blocks["valid_data_loader"] or ())]
+    twice, warnings = check_model_input(blocks.get("arch"), loaders, paths, training)
     found = [*problems, *shape_problems, *block_problems, *check_metrics(data.get("metrics"))]
     found += [*_monitor_problems(data), *twice, *unsaid]
     if override_problems or found or shape is None:
@@ -61,7 +61,7 @@ def build_config(
 def _check_blocks(data: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Check every block; returns what a ``Config`` holds in place of the file's objects."""
     blocks: dict[str, Any] = {}
-    loaders = []
+    loaders: dict[str, list[Block | None]] = {key: [] for key in LOADER_KEYS}
     problems: list[Problem] = []
     for path in _block_paths(data):
         value = _at(data, path)
@@ -69,24 +69,27 @@ def _check_blocks(data: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         problems += found
         if isinstance(value, dict):
             problems += check_named_args(path[0], value.get("args"), (*path, "args"))
-        if path[0] == "data_loader":
-            loaders.append(block)
+        if path[0] in loaders:
+            loaders[path[0]].append(block)
         else:
             blocks[path[0]] = block
-    return blocks | {"data_loader": tuple(loaders)}, problems
+    valid = tuple(loaders["valid_data_loader"])
+    lists = {"data_loader": tuple(loaders["data_loader"]), "valid_data_loader": valid or None}
+    return blocks | lists, problems
 
 
 def _block_paths(data: dict[str, Any]) -> list[Path]:
-    singles = (key for key in BLOCKS if key != "data_loader" and data.get(key) is not None)
-    return [*((key,) for key in singles), *_loader_paths(data)]
+    singles = [key for key in BLOCKS if key not in LOADER_KEYS and data.get(key) is not None]
+    lists = [path for key in LOADER_KEYS for path in _loader_paths(data, key)]
+    return [*((key,) for key in singles), *lists]
 
 
-def _loader_paths(data: dict[str, Any]) -> list[Path]:
-    """Return where the loaders stand: one object, or the items of a list."""
-    value = data.get("data_loader")
+def _loader_paths(data: dict[str, Any], key: str) -> list[Path]:
+    """Return where the loaders of one of ``LOADER_KEYS`` stand: an object, or items of a list."""
+    value = data.get(key)
     if isinstance(value, list):
-        return [("data_loader", index) for index in range(len(value))]
-    return [] if value is None else [("data_loader",)]
+        return [(key, index) for index in range(len(value))]
+    return [] if value is None else [(key,)]
 
 
 def _at(data: Any, path: Path) -> Any:
@@ -101,8 +104,9 @@ def _with_empty_blocks(data: dict[str, Any]) -> dict[str, Any]:
     shape = {
         key: empty if key in BLOCKS and value is not None else value for key, value in data.items()
     }
-    if data.get("data_loader") is not None:
-        shape["data_loader"] = [empty for _ in _loader_paths(data)]
+    for key in LOADER_KEYS:
+        if data.get(key) is not None:
+            shape[key] = [empty for _ in _loader_paths(data, key)]
     return shape
 
 
@@ -113,7 +117,8 @@ def _monitor_problems(data: dict[str, Any]) -> list[Problem]:
     if not isinstance(trainer, dict) or not isinstance(metrics, (list, tuple)):
         return []
     names = tuple(name for name in metrics if isinstance(name, str))
-    return check_monitor(trainer.get("monitor"), len(_loader_paths(data)), names)
+    paths = _loader_paths(data, "valid_data_loader") or _loader_paths(data, "data_loader")
+    return check_monitor(trainer.get("monitor"), len(paths), names)
 
 
 def _lines(problems: Sequence[Problem]) -> list[str]:

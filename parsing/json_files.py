@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from base.config import ConfigError
+from base.config import LOADER_KEYS, ConfigError
 from base.registry import nearest
 from parsing.problems import Path, Problem, format_value, join_path
 
@@ -193,7 +193,7 @@ def _assign(data: Any, keys: Sequence[str], value: Any) -> str | None:
                 return _describe_bad_index(where, key, keys[depth:], len(data))
             index: Any = int(key)
         elif isinstance(data, dict):
-            if key == "0" and where == "data_loader" and "type" in data and not last:
+            if key == "0" and where in LOADER_KEYS and "type" in data and not last:
                 continue  # a single loader is the first of the list it could be
             index = key
         else:

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from base.config import Config, ConfigModel
+from base.config import LOADER_KEYS, Config, ConfigModel
 from base.registry import METRICS
 from parsing.blocks import make_args_model
 from parsing.checks import BLOCKS, NAMED_ARGS
@@ -23,6 +23,7 @@ def make_file_schema() -> Schema:
     models: dict[tuple[str, str], type[ConfigModel]] = {
         (key, name): make_args_model(registry.entry(name))
         for key, registry in BLOCKS.items()
+        if key not in LOADER_KEYS[1:]  # the same blocks
         for name in registry.names()
     }
     # One call for all of them, because it keeps apart models of the same name.
@@ -37,7 +38,8 @@ def make_file_schema() -> Schema:
     definitions.pop("Block")
     for key in BLOCKS:
         of_key = {n: references[(m, "validation")] for (k, n), m in models.items() if k == key}
-        definitions[f"{key}_block"] = _block(of_key)
+        if of_key:
+            definitions[f"{key}_block"] = _block(of_key)
         _set_block(root["properties"], key)
     for (kind, _), model in models.items():
         for key, registry in NAMED_ARGS.get(kind, {}).items():
@@ -103,11 +105,11 @@ def _block(args: dict[str, Schema]) -> Schema:
 
 
 def _set_block(properties: Schema, key: str) -> None:
-    reference: Schema = {"$ref": f"#/$defs/{key}_block"}
-    if key == "data_loader":
-        reference = {"anyOf": [reference, {"type": "array", "minItems": 1, "items": reference}]}
-    elif "anyOf" in properties[key]:
-        reference = {"anyOf": [reference, {"type": "null"}]}
+    is_list, nullable = key in LOADER_KEYS, "anyOf" in properties[key]
+    block: Schema = {"$ref": f"#/$defs/{LOADER_KEYS[0] if is_list else key}_block"}
+    choices = [block, {"type": "array", "minItems": 1, "items": block}] if is_list else [block]
+    choices += [{"type": "null"}] if nullable else []
+    reference = {"anyOf": choices} if len(choices) > 1 else block
     kept = {k: properties[key][k] for k in ("description", "default") if k in properties[key]}
     properties[key] = {**reference, **kept}
 

@@ -77,19 +77,26 @@ def build_criterion(config: Config, device: torch.device) -> Criterion:
     return criterion.to(device)
 
 
-def build_loader(config: Config, number: int, training: bool, **changes: Any) -> BaseDataLoader:
+def build_loader(
+    config: Config, number: int, training: bool, key: str = "data_loader", **changes: Any
+) -> BaseDataLoader:
     """Build a loader of the configuration.
 
     Args:
-        number: which of ``config.data_loader``.
+        number: which of ``config.data_loader``, or of what ``key`` names.
+        key: ``data_loader`` or ``valid_data_loader``.
         changes: replace arguments of the block, such as ``split``.
 
     Raises:
         UserError: there is no such loader, or its data can't be opened.
     """
-    if not 0 <= number < len(config.data_loader):
-        raise UserError(f"the configuration has data loaders 0 … {len(config.data_loader) - 1}")
-    block, wanted = config.data_loader[number], describe_model_input(config.arch)
+    blocks = getattr(config, key)
+    if blocks is None:
+        raise UserError(f"the configuration has no {key}")
+    if not 0 <= number < len(blocks):
+        what = "data loaders" if key == "data_loader" else f"loaders of {key}"
+        raise UserError(f"the configuration has {what} 0 … {len(blocks) - 1}")
+    block, wanted = blocks[number], describe_model_input(config.arch)
     provided = {
         "tokenizer_name": wanted.tokenizer_name,
         "modalities": wanted.modalities,
@@ -100,6 +107,16 @@ def build_loader(config: Config, number: int, training: bool, **changes: Any) ->
         "training": training,
     }
     return DATA_LOADERS.get(block.type)(**block.kwargs() | provided | changes)
+
+
+def list_valid_loaders(config: Config) -> list[dict[str, Any]]:
+    """Return what training validates on: arguments of ``build_loader`` beside ``training``."""
+    if config.valid_data_loader is None:
+        splits, key = ["val"] * len(config.data_loader), "data_loader"
+    else:
+        named = (block.kwargs().get("split") for block in config.valid_data_loader)
+        splits, key = ["test" if s == "test" else "val" for s in named], "valid_data_loader"
+    return [{"number": n, "key": key, "split": split} for n, split in enumerate(splits)]
 
 
 def build_dataset(
@@ -130,9 +147,10 @@ def build_trainer(
     set_determinism(settings.deterministic, device)
     numbers = range(len(config.data_loader))
     loaders = [build_loader(config, number, training=True) for number in numbers]
-    whole = {"split": "val", "sliding_window_stride": -1}  # windows are for test.py
-    valid_loaders = [build_loader(config, number, training=False, **whole) for number in numbers]
-    check_monitored_set(settings.monitor, valid_loaders, allow_shuffled)
+    whole = {"sliding_window_stride": -1}  # windows are for test.py
+    places = list_valid_loaders(config)
+    valid_loaders = [build_loader(config, training=False, **place, **whole) for place in places]
+    check_monitored_set(settings.monitor, valid_loaders, allow_shuffled, places[0]["key"])
     model = build_model(config, device)
     for weight in model.parameters_without_gradient():
         weight.requires_grad_(False)
@@ -208,12 +226,16 @@ def distribute_model(
 
 
 def check_monitored_set(
-    monitor: str, valid_loaders: Sequence[BaseDataLoader], allow_shuffled: bool
+    monitor: str,
+    valid_loaders: Sequence[BaseDataLoader],
+    allow_shuffled: bool,
+    key: str = "data_loader",
 ) -> None:
     """Raise a ``UserError`` where a validation set can't say which epoch is best.
 
     Args:
         allow_shuffled: let a shuffled set choose the best checkpoint by chance.
+        key: of the configuration, where the loaders are.
     """
     parsed = parse_monitor(monitor)
     found = re.match(r"val_(loss_)?(\d+)", parsed[1]) if parsed else None
@@ -224,7 +246,7 @@ def check_monitored_set(
         raise UserError(
             f"{dataset.annotation_file}: its captions and videos are shuffled, so trainer.monitor "
             f'"{monitor}" would choose the best checkpoint by chance. Name the right file as '
-            "data_loader.args.annotation_file (without one it is TextVR_test.json), set "
+            f"{key}.args.annotation_file (without one it is TextVR_test.json), set "
             "trainer.monitor to off, or give --allow-shuffled"
         )
     silent = next((entry.id for entry in dataset.entries if not entry.captions), None)

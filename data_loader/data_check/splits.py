@@ -23,7 +23,7 @@ USES = ("train", "val", "test")
 class Split:
     """An opened data set and what it is for."""
 
-    loader: int  # its number in the configuration
+    loader: str  # what the report calls it, such as "loader 0"
     uses: tuple[str, ...]  # of USES; two where validation and test have the same entries
     dataset: BaseTextVideoDataset
     arguments: Mapping[str, Any]  # of the loader's block
@@ -31,7 +31,7 @@ class Split:
     @property
     def name(self) -> str:
         """Name of the split in the report."""
-        return f"loader {self.loader}, {' and '.join(self.uses)}"
+        return f"{self.loader}, {' and '.join(self.uses)}"
 
 
 @dataclass(frozen=True)

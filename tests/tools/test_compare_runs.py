@@ -2,18 +2,24 @@
 
 import csv
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import train
 from base.config import resolve_config
 from evaluation.ranks_file import write_ranks
 from evaluation.scores import T2V, V2T, score_similarity
+from parse_config import load_config
 from tests.conftest import ROOT
 from tests.evaluation.scored_matrices import queries
+from tests.test_test import script
 from tools import compare_runs as command
 from utils.cli import run_cli
 from utils.files import write_json
@@ -220,3 +226,49 @@ def test_the_command_as_it_is_called(make_run):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"{values_of(folder):.2f}" in done.stdout
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Return a function that runs README's loop with a ``python`` that only notes its words."""
+    [loop] = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(loop.splitlines()) == 9
+    (tmp_path / "work_dirs/sweep/lr1e-5_seed0").mkdir(parents=True)
+
+    def run(fails_at=""):
+        notes, stub = tmp_path / "notes", tmp_path / "python"
+        notes.write_text("")
+        fail = f'case "$*" in {fails_at}*) exit 3;; esac' if fails_at else ""
+        stub.write_text(f'#!/bin/sh\necho "$@" >> {notes}\n{fail}\n')
+        stub.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        words = ["bash", "-uc", loop]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.stderr == ""
+        return [line.split() for line in notes.read_text().splitlines()]
+
+    return run
+
+
+def test_the_sweep_of_the_readme_gives_commands_that_are_understood(sweep, monkeypatch):
+    *jobs, table = sweep()
+    assert len(jobs) == 18 and table[:2] == ["-m", "tools.compare_runs"]
+    assert command.parse_arguments(table[2:]).runs == [Path("work_dirs/sweep/lr1e-5_seed0")]
+    folders = set()
+    for training, testing in zip(jobs[::2], jobs[1::2], strict=True):
+        monkeypatch.setattr(sys, "argv", training)
+        arguments = train.parse_arguments()
+        assert arguments.resume == "auto" and (ROOT / arguments.config).is_file()
+        config = load_config(ROOT / arguments.config, arguments.overrides)
+        assert f"lr{config.optimizer.args.lr:.0e}".replace("e-0", "e-") in arguments.run_dir
+        folders.add(arguments.run_dir)
+        monkeypatch.setattr(sys, "argv", testing)
+        tested = script.parse_arguments()
+        assert tested.resume == Path(arguments.run_dir, "model_best.pth")
+        assert tested.sim_path.parent == Path(arguments.run_dir)
+    assert len(folders) == 9
+
+
+def test_the_sweep_of_the_readme_ends_where_a_run_does(sweep):
+    *jobs, table = sweep(fails_at="test.py")
+    assert [job[0] for job in jobs] == ["train.py", "test.py"] and "tools.compare_runs" in table
