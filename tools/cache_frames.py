@@ -5,7 +5,8 @@
     python -m tools.cache_frames -c CONFIG --verify             compare with the checksums
 
 The frames go to the folder that data_loader.args.frame_cache names (or --out); from then on
-training, validation and test read them in place of the videos. Training draws among candidates,
+training, validation and test read them in place of the videos; a valid_data_loader names its own
+folder. Training draws among candidates,
 which stand evenly in each interval of a video; validation and test get the frames they had. Frames
 are stored at the size that the transforms first resize to, raw (exact) or as JPEG (about a sixth of
 the space). The command can be stopped at any moment and run again: it makes what is missing, and
@@ -17,15 +18,18 @@ configuration can't be used.
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from base.base_model import describe_model_input
+from base.config import Config
 from data_loader.datasets.text_video_dataset import TextVideoDataset
 from data_loader.frame_cache.frames import fill_cache
 from data_loader.frame_cache.store import MANIFEST, FrameSpec, ShardError, StorageFormat, Store
 from data_loader.loader import expand_folder
 from parse_config import add_config_arguments, load_config
-from trainer.build import build_dataset
+from trainer.build import build_dataset, list_valid_loaders
 from utils.cli import positive_int, run_cli
 from utils.distributed import show_progress
 from utils.errors import UserError
@@ -123,7 +127,35 @@ def main() -> int:
     config = load_config(arguments.config, arguments.overrides)
     if not describe_model_input(config.arch).uses_vision:
         raise UserError(f"{arguments.config}: its model uses no frames, so none are cached")
-    numbers = range(len(config.data_loader))
+    num_errors = 0
+    for split, place in list_places(config, arguments):
+        key = place["key"]
+        named = getattr(config, key)[place["number"]].kwargs()["frame_cache"]
+        if arguments.out is None and named is None:
+            if key == "valid_data_loader":
+                continue  # its videos are decoded
+            raise UserError(
+                "where do the frames go? Set data_loader.args.frame_cache to a folder, or give "
+                "--out"
+            )
+        dataset = build_dataset(config, training=split == "train", frame_cache=None, **place)
+        root = arguments.out or expand_folder(named)
+        if arguments.verify:
+            num_errors += verify(dataset, root)
+        else:
+            num_errors += fill(dataset, root, arguments)
+    return 1 if num_errors else 0
+
+
+def list_places(
+    config: Config, arguments: argparse.Namespace
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each split that is wanted, and what ``build_dataset`` takes for it.
+
+    Raises:
+        UserError: there is no such loader.
+    """
+    numbers, splits = range(len(config.data_loader)), dict.fromkeys(arguments.split)
     if arguments.loader is not None:
         if arguments.loader not in numbers:
             raise UserError(
@@ -131,24 +163,13 @@ def main() -> int:
                 f"{numbers[-1]}"
             )
         numbers = [arguments.loader]
-    num_errors = 0
+    own = [split for split in splits if split != "val" or config.valid_data_loader is None]
     for number in numbers:
-        for split in dict.fromkeys(arguments.split):
-            training = split == "train"
-            changes = {"frame_cache": None} | ({} if training else {"split": split})
-            dataset = build_dataset(config, number, training=training, **changes)
-            named = config.data_loader[number].kwargs()["frame_cache"]
-            if arguments.out is None and named is None:
-                raise UserError(
-                    "where do the frames go? Set data_loader.args.frame_cache to a folder, or give "
-                    "--out"
-                )
-            root = arguments.out or expand_folder(named)
-            if arguments.verify:
-                num_errors += verify(dataset, root)
-            else:
-                num_errors += fill(dataset, root, arguments)
-    return 1 if num_errors else 0
+        for split in own:
+            place = {"number": number, "key": "data_loader"}
+            yield split, place | ({} if split == "train" else {"split": split})
+    if "val" in splits and config.valid_data_loader is not None and arguments.loader is None:
+        yield from (("val", place) for place in list_valid_loaders(config))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Validating on another data set than the one trained on, from the file to the checkpoint."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from parse_config import config_from_dict, load_config
 from tests.conftest import ROOT, tiny
 from tests.test_test import script
 from tests.trainer.test_resume import differences, settings
+from tools import cache_frames
 from trainer.build import build_loader, build_trainer, list_valid_loaders
 from trainer.checkpointing import load_model
 from utils.checkpoint.files import load_checkpoint
@@ -173,7 +175,7 @@ def test_the_test_is_of_the_training_set_unless_the_other_is_named(run, ended, t
     none = ("--set", "valid_data_loader=null", "--set", "trainer.monitor=off")
     code, _, err = ended(script, *options, "--valid_loader", 0, *none)
     assert code == 2 and "the configuration has no valid_data_loader" in err
-    code, _, err = ended(script, *options, "--valid_loader", 0, "--loader", 0)
+    code, _, err = ended(script, *options, "--valid_loader", 0, "--loader", 1)
     assert code == 2 and "not allowed with argument --valid_loader" in err
 
 
@@ -199,6 +201,29 @@ def test_check_data_looks_at_both_and_finds_what_is_in_training_too(demo, other,
     (tmp_path / "TextVR_test.json").write_text(entries)
     code, text, _ = check(block(demo, metadata_dir=str(tmp_path)))
     assert code == 1 and "8 of 8 videos are in training too" in text
+
+
+def test_its_frames_are_cached_in_its_own_folder(make_config, demo, other, tmp_path, ended):
+    folders = tmp_path / "own", tmp_path / "others"
+    mine = valid(block(other, split="test", frame_cache=str(folders[1])), block(demo))
+    changes = [*tiny(demo), f"data_loader.args.frame_cache={folders[0]}", mine]
+    sets = [part for change in changes for part in ("--set", change)]
+    options = ("-c", ROOT / "configs/demo/vision.json", "--workers", 1, *sets)
+    code, out, err = ended(cache_frames, *options)
+    assert code == 0, err
+    counts = [re.search(r"(\d+) of \1 videos", line)[1] for line in out.splitlines()]
+    assert counts == ["8", "12"]  # the second of the two validation loaders decodes
+    assert [path.name.split("-")[1] for path in folders[0].iterdir()] == ["train"]
+    assert [path.name.split("-")[1] for path in folders[1].iterdir()] == ["test"]
+    trainer = made(make_config(*changes[len(tiny(demo)) :], kind="vision"), tmp_path / "run")
+    for cached, plain in zip(
+        trainer.valid_loaders[0],
+        made(
+            make_config(valid(block(other, split="test")), kind="vision"), tmp_path / "plain"
+        ).valid_loaders[0],
+        strict=True,
+    ):
+        assert torch.equal(cached.video, plain.video)
 
 
 def test_a_file_that_extends_another_adds_it(tmp_path, demo, other):
