@@ -74,8 +74,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.resume is None and arguments.config is None:
         parser.error(
-            "give a checkpoint (-r), or a configuration (-c) whose arch.args.load_checkpoint is one "
-            "or whose model has no weights"
+            "give a checkpoint (-r), or a configuration (-c) whose arch.args.load_checkpoint is "
+            "one or whose model has no weights"
         )
     return arguments
 

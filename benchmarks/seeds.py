@@ -1,8 +1,9 @@
-"""The demonstration's models over several seeds: whether a recipe works, or a seed was lucky.
+r"""The demonstration's models over several seeds: whether a recipe works, or a seed was lucky.
 
     python -m benchmarks.seeds                                  # the fusion, seeds 0 to 8
     python -m benchmarks.seeds --seeds 9-20 --out work_dirs/more_seeds
-    python -m benchmarks.seeds --out work_dirs/published --set trainer.ocr_warmup_steps=0 ...
+    python -m benchmarks.seeds -c configs/demo/published_recipe.json --out work_dirs/published \
+        --plot docs/figures/published_recipe.png
 
 Each seed is trained by train.py and tested by test.py in a folder of its own, and the table shows
 it with mean and range. Stopped at any moment and run again, it goes on: a seed that is done is not
@@ -30,6 +31,15 @@ from utils.files import write_json
 from utils.run_dir import CONFIG_NAME
 
 RESULT = "seed.json"  # written last
+# Panel -> what is drawn of an epoch's line in metrics.jsonl; losses as what a modality takes away.
+PANELS = {
+    "attention to the words, share": ("attention_ocr",),
+    "attention to the frames, share": ("attention_vision",),
+    "loss without the words, less the loss": ("fused_loss_without_ocr", "fused_loss"),
+    "loss without the frames, less the loss": ("fused_loss_without_vision", "fused_loss"),
+    "gradient norm of the OCR branch": ("gradient_norm_ocr",),
+    "gradient norm of the vision branch": ("gradient_norm_vision",),
+}
 COLUMNS = {"R1": "R@1", "R5": "R@5", "right_look": "right look", "right_word": "right word"}
 
 
@@ -56,6 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data/demo"), help="made if need be")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/seeds"), help="runs, results")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the course of every seed")
     return parser.parse_args()
 
 
@@ -106,6 +117,38 @@ def _format_row(name: str, row: dict[str, Any]) -> str:
     return f"{name:<8}{cells}" + f"{share:12.2f}{row['train_seconds']:10.0f}"
 
 
+def plot_courses(folders: dict[str, Path], result: measuring.Result, file: Path) -> None:
+    """Draw each seed's course, epoch by epoch, coloured by its R@1.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import colormaps
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("--plot needs matplotlib: pip install matplotlib") from error
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    panels = figure.subplots(2, 3).T.flatten()
+    colours = ScalarMappable(cmap=colormaps["viridis"])
+    colours.set_clim(0, 100)
+    for seed, folder in folders.items():
+        text = (folder / METRICS_FILE).read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        colour = colours.to_rgba(result["seeds"][seed]["R1"])
+        for panel, names in zip(panels, PANELS.values(), strict=True):
+            values = [line[names[0]] - sum(line[name] for name in names[1:]) for line in lines]
+            panel.plot([line["epoch"] for line in lines], values, color=colour)
+    for panel, title in zip(panels, PANELS, strict=True):
+        panel.set(title=title, xlabel="epoch")
+        panel.grid(alpha=0.3)
+    figure.colorbar(colours, ax=list(panels), label="R@1 of the seed, %", fraction=0.03)
+    figure.suptitle(f"{result['config']}, {len(folders)} seeds; {result['date']}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
 def main() -> None:
     """Run the command."""
     asked = parse_arguments()
@@ -119,6 +162,9 @@ def main() -> None:
     result = {**measuring.describe_machine(), "config": asked.config, "changes": asked.changes}
     result["seeds"] = found
     write_json(asked.out / "seeds.json", result)
+    if asked.plot is not None:
+        folders = {str(seed): asked.out / f"seed_{seed}" for seed in seeds}
+        plot_courses(folders, result, asked.plot)
     measuring.write_result(result, asked.json, format_table)
 
 

@@ -76,3 +76,11 @@ def test_the_table_has_every_seed_mean_and_range(done, monkeypatch, tmp_path, ca
         "75.00", "90.00",
     ]  # fmt: skip
     assert json.loads((tmp_path / "seeds.json").read_text())["seeds"]["2"]["R1"] == 90.0
+
+
+def test_the_courses_are_drawn(done, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder, row = done
+    result = {"seeds": {"3": row}, "config": FUSION, "date": "2026-11-26"}
+    seeds.plot_courses({"3": folder / "seed_3"}, result, tmp_path / "new" / "courses.png")
+    assert (tmp_path / "new" / "courses.png").read_bytes().startswith(b"\x89PNG")
