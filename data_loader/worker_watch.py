@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from utils.errors import UserError
+from utils.running_time import Stopwatch, is_suspended
 
 _POLL_S = 0.5
 
@@ -21,7 +22,8 @@ class WorkerWatch:
 
     Args:
         num_workers: loading processes; with 0 nothing is watched.
-        timeout_s: a process that reads one sample for longer is stopped.
+        timeout_s: a process that reads one sample for longer is stopped; time in which it, or
+            the process that watches, was suspended does not count.
         name_sample: sample -> the file to name in messages.
 
     Attributes:
@@ -58,9 +60,12 @@ class WorkerWatch:
             thread.join()
 
     def _watch(self, done: threading.Event) -> None:
+        watches = [Stopwatch(_POLL_S) for _ in self.rows]
         while not done.wait(_POLL_S):
-            for sample, since, pid in self.rows.tolist():
-                if sample and time.monotonic() - since > self._timeout_s:
+            for watch, (sample, since, pid) in zip(watches, self.rows.tolist(), strict=True):
+                # A row that is cleared and set again has another start.
+                seconds = watch.look((sample, since), not is_suspended(int(pid)))
+                if sample and seconds > self._timeout_s:
                     self._hung = int(sample) - 1
                     os.kill(int(pid), signal.SIGKILL)
                     return

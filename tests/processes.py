@@ -22,7 +22,7 @@ def arguments(data_dir: Path, folder: Path, *changes: str) -> list[str]:
 
 def start(argv: list[str], stderr: Path) -> multiprocessing.Process:
     """Start train.py; what it says goes to a file."""
-    process = multiprocessing.get_context("fork").Process(target=_train, args=(argv, stderr))
+    process = multiprocessing.get_context("fork").Process(target=run_training, args=(argv, stderr))
     process.start()
     return process
 
@@ -35,7 +35,8 @@ def finish(argv: list[str], stderr: Path) -> int:
     return process.exitcode
 
 
-def _train(argv: list[str], stderr: Path) -> None:
+def run_training(argv: list[str], stderr: Path) -> None:
+    """Be train.py, in a process that was forked for it; what it says goes to a file."""
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1)  # not pytest's
     logging.getLogger().handlers.clear()

@@ -19,9 +19,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.running_time import Stopwatch, is_suspended
+
 T = TypeVar("T")
 BAR_DELAY_S = 1.0  # what is done before that needs no bar
 _POLL_S, _SECOND_S = 0.5, 30.0
+_DAY = timedelta(days=1)
 _STALLED = 2  # exit code
 
 
@@ -76,7 +79,12 @@ def process_group(device: torch.device, timeout_s: float) -> Iterator[DistInfo]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     # The backend's own time-out, which can't tell for whom it waited, comes second.
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s + _SECOND_S))
-    _get_store().set(f"host/{info.rank}", socket.gethostname())
+    if backend == "gloo" and hasattr(dist, "set_timeout"):
+        # It would end a run that was suspended for longer. On CPUs a process waits in the
+        # collectives of this module for those that hang; one that is lost gloo notices. On GPUs the
+        # host runs ahead and waits elsewhere, where only NCCL's time-out finds one that hangs.
+        dist.set_timeout(_DAY)
+    _get_store().set(f"place/{info.rank}", f"{os.getpid()} {socket.gethostname()}")
     done = threading.Event()
     watchdog = threading.Thread(target=_watch, args=(info, timeout_s, done), daemon=True)
     watchdog.start()
@@ -110,21 +118,28 @@ def _watch(info: DistInfo, timeout_s: float, done: threading.Event) -> None:
     """End this process when it has waited too long for others, and name these.
 
     From a thread, since the main one hangs in the backend or in the GPU. It looks at this process
-    alone, and asks the store for the others only when the time is over.
+    alone, and asks the store for the others only when the time is over. Time in which this process
+    was suspended does not count, nor that of others of this machine that are suspended.
     """
-    while not done.wait(min(_POLL_S, timeout_s / 4)):
+    interval = min(_POLL_S, timeout_s / 4)
+    watch, here = Stopwatch(interval), socket.gethostname()
+    while not done.wait(interval):
         since = _waiting_since
-        if since is None or time.monotonic() - since < timeout_s:
+        if watch.look(since) < timeout_s or since is None:
             continue
         try:
             store = _get_store()
             arrived = [store.add(f"arrived/{rank}", 0) for rank in range(info.world_size)]
             late = [rank for rank, count in enumerate(arrived) if count < arrived[info.rank]]
-            names = ", ".join(f"{rank} on {store.get(f'host/{rank}').decode()}" for rank in late)
+            places = [store.get(f"place/{rank}").decode().split(" ", 1) for rank in late]
         except RuntimeError:  # the process that keeps the store is gone: the backend says so, too
             return
         if not late:
             continue
+        if any(host == here and is_suspended(int(pid)) for pid, host in places):
+            watch = Stopwatch(interval)
+            continue
+        names = ", ".join(f"{rank} on {place[1]}" for rank, place in zip(late, places, strict=True))
         text = (
             f"process {info.rank} has waited {timeout_s:g} s (trainer.rank_timeout) for process "
             f"{names}: it hangs or is too slow; see what it says, then resume with -r auto\n"
