@@ -82,7 +82,7 @@ def choose_model(arguments: argparse.Namespace, meta: dict | None) -> ModelFile:
         raise UserError(f"{arguments.out}: is a new index; give the model's checkpoint with -r")
     if arguments.config or arguments.overrides:
         raise UserError("-c and --set change nothing without -r; give the model's checkpoint")
-    return ModelFile(Path(meta["model"]["path"]), load_config(arguments.out / CONFIG))
+    return ModelFile(Path(meta["model"]["path"]), load_config(arguments.out / CONFIG, is_kept=True))
 
 
 def main() -> int:

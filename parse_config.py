@@ -44,23 +44,26 @@ def load_config(
     overrides: Sequence[str] = (),
     under: str | Path | None = None,
     training: bool = False,
+    is_kept: bool = False,
 ) -> Config:
     """Read and check a configuration file.
 
     Args:
         path: the JSON file.
         overrides: ``KEY=VALUE`` texts as ``--set`` takes them.
-        under: another JSON file, whose keys count where ``path`` does not set them.
+        under: the file that a run was made with, whose keys count where ``path`` does not set them.
         training: whether to refuse what can't be trained, though it might be tested.
+        is_kept: whether ``path`` is itself such a file, of a run or an index.
 
     Raises:
         ConfigError: with every problem of the file and of the overrides.
     """
     data, problems = read_config(str(path))
+    made_with = data if is_kept else None
     if under is not None:
-        lower, lower_problems = read_config(str(under))
-        data, problems = merge_configs(lower, data), lower_problems + problems
-    return build_config(data, str(path), overrides, problems, training)
+        made_with, lower_problems = read_config(str(under))
+        data, problems = merge_configs(made_with, data), lower_problems + problems
+    return build_config(data, str(path), overrides, problems, training, made_with)
 
 
 def load_run_config(

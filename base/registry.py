@@ -7,11 +7,12 @@ resolve, so a configuration file can never call anything else.
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from utils.errors import UserError
 
 T = TypeVar("T", bound=Callable[..., Any])
+Direction = Literal["min", "max"]  # which value of a metric is best
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -36,11 +37,13 @@ class Entry:
         provided: names of the parameters that the program supplies (the model's parameters, the
             tokenizer …); a configuration can't set them.
         keys: of a metric, the names of its values, which ``trainer.monitor`` may then give.
+        directions: of each key, whether its least or its greatest value is best; None: not known.
     """
 
     target: Callable[..., Any]
     provided: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    directions: tuple[Direction | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,30 @@ class Registry:
         self._refused[name] = reason
 
     def register(
-        self, name: str, provided: tuple[str, ...] = (), keys: tuple[str, ...] = ()
+        self,
+        name: str,
+        provided: tuple[str, ...] = (),
+        keys: tuple[str, ...] | Mapping[str, Direction | None] = (),
     ) -> Callable[[T], T]:
         """Return a decorator that registers a class or function under ``name``.
 
+        Args:
+            provided: see ``Entry``.
+            keys: of a metric, the names of its values; with ``min`` or ``max`` for each where it is
+                known which value is best.
+
         Raises:
             KeyError: the name is taken (an error of the program, not of a configuration).
+            ValueError: likewise, a direction is neither ``min`` nor ``max``.
         """
+        directions = tuple(keys.values()) if isinstance(keys, Mapping) else (None,) * len(keys)
+        if not set(directions) <= {"min", "max", None}:
+            raise ValueError(f'{self.kind} {name!r}: best is "min" or "max", not {directions}')
 
         def add(target: T) -> T:
             if name in self._entries:
                 raise KeyError(f"{self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(target, provided, keys)
+            self._entries[name] = Entry(target, provided, tuple(keys), directions)
             return target
 
         return add

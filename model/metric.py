@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from base.registry import METRICS
-from utils.ranking import METRIC_KEYS, compute_t2v_ranks, compute_v2t_ranks, summarize_ranks
+from utils.ranking import METRIC_DIRECTIONS, compute_t2v_ranks, compute_v2t_ranks, summarize_ranks
 
 
-@METRICS.register("t2v_metrics", keys=METRIC_KEYS)
+@METRICS.register("t2v_metrics", keys=METRIC_DIRECTIONS)
 def t2v_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) -> dict[str, float]:
     """Metrics of finding a query's video.
 
@@ -20,7 +20,7 @@ def t2v_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) ->
             those of one video side by side.
 
     Returns:
-        ``METRIC_KEYS`` -> value; recalls in per cent.
+        ``METRIC_DIRECTIONS``' keys -> value; recalls in per cent.
 
     Raises:
         ValueError: the shapes do not fit, or a score is not finite.
@@ -29,7 +29,7 @@ def t2v_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) ->
     return summarize_ranks(compute_t2v_ranks(similarity, np.arange(len(truth)), truth))
 
 
-@METRICS.register("v2t_metrics", keys=METRIC_KEYS)
+@METRICS.register("v2t_metrics", keys=METRIC_DIRECTIONS)
 def v2t_metrics(similarity: NDArray, video_of_query: ArrayLike | None = None) -> dict[str, float]:
     """Metrics of finding a video's query: the best ranked of its queries counts.
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from base.base_model import describe_model_input
@@ -17,6 +18,7 @@ from base.registry import (
     OPTIMIZERS,
     VIDEO_ENCODERS,
     VIDEO_READERS,
+    Direction,
     Registry,
     UnknownNameError,
     nearest,
@@ -40,32 +42,64 @@ NAMED_ARGS: dict[str, dict[str, Registry]] = {
 }
 
 
-def list_logged_names(num_loaders: int, metrics: tuple[str, ...]) -> list[str]:
-    """Return the names that ``trainer.monitor`` may give."""
-    losses = [f"val_loss_{i}" for i in range(num_loaders)]
-    keys = [f"{metric}_{key}" for metric in metrics for key in _get_keys(metric)]
-    return losses + [f"val_{i}_{key}" for i in range(num_loaders) for key in keys]
+def list_logged_names(num_loaders: int, metrics: tuple[str, ...]) -> dict[str, Direction | None]:
+    """Return the names that ``trainer.monitor`` may give, and which value of each is best."""
+    names: dict[str, Direction | None] = {f"val_loss_{i}": "min" for i in range(num_loaders)}
+    for i in range(num_loaders):
+        for metric in metrics:
+            found = _get_keys(metric).items()
+            names |= {f"val_{i}_{metric}_{key}": direction for key, direction in found}
+    return names
 
 
-def _get_keys(metric: str) -> tuple[str, ...]:
-    return METRICS.entry(metric).keys if metric in METRICS.names() else ()
+def _get_keys(metric: str) -> dict[str, Direction | None]:
+    if metric not in METRICS.names():
+        return {}
+    entry = METRICS.entry(metric)
+    return dict(zip_longest(entry.keys, entry.directions))
 
 
-def check_monitor(monitor: Any, num_loaders: int, metrics: tuple[str, ...]) -> list[Problem]:
-    """Check that the monitored value will be logged; the form is checked elsewhere."""
+def check_monitor(
+    monitor: Any, num_loaders: int, metrics: tuple[str, ...], accepted: Any = None
+) -> tuple[list[Problem], list[str]]:
+    """Check that the monitored value is logged, and its best kept; the form is checked elsewhere.
+
+    Args:
+        monitor: ``trainer.monitor``.
+        num_loaders: data loaders of the configuration.
+        metrics: names of its metrics.
+        accepted: the text that an earlier run was made with, which is only warned about: what it
+            has left can still be tested and searched.
+
+    Returns:
+        Problems and warnings.
+    """
     text = TrainerConfig.model_fields["monitor"].default if monitor is None else monitor
     try:
         parsed = parse_monitor(text) if isinstance(text, str) else None
     except UserError:
-        return []
+        return [], []
     names = list_logged_names(num_loaders, metrics)
-    if parsed is None or not names or parsed[1] in names:
-        return []
-    remedy = nearest(parsed[1], names)
+    if parsed is None or not names:
+        return [], []
+    mode, name = parsed
+    if name in names:
+        best = names[name]
+        if best in (None, mode):
+            return [], []
+        less = "less" if best == "min" else "more"
+        said = (
+            f'"{text}" would keep the worst epoch as the best, for {less} is better; '
+            f'write "{best} {name}"'
+        )
+        if text == accepted:
+            return [], [f"trainer.monitor: {said}; model_best.pth of this run is its worst epoch"]
+        return [(("trainer", "monitor"), said)], []
+    remedy = nearest(name, names)
     silent = [metric for metric in metrics if not _get_keys(metric)]
-    if any(re.match(rf"val_\d+_{re.escape(metric)}_", parsed[1]) for metric in silent):
+    if any(re.match(rf"val_\d+_{re.escape(metric)}_", name) for metric in silent):
         remedy = "; its metric declares no keys: METRICS.register(NAME, keys=(…))"
-    return [(("trainer", "monitor"), f'"{parsed[1]}" is never logged{remedy}')]
+    return [(("trainer", "monitor"), f'"{name}" is never logged{remedy}')], []
 
 
 def check_metrics(metrics: Any) -> list[Problem]:

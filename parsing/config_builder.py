@@ -28,12 +28,15 @@ def build_config(
     overrides: Sequence[str],
     problems: Sequence[Problem],
     training: bool = False,
+    made_with: dict[str, Any] | None = None,
 ) -> Config:
     """Apply overrides, check everything, and make the ``Config``.
 
     Args:
         problems: those found while reading.
         training: whether to refuse what can't be trained, though it might be tested.
+        made_with: the configuration that a run or an index was made with, where this is its own: a
+            monitor that was accepted then is only warned about.
 
     Raises:
         ConfigError: with ``problems`` and every problem found here.
@@ -47,14 +50,15 @@ def build_config(
     loaders = [*blocks["data_loader"], *(blocks["valid_data_loader"] or ())]
     twice, warnings = check_model_input(blocks.get("arch"), loaders, paths, training)
     found = [*problems, *shape_problems, *block_problems, *check_metrics(data.get("metrics"))]
-    found += [*_monitor_problems(data), *twice, *unsaid]
+    monitored, monitor_warnings = _check_monitor(data, made_with)
+    found += [*monitored, *twice, *unsaid]
     if override_problems or found or shape is None:
         raise ConfigError(source, override_problems + _lines(found))
     config = shape.model_copy(update=blocks)
     own_problems = check_architecture(config)
     if own_problems:
         raise ConfigError(source, own_problems)
-    _warn(source, data, [*notes, *warnings])
+    _warn(source, data, [*notes, *warnings, *monitor_warnings])
     return config
 
 
@@ -110,15 +114,19 @@ def _with_empty_blocks(data: dict[str, Any]) -> dict[str, Any]:
     return shape
 
 
-def _monitor_problems(data: dict[str, Any]) -> list[Problem]:
+def _check_monitor(
+    data: dict[str, Any], made_with: dict[str, Any] | None
+) -> tuple[list[Problem], list[str]]:
     """Check the monitored name, where what it depends on has a usable form."""
     trainer = data.get("trainer")
     metrics = data.get("metrics", Config.model_fields["metrics"].default)
     if not isinstance(trainer, dict) or not isinstance(metrics, (list, tuple)):
-        return []
+        return [], []
     names = tuple(name for name in metrics if isinstance(name, str))
+    before = (made_with or {}).get("trainer")
+    accepted = before.get("monitor") if isinstance(before, dict) else None
     paths = _loader_paths(data, "valid_data_loader") or _loader_paths(data, "data_loader")
-    return check_monitor(trainer.get("monitor"), len(paths), names)
+    return check_monitor(trainer.get("monitor"), len(paths), names, accepted)
 
 
 def _lines(problems: Sequence[Problem]) -> list[str]:

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from base.config import ConfigError
-from parse_config import config_from_dict, load_config, resolve_config
+from parse_config import (
+    ConfigError,
+    config_from_dict,
+    load_config,
+    load_run_config,
+    resolve_config,
+)
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [path for path in sorted(ROOT.glob("configs/*.json")) if path.name != "schema.json"]
@@ -129,6 +134,23 @@ def test_load_config_reads_extends_and_overrides(tmp_path):
     config = load_config(path, ["optimizer.args.betas=[0.5, 1]", "name=other"])
     assert (config.optimizer.args.lr, config.optimizer.args.betas) == (0.5, (0.5, 1.0))
     assert config.name == "other"
+
+
+def test_a_monitor_of_an_earlier_run_that_kept_the_worst_epoch_is_only_warned_about(
+    tmp_path, caplog
+):
+    data = published()
+    data["trainer"]["monitor"] = "max val_loss_0"
+    path = written(tmp_path, "config.json", data)
+    with pytest.raises(ConfigError, match='"max val_loss_0" would keep .* write "min val_loss_0"'):
+        load_config(path)
+    (tmp_path / "model_best.pth").touch()
+    config = load_run_config(tmp_path / "model_best.pth", None)
+    assert config.trainer.monitor == "max val_loss_0"
+    assert "model_best.pth of this run is its worst epoch" in caplog.records[-1].getMessage()
+    assert load_config(path, is_kept=True) == config  # an index, which keeps such a file
+    with pytest.raises(ConfigError, match='write "min val_loss_0"'):  # newly asked for
+        load_run_config(tmp_path / "model_best.pth", None, ["trainer.monitor=max val_loss"])
 
 
 def test_what_is_saved_is_read_again_whatever_it_is_called():

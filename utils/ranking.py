@@ -12,7 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 RECALL_AT = (1, 5, 10, 50)
 GEOMETRIC_MEAN = "geometric_mean_R1-R5-R10"
-METRIC_KEYS = (*(f"R{k}" for k in RECALL_AT), "MedR", "MeanR", GEOMETRIC_MEAN)
+# Key of a metric -> whether its least or its greatest value is best.
+METRIC_DIRECTIONS = {f"R{k}": "max" for k in RECALL_AT}
+METRIC_DIRECTIONS |= {"MedR": "min", "MeanR": "min", GEOMETRIC_MEAN: "max"}
+METRIC_KEYS = tuple(METRIC_DIRECTIONS)
 BLOCK_SCORES = 2**18  # scores a block: one of float32 and its comparisons stay in the cache
 MOST_ROWS = 255  # of a block, so that a column's count fits a byte
 

@@ -118,6 +118,6 @@ def _read_old_settings(out: Path) -> dict[str, Any] | None:
     path = str(out / CONFIG)
     try:
         data, errors = read_config(path)
-        return ModelFile(out, build_config(data, path, (), errors)).settings()
+        return ModelFile(out, build_config(data, path, (), errors, made_with=data)).settings()
     except UserError:
         return None

@@ -55,3 +55,13 @@ def test_a_refused_name_says_why(registry):
         registry.get("quince")
     assert str(caught.value) == 'the fruit "quince" can\'t be had: it was never published'
     assert "quince" not in registry.names()
+
+
+def test_a_metric_says_of_each_key_which_value_is_best(registry):
+    registry.register("fig", keys={"sweet": "max", "seeds": "min", "odd": None})(dict)
+    registry.register("kiwi", keys=("sweet",))(dict)
+    fig, kiwi = registry.entry("fig"), registry.entry("kiwi")
+    assert (fig.keys, fig.directions) == (("sweet", "seeds", "odd"), ("max", "min", None))
+    assert (kiwi.keys, kiwi.directions) == (("sweet",), (None,))
+    with pytest.raises(ValueError, match='\'lime\': best is "min" or "max"'):
+        registry.register("lime", keys={"sour": "least"})

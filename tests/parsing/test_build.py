@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import logging
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from base.config import NO_EFFECT, ConfigError, ConfigModel, resolve_config
 from base.registry import METRICS, Entry
 from parsing import checks
 from parsing.config_builder import build_config
-from utils.ranking import METRIC_KEYS
+from utils.ranking import METRIC_DIRECTIONS, METRIC_KEYS
 
 
 class ModelVideo(ConfigModel):
@@ -83,7 +84,8 @@ def parts(monkeypatch):
     named = {"dataset_name": {"TextVR": Entry(unit)}, "reader": {"decord": Entry(unit)}}
     for key, entries in named.items():
         monkeypatch.setattr(checks.NAMED_ARGS["data_loader"][key], "_entries", entries)
-    metrics = {name: Entry(unit, keys=METRIC_KEYS) for name in ("t2v_metrics", "v2t_metrics")}
+    known = {"keys": METRIC_KEYS, "directions": tuple(METRIC_DIRECTIONS.values())}
+    metrics = {name: Entry(unit, **known) for name in ("t2v_metrics", "v2t_metrics")}
     metrics |= {"silent": Entry(unit), "own": Entry(unit, keys=("P1", "P5"))}
     monkeypatch.setattr(METRICS, "_entries", metrics)
 
@@ -302,6 +304,42 @@ def test_a_metric_of_ones_own_is_monitored_by_the_keys_that_it_declares(key):
     assert problems(data) == [
         'trainer.monitor: "val_0_own_R1" is never logged; did you mean "val_0_own_P1"?'
     ]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "less", "right"),
+    [
+        ("max val_loss_0", "less", "min val_loss_0"),
+        ("max val_loss", "less", "min val_loss_0"),
+        ("min val_0_t2v_metrics_R1", "more", "max val_0_t2v_metrics_R1"),
+        ("min val_0_v2t_metrics_geometric_mean_R1-R5-R10", "more",
+         "max val_0_v2t_metrics_geometric_mean_R1-R5-R10"),
+        ("max val_0_t2v_metrics_MedR", "less", "min val_0_t2v_metrics_MedR"),
+        ("max val_0_t2v_metrics_MeanR", "less", "min val_0_t2v_metrics_MeanR"),
+        ("min val_0_own_P1", "more", "max val_0_own_P1"),
+        ("max val_0_own_P5", "less", "min val_0_own_P5"),
+    ],
+)  # fmt: skip
+def test_a_monitor_that_would_keep_the_worst_epoch_is_refused(monitor, less, right, monkeypatch):
+    entry = METRICS.entry("own")
+    judged = dataclasses.replace(entry, directions=("max", "min"))
+    monkeypatch.setitem(METRICS._entries, "own", judged)
+    data = example(trainer={"epochs": 1, "monitor": monitor})
+    data["metrics"] = ["t2v_metrics", "v2t_metrics", "own"]
+    [said] = problems(data)
+    assert said == (
+        f'trainer.monitor: "{monitor}" would keep the worst epoch as the best, for {less} is '
+        f'better; write "{right}"'
+    )
+    data["trainer"]["monitor"] = right
+    assert parsed(data).trainer.monitor == right
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_metric_that_does_not_say_what_is_better_is_not_judged(mode):
+    monitor = f"{mode} val_0_own_P1"
+    data = example(metrics=["own"], trainer={"epochs": 1, "monitor": monitor})
+    assert parsed(data).trainer.monitor == monitor
 
 
 def test_a_metric_that_declares_no_keys_can_not_be_monitored():
