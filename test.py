@@ -17,6 +17,7 @@ are those of fp32: --set evaluation.precision=fp32.
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,15 @@ from evaluation.results import (
     write_evaluation,
 )
 from parse_config import add_config_arguments, load_config, load_run_config
-from trainer.build import build_criterion, build_loader, build_model, find_tested_checkpoint
+from trainer.build import (
+    build_criterion,
+    build_loader,
+    build_model,
+    find_tested_checkpoint,
+    open_split,
+)
 from trainer.checkpointing import load_model
+from trainer.selection import find_selection
 from utils.cli import positive_int, run_cli
 from utils.distributed import get_dist_info
 from utils.launch import choose_devices, join_run, must_launch, relaunch_for_each
@@ -123,14 +131,20 @@ def main() -> int:
         ground_truth = open_ground_truth(loader.dataset, arguments.save_feats)
         model = build_model(config, device, initial_weights=False)
         criterion = build_criterion(config, device)
+        selection = None
         if checkpoint is not None:
-            load_model(model, criterion, checkpoint)
+            state = load_model(model, criterion, checkpoint)
+            tested = checkpoint, config, which, arguments.split
+            selection = find_selection(state, *tested, partial(open_split, config))
+            del state  # with the optimizer's it is three times as large as the model
         precision = Precision(config.evaluation_precision, device)
         logger.info("the encoders compute in %s", precision.name)
         evaluation = Evaluator(config.metrics, criterion, precision).run(model, loader)
         if get_dist_info().is_main:
             after = arguments.postprocess, arguments.temperature
-            scored = score_evaluation(evaluation, ground_truth, config.metrics, *after)
+            scored = score_evaluation(
+                evaluation, ground_truth, config.metrics, *after, selection=selection
+            )
             write_evaluation(scored, arguments.sim_path, arguments.save_feats, arguments.save_type)
             sys.stdout.write(format_evaluation(scored) + "\n")
     return 0

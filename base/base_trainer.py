@@ -24,6 +24,8 @@ class Monitor:
         value: the best so far; None before the first.
         epochs_without: epochs since then.
         epoch: the epoch of the best, where it is known.
+        selected_on: the kind of videos that it looks at: ``test``, ``val`` or ``val_share``; None:
+            not known.
     """
 
     mode: str
@@ -32,6 +34,7 @@ class Monitor:
     value: float | None = None
     epochs_without: int = 0
     epoch: int | None = None
+    selected_on: str | None = None
 
     def update(self, log: dict[str, float], epoch: int | None = None) -> bool:
         """Take in the log of ``epoch``; returns whether it is the best so far."""
@@ -66,12 +69,14 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        names = ("mode", "name", "value", "epochs_without", "epoch")
+        names = ("mode", "name", "value", "epochs_without", "epoch", "selected_on")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; another monitored value starts afresh."""
-        if (state["mode"], state["name"]) == (self.mode, self.name):
+        """Go on from a checkpoint; another value, or one of other videos, starts afresh."""
+        before = state.get("selected_on") or self.selected_on  # older checkpoints lack it
+        same = (state["mode"], state["name"], before) == (self.mode, self.name, self.selected_on)
+        if same:
             self.value, self.epochs_without = state["value"], state["epochs_without"]
             self.epoch = state.get("epoch")  # checkpoints of version 2 lack it
 

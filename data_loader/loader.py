@@ -71,6 +71,8 @@ class TextVideoDataLoader:
         item_timeout: Seconds that a worker may take for one video; then the run stops and names it.
         cache_dir: Folder of what is read once, the words of all OCR documents, to be used again by
             later runs; null: $TEXTVR_CACHE or ~/.cache/textvr; off: none.
+        val_share: Share of the training set, by videos, that is held out for validation and never
+            trained on, in place of a validation set; null: none.
         frame_cache: Folder of frames made by python -m tools.cache_frames, read in place of
             the videos; null: the videos are decoded.
         tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
@@ -112,6 +114,7 @@ class TextVideoDataLoader:
         item_timeout: Annotated[float, Field(gt=0)] = 300.0,
         cache_dir: str | None = None,
         frame_cache: str | None = None,
+        val_share: Annotated[float, Field(gt=0, lt=1)] | None = None,
         *,
         tokenizer_name: str | None,
         modalities: tuple[str, ...],
@@ -126,6 +129,14 @@ class TextVideoDataLoader:
         augment = training and tsfm_split in (None, "train")
         recipe, tsfm_params = dataset_class.get_recipe(cut), tsfm_params or TransformParams()
         transforms = tsfm_params.resolve(recipe, video_params.input_res, mean, std)
+        if training and val_share is not None and split != "train":
+            raise UserError(
+                f"data_loader.args.val_share holds a part of the split train out, but split is "
+                f'"{split}"; set split to "train", or val_share to null'
+            )
+        held_out = val_share is not None and split == "val"
+        if held_out:
+            split = "train"
         options = DatasetOptions(
             split=split,
             training=training,
@@ -138,6 +149,8 @@ class TextVideoDataLoader:
             seed=seed,
             sliding_window_stride=-1 if training else sliding_window_stride,
             frame_cache=expand_folder(frame_cache) if frame_cache else None,
+            val_share=val_share if split == "train" else None,
+            held_out=held_out,
         )
         self.dataset: BaseTextVideoDataset = dataset_class(
             data_dir=expand_folder(data_dir),
@@ -145,7 +158,7 @@ class TextVideoDataLoader:
             transform=ClipTransform(transforms, train=augment),
             metadata_dir=expand_folder(metadata_dir) if metadata_dir else None,
             cut=cut,
-            annotation_file=None if training else annotation_file,
+            annotation_file=None if training or held_out else annotation_file,
             subsample=subsample,
             ocr_dir=expand_folder(ocr_dir) if ocr_dir else None,
         )

@@ -25,6 +25,21 @@ SHORT = {GMEAN: "gmean"}
 
 
 @dataclass(frozen=True)
+class Selection:
+    """What a tested checkpoint was selected on.
+
+    Attributes:
+        selected_on: ``test``: videos of the test set; ``val``: a validation set; ``val_share``: a
+            part held out of the training set; with a data set in front where that is another one;
+            None: not selected, as far as is known.
+        warning: said where it was selected on the very videos that it is tested on; else "".
+    """
+
+    selected_on: str | None = None
+    warning: str = ""
+
+
+@dataclass(frozen=True)
 class ScoredEvaluation:
     """An evaluation and what is said of its matrix.
 
@@ -32,11 +47,13 @@ class ScoredEvaluation:
         evaluation: the matrix and the embeddings.
         scores: of the matrix; None where the videos have no captions.
         postprocessed: the scores after the changes that were asked for.
+        selection: of the checkpoint; None: nothing is said of it.
     """
 
     evaluation: Evaluation
     scores: Scores | None
     postprocessed: Sequence[PostprocessedScores] = ()
+    selection: Selection | None = None
 
 
 def open_ground_truth(dataset: BaseTextVideoDataset, feats_dir: Path | None) -> GroundTruth:
@@ -59,6 +76,7 @@ def score_evaluation(
     metrics: Sequence[str],
     changes: Sequence[str] = (),
     temperature: float = TEMPERATURE,
+    selection: Selection | None = None,
 ) -> ScoredEvaluation:
     """Score an evaluation."""
     if not np.array_equal(evaluation.video_of_query, queries.video_of_query):
@@ -69,7 +87,8 @@ def score_evaluation(
     after = [
         score_postprocessed(name, matrix, queries, temperature) for name in dict.fromkeys(changes)
     ]
-    return ScoredEvaluation(evaluation, score_similarity(matrix, queries, metrics), after)
+    scores = score_similarity(matrix, queries, metrics)
+    return ScoredEvaluation(evaluation, scores, after, selection)
 
 
 def format_evaluation(tested: ScoredEvaluation) -> str:
@@ -81,6 +100,8 @@ def format_evaluation(tested: ScoredEvaluation) -> str:
         videos = len(evaluation.ids)
         lines.insert(0, f"{videos} videos of {evaluation.annotation_file}, without captions")
         return "\n".join(lines)
+    if tested.selection is not None and tested.selection.warning:
+        lines.append(tested.selection.warning)
     return format_scores(tested.scores, tested.postprocessed, lines)
 
 
@@ -90,6 +111,8 @@ def collect_metrics(tested: ScoredEvaluation) -> dict[str, Any]:
     if tested.scores is None:
         raise RuntimeError("there are no metrics without captions")
     found = scores_to_json(tested.scores, tested.postprocessed)
+    if tested.selection is not None:
+        found |= {"selected_on": tested.selection.selected_on}
     return found | {"loss": evaluation.loss} | evaluation.report.counts()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import check_data
+from data_loader.datasets.annotations import is_held_out
 from tests.conftest import ROOT, tiny
 from tests.data_loader.textvr_folder import change_json
 from tests.videos import damage, truncate
@@ -160,6 +161,18 @@ def test_a_video_and_captions_in_both_splits(folder, check):
     leak = str(folder / "Videos" / shared["path"])
     assert found.lists["splits"][HELD_OUT]["videos_in_training"] == [leak]
     assert "in training 1 videos, 2 captions" in found.rows(HELD_OUT)
+
+
+def test_a_part_held_out_of_training_is_shown_and_is_no_leak(folder, check):
+    found = check(folder, overrides=["data_loader.args.val_share=0.4"])
+    assert found.code == 0 and found.wrong == []
+    part, rest = found.rows("loader 0, val"), found.rows(TRAIN)
+    names = [entry["path"] for entry in entries(folder, "train")]
+    count = sum(is_held_out(name, 0.4) for name in names)
+    assert f"entries {count} with {2 * count} captions" in part and 0 < count < 8
+    assert "held out of training, by val_share 0.4" in part and "TextVR_train.json" in part
+    assert f"entries {8 - count} with {16 - 2 * count} captions" in rest and "held out" not in rest
+    assert "in training 0 videos" in part and "entries 8" in found.rows("loader 0, test")
 
 
 def test_a_copy_under_another_name_is_found_when_decoding(folder, check):

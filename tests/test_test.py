@@ -157,7 +157,13 @@ def test_the_matrix_alone_scores_the_same(checkpoint, demo, tmp_path, ended):
     assert code == done.returncode == 0, done.stderr
     tested, alone = (json.loads((tmp_path / name).read_text())
                      for name in ("metrics.json", "m.metrics.json"))  # fmt: skip
-    own = {"loss", "unreadable_videos", "missing_ocr_documents", "skipped_ocr_records"}
+    own = {
+        "selected_on",
+        "loss",
+        "unreadable_videos",
+        "missing_ocr_documents",
+        "skipped_ocr_records",
+    }
     assert tested.keys() - alone.keys() == own and not alone.keys() - tested.keys()
     assert {key: tested[key] for key in alone} == alone
     assert (tmp_path / "ranks.csv").read_bytes() == (tmp_path / "m.ranks.csv").read_bytes()

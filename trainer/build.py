@@ -2,9 +2,9 @@
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from base.criterion import Criterion
 from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
 from evaluation.evaluator import Evaluator
 from trainer.optim import build_schedule
+from trainer.selection import find_selecting_set, get_monitored_loader, list_valid_loaders
 from trainer.tracking import build_tracker
 from trainer.trainer import Trainer, plan_epoch
 from utils.distributed import broadcast_parameters, get_dist_info
@@ -109,16 +110,6 @@ def build_loader(
     return DATA_LOADERS.get(block.type)(**block.kwargs() | provided | changes)
 
 
-def list_valid_loaders(config: Config) -> list[dict[str, Any]]:
-    """Return what training validates on: arguments of ``build_loader`` beside ``training``."""
-    if config.valid_data_loader is None:
-        splits, key = ["val"] * len(config.data_loader), "data_loader"
-    else:
-        named = (block.kwargs().get("split") for block in config.valid_data_loader)
-        splits, key = ["test" if s == "test" else "val" for s in named], "valid_data_loader"
-    return [{"number": n, "key": key, "split": split} for n, split in enumerate(splits)]
-
-
 def build_dataset(
     config: Config, number: int, training: bool, **changes: Any
 ) -> BaseTextVideoDataset:
@@ -127,6 +118,17 @@ def build_dataset(
     Arguments and errors are those of ``build_loader``.
     """
     return build_loader(config, number, training, tokenizer_name=None, **changes).dataset
+
+
+def open_split(
+    config: Config, number: int, split: str, key: str = "data_loader"
+) -> BaseTextVideoDataset:
+    """Open what a loader reads for validation or test, to know its videos.
+
+    Arguments and errors are those of ``build_loader``.
+    """
+    only_entries = {"frame_cache": None, "sliding_window_stride": -1}
+    return build_dataset(config, number, training=False, key=key, split=split, **only_entries)
 
 
 def build_trainer(
@@ -151,6 +153,7 @@ def build_trainer(
     places = list_valid_loaders(config)
     valid_loaders = [build_loader(config, training=False, **place, **whole) for place in places]
     check_monitored_set(settings.monitor, valid_loaders, allow_shuffled, places[0]["key"])
+    monitor = build_monitor(config)
     model = build_model(config, device)
     for weight in model.parameters_without_gradient():
         weight.requires_grad_(False)
@@ -168,7 +171,6 @@ def build_trainer(
         steps = len(plan_epoch(loaders, settings.max_samples_per_epoch)) * settings.epochs
         block = config.lr_scheduler
         schedule = build_schedule(block.type, block.kwargs(), optimizer, steps)
-    monitor = parse_monitor(settings.monitor)
     return Trainer(
         model=model,
         criterion=criterion,
@@ -187,9 +189,24 @@ def build_trainer(
         settings=settings,
         epochs=settings.epochs,
         save_period=settings.save_period,
-        monitor=Monitor(*monitor, patience=settings.early_stop) if monitor else None,
+        monitor=monitor,
         validate_first=settings.init_val,
     )
+
+
+def build_monitor(config: Config) -> Monitor | None:
+    """Build what says which epoch is best, None where nothing does; logs by which videos."""
+    settings = config.trainer
+    parsed = parse_monitor(settings.monitor)
+    if parsed is None:
+        return None
+    monitor, number = Monitor(*parsed, settings.early_stop), get_monitored_loader(settings.monitor)
+    if number is not None:
+        selecting = find_selecting_set(config, number, partial(open_split, config))
+        monitor.selected_on = selecting.kind
+        text = "the best epoch is selected by %s on %s"
+        logger.info(text, settings.monitor, selecting.describe())
+    return monitor
 
 
 def can_compile(model: RetrievalModel, device: torch.device) -> bool:
@@ -237,11 +254,10 @@ def check_monitored_set(
         allow_shuffled: let a shuffled set choose the best checkpoint by chance.
         key: of the configuration, where the loaders are.
     """
-    parsed = parse_monitor(monitor)
-    found = re.match(r"val_(loss_)?(\d+)", parsed[1]) if parsed else None
-    if found is None:
+    parsed, number = parse_monitor(monitor), get_monitored_loader(monitor)
+    if number is None:
         return
-    dataset = valid_loaders[int(found[2])].dataset
+    dataset = valid_loaders[number].dataset
     if dataset.shuffled and not allow_shuffled:
         raise UserError(
             f"{dataset.annotation_file}: its captions and videos are shuffled, so trainer.monitor "
@@ -250,9 +266,9 @@ def check_monitored_set(
             "trainer.monitor to off, or give --allow-shuffled"
         )
     silent = next((entry.id for entry in dataset.entries if not entry.captions), None)
-    if found[1] and silent is not None:
+    if parsed[1].startswith("val_loss") and silent is not None:
         raise UserError(
             f'{dataset.annotation_file}: {silent} has no caption, so there is no "{parsed[1]}" for '
             "trainer.monitor; name a metric, such as max "
-            f"val_{found[2]}_t2v_metrics_R1, or set trainer.monitor to off"
+            f"val_{number}_t2v_metrics_R1, or set trainer.monitor to off"
         )

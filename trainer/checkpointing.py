@@ -431,15 +431,20 @@ def find_newest_checkpoint(run_dir: Path) -> Path | None:
     return None
 
 
-def load_model(model: RetrievalModel, criterion: Criterion, path: Path) -> None:
+def load_model(model: RetrievalModel, criterion: Criterion, path: Path) -> dict[str, Any]:
     """Load a checkpoint's weights strictly, and what its loss has learned.
+
+    Returns:
+        The content of the checkpoint.
 
     Raises:
         CheckpointError: the file can't be read, or does not fit; the names are listed.
     """
-    load_weights(model, path)
+    state = load_checkpoint(path)
+    load_weights(model, path, state)
     if criterion.state_dict():
-        load_criterion(criterion, load_checkpoint(path), path)
+        load_criterion(criterion, state, path)
+    return state
 
 
 def load_criterion(criterion: Criterion, state: Mapping[str, Any], path: Path) -> None:

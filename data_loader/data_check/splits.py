@@ -57,6 +57,7 @@ class SplitFacts:
     videos: VideoFacts
     ocr: OcrFacts | None  # None: no entry names a document
     duplicates: SharedCaptions
+    held_out_share: float | None = None  # of the training set that this one was held out of
     in_training: int | None = None  # captions that training has too; None for training itself
     leaks: list[str] = field(default_factory=list)  # videos that are also in training
     wrong: list[str] = field(default_factory=list)  # one line for each thing that is wrong
@@ -106,6 +107,7 @@ def check_split(split: Split, model_input: ModelInput, workers: int, decode: boo
     dataset, arguments = split.dataset, split.arguments
     entries = dataset.entries
     images = getattr(dataset, "images", False)  # files that are no video containers
+    is_held_out = arguments.get("val_share") is not None and "val" in split.uses
     videos = check_files((entry.video for entry in entries), images)
     wrong = []
     if decode:
@@ -130,6 +132,7 @@ def check_split(split: Split, model_input: ModelInput, workers: int, decode: boo
         videos=videos,
         ocr=ocr,
         duplicates=count_shared_captions(entries),
+        held_out_share=arguments["val_share"] if is_held_out else None,
     )
     facts.wrong = _list_problems(facts, model_input) + wrong
     return facts

@@ -95,6 +95,8 @@ def _split_rows(split: SplitFacts, model_input: ModelInput) -> list[str]:
     if split.shuffled:
         rows += _row("", "SHUFFLED: captions and videos do not belong together")
     rows += _row("entries", f"{split.entries:,} with {split.captions:,} captions")
+    if split.held_out_share is not None:
+        rows += _row("held out", f"of training, by val_share {split.held_out_share:g}")
     if split.categories:
         rows += _row("categories", ", ".join(f"{k} {n:,}" for k, n in split.categories.items()))
     rows += _video_rows(split.videos, "" if model_input.uses_vision else " (the model uses none)")

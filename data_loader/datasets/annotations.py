@@ -4,6 +4,7 @@ TextVR also publishes ``TextVR_test_rand.json``, the test captions with the vide
 made for matrices sent to the challenge server, and every metric on it is chance.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -211,6 +212,20 @@ def describe_captions(entries: Sequence[VideoEntry], first: str = "") -> str:
     if most < 2:
         return ONE_CAPTION if most else ""
     return f"the first caption of each video ({first})" if first else "every caption of each video"
+
+
+def is_held_out(name: str, share: float) -> bool:
+    """Say whether a video is in the share of a training set that is held out for validation.
+
+    A function of the name alone: videos that are added move none of the others, and what a smaller
+    share holds out a larger one does, too.
+
+    Args:
+        name: the path by which the annotations name the video.
+        share: in (0, 1).
+    """
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def count_captions(entries: Iterable[VideoEntry]) -> int:

@@ -5,7 +5,7 @@ validation file.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,3 +191,9 @@ class TableEntries(Sequence[VideoEntry]):
         name = self.names[index]
         ocr = find_document(self.ocr_dir, name) if self.ocr_dir else None
         return VideoEntry(name, self.video_dir / name, self.captions[index], ocr)
+
+    def select(self, is_wanted: Callable[[str], bool]) -> "TableEntries":
+        """Return the entries whose ids are wanted, in their order."""
+        rows = [row for row, name in enumerate(self.names) if is_wanted(name)]
+        names, captions = [self.names[row] for row in rows], [self.captions[row] for row in rows]
+        return TableEntries(names, captions, self.video_dir, self.ocr_dir)

@@ -21,6 +21,7 @@ from data_loader.datasets.annotations import (
     ONE_CAPTION,
     AnnotationError,
     describe_captions,
+    is_held_out,
     keep_first_captions,
 )
 from data_loader.frame_cache.frames import FrameCache
@@ -79,7 +80,7 @@ class LoaderTextParams(ConfigModel):
 class DatasetOptions:
     """Settings of a data set, apart from its annotations."""
 
-    split: str  # train, val or test; names the annotation file
+    split: str  # train, val or test; names the annotation file, of a held-out part train
     training: bool  # random frames, captions and augmentation; otherwise everything is fixed
     video: LoaderVideoParams
     text: LoaderTextParams
@@ -90,6 +91,13 @@ class DatasetOptions:
     seed: int = 0
     sliding_window_stride: int = -1  # frames between the windows of a video; -1: one clip a video
     frame_cache: Path | None = None  # folder of the frames that are read in place of the videos
+    val_share: float | None = None  # of the split train: held out for validation; None: nothing
+    held_out: bool = False  # whether the held-out part is read, not the rest
+
+    @property
+    def use(self) -> str:
+        """What the samples are for: ``train``, ``val`` or ``test``."""
+        return "train" if self.training else "val" if self.held_out else self.split
 
 
 class TextVideoDataset(BaseTextVideoDataset):
@@ -139,7 +147,7 @@ class TextVideoDataset(BaseTextVideoDataset):
             raise AnnotationError(f"{ocr_dir}: no such folder; correct data_loader.args.ocr_dir")
         self.ocr_dir = ocr_dir or data_dir / OCR_FOLDER
         self.annotation_file = self.metadata_dir / (annotation_file or self.name_annotation_file())
-        entries = self.load_entries()
+        entries = self._keep_part(self.load_entries())
         self.entries = self._choose_captions(entries[: max(1, round(len(entries) * subsample))])
         self._ocr = OcrReader(self.entries, options.ocr, self.ocr_dir)
         cached = options.frame_cache and options.uses_vision
@@ -151,7 +159,7 @@ class TextVideoDataset(BaseTextVideoDataset):
                 "%s %s: the model reads OCR words, but no video has an OCR document (the folder "
                 "is %s; data_loader.args.ocr_dir names another): each counts as having no words",
                 type(self).__name__,
-                options.split,
+                options.use,
                 self.ocr_dir,
             )
 
@@ -176,6 +184,28 @@ class TextVideoDataset(BaseTextVideoDataset):
             name = type(self).__name__
             logger.info("%s %s: queries: %s", name, self.options.split, self.caption_protocol)
         return keep_first_captions(entries) if reason else entries
+
+    def _keep_part(self, entries: Sequence[VideoEntry]) -> Sequence[VideoEntry]:
+        """Return the held-out part of a training set, or the rest of it; else all entries."""
+        share, held_out = self.options.val_share, self.options.held_out
+        if share is None:
+            return entries
+
+        def is_wanted(name: str) -> bool:
+            return is_held_out(name, share) is held_out
+
+        if hasattr(entries, "select"):  # of a table, whose entries are made when asked for
+            part = entries.select(is_wanted)
+        else:
+            part = [entry for entry in entries if is_wanted(entry.id)]
+        if not 0 < len(part) < len(entries):
+            num_held_out = len(part) if held_out else len(entries) - len(part)
+            raise AnnotationError(
+                f"{self.annotation_file}: data_loader.args.val_share {share:g} holds "
+                f"{num_held_out} of its {len(entries)} videos out for validation; give another "
+                "share, or more videos"
+            )
+        return part
 
     @abstractmethod
     def name_annotation_file(self) -> str:

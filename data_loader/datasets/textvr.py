@@ -8,6 +8,7 @@ from typing import Literal
 from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import (
+    UNSHUFFLED,
     AnnotationError,
     explain_shuffled,
     read_textvr_entries,
@@ -21,7 +22,7 @@ VIDEO_FOLDERS = ("Videos", "Video")  # the download has the first, the published
 SUBSTITUTES = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
 DEFAULT_CUT = "split"
 
-SHUFFLED = "TextVR_test_rand.json"
+SHUFFLED, VALIDATION = "TextVR_test_rand.json", "TextVR_val.json"
 README_HINT = "README.md, section “Get the TextVR data”, says where the files are"
 
 
@@ -49,6 +50,7 @@ class AnnotatedVideos(TextVideoDataset):
     def name_annotation_file(self) -> str:
         """Return the split's file if it exists, else that of all splits, else a substitute."""
         split = self.options.split
+        self.say_what_is_not_used(f"{self.stem}_val.json")
         first, *others = (f"{self.stem}_{name}.json" for name in SUBSTITUTES[split])
         names = [first, f"{self.stem}.json", f"{self.stem.lower()}.json", *others]
         for name in names:
@@ -60,6 +62,14 @@ class AnnotatedVideos(TextVideoDataset):
             f"{self.metadata_dir}: holds none of the annotation files {', '.join(names)}; correct "
             "data_loader.args.data_dir or metadata_dir"
         )
+
+    def say_what_is_not_used(self, validation_file: str) -> None:
+        """Log that a part of the training set takes the place of a validation file."""
+        if self.options.held_out and (self.metadata_dir / validation_file).is_file():
+            logger.info(
+                "%s is not used: data_loader.args.val_share holds a part of training out instead",
+                self.metadata_dir / validation_file,
+            )
 
     def load_entries(self) -> list[VideoEntry]:
         """Read the entries of the split; raises ``AnnotationError``."""
@@ -84,8 +94,12 @@ class TextVR(AnnotatedVideos):
     """TextVR: 10.5k videos of eight categories with captions and OCR documents."""
 
     def name_annotation_file(self) -> str:
-        """Return the split's file; there is no separate validation set, as published."""
-        return "TextVR_train.json" if self.options.split == "train" else "TextVR_test.json"
+        """Return the split's file; without a validation set the test set is it, as published."""
+        self.say_what_is_not_used(VALIDATION)
+        if self.options.split == "train":
+            return "TextVR_train.json"
+        has_own = self.options.split == "val" and (self.metadata_dir / VALIDATION).is_file()
+        return VALIDATION if has_own else UNSHUFFLED
 
     def load_entries(self) -> list[VideoEntry]:
         """Read the annotations; raises ``AnnotationError``."""

@@ -142,7 +142,7 @@ class FrameCache:
 
     def __init__(self, dataset: FrameSource) -> None:
         options = dataset.options
-        self.command = f"{COMMAND} --split {'train' if options.training else options.split}"
+        self.command = f"{COMMAND} --split {options.use}"
         self.data_dir = dataset.data_dir
         self.store = _open_store(options.frame_cache, FrameSpec.of(dataset), self.command)
         self.videos = self.store.read_videos()

@@ -65,7 +65,7 @@ class FrameSpec:
         name, options = type(dataset).__name__, dataset.options
         if dataset.images:
             raise UserError(f"{name}: reads images, of which no frames are cached; {_NO_CACHE}")
-        if not options.training and options.split == "train":
+        if not options.training and options.use == "train":
             raise UserError(
                 f"{name} train: frames of this split are cached for training alone; {_NO_CACHE}"
             )

@@ -61,17 +61,22 @@ def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path
     model.load_state_dict(weights)
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, state: dict[str, Any] | None = None) -> None:
     """Load the weights of a checkpoint file strictly by name.
 
     A model with a method ``adapt_weights(weights, source) -> (weights, notes)`` may first bring
     weights of other sizes to its own (``base.base_model.RetrievalModel``); what it changed is a
     warning.
 
+    Args:
+        path: the file.
+        state: its content, where it has been read already.
+
     Raises:
         CheckpointError: the file can't be read, or does not fit.
     """
-    weights, notes = get_weights(load_checkpoint(path), path), []
+    state = load_checkpoint(path) if state is None else state
+    weights, notes = get_weights(state, path), []
     if hasattr(model, "adapt_weights"):
         weights, notes = model.adapt_weights(weights, path)
     fit_weights(model, weights, path)
