@@ -2,13 +2,21 @@
 
     python test.py -r RUN/model_best.pth --sim_path out/sim_matrix.npy
     python test.py -r RUN/model_best.pth -c configs/TextVR_fusion.json --save_feats feats/
+    python test.py -r RUN/model_best.pth --save_feats feats/ --no_matrix    # metrics in blocks
     python test.py -c configs/TextVR_word_overlap.json         # a model without weights
 
 Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
 file. Without -r the checkpoint that arch.args.load_checkpoint names is tested. The matrix is
 float32; row x, column y is the similarity of the x-th caption to the y-th video, in the annotation
 file's order. metrics.json, ranks.csv (the rank of every query) and data_report.json are written
-beside it. Videos without captions only have embeddings: give --save_feats.
+beside it. A matrix that does not fit into memory or on the disk is not made, which is said before
+anything is encoded; metrics are then computed in blocks.
+
+--save_feats writes the embeddings in shards while they are computed. Stopped, the same command goes
+on after the last shard; what depends on another model, other data or settings is refused, and
+replaced with --overwrite. From Python: evaluation.embedding_files.load_embeddings("feats"). (The
+matrix and the files beside it replace those of an earlier test.) Videos without captions only have
+embeddings.
 
 The encoders compute in evaluation.precision, by default that of training. Numbers to be published
 are those of fp32: --set evaluation.precision=fp32.
@@ -17,19 +25,27 @@ are those of fp32: --set evaluation.precision=fp32.
 import argparse
 import logging
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evaluation.embedding_files import (
+    SHARD_SIZE,
+    EmbeddingFiles,
+    describe_embeddings,
+    name_embeddings,
+)
 from evaluation.evaluator import Evaluator
+from evaluation.ground_truth import GroundTruth
 from evaluation.postprocess import add_postprocess_arguments
 from evaluation.results import (
-    SAVE_TYPES,
     format_evaluation,
     open_ground_truth,
     score_evaluation,
     write_evaluation,
 )
+from evaluation.similarity_blocks import plan_matrix
 from parse_config import add_config_arguments, load_config, load_run_config
 from trainer.build import (
     build_criterion,
@@ -41,7 +57,8 @@ from trainer.build import (
 from trainer.checkpointing import load_model
 from trainer.selection import find_selection
 from utils.cli import positive_int, run_cli
-from utils.distributed import get_dist_info
+from utils.distributed import gather_objects, get_dist_info
+from utils.errors import UserError
 from utils.launch import choose_devices, join_run, must_launch, relaunch_for_each
 from utils.precision import Precision
 from utils.run_dir import setup_logging
@@ -62,13 +79,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--sim_path", type=Path, default="sim_matrix.npy", help="the matrix (default: %(default)s)"
     )
+    parser.add_argument("--no_matrix", action="store_true", help="compute the metrics in blocks")
     parser.add_argument("--save_feats", type=Path, help="folder for embeddings and ids")
     parser.add_argument(
         "--save_type",
-        choices=SAVE_TYPES,
-        default="both",
-        help="which embeddings --save_feats keeps (default: %(default)s)",
+        choices=("both", "text", "video"),
+        help="no effect: --save_feats keeps texts and videos, in files of their own",
     )
+    text = "replace embeddings of the same name, whatever they depend on"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+    text = "videos, and captions, of a file of embeddings (default: %(default)s)"
+    parser.add_argument("--shard_size", type=positive_int, default=SHARD_SIZE, help=text)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--batch_size", type=positive_int, help="videos a batch")
     parser.add_argument(
@@ -85,6 +106,10 @@ def parse_arguments() -> argparse.Namespace:
             "give a checkpoint (-r), or a configuration (-c) whose arch.args.load_checkpoint is "
             "one or whose model has no weights"
         )
+    if arguments.overwrite and arguments.save_feats is None:
+        parser.error("--overwrite is for --save_feats; --sim_path always replaces its file")
+    if arguments.no_matrix and arguments.postprocess:
+        parser.error("--postprocess needs the whole matrix; leave out --no_matrix")
     return arguments
 
 
@@ -109,6 +134,21 @@ def list_overrides(arguments: argparse.Namespace) -> list[str]:
     return [*arguments.overrides, *(f"{block}.{name}={value}" for name, value in changes.items())]
 
 
+def decide_on_matrix(ground_truth: GroundTruth, arguments: argparse.Namespace) -> bool:
+    """Say whether the matrix is made, before anything is encoded; the same in every process.
+
+    Raises:
+        UserError: it does not fit, but --postprocess needs it.
+    """
+    plan = plan_matrix(ground_truth.shape, arguments.sim_path, not arguments.no_matrix)
+    plan = gather_objects(plan)[0]
+    if plan.does_not_fit and arguments.postprocess:
+        raise UserError(f"{plan.note}. But --postprocess needs the matrix: leave it out")
+    if ground_truth.captions:
+        logger.log(logging.WARNING if plan.does_not_fit else logging.INFO, plan.note)
+    return plan.is_made
+
+
 def main() -> int:
     """Test in this process; with several GPUs, start the command once for each.
 
@@ -129,6 +169,7 @@ def main() -> int:
         which = choose_loader(arguments)
         loader = build_loader(config, training=False, split=arguments.split, **which)
         ground_truth = open_ground_truth(loader.dataset, arguments.save_feats)
+        with_matrix = decide_on_matrix(ground_truth, arguments)
         model = build_model(config, device, initial_weights=False)
         criterion = build_criterion(config, device)
         selection = None
@@ -139,13 +180,23 @@ def main() -> int:
             del state  # with the optimizer's it is three times as large as the model
         precision = Precision(config.evaluation_precision, device)
         logger.info("the encoders compute in %s", precision.name)
-        evaluation = Evaluator(config.metrics, criterion, precision).run(model, loader)
+        kept: AbstractContextManager[EmbeddingFiles | None] = nullcontext()
+        if arguments.save_feats is not None:
+            changes = {"split": arguments.split}
+            identity = describe_embeddings(config, which, changes, model, loader)
+            name = name_embeddings(config, checkpoint, arguments.split, which)
+            options = identity, arguments.shard_size, arguments.overwrite
+            kept = EmbeddingFiles.open(arguments.save_feats, name, *options)
+        with kept as files:
+            evaluation = Evaluator(config.metrics, criterion, precision).run(
+                model, loader, files=files, with_matrix=with_matrix, only_main=True
+            )
         if get_dist_info().is_main:
             after = arguments.postprocess, arguments.temperature
             scored = score_evaluation(
                 evaluation, ground_truth, config.metrics, *after, selection=selection
             )
-            write_evaluation(scored, arguments.sim_path, arguments.save_feats, arguments.save_type)
+            write_evaluation(scored, arguments.sim_path)
             sys.stdout.write(format_evaluation(scored) + "\n")
     return 0
 

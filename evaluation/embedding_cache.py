@@ -10,8 +10,10 @@ Shapes: N distinct texts, T tokens, D width of their vectors.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +27,24 @@ TOKENS_AT_ONCE = 4096
 
 Encode = Callable[[Tokens], Tensor]  # (N, T) -> (N, D)
 MustStop = Callable[[], bool]
+
+
+class TextShards(Protocol):
+    """Keeps the vectors of texts while they are made (``EmbeddingFiles``).
+
+    Attributes:
+        num_texts: vectors that are kept already.
+        shard_size: vectors that are handed over at a time, about.
+    """
+
+    num_texts: int
+    shard_size: int
+
+    def read_texts(self) -> NDArray | None:
+        """Return the vectors that are kept (n, D), in the first process; None: there are none."""
+
+    def write_texts(self, vectors: NDArray) -> None:
+        """Keep further vectors (n, D); the first process writes."""
 
 
 class EmbeddingCache:
@@ -62,30 +82,66 @@ def encode_texts(
     precision: Precision,
     must_stop: MustStop = lambda: False,
     name: str = "texts",
+    shards: TextShards | None = None,
 ) -> EmbeddingCache | None:
     """Encode each distinct text once; several processes take their share of them and get all.
 
     Args:
         precision: that ``encode`` computes in, on its device.
         must_stop: asked before every chunk.
+        shards: keep the vectors while they are made, and have those of a run that was stopped.
 
     Returns:
         The vectors, float32 in each precision, or None where some process was told to stop.
     """
     distinct = sorted(set(texts), key=lambda text: (len(text), text))
-    chunks, info = list(split_by_length(distinct)), get_dist_info()
-    start, stop = (len(chunks) * rank // info.world_size for rank in (info.rank, info.rank + 1))
-    device, bar = precision.device, {"desc": name, "unit": "chunk", "delay": BAR_DELAY_S}
-    own = tqdm(chunks[start:stop], disable=not info.is_main, dynamic_ncols=True, **bar)
-    with precision.set_tf32(), precision.autocast():
-        vectors = [encode(_make_tokens([], device))]  # (0, D): the width, where there is no chunk
-        for chunk in own:
-            if must_stop():
-                break
-            vectors.append(encode(_make_tokens(chunk, device)))
-    if all_reduce_max(must_stop(), device):
-        return None
-    return EmbeddingCache(distinct, gather(precision.to_full(torch.cat(vectors))))
+    info, device = get_dist_info(), precision.device
+    groups = [list(split_by_length(distinct))]
+    if shards is not None:
+        groups = _group_chunks(groups[0], shards.num_texts, shards.shard_size)
+    bar = tqdm(
+        total=sum(map(len, groups)), desc=name, unit="chunk", delay=BAR_DELAY_S,
+        disable=not info.is_main, dynamic_ncols=True,
+    )  # fmt: skip
+    with bar, precision.set_tf32(), precision.autocast():
+        none = encode(_make_tokens([], device))  # (0, D): the width, where there is no chunk
+        vectors = [precision.to_full(none)]
+        if shards is not None and shards.num_texts:
+            kept = shards.read_texts()
+            vectors.append(
+                gather(vectors[0] if kept is None else torch.from_numpy(kept).to(device))
+            )
+        for chunks in groups:
+            places = (info.rank, info.rank + 1)
+            start, stop = (len(chunks) * rank // info.world_size for rank in places)
+            own = [none]
+            for chunk in chunks[start:stop]:
+                if must_stop():
+                    break
+                own.append(encode(_make_tokens(chunk, device)))
+                bar.update(info.world_size)
+            if all_reduce_max(must_stop(), device):
+                return None
+            vectors.append(gather(precision.to_full(torch.cat(own))))
+            if shards is not None:
+                shards.write_texts(vectors[-1].cpu().numpy())
+    return EmbeddingCache(distinct, torch.cat(vectors))
+
+
+def _group_chunks(
+    chunks: Sequence[list[TokenIds]], num_done: int, size: int
+) -> list[list[list[TokenIds]]]:
+    """Put the chunks behind the first ``num_done`` texts into groups of at least ``size`` texts."""
+    groups: list[list[list[TokenIds]]] = []
+    position = 0
+    for chunk in chunks:
+        position += len(chunk)
+        if position <= num_done:
+            continue
+        if not groups or sum(map(len, groups[-1])) >= size:
+            groups.append([])
+        groups[-1].append(chunk)
+    return groups
 
 
 def split_by_length(texts: Iterable[TokenIds]) -> Iterator[list[TokenIds]]:

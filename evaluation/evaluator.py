@@ -4,10 +4,12 @@ Shapes: Q captions, V videos, E width of the common space.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -16,12 +18,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from base.base_data_loader import BaseDataLoader
+from base.base_dataset import BaseTextVideoDataset
 from base.base_model import RetrievalModel
 from base.criterion import Criterion
 from base.registry import METRICS
 from evaluation.data_report import DataReport
 from evaluation.embedding_cache import EmbeddingCache, MustStop, encode_texts
+from evaluation.embedding_files import EmbeddingFiles
 from evaluation.prefetch import move_to_device, prefetch_to_device
+from evaluation.similarity_blocks import SimilarityBlocks
 from utils.distributed import gather_objects, get_dist_info
 from utils.errors import UserError
 from utils.precision import Precision
@@ -41,12 +46,13 @@ class Evaluation:
     Attributes:
         similarity: (Q, V) float32; row x is the x-th caption, column y the y-th video, both in
             the annotation file's order. Queries of equal tokens have equal rows. (0, V) where the
-            videos have no captions.
+            videos have no captions. Computed in blocks, when it is read, where no matrix was
+            wanted.
         video_of_query: (Q,) the column of each caption's video.
         ids: the annotation paths of the videos.
-        text_embeds: (Q, E) float32.
-        video_embeds: (V, E) float32, averaged over a video's windows.
-        metrics: metric name -> key -> value; empty without captions.
+        text_embeds: (Q, E) float32; None where no matrix was wanted.
+        video_embeds: (V, E) float32, averaged over a video's windows; likewise.
+        metrics: metric name -> key -> value; empty without captions, and without a matrix.
         loss: mean loss of the batches, weighted by their size; None with sliding windows, and
             where a video has no caption.
         report: what of the data could not be used.
@@ -54,11 +60,11 @@ class Evaluation:
         shuffled: whether that file's pairs are shuffled, so that the metrics mean nothing.
     """
 
-    similarity: NDArray
+    similarity: NDArray | SimilarityBlocks
     video_of_query: NDArray
     ids: list[str]
-    text_embeds: NDArray
-    video_embeds: NDArray
+    text_embeds: NDArray | None
+    video_embeds: NDArray | None
     metrics: dict[str, dict[str, float]]
     loss: float | None
     report: DataReport
@@ -108,27 +114,57 @@ class _EncodedBatch:
 
 
 class _EncodedVideos:
-    """The videos of all batches of all processes."""
+    """The videos of batches of all processes.
+
+    Args:
+        batches: which together have all samples of the videos first … stop - 1, and maybe others.
+    """
 
     def __init__(self, batches: Iterable[_EncodedBatch]) -> None:
         self.batches = sorted(batches, key=lambda batch: batch.number)
 
-    def videos(self, num_videos: int) -> Tensor:
-        """(V, E), in the annotation file's order: the mean over the windows of each video."""
+    def videos(self, first: int, stop: int) -> Tensor:
+        """(stop - first, E), in the annotation file's order: the mean over each video's windows."""
         video = torch.cat([batch.video for batch in self.batches])
         index = torch.cat([batch.video_index for batch in self.batches])
-        windows = torch.zeros(num_videos).index_add_(0, index, torch.ones(len(index)))
+        wanted = (index >= first) & (index < stop)
+        video, index, count = video[wanted], index[wanted] - first, stop - first
+        windows = torch.zeros(count).index_add_(0, index, torch.ones(len(index)))
         if not bool((windows > 0).all()):
             raise RuntimeError("a video of the annotation file was not evaluated")
-        summed = torch.zeros(num_videos, video.shape[1]).index_add_(0, index, video)
+        summed = torch.zeros(count, video.shape[1]).index_add_(0, index, video)
         return summed / windows[:, None]
 
-    def loss(self) -> float | None:
-        """The mean loss of a video; None where not every sample has a caption."""
+    def count_complete(self, dataset: BaseTextVideoDataset, is_last: bool) -> int:
+        """Return how many videos of the data set, from its first on, have all of their samples."""
+        if is_last:
+            return len(dataset.entries)
+        last = max(int(batch.video_index.max()) for batch in self.batches)
+        return last + 1 if len(dataset) == len(dataset.entries) else last
+
+    def from_video(self, first: int) -> "_EncodedVideos":
+        """Return the batches that have samples of the videos from ``first`` on."""
+        return _EncodedVideos(b for b in self.batches if int(b.video_index.max()) >= first)
+
+    def loss_sum(self) -> float | None:
+        """The loss, weighted by the videos; None where not every sample has a caption."""
         sums = [batch.loss_sum for batch in self.batches]
-        if None in sums:
-            return None
-        return sum(sums) / sum(len(batch.video) for batch in self.batches)
+        return None if None in sums else sum(sums)
+
+
+@dataclass(frozen=True)
+class _Videos:
+    """The embeddings of all videos.
+
+    Attributes:
+        parts: (n, E) float32 each, together (V, E); may be mapped from files.
+        loss: the mean loss of a video; None where not every sample has a caption.
+        report: what of the data could not be used.
+    """
+
+    parts: Sequence[NDArray]
+    loss: float | None
+    report: DataReport
 
 
 class Evaluator:
@@ -154,6 +190,9 @@ class Evaluator:
         loader: BaseDataLoader,
         must_stop: MustStop = lambda: False,
         words: EmbeddingCache | None = None,
+        files: EmbeddingFiles | None = None,
+        with_matrix: bool = True,
+        only_main: bool = False,
     ) -> Evaluation | None:
         """Evaluate; deterministic, and the model's mode is left as it was.
 
@@ -163,9 +202,14 @@ class Evaluator:
         Args:
             must_stop: asked before every chunk of texts and every batch.
             words: those of the data set, where they are encoded already, in this precision.
+            files: where embeddings are written as they are computed; those that are there are not
+                computed again. The first process alone has them in the end.
+            with_matrix: whether the whole similarity matrix is made.
+            only_main: only the first process needs the evaluation; it alone makes a matrix.
 
         Returns:
-            None where some process was told to stop.
+            None where some process was told to stop, and in all but the first process with
+            ``only_main``.
 
         Raises:
             NonFiniteEmbeddingsError: the model's weights are spoilt.
@@ -176,7 +220,8 @@ class Evaluator:
         self.criterion.eval()
         try:
             model.read_vocabulary(loader.query_tokens, loader.word_tokens)
-            if words is None and loader.word_tokens is not None:
+            is_done = files is not None and files.num_videos == len(loader.dataset.entries)
+            if words is None and not is_done and loader.word_tokens is not None:
                 texts = loader.word_tokens, model.encode_words, self.precision
                 words = encode_texts(*texts, must_stop, "OCR words")
                 if words is None:
@@ -185,21 +230,21 @@ class Evaluator:
             # what rounding does to a similarity.
             exact = Precision("fp32", self.device) if self.precision.half else self.precision
             texts = loader.query_tokens, model.embed_queries, exact
-            queries = encode_texts(*texts, must_stop, "captions")
+            has_captions = bool(loader.query_tokens)
+            queries = encode_texts(*texts, must_stop, "captions", files if has_captions else None)
             if queries is None:
                 return None
             captions = _Captions(loader, queries)
-            encoded, report = self._encode_videos(model, loader, captions, words, must_stop)
+            if files is not None:
+                ids = [entry.id for entry in loader.dataset.entries]
+                files.write_order(ids, captions.rows.numpy(), captions.video_of_query.numpy())
+            videos = self._encode_videos(model, loader, captions, words, must_stop, files)
         finally:
             model.train(was_training)
             self.criterion.train(was_training)
-        parts = gather_objects((encoded, report, must_stop()))
-        if any(stopped for _, _, stopped in parts):
+        if videos is None or only_main and not get_dist_info().is_main:
             return None
-        for _, other, _ in parts:
-            report.merge(other)
-        collected = _EncodedVideos(batch for part, _, _ in parts for batch in part)
-        return self._make_evaluation(captions, collected, loader, report)
+        return self._make_evaluation(captions, videos, loader, with_matrix)
 
     def _encode_videos(
         self,
@@ -208,9 +253,53 @@ class Evaluator:
         captions: _Captions,
         words: EmbeddingCache | None,
         must_stop: MustStop,
-    ) -> tuple[list[_EncodedBatch], DataReport]:
-        """Encode this process's batches, until it must stop."""
-        info, encoded, report = get_dist_info(), [], DataReport()
+        files: EmbeddingFiles | None,
+    ) -> _Videos | None:
+        """Encode the videos that are not in files yet; None where some process must stop."""
+        info, report = get_dist_info(), DataReport()
+        first, ends = _plan_rounds(loader, files)
+        batches = self._encode_batches(model, loader, captions, words, must_stop, first, report)
+        collected, num_taken = _EncodedVideos(()), 0
+        for end in ends:
+            num_own = len(range(first + info.rank, end, info.world_size))
+            is_last = end == ends[-1]
+            own = list(batches if is_last else islice(batches, num_own - num_taken))
+            num_taken = num_own
+            parts = gather_objects((own, report, must_stop()))
+            if any(stopped for _, _, stopped in parts):
+                return None
+            for _, other, _ in parts:
+                report.merge(other)
+            new = _EncodedVideos(batch for part, _, _ in parts for batch in part)
+            if files is None:
+                num_videos = len(loader.dataset.entries)
+                loss_sum = new.loss_sum()
+                loss = None if loss_sum is None else loss_sum / num_videos
+                return _Videos([new.videos(0, num_videos).numpy()], loss, report)
+            collected = _EncodedVideos([*collected.batches, *new.batches])
+            stop = collected.count_complete(loader.dataset, is_last)
+            if stop > files.num_videos:
+                embeds = collected.videos(files.num_videos, stop)
+                if not bool(embeds.isfinite().all()):
+                    self._raise_not_finite(loader)
+                files.write_videos(embeds.numpy(), new.loss_sum(), report)
+                collected = collected.from_video(stop)
+        if not info.is_main:
+            return _Videos([], None, report)
+        return _Videos(files.map_videos(), *files.finish())
+
+    def _encode_batches(
+        self,
+        model: RetrievalModel,
+        loader: BaseDataLoader,
+        captions: _Captions,
+        words: EmbeddingCache | None,
+        must_stop: MustStop,
+        first: int,
+        report: DataReport,
+    ) -> Iterator[_EncodedBatch]:
+        """Encode this process's batches from number ``first`` on, until it must stop."""
+        info = get_dist_info()
         bar = tqdm(
             loader, desc=loader.name, unit="batch", dynamic_ncols=True, disable=not info.is_main
         )
@@ -222,50 +311,79 @@ class Evaluator:
             with self.precision.set_tf32(), self.precision.autocast():
                 video = model.embed_videos(batch)[model.video_key]
             video = video.float()
-            first, loss_sum = captions.get_first(read.video_index), None
-            if first is not None:
-                text, caption_ids = first
+            caption, loss_sum = captions.get_first(read.video_index), None
+            if caption is not None:
+                text, caption_ids = caption
                 loss_sum = float(self.criterion(text, video, caption_ids)[0]) * len(batch)
-            number = info.rank + number * info.world_size
-            encoded.append(_EncodedBatch(number, video.cpu(), read.video_index, loss_sum))
-        return encoded, report
+            number = first + info.rank + number * info.world_size
+            yield _EncodedBatch(number, video.cpu(), read.video_index, loss_sum)
 
-    def _compare(self, text: Tensor, video: Tensor) -> Tensor:
+    def _compare(self, text: Tensor, video: Tensor, device: torch.device | None = None) -> Tensor:
         """Return the similarities; computed on the CPU, unless the criterion learns them."""
-        where = next(self.criterion.parameters(), text).device
+        where = next(self.criterion.parameters(), text).device if device is None else device
         return self.criterion.compute_similarity(text.to(where), video.to(where)).cpu()
 
     def _make_evaluation(
         self,
         captions: _Captions,
-        collected: _EncodedVideos,
+        videos: _Videos,
         loader: BaseDataLoader,
-        report: DataReport,
+        with_matrix: bool,
     ) -> Evaluation:
         text, rows = captions.vectors.cpu(), captions.rows
-        video = collected.videos(len(loader.dataset.entries))
         video_of_query = captions.video_of_query.numpy()
-        # Of each distinct caption once: equal rows of a product may differ by rounding.
-        similarity = self._compare(text, video)[rows].numpy()
-        if not (np.isfinite(similarity).all() and bool(video.isfinite().all())):
-            raise NonFiniteEmbeddingsError(
-                f"{loader.name}: the model's embeddings are not finite, its weights are spoilt; "
-                "use an earlier checkpoint, and lower optimizer.args.lr if it came from training"
-                f"{self.precision.explain_overflow()}"
-            )
+        text_embeds = video_embeds = None
+        metrics: dict[str, dict[str, float]] = {}
+        if with_matrix:
+            video = torch.from_numpy(np.concatenate(videos.parts))
+            # Of each distinct caption once: equal rows of a product may differ by rounding.
+            similarity = self._compare(text, video)[rows].numpy()
+            is_finite = np.isfinite(similarity).all() and bool(video.isfinite().all())
+            text_embeds, video_embeds = text[rows].numpy(), video.numpy()
+        else:
+            compare = partial(self._compare, device=self.device)
+            similarity = SimilarityBlocks(compare, text, rows.numpy(), videos.parts)
+            is_finite = all(np.isfinite(part).all() for part in (text.numpy(), *videos.parts))
+        if not is_finite:
+            self._raise_not_finite(loader)
+        if with_matrix and len(similarity):
+            for name, metric in self.metrics.items():
+                metrics[name] = metric(similarity, video_of_query)
         return Evaluation(
             similarity=similarity,
             video_of_query=video_of_query,
             ids=[entry.id for entry in loader.dataset.entries],
-            text_embeds=text[rows].numpy(),
-            video_embeds=video.numpy(),
-            metrics={
-                name: metric(similarity, video_of_query)
-                for name, metric in self.metrics.items()
-                if len(similarity)
-            },
-            loss=collected.loss(),
-            report=report,
+            text_embeds=text_embeds,
+            video_embeds=video_embeds,
+            metrics=metrics,
+            loss=videos.loss,
+            report=videos.report,
             annotation_file=loader.dataset.annotation_file,
             shuffled=loader.dataset.shuffled,
         )
+
+    def _raise_not_finite(self, loader: BaseDataLoader) -> NoReturn:
+        raise NonFiniteEmbeddingsError(
+            f"{loader.name}: the model's embeddings are not finite, its weights are spoilt; "
+            "use an earlier checkpoint, and lower optimizer.args.lr if it came from training"
+            f"{self.precision.explain_overflow()}"
+        )
+
+
+def _plan_rounds(loader: BaseDataLoader, files: EmbeddingFiles | None) -> tuple[int, list[int]]:
+    """Return the first batch to encode, and the numbers at which what is encoded is collected.
+
+    Without files that is once, in the end. The loader then yields the batches from the first on.
+    """
+    if files is None:
+        return 0, [0]
+    dataset, size, done = loader.dataset, loader.batch_size, files.num_videos
+    if done == len(dataset.entries):
+        return 0, []
+    sample = done
+    if len(dataset) > len(dataset.entries):  # windows of a video are samples side by side
+        wanted = dataset.entries[done].id
+        sample = next(n for n in range(done, len(dataset)) if dataset.get_entry(n).id == wanted)
+    total, first, step = -(-len(dataset) // size), sample // size, -(-files.shard_size // size)
+    loader.set_epoch(0, total, first)
+    return first, [*range(first + step, total, step), total]

@@ -1,5 +1,6 @@
 """Results of an evaluation as files and as tables: the same for test.py and for a matrix alone."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from evaluation.evaluator import Evaluation
 from evaluation.ground_truth import GroundTruth, build_ground_truth
 from evaluation.postprocess import TEMPERATURE, PostprocessedScores, score_postprocessed
 from evaluation.ranks_file import METRICS_NAME, name_ranks_file, write_ranks
-from evaluation.scores import LEVEL, RESAMPLES, Metrics, Scores, score_similarity
+from evaluation.scores import LEVEL, RESAMPLES, T2V, V2T, Metrics, Scores, score_similarity
+from evaluation.similarity_blocks import SimilarityBlocks
 from utils.errors import UserError
 from utils.files import write_array, write_json
 
+logger = logging.getLogger(__name__)
+
 REPORT_NAME = "data_report.json"
-SAVE_TYPES = ("both", "text", "video")
 SHUFFLED_NOTE = "not meaningful (shuffled test file)"
 ONE, EQUAL = "one right video (published)", "equal captions count"
 GMEAN = "geometric_mean_R1-R5-R10"
@@ -84,6 +87,12 @@ def score_evaluation(
     if not len(evaluation.similarity):
         return ScoredEvaluation(evaluation, None)
     matrix = evaluation.similarity
+    if isinstance(matrix, SimilarityBlocks):
+        whole = [name for name in metrics if name not in (T2V, V2T)]
+        metrics = [name for name in metrics if name in (T2V, V2T)]
+        if whole:
+            text = "%s need a whole matrix and are not computed in blocks; they are left out"
+            logger.warning(text, ", ".join(whole))
     after = [
         score_postprocessed(name, matrix, queries, temperature) for name in dict.fromkeys(changes)
     ]
@@ -116,38 +125,23 @@ def collect_metrics(tested: ScoredEvaluation) -> dict[str, Any]:
     return found | {"loss": evaluation.loss} | evaluation.report.counts()
 
 
-def write_evaluation(
-    tested: ScoredEvaluation, sim_path: Path, feats_dir: Path | None, save_type: str = "both"
-) -> None:
-    """Write the matrix, and metrics, ranks and data report beside it, and the embeddings.
+def write_evaluation(tested: ScoredEvaluation, sim_path: Path) -> None:
+    """Write the matrix, and metrics, ranks and data report beside it.
 
-    Args:
-        tested: what to write.
-        sim_path: where the matrix goes.
-        feats_dir: where ``text_embeds.npy``, ``video_embeds.npy``, ``video_of_query.npy`` and
-            ``ids.json`` go, and ``data_report.json`` where there are no captions and therefore no
-            matrix; None: nowhere.
-        save_type: which of ``SAVE_TYPES`` the embeddings there are.
+    Without the matrix where none was made, and nothing where the videos have no captions.
     """
     evaluation = tested.evaluation
-    if tested.scores is not None:
-        write_array(sim_path, evaluation.similarity)
-        metrics_file = sim_path.parent / METRICS_NAME
-        write_json(metrics_file, collect_metrics(tested))
-        write_ranks(name_ranks_file(metrics_file), tested.scores)
-        evaluation.report.write(sim_path.parent / REPORT_NAME)
-    if feats_dir is None:
-        return
-    feats_dir.mkdir(parents=True, exist_ok=True)
-    if save_type != "text":
-        write_array(feats_dir / "video_embeds.npy", evaluation.video_embeds)
-    write_json(feats_dir / "ids.json", evaluation.ids)
     if tested.scores is None:
-        evaluation.report.write(feats_dir / REPORT_NAME)
-    else:
-        if save_type != "video":
-            write_array(feats_dir / "text_embeds.npy", evaluation.text_embeds)
-        write_array(feats_dir / "video_of_query.npy", evaluation.video_of_query)
+        return
+    sim_path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(evaluation.similarity, SimilarityBlocks):
+        write_array(sim_path, evaluation.similarity)
+    elif sim_path.exists():
+        logger.warning("%s: is the matrix of an earlier test, not of this one", sim_path)
+    metrics_file = sim_path.parent / METRICS_NAME
+    write_json(metrics_file, collect_metrics(tested))
+    write_ranks(name_ranks_file(metrics_file), tested.scores)
+    evaluation.report.write(sim_path.parent / REPORT_NAME)
 
 
 def scores_to_json(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.embedding_files import load_embeddings
 from tests.conftest import ROOT, tiny
 from trainer.tracking import TIMINGS
 from utils.checkpoint.files import load_checkpoint
@@ -87,6 +88,22 @@ def test_the_matrix_of_two_processes_is_that_of_one(runs, demo, tmp_path):
     assert one.shape == (8, 8) and (one == two).all()
     metrics = [json.loads((tmp_path / n / "metrics.json").read_text()) for n in "12"]
     assert metrics[0] == metrics[1]
+
+
+@pytest.mark.slow
+def test_embeddings_of_two_processes_are_those_of_one(runs, tmp_path):
+    for count in (1, 2):
+        done = run("test.py", count, "-r", runs / "1" / "model_last.pth", "--batch_size", 1,
+                   "--sim_path", tmp_path / str(count) / "m.npy", "--no_matrix",
+                   "--save_feats", tmp_path / str(count), "--shard_size", 3)  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (load_embeddings(tmp_path / n) for n in "12")
+    assert (one.video_embeds == two.video_embeds).all() and one.ids == two.ids
+    assert (one.text_embeds == two.text_embeds).all() and len(one.text_embeds) == 8
+    shards = [sorted(p.name for p in (tmp_path / n).glob("*.videos-*")) for n in "12"]
+    assert shards[0] == shards[1] and len(shards[0]) == 3
+    metrics = [json.loads((tmp_path / n / "metrics.json").read_text()) for n in "12"]
+    assert metrics[0] == metrics[1] and not (tmp_path / "2" / "m.npy").exists()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from base.config import resolve_config
+from evaluation.embedding_files import load_embeddings
 from evaluation.results import SHUFFLED_NOTE
 from parse_config import load_config
 from tests.conftest import ROOT, tiny
@@ -107,9 +108,13 @@ def test_every_option_of_the_loader(checkpoint, tmp_path, ended):
     assert code == 0 and "16 captions, 8 videos of " in out and "TextVR_train.json" in out
     assert np.load(sim).shape == (16, 8)
     assert json.loads((sim.parent / "metrics.json").read_text())["num_captions"] == 16
-    feats = {path.name for path in (tmp_path / "feats").iterdir()}
-    assert feats == {"text_embeds.npy", "video_embeds.npy", "video_of_query.npy", "ids.json"}
-    assert np.load(tmp_path / "feats" / "text_embeds.npy").shape == (16, 32)
+    feats = {path.name for path in (tmp_path / "feats").iterdir() if path.name[0] != "."}
+    kinds = ["videos-00000.npy", "texts-00000.npy", "text_row.npy", "video_of_query.npy"]
+    kinds += ["json", "ids.json", "data_report.json"]
+    assert feats == {f"demo_ocr-run-model-train.{kind}" for kind in kinds}
+    embeds = load_embeddings(tmp_path / "feats")
+    assert embeds.text_embeds.shape == (16, 32) and embeds.video_embeds.shape == (8, 32)
+    assert embeds.video_of_query.tolist() == np.repeat(range(8), 2).tolist()
 
 
 def test_the_precision_is_that_of_training_unless_another_is_set(demo, tmp_path, ended):
@@ -173,6 +178,41 @@ def test_the_matrix_alone_scores_the_same(checkpoint, demo, tmp_path, ended):
     np.testing.assert_allclose(np.load(sim), single_pairs(checkpoint), atol=3e-6)  # the plain one
 
 
+def test_without_a_matrix(checkpoint, tmp_path, ended, monkeypatch):
+    """The metrics are those of the matrix; that there will be none is said before encoding."""
+    sim, feats = tmp_path / "m.npy", ["--save_feats", tmp_path / "feats", "--shard_size", 3]
+    assert ended("-r", checkpoint, "--sim_path", sim)[0] == 0
+    whole = json.loads((tmp_path / "metrics.json").read_text())
+    sim.unlink()
+    code, out, lines = ended("-r", checkpoint, "--sim_path", sim, "--no_matrix", *feats)
+    assert code == 0 and not sim.exists() and "t2v, one right video" in out
+    assert json.loads((tmp_path / "metrics.json").read_text()) == whole
+    [said] = [n for n, line in enumerate(lines) if "no similarity matrix is made" in line]
+    assert said < next(n for n, line in enumerate(lines) if "the encoders compute in" in line)
+    monkeypatch.setattr("evaluation.similarity_blocks.measure_free_memory", lambda: 100)
+    code, _, lines = ended("-r", checkpoint, "--sim_path", sim)
+    assert code == 0 and not sim.exists()
+    assert json.loads((tmp_path / "metrics.json").read_text()) == whole
+    assert any("8 x 8 float32, 256 bytes) does not fit" in line for line in lines)
+    more = ["--postprocess", "dual_softmax"]
+    code, _, lines = ended("-r", checkpoint, "--sim_path", sim, *more)
+    assert code == 2 and "--postprocess needs the matrix: leave it out" in lines[-1]
+
+
+def test_embeddings_are_overwritten_only_on_demand(checkpoint, demo, tmp_path, ended):
+    sim, feats = tmp_path / "m.npy", tmp_path / "feats"
+    options = ["-r", checkpoint, "--sim_path", sim, "--save_feats", feats]
+    assert ended(*options)[0] == 0
+    change = ["--set", "data_loader.args.ocr_params.max_words=2"]
+    code, _, lines = ended(*options, *change)
+    assert code == 2 and lines[-1].startswith(f"{feats}/demo_ocr-run-model-test.json: these embed")
+    assert "data_loader.ocr_params.max_words was " in lines[-1] and "--overwrite" in lines[-1]
+    assert ended(*options, *change, "--overwrite")[0] == 0
+    assert ended(*options, *change)[0] == 0  # the same again: it goes on, with nothing to do
+    code, _, lines = ended("-r", checkpoint, "--overwrite")
+    assert code == 2 and "--overwrite is for --save_feats" in lines[-1]
+
+
 def test_videos_without_captions(demo, tmp_path, ended):
     directory = tmp_path / "clips"
     (directory / "b").mkdir(parents=True)
@@ -189,10 +229,12 @@ def test_videos_without_captions(demo, tmp_path, ended):
     code, out, _ = ended(*options, "--save_feats", tmp_path / "feats")
     assert code == 0 and "2 videos of " in out and "without captions" in out
     assert not (tmp_path / "m.npy").exists() and not (tmp_path / "metrics.json").exists()
-    names = {path.name for path in (tmp_path / "feats").iterdir()}
-    assert names == {"video_embeds.npy", "ids.json", "data_report.json"}
-    assert json.loads((tmp_path / "feats" / "ids.json").read_text()) == ["a.mp4", "b/x.mp4"]
-    embeds = np.load(tmp_path / "feats" / "video_embeds.npy")
+    names = {path.name for path in (tmp_path / "feats").iterdir() if path.name[0] != "."}
+    kinds = ("videos-00000.npy", "json", "ids.json", "data_report.json")
+    assert names == {f"demo_vision-run-model-test.{kind}" for kind in kinds}
+    found = load_embeddings(tmp_path / "feats")
+    assert found.ids == ["a.mp4", "b/x.mp4"] and found.text_embeds.shape == (0, 32)
+    embeds = found.video_embeds
     assert embeds.shape == (2, 32) and np.abs(embeds[0] - embeds[1]).max() > 1e-6
 
 
@@ -279,14 +321,11 @@ def test_the_published_options_of_embeddings_and_windows(demo, tmp_path, ended):
     set_in_file = ["--set", "data_loader.args.sliding_window_stride=1", "-s", "-1"]
     assert ended("-r", checkpoint, "--sim_path", tmp_path / "off.npy", *set_in_file)[0] == 0
     np.testing.assert_array_equal(np.load(tmp_path / "off.npy"), plain)
-    kept = {"both": {"text_embeds.npy", "video_embeds.npy"},
-            "text": {"text_embeds.npy"}, "video": {"video_embeds.npy"}}  # fmt: skip
-    for kind, names in kept.items():
-        feats = tmp_path / kind
-        options = ["--sim_path", tmp_path / "m.npy", "--save_feats", feats, "--save_type", kind]
-        code, _, lines = ended("-r", checkpoint, *options)
-        assert code == 0, lines
-        assert {path.name for path in feats.glob("*_embeds.npy")} == names
+    feats = tmp_path / "feats"
+    options = ["--sim_path", tmp_path / "m.npy", "--save_feats", feats, "--save_type", "video"]
+    code, _, lines = ended("-r", checkpoint, *options)
+    assert code == 0, lines
+    assert len(load_embeddings(feats).text_embeds)  # both are kept all the same
 
 
 def test_the_protocol_stands_beside_the_numbers(checkpoint, demo, tmp_path, ended):
@@ -390,7 +429,7 @@ def test_the_real_test_sets_shape(real_shape, tmp_path, ended):
     assert code == 0 and "30 captions, 30 videos" in out and "NOT MEANINGFUL" not in out
     matrix = np.load(sim)
     assert matrix.dtype == np.float32 and matrix.shape == (30, 30)
-    assert json.loads((tmp_path / "feats" / "ids.json").read_text()) == [e["path"] for e in entries]
+    assert load_embeddings(tmp_path / "feats").ids == [e["path"] for e in entries]
     expected = single_pairs(checkpoint)
     np.testing.assert_allclose(matrix, expected, atol=3e-6)
     for table in (expected, expected.T):  # so that another order would not pass

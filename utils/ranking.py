@@ -2,10 +2,12 @@
 
 Shapes: Q queries, V videos, P right pairs. A rank starts at 1. Equal scores share the mean of
 their ranks, so a constant matrix is chance. Nothing here needs more memory than one block beside
-the matrix, which may be mapped from its file (``np.load(..., mmap_mode="r")``).
+the matrix, which may be mapped from its file (``np.load(..., mmap_mode="r")``), or be an object
+that gives its shape, blocks and scores of pairs (``evaluation/similarity_blocks.py``).
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -95,16 +97,14 @@ def is_recalled(ranks: NDArray, k: int) -> NDArray:
     return ranks == 1 if k == 1 else ranks < k + 1
 
 
-def iterate_blocks(similarity: NDArray) -> Iterator[tuple[slice, NDArray]]:
+def iterate_blocks(similarity: Any) -> Iterator[tuple[slice | NDArray, NDArray]]:
     """Yield the rows of each block and its scores, at least as wide as float32.
 
     Raises:
         ValueError: a score is not finite; the message names its place.
     """
-    size = min(MOST_ROWS, max(1, BLOCK_SCORES // max(1, similarity.shape[1])))
-    for start in range(0, len(similarity), size):
-        rows = slice(start, min(start + size, len(similarity)))
-        block = np.asarray(similarity[rows])
+    own_blocks = getattr(similarity, "iterate_blocks", None)
+    for rows, block in _split_matrix(similarity) if own_blocks is None else own_blocks():
         if block.dtype == np.float16:  # exact, and compared much faster
             block = block.astype(np.float32)
         finite = np.isfinite(block)
@@ -112,9 +112,17 @@ def iterate_blocks(similarity: NDArray) -> Iterator[tuple[slice, NDArray]]:
             row, column = np.argwhere(~finite)[0]
             raise ValueError(
                 "the similarity matrix holds scores that are not finite: "
-                f"{block[row, column]} in row {start + row}, column {column}"
+                f"{block[row, column]} in row {np.arange(len(similarity))[rows][row]}, "
+                f"column {column}"
             )
         yield rows, block
+
+
+def _split_matrix(similarity: NDArray) -> Iterator[tuple[slice, NDArray]]:
+    size = min(MOST_ROWS, max(1, BLOCK_SCORES // max(1, similarity.shape[1])))
+    for start in range(0, len(similarity), size):
+        rows = slice(start, min(start + size, len(similarity)))
+        yield rows, np.asarray(similarity[rows])
 
 
 def _check_pairs(

@@ -10,6 +10,7 @@ from data_loader.data_check.documents import OcrFacts, Spread
 from data_loader.data_check.needs import DiskNeeds, LoaderNeeds, ModelNeeds
 from data_loader.data_check.splits import SplitFacts
 from data_loader.data_check.videos import VideoFacts
+from utils.capacity import format_size
 
 MAX_SHOWN = 10
 WIDTH = 100
@@ -79,15 +80,6 @@ class Report:
         if not self.wrong:
             return "\n".join([*lines, "", "nothing wrong"])
         return "\n".join([*lines, "", f"wrong: {len(self.wrong)}", *_indent(self.wrong, "- ")])
-
-
-def format_size(count: float) -> str:
-    """Write a number of bytes for people: ``12.3 GB`` (powers of 1000)."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB" if count < 1000 else f"{count:,.0f} TB"
 
 
 def _split_rows(split: SplitFacts, model_input: ModelInput) -> list[str]:

@@ -7,7 +7,6 @@ release with further options changes nothing. Format 1, of former releases, had 
 whole resolved configuration as ``settings`` and no ``weights``.
 """
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,16 +92,10 @@ def check_model(out: Path, before: dict[str, Any], model: "ModelFile") -> dict[s
 
 def _hash_weights(path: Path) -> str:
     """Return the SHA-256 of a checkpoint's tensors and their names; raises ``UserError``."""
-    import torch
-
     from utils.checkpoint.files import load_checkpoint
-    from utils.checkpoint.weights import get_weights
+    from utils.checkpoint.weights import get_weights, hash_weights
 
-    digest = hashlib.sha256()
-    for name, weight in sorted(get_weights(load_checkpoint(path), path).items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return hash_weights(get_weights(load_checkpoint(path), path))
 
 
 def _read_old_settings(out: Path) -> dict[str, Any] | None:

@@ -8,9 +8,9 @@ from data_loader.data_check.needs import (
     estimate_loader,
     estimate_model,
 )
-from data_loader.data_check.text_page import format_size
 from data_loader.datasets.text_video_dataset import LoaderVideoParams
 from trainer.build import build_model
+from utils.capacity import format_size
 
 
 def course(**values):

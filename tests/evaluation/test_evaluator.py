@@ -243,7 +243,7 @@ def test_lax_videos_are_counted_listed_and_never_another_video(spoilt, make_conf
     )
     table = format_evaluation(tested)
     assert "unreadable videos: 2" in table and "missing ocr documents: 1" in table
-    write_evaluation(tested, tmp_path / "sim.npy", None)
+    write_evaluation(tested, tmp_path / "sim.npy")
     report = json.loads((tmp_path / "data_report.json").read_text())
     assert sorted(report["unreadable_videos"]) == sorted(
         f"{folder}/Videos/{paths[i]}" for i in (1, 5)
@@ -272,7 +272,7 @@ def test_what_an_evaluation_writes(make_config, demo, tmp_path):
     result = evaluated(config, annotation_file="TextVR_test_rand.json")
     tested = scored_of(config, result, annotation_file="TextVR_test_rand.json")
     (demo / "TextVR_test_rand.json").unlink()
-    write_evaluation(tested, tmp_path / "a" / "m.npy", tmp_path / "feats")
+    write_evaluation(tested, tmp_path / "a" / "m.npy")
     matrix = np.load(tmp_path / "a" / "m.npy")
     assert matrix.dtype == np.float32 and np.array_equal(matrix, result.similarity)
     written = json.loads((tmp_path / "a" / "metrics.json").read_text())
@@ -281,9 +281,6 @@ def test_what_an_evaluation_writes(make_config, demo, tmp_path):
     assert written["t2v_metrics"] == result.metrics["t2v_metrics"]
     assert SHUFFLED_NOTE.upper() in format_evaluation(tested)
     assert SHUFFLED_NOTE in format_evaluation(tested).splitlines()[0]
-    feats = {path.name: path for path in (tmp_path / "feats").iterdir()}
-    assert json.loads(feats.pop("ids.json").read_text()) == result.ids
-    arrays = {name: np.load(path) for name, path in feats.items()}
-    again = cosines(arrays["text_embeds.npy"], arrays["video_embeds.npy"])
+    again = cosines(result.text_embeds, result.video_embeds)
     np.testing.assert_allclose(again, matrix, atol=2e-6)
-    assert arrays["video_of_query.npy"].tolist() == np.repeat(range(8), 2).tolist()
+    assert result.video_of_query.tolist() == np.repeat(range(8), 2).tolist()

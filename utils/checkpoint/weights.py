@@ -1,9 +1,12 @@
 """The weights of a checkpoint, and how they get into a model: strictly, by name and shape."""
 
+import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from utils.checkpoint.files import CheckpointError, load_checkpoint
@@ -34,6 +37,15 @@ def get_weights(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
         for name, value in weights.items()
         if not name.endswith(IGNORED_SUFFIXES)
     }
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors and their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
