@@ -259,7 +259,7 @@ class Evaluator:
         info, report = get_dist_info(), DataReport()
         first, ends = _plan_rounds(loader, files)
         batches = self._encode_batches(model, loader, captions, words, must_stop, first, report)
-        collected, num_taken = _EncodedVideos(()), 0
+        collected, num_taken = _EncodedVideos(()), 0  # what is not complete yet
         for end in ends:
             num_own = len(range(first + info.rank, end, info.world_size))
             is_last = end == ends[-1]

@@ -135,9 +135,9 @@ def find_selection(
             return Selection()
     own = state.get("config")
     key = list_valid_loaders(config)[monitored]["key"]
-    name = _name_data(own, key, monitored) or _name_data(config, key, monitored)
-    if name != _name_data(config, place["key"], place["number"]):
-        return Selection(f"{name} {kind}")
+    data = _name_data(own, key, monitored) or _name_data(config, key, monitored)
+    if data != _name_data(config, place["key"], place["number"]):
+        return Selection(" ".join([*filter(None, data[:2]), kind]))
     if split != VAL and (split, kind) != (TEST, TEST):
         return Selection(kind)
     return Selection(
@@ -147,8 +147,8 @@ def find_selection(
     )
 
 
-def _name_data(config: Any, key: str, number: int) -> str | None:
-    """Return data set and cut of a loader, also of a configuration as JSON values."""
+def _name_data(config: Any, key: str, number: int) -> tuple[str | None, ...] | None:
+    """Return data set, cut and annotation file of a loader, also of a config in JSON values."""
     if isinstance(config, Config):
         arguments = getattr(config, key)[number].kwargs()
     else:
@@ -158,7 +158,7 @@ def _name_data(config: Any, key: str, number: int) -> str | None:
         arguments = block.get("args") if isinstance(block, dict) else None
     if not isinstance(arguments, dict) or not arguments.get("dataset_name"):
         return None
-    return " ".join(str(arguments[name]) for name in ("dataset_name", "cut") if arguments.get(name))
+    return tuple(arguments.get(name) for name in ("dataset_name", "cut", "annotation_file"))
 
 
 @contextmanager

@@ -107,6 +107,10 @@ def test_another_data_set_than_the_one_it_was_selected_on(make_config):
     state = best_state(config, selected_on="test")
     state["config"] = {"data_loader": [{"args": {"dataset_name": "MSRVTT", "cut": "jsfusion"}}]}
     assert select(state, config) == Selection("MSRVTT jsfusion test")
+    state["config"] = {"data_loader": {"args": {"dataset_name": "TextVR"}}}
+    assert select(state, config).warning
+    other = make_config("data_loader.args.annotation_file=TextVR_train.json", kind="ocr")
+    assert select(state, other) == Selection("TextVR test")
 
 
 def test_no_test_set_yet(make_config, own_val):
