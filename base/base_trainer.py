@@ -26,6 +26,7 @@ class Monitor:
         epoch: the epoch of the best, where it is known.
         selected_on: the kind of videos that it looks at: ``test``, ``val`` or ``val_share``; None:
             not known.
+        videos: which ones these are, for the log; "": not known.
     """
 
     mode: str
@@ -35,6 +36,7 @@ class Monitor:
     epochs_without: int = 0
     epoch: int | None = None
     selected_on: str | None = None
+    videos: str = ""
 
     def update(self, log: dict[str, float], epoch: int | None = None) -> bool:
         """Take in the log of ``epoch``; returns whether it is the best so far."""
@@ -107,6 +109,9 @@ class BaseTrainer(ABC):
         Raises:
             UserError: the monitored value was not logged; the epoch is saved.
         """
+        if self.monitor is not None and self.monitor.videos:
+            how = f"{self.monitor.mode} {self.monitor.name}"
+            logger.info("the best epoch is selected by %s on %s", how, self.monitor.videos)
         with self.manage_run():
             if self.validate_first and self.epoch == 0 and not self.has_begun:
                 self.log_epoch(0, self.validate(0))

@@ -195,7 +195,7 @@ def build_trainer(
 
 
 def build_monitor(config: Config) -> Monitor | None:
-    """Build what says which epoch is best, None where nothing does; logs by which videos."""
+    """Build what says which epoch is best, and by which videos; None where nothing does."""
     settings = config.trainer
     parsed = parse_monitor(settings.monitor)
     if parsed is None:
@@ -203,9 +203,7 @@ def build_monitor(config: Config) -> Monitor | None:
     monitor, number = Monitor(*parsed, settings.early_stop), get_monitored_loader(settings.monitor)
     if number is not None:
         selecting = find_selecting_set(config, number, partial(open_split, config))
-        monitor.selected_on = selecting.kind
-        text = "the best epoch is selected by %s on %s"
-        logger.info(text, settings.monitor, selecting.describe())
+        monitor.selected_on, monitor.videos = selecting.kind, selecting.describe()
     return monitor
 
 
