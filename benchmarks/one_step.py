@@ -35,7 +35,7 @@ from utils.cli import positive_int, run_cli
 from utils.launch import configure_cuda, keep_freed_memory
 from utils.precision import Precision
 
-DEMO = ROOT / "configs/demo/fusion.json"
+DEMO = ROOT / "configs/demo/published_recipe.json"  # every step encodes the frames
 FLOAT32 = 4  # bytes
 
 

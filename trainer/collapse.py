@@ -15,6 +15,7 @@ import torch
 from base.base_model import RetrievalModel
 from base.batch import Batch
 from trainer.grad_cache import ComputeLoss
+from utils.distributed import gather
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,9 @@ def measure_modalities(
     found = {"fused_loss": losses.pop("whole")}
     found |= {f"fused_loss_without_{name}": loss for name, loss in losses.items()}
     if shares[0] is not None:
-        found["attention_vision"] = torch.cat([rows[:, 1] for rows in shares]).mean()
-        found["attention_ocr"] = torch.cat([rows[:, 2:].sum(1) for rows in shares]).mean()
+        both = [torch.stack([rows[:, 1], rows[:, 2:].sum(1)], dim=1) for rows in shares]  # (B, 2)
+        means = gather(torch.cat(both)[: len(batch) - batch.num_fillers]).mean(0)
+        found |= {"attention_vision": means[0], "attention_ocr": means[1]}
     return {name: float(value) for name, value in found.items()}
 
 

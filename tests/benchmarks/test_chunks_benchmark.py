@@ -37,7 +37,9 @@ def test_a_process_that_fails_is_said(monkeypatch, tmp_path):
 def test_the_measured_step_is_that_of_the_demo_model(tmp_path):
     asked = one_step.parse_arguments(["--batch", "5", "--chunk", "3", "--steps", "2"])
     config = one_step.make_config(tmp_path, asked)
-    demo = json.loads(one_step.DEMO.read_text())["arch"]["args"]["video_params"]
+    demo = json.loads(one_step.DEMO.with_name("fusion.json").read_text())["arch"]["args"][
+        "video_params"
+    ]
     params = config.arch.kwargs()["video_params"]
     assert demo == {name: getattr(params, name) for name in demo}
     sizes, shapes = [], set()

@@ -41,12 +41,15 @@ class LaterFrozenInTime(FrozenInTime):
         ocr_encoder_grad: bool = True,
         fusion: str = "attention",
         ocr_encoder_dropout: str = "word",
+        ocr_encoder_init: str = "text_params",
+        type_embedding_std: float = 1.0,
         new_option: float = 0.5,
     ) -> None:
         super().__init__(
             video_params, text_params, projection, projection_dim, modalities, load_checkpoint,
             fusion_heads, load_parts, load_temporal_fix, ocr_encoder_grad, fusion,
-            ocr_encoder_dropout,
+            ocr_encoder_init=ocr_encoder_init, type_embedding_std=type_embedding_std,
+            ocr_encoder_dropout=ocr_encoder_dropout,
         )  # fmt: skip
         self.new_option = new_option
 

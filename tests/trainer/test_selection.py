@@ -37,7 +37,8 @@ def own_val(demo, tmp_path):
 
 def select(state, config, name="model_best.pth", split="test", number=0):
     opened = partial(open_split, config)
-    return find_selection(state, Path("run") / name, config, number, split, opened)
+    place = {"key": "data_loader", "number": number}
+    return find_selection(state, Path("run") / name, config, place, split, opened)
 
 
 def best_state(config, epoch=1, **changes):

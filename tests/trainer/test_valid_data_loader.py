@@ -95,7 +95,7 @@ def run(make_config, other, dropout_text_model, tmp_path_factory):
     """Two epochs trained on the demo and validated on two other sets; the configuration, too."""
     folder = tmp_path_factory.mktemp("runs")
     loaders = valid(block(other, split="test"), block(other, dataset_name="MSVD", batch_size=4))
-    more = [loaders, "trainer.monitor=max val_1_t2v_metrics_MeanR", "trainer.save_period=1"]
+    more = [loaders, "trainer.monitor=min val_1_t2v_metrics_MeanR", "trainer.save_period=1"]
     config = make_config(*settings(dropout_text_model, *more), kind="ocr")
     made(config, folder / "whole").fit()
     return config, folder
@@ -120,7 +120,7 @@ def test_validation_sees_the_other_sets_alone(run, demo, other):
         assert found.metrics["t2v_metrics"]["MeanR"] == lines[-1][f"val_{number}_t2v_metrics_MeanR"]
     best = load_checkpoint(folder / "whole/model_last.pth")["best"]
     assert best["name"] == "val_1_t2v_metrics_MeanR"
-    assert best["value"] == max(line["val_1_t2v_metrics_MeanR"] for line in lines)
+    assert best["value"] == min(line["val_1_t2v_metrics_MeanR"] for line in lines)
 
 
 def test_a_resumed_run_equals_one_that_never_stopped(run):
