@@ -85,9 +85,12 @@ class TransformersAdamW(torch.optim.AdamW):
 
 def _copy_flag(flag: Tensor) -> Callable[[], bool]:
     """Copy a flag to the host without waiting; the function returned waits for the copy."""
-    copied = flag.detach().to("cpu", non_blocking=True, copy=True)
     if not flag.is_cuda:
+        copied = flag.detach().clone()
         return lambda: bool(copied)
+    # Into pinned memory: a copy into any other holds the host up until it is done.
+    copied = torch.empty(flag.shape, dtype=flag.dtype, pin_memory=True)
+    copied.copy_(flag.detach(), non_blocking=True)
     event = torch.cuda.current_stream(flag.device).record_event()
 
     def read() -> bool:
