@@ -199,6 +199,10 @@ class RetrievalModel(nn.Module, ABC):
         """
         return None
 
+    def examine_fusion(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return what ``embed_videos_apart`` and ``attend_to_words`` give of a batch."""
+        return self.embed_videos_apart(batch), self.attend_to_words(batch)
+
     @classmethod
     def build_query_encoder(cls, text_folder: Path | None = None, **arguments: Any) -> nn.Module:
         """Build a module that embeds queries alone: ``Tokens`` -> (Q, E).

@@ -91,15 +91,23 @@ class BaseTrainer(ABC):
         save_period: keep a checkpoint every so many epochs, beside the best and the last.
         monitor: says which epoch is best; None: there is no best.
         validate_first: also validate before the first epoch.
+        validation_period: validate every so many epochs, and after the last; only these count for
+            the monitor.
     """
 
     def __init__(
-        self, epochs: int, save_period: int, monitor: Monitor | None, validate_first: bool
+        self,
+        epochs: int,
+        save_period: int,
+        monitor: Monitor | None,
+        validate_first: bool,
+        validation_period: int = 1,
     ) -> None:
         self.epochs = epochs
         self.save_period = save_period
         self.monitor = monitor
         self.validate_first = validate_first
+        self.validation_period = validation_period
         self.epoch = 0  # the last one finished
         self.has_begun = False  # whether this or an earlier run has taken a step
 
@@ -117,13 +125,17 @@ class BaseTrainer(ABC):
                 self.log_epoch(0, self.validate(0))
             while self.epoch < self.epochs and not self.stops_early:
                 epoch = self.epoch + 1
-                log = self.train_epoch(epoch) | self.validate(epoch)
+                log = self.train_epoch(epoch)
+                is_validated = epoch % self.validation_period == 0 or epoch == self.epochs
+                if is_validated:
+                    log |= self.validate(epoch)
                 self.finish_epoch(epoch)
-                improved = self.monitor is not None and self.monitor.update(log, epoch)
+                monitor = self.monitor if is_validated else None
+                improved = monitor is not None and monitor.update(log, epoch)
                 self.log_epoch(epoch, log)
                 self.save_epoch(improved, keep=epoch % self.save_period == 0)
-                if self.monitor is not None:
-                    self.monitor.check_logged(log, epoch)
+                if monitor is not None:
+                    monitor.check_logged(log, epoch)
         if self.stops_early:
             logger.info(
                 "stopped after epoch %d: %s has not improved on %s for %d epochs",

@@ -121,6 +121,12 @@ class TrainerConfig(ConfigModel):
         "never.",
     )
     init_val: bool = Field(default=False, description="Evaluate once before the first epoch.")
+    validation_period: int = Field(
+        default=1,
+        ge=1,
+        description="Validate every so many epochs, and after the last; only these count for "
+        "monitor and early_stop.",
+    )
     clip_grad_norm: float | None = Field(
         default=None, gt=0, description="Greatest norm of the gradient; null: not clipped."
     )

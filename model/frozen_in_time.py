@@ -194,20 +194,19 @@ class FrozenInTime(RetrievalModel):
         """
         if not self.fuses_modalities:
             return {"whole": self.embed_videos(batch)[self.video_key]}
-        tokens, mask = self._build_fusion_tokens(batch.words, self.video_model(batch.video))
-        masks = {
-            "whole": mask,
-            "vision": _mask_all_but("ocr", mask),
-            "ocr": _mask_all_but("vision", mask),
-        }
-        return {name: self._fuse_tokens(tokens, mask) for name, mask in masks.items()}
+        return self._fuse_apart(*self._encode_fusion_tokens(batch))
 
     def attend_to_words(self, batch: Batch) -> Tensor | None:
         """Return the shares (B, S) of the fusion layer's ``attention``; None where it has none."""
         if not (self.uses_ocr and hasattr(self.fusion_model, "attention")):
             return None
-        feature = self.video_model(batch.video) if self.uses_vision else None
-        return self.fusion_model.attention(*self._build_fusion_tokens(batch.words, feature))
+        return self.fusion_model.attention(*self._encode_fusion_tokens(batch))
+
+    def examine_fusion(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return ``embed_videos_apart`` and ``attend_to_words``, encoding the batch once."""
+        tokens, mask = self._encode_fusion_tokens(batch)
+        attention = getattr(self.fusion_model, "attention", None)
+        return self._fuse_apart(tokens, mask), attention and attention(tokens, mask)
 
     @classmethod
     def describe_input(
@@ -310,6 +309,16 @@ class FrozenInTime(RetrievalModel):
         of one modality has none beside its own.
         """
         self.unimodal = tuple(modalities) if self.fuses_modalities else ()
+
+    def _encode_fusion_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        feature = self.video_model(batch.video) if self.uses_vision else None
+        return self._build_fusion_tokens(batch.words, feature)
+
+    def _fuse_apart(self, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Return the fused embeddings (B, E), ``whole`` and without each modality."""
+        without = {"vision": _mask_all_but("ocr", mask), "ocr": _mask_all_but("vision", mask)}
+        masks = {"whole": mask} | without
+        return {name: self._fuse_tokens(tokens, part) for name, part in masks.items()}
 
     def _fuse_tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return the embeddings (B, E) of what ``_build_fusion_tokens`` gives."""

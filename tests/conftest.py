@@ -67,6 +67,7 @@ def tiny(data_dir: Path) -> list[str]:
         "optimizer.args.lr=5e-4",
         "lr_scheduler=null",
         "trainer.epochs=1",
+        "trainer.validation_period=1",
         "trainer.ocr_warmup_steps=0",
         "trainer.unimodal_losses.vision=0.0",
         "trainer.monitor=min val_loss_0",

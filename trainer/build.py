@@ -191,6 +191,7 @@ def build_trainer(
         save_period=settings.save_period,
         monitor=monitor,
         validate_first=settings.init_val,
+        validation_period=settings.validation_period,
     )
 
 

@@ -57,8 +57,7 @@ def measure_modalities(
     try:
         chunks = [batch.rows(start, start + size) for start in range(0, len(batch), size)]
         text = torch.cat([model.embed_queries(chunk.query) for chunk in chunks])
-        apart = [model.embed_videos_apart(chunk) for chunk in chunks]
-        shares = [model.attend_to_words(chunk) for chunk in chunks]
+        apart, shares = zip(*(model.examine_fusion(chunk) for chunk in chunks), strict=True)
     finally:
         model.train(was_training)
     losses = {}

@@ -99,6 +99,21 @@ def test_save_period_keeps_every_so_many_epochs(period, kept):
     assert list(trainer.saved) == [1, 2, 3, 4, 5]  # the last checkpoint is written every time
 
 
+def test_only_every_so_many_epochs_and_the_last_are_validated():
+    values = [3.0, 2.0, 1.0, 4.0, 0.5]
+    trainer = Recorded(values, validation_period=2)
+    trainer.fit()
+    assert [epoch for name, epoch in trainer.calls if name == "validate"] == [2, 4, 5]
+    assert [epoch for name, epoch in trainer.calls if name == "train"] == [1, 2, 3, 4, 5]
+
+
+def test_epochs_that_were_not_validated_do_not_count_for_the_early_stop():
+    monitor = Monitor("min", "val_loss_0", patience=2)
+    trainer = Recorded([1.0] * 9, monitor=monitor, validation_period=2)
+    trainer.fit()
+    assert (trainer.epoch, monitor.epoch, monitor.epochs_without) == (6, 2, 2)
+
+
 def test_init_val_validates_and_records_epoch_0_and_saves_nothing():
     trainer = Recorded([1.0], validate_first=True)
     trainer.fit()
