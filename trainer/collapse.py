@@ -79,9 +79,11 @@ class CollapseWatch:
 
     Attributes:
         epochs: modality -> epochs in a row without a contribution.
+        said: the modalities that were warned of.
     """
 
     epochs: dict[str, int] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
 
     def check(self, numbers: Mapping[str, float]) -> None:
         """Warn of a modality without which the loss is no higher, now and in the epoch before.
@@ -98,9 +100,10 @@ class CollapseWatch:
         for name, other in (MODALITIES, MODALITIES[::-1]):
             unused = gains[name] < MIN_GAIN * loss and gains[other] > MIN_GAIN_OF_OTHER * loss
             self.epochs[name] = self.epochs.get(name, 0) + 1 if unused else 0
-            if self.epochs[name] == EPOCHS:
+            if self.epochs[name] == EPOCHS and name not in self.said:
+                self.said.add(name)
                 logger.warning(
                     "modality collapse: without %s the loss is %.3f, with both %.3f, so the fusion "
-                    "does not use it; %s",
+                    "does not use them; %s",
                     WHAT[name], loss + gains[name], loss, REMEDY,
                 )  # fmt: skip

@@ -200,7 +200,8 @@ class Trainer(BaseTrainer):
                 self._save_or_stop()
         self._read_steps()
         means = self.progress.means()
-        self.collapse_watch.check(means)
+        if self.progress.step > self.settings.ocr_warmup_steps:
+            self.collapse_watch.check(means)
         return self.progress.mean_losses() | means
 
     def _measure_modalities(self, batch: Batch) -> None:

@@ -61,7 +61,7 @@ def check(watch: CollapseWatch, losses: list[tuple[float, float, float]]) -> Non
 
 
 def test_a_collapse_is_one_warning_with_what_helps(caplog):
-    check(CollapseWatch(), COLLAPSED * 3)
+    check(CollapseWatch(), [*COLLAPSED, *LEARNED, *COLLAPSED])
     [record] = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert "modality collapse: without the OCR words" in record.message
     for option in ("ocr_warmup_steps", "unimodal_losses", "docs/fusion.md"):
@@ -98,6 +98,15 @@ def test_the_warm_up_trains_all_but_the_vision_branch(model):
         assert {"text_model", "ocr_model", "fusion_model"} <= moved
         assert ("video_model" in moved) == (step == 2)
     assert losses[2] > losses[1]  # the frames' own loss has come
+
+
+def test_frames_are_not_missed_in_the_warm_up(make_config, tmp_path, caplog):
+    changes = ["trainer.epochs=3", "trainer.ocr_warmup_steps=4", "trainer.tracker=none"]  # 2 epochs
+    trainer = made(make_config(*changes), tmp_path)
+    checked = []
+    trainer.collapse_watch.check = lambda numbers: checked.append(trainer.progress.step)
+    trainer.fit()
+    assert checked == [6]
 
 
 def test_unimodal_losses_are_added_with_their_weights(model):
