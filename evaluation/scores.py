@@ -8,7 +8,7 @@ Shapes: Q captions, V videos, P right pairs.
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,8 @@ class Scores:
     intervals: dict[str, dict[str, tuple[float, float]]]
     breakdown: dict[str, dict[str, dict[str, float]]]
     queries: GroundTruth
-    ranks: dict[str, NDArray]
-    equal_ranks: dict[str, NDArray]
+    ranks: dict[str, NDArray] = field(compare=False)  # arrays have no one truth value
+    equal_ranks: dict[str, NDArray] = field(compare=False)
 
 
 def score_similarity(

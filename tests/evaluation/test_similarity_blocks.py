@@ -52,7 +52,10 @@ def test_ranks_and_scores_are_those_of_the_matrix(blocks):
         np.testing.assert_array_equal(compute(made, *pairs), compute(matrix, *pairs))
     captions = [f"caption {number % 13}" for number in range(60)]
     truth = queries(captions, video.tolist(), 25)
-    assert score_similarity(made, truth) == score_similarity(matrix, truth)
+    found, expected = score_similarity(made, truth), score_similarity(matrix, truth)
+    assert found == expected
+    for name, ranks in expected.ranks.items():
+        np.testing.assert_array_equal(found.ranks[name], ranks)
 
 
 def test_a_score_that_is_not_finite_is_named():
