@@ -85,7 +85,7 @@ def run_seed(folder: Path, config: str, changes: Sequence[str], data: Path) -> d
     options = [word for change in changes for word in ("--set", change)]
     last = folder / "model_last.pth"
     start = time.monotonic()
-    begin = ("-r", last) if last.exists() else ("-c", config, "--run_dir", folder, *options)
+    begin = ("-r", "auto", "-c", config, "--run_dir", folder, *options)
     run_command("train.py", *begin)
     seconds = time.monotonic() - start
     run_command("test.py", "-r", last, "--sim_path", folder / "sim_matrix.npy")
@@ -103,18 +103,22 @@ def format_table(result: measuring.Result) -> str:
     """Return one line a seed, then mean, least and greatest."""
     seeds = result["seeds"]
     lines = [f"{'seed':<8}" + "".join(f"{title:>12}" for title in COLUMNS.values())]
-    lines[0] += f"{'words seen':>12}{'seconds':>10}"
+    lines[0] += f"{'attention':>12}{'seconds':>10}"
     lines += [_format_row(seed, row) for seed, row in seeds.items()]
     for name, reduce in (("mean", statistics.fmean), ("least", min), ("greatest", max)):
         columns = {key: [row[key] for row in seeds.values()] for key in next(iter(seeds.values()))}
-        lines.append(_format_row(name, {key: reduce(column) for key, column in columns.items()}))
+        reduced = {
+            key: None if None in column else reduce(column) for key, column in columns.items()
+        }
+        lines.append(_format_row(name, reduced))
+    lines += ["", "attention: of the fusion to the OCR words, a share; seconds: of train.py"]
     return "\n".join([*lines, f"{result['date']}, {result['machine']}, {result['versions']}", ""])
 
 
 def _format_row(name: str, row: dict[str, Any]) -> str:
     cells = "".join(f"{row[key]:12.2f}" for key in COLUMNS)
-    share = row["attention_ocr"]
-    return f"{name:<8}{cells}" + f"{share:12.2f}{row['train_seconds']:10.0f}"
+    share = "-" if row["attention_ocr"] is None else f"{row['attention_ocr']:.2f}"
+    return f"{name:<8}{cells}{share:>12}{row['train_seconds']:10.0f}"
 
 
 def plot_courses(folders: dict[str, Path], result: measuring.Result, file: Path) -> None:

@@ -54,13 +54,13 @@ def test_a_seed_that_was_begun_goes_on(done, demo, tmp_path, monkeypatch):
     monkeypatch.setattr(seeds, "run_command", lambda *words: commands.append(words))
     again = seeds.run_seed(tmp_path / "seed_3", FUSION, [*tiny(demo), "seed=3"], demo)
     assert [words[0] for words in commands] == ["train.py", "test.py"]
-    assert commands[0][1:] == ("-r", tmp_path / "seed_3" / "model_last.pth")
+    assert commands[0][1:5] == ("-r", "auto", "-c", FUSION)
     assert again | {"train_seconds": 0} == result | {"train_seconds": 0}
 
 
 def test_the_table_has_every_seed_mean_and_range(done, monkeypatch, tmp_path, capsys):
     row = {"right_look": 80.0, "right_word": 90.0, "R1": 75.0, "R5": 99.0}
-    row |= {"attention_ocr": 0.5, "train_seconds": 60.0}
+    row |= {"attention_ocr": None, "train_seconds": 60.0}
     rows = {number: row | {"R1": value} for number, value in enumerate((75.0, 81.0, 90.0))}
 
     def run_seed(folder, *rest):
@@ -71,7 +71,7 @@ def test_the_table_has_every_seed_mean_and_range(done, monkeypatch, tmp_path, ca
     monkeypatch.setattr(sys, "argv", ["seeds", "--seeds", "0-2", "--out", str(tmp_path)])
     seeds.main()
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["mean", "82.00", "99.00", "80.00", "90.00", "0.50", "60"] in lines
+    assert ["mean", "82.00", "99.00", "80.00", "90.00", "-", "60"] in lines
     assert [line[1] for line in lines if line and line[0] in ("least", "greatest")] == [
         "75.00", "90.00",
     ]  # fmt: skip
