@@ -1,6 +1,6 @@
 """A command for tests: ``distributed_steps.py`` with encoders that recompute or are compiled.
 
-extra_steps.py TEXT_MODEL OUT CHUNK_SIZE recompute|compile
+extra_steps.py TEXT_MODEL OUT CHUNK_SIZE SETTINGS recompute|compile
 """
 
 import sys
@@ -12,7 +12,7 @@ build = distributed_steps.build
 
 def changed(text_model):
     model = build(text_model).train()
-    if sys.argv[4] == "recompute":
+    if sys.argv[5] == "recompute":
         model.recompute_activations()
     else:
         model.compile_encoders("aot_eager")

@@ -97,7 +97,7 @@ def test_two_processes_compute_what_one_plain_one_does(tmp_path, monkeypatch, ho
     found = []
     for script, count, extra in (("trainer/distributed", 1, []), ("model/extra", 2, [how])):
         out = tmp_path / f"{count}.pt"
-        arguments = [ROOT / f"tests/{script}_steps.py", tmp_path / "text", out, size, *extra]
+        arguments = [ROOT / f"tests/{script}_steps.py", tmp_path / "text", out, size, "{}", *extra]
         assert launch([sys.executable, *map(str, arguments)], count) == 0
         found.append(torch.load(out, weights_only=True))
     one, two = found
