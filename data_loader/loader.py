@@ -129,14 +129,7 @@ class TextVideoDataLoader:
         augment = training and tsfm_split in (None, "train")
         recipe, tsfm_params = dataset_class.get_recipe(cut), tsfm_params or TransformParams()
         transforms = tsfm_params.resolve(recipe, video_params.input_res, mean, std)
-        if training and val_share is not None and split != "train":
-            raise UserError(
-                f"data_loader.args.val_share holds a part of the split train out, but split is "
-                f'"{split}"; set split to "train", or val_share to null'
-            )
-        held_out = val_share is not None and split == "val"
-        if held_out:
-            split = "train"
+        split, held_out = find_held_out(split, val_share, training)
         options = DatasetOptions(
             split=split,
             training=training,
@@ -267,6 +260,21 @@ class TextVideoDataLoader:
             # Colours and lengths are read on the CPU: reading them from a GPU would wait for it.
             moved.video = self.device_transform(moved.video, batch.color, batch.num_frames)
         return moved
+
+
+def find_held_out(split: Split, val_share: float | None, training: bool) -> tuple[Split, bool]:
+    """Return the split whose files are read, and whether its held-out part is what is wanted.
+
+    Raises:
+        UserError: ``val_share`` with another training split than ``train``.
+    """
+    if training and val_share is not None and split != "train":
+        raise UserError(
+            f"data_loader.args.val_share holds a part of the split train out, but split is "
+            f'"{split}"; set split to "train", or val_share to null'
+        )
+    held_out = val_share is not None and split == "val"
+    return ("train" if held_out else split), held_out
 
 
 def compute_joint_batch_size(

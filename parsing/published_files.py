@@ -1,4 +1,4 @@
-"""What files of the published code leave to the code: names that it had, and the mode.
+"""Published configuration files: old names, and the mode that they leave to their code.
 
 A file of the published TextVR does not say whether its model is given frames, words or both: that
 is a constant of that code (``params.py``, "fusion" as published). A file of Frozen in Time does not

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from base.config import Config
 from data_loader.synthetic.demo import DemoOptions, make_demo
 from parse_config import load_config
+from utils.cli import run_cli
 from utils.files import CACHE_VARIABLE
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +85,20 @@ def make_config(demo: Path) -> MakeConfig:
         return load_config(ROOT / f"configs/demo/{kind}.json", [*tiny(demo), *overrides])
 
     return make
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Return a function that runs a command here; it gives the exit code, stdout and stderr."""
+
+    def run(module, *command: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, command)])
+        with pytest.raises(SystemExit) as caught:
+            run_cli(module.main)
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What fits: the memory and disk that are free, and numbers of bytes as people write them."""
+"""Free memory and free disk space, and numbers of bytes as people write them."""
 
 import shutil
 from pathlib import Path

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from parse_config import load_config
 from tests.conftest import ROOT, tiny
 from tests.test_test import script
 from trainer.build import build_loader, build_model
-from utils.cli import run_cli
 
 CONFIG = ROOT / "configs/TextVR_word_overlap.json"
 CPU = torch.device("cpu")
@@ -36,20 +34,6 @@ def folder(tmp_path_factory):
 def changes(folder: Path) -> list[str]:
     mine = [c for c in tiny(folder) if not c.startswith("arch.") and "lr_scheduler" not in c]
     return [*mine, f"arch.args.tokenizer={folder}/text_model"]
-
-
-@pytest.fixture
-def ended(monkeypatch, capsys):
-    """Return a function that runs a command here; it gives the exit code, stdout and stderr."""
-
-    def run(module, *command: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, command)])
-        with pytest.raises(SystemExit) as caught:
-            run_cli(module.main)
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 def options(folder: Path) -> list[str]:
@@ -73,9 +57,9 @@ def count_shared(folder: Path, min_letters: int = 4) -> np.ndarray:
     return np.array([[len(words(text) & words(video)) for video in spotted] for text in texts])
 
 
-def test_the_command_needs_no_checkpoint_and_finds_the_right_word(folder, tmp_path, ended):
+def test_the_command_needs_no_checkpoint_and_finds_the_right_word(folder, tmp_path, run_main):
     sim = tmp_path / "m.npy"
-    code, out, err = ended(script, *options(folder), "--sim_path", sim)
+    code, out, err = run_main(script, *options(folder), "--sim_path", sim)
     assert code == 0, err
     matrix, counts = np.load(sim), count_shared(folder)
     assert counts.max() > 0 and matrix.shape == counts.shape
@@ -133,23 +117,23 @@ def test_nothing_shared_is_said(folder, caplog):
     assert model.column_of == {}
 
 
-def test_it_is_not_trained_and_has_no_checkpoint(folder, tmp_path, ended):
+def test_it_is_not_trained_and_has_no_checkpoint(folder, tmp_path, run_main):
     run = tmp_path / "run"
-    code, out, err = ended(train, *options(folder), "--run_dir", run)
+    code, out, err = run_main(train, *options(folder), "--run_dir", run)
     last = err.splitlines()[-1]
     assert (code, out) == (2, "")
     assert last == "WordOverlap: has no weights to train; python test.py -c tests it"
     checkpoint = tmp_path / "x.pth"
     checkpoint.touch()
-    code, out, err = ended(script, *options(folder), "-r", checkpoint)
+    code, out, err = run_main(script, *options(folder), "-r", checkpoint)
     assert (code, out) == (2, "") and err.splitlines()[-1] == (
         f"WordOverlap: has no weights, so {checkpoint} can't be its; leave out -r"
     )
 
 
-def test_a_model_with_weights_needs_a_checkpoint(demo, ended):
+def test_a_model_with_weights_needs_a_checkpoint(demo, run_main):
     sets = [part for change in tiny(demo) for part in ("--set", change)]
-    code, _, err = ended(script, "-c", ROOT / "configs/demo/ocr.json", *sets)
+    code, _, err = run_main(script, "-c", ROOT / "configs/demo/ocr.json", *sets)
     assert code == 2 and "names no checkpoint (arch.args.load_checkpoint)" in err.splitlines()[-1]
-    code, _, err = ended(script)
+    code, _, err = run_main(script)
     assert code == 2 and "whose model has no weights" in " ".join(err.split())

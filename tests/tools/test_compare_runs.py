@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +22,15 @@ from tests.conftest import ROOT
 from tests.evaluation.scored_matrices import queries
 from tests.test_test import script
 from tools import compare_runs as command
-from utils.cli import run_cli
 from utils.files import write_json
 
 CAPTIONS = [f"text {number}" for number in range(12)]
 
 
 @pytest.fixture
-def ended(monkeypatch, capsys):
+def ended(run_main):
     """Return a function that runs the command here; it gives the exit code, stdout and stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tools.compare_runs", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            run_cli(command.main)
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
+    return partial(run_main, command)
 
 
 @pytest.fixture

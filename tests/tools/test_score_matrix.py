@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from model.metric import t2v_metrics, v2t_metrics
 from tests.conftest import ROOT, tiny
 from tests.data_loader.textvr_folder import entry, write_json
 from tools import score_matrix as command
-from utils.cli import run_cli
 
 BOX = [0, 0, 4, 0, 4, 4, 0, 4, 0, 0]
 CAPTIONS = [f"video {number} shows a sign" for number in range(18)]
@@ -22,17 +22,9 @@ ORDER = [7 * number % 20 for number in range(20)]
 
 
 @pytest.fixture
-def ended(monkeypatch, capsys):
+def ended(run_main):
     """Return a function that runs the command here; it gives the exit code, stdout and stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tools.score_matrix", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            run_cli(command.main)
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
+    return partial(run_main, command)
 
 
 @pytest.fixture

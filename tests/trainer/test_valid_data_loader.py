@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from tools import cache_frames
 from trainer.build import build_loader, build_trainer, list_valid_loaders
 from trainer.checkpointing import load_model
 from utils.checkpoint.files import load_checkpoint
-from utils.cli import run_cli
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -149,44 +147,32 @@ def test_a_shuffled_set_chooses_no_checkpoint(make_config, other, tmp_path):
     assert build_trainer(config, tmp_path, CPU, allow_shuffled=True).valid_loaders
 
 
-@pytest.fixture
-def ended(monkeypatch, capsys):
-    """Return a function that runs a command here; it gives the exit code, stdout and stderr."""
-
-    def run(module, *command: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, command)])
-        with pytest.raises(SystemExit) as caught:
-            run_cli(module.main)
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
-
-
-def test_the_test_is_of_the_training_set_unless_the_other_is_named(run, ended, tmp_path):
+def test_the_test_is_of_the_training_set_unless_the_other_is_named(run, run_main, tmp_path):
     checkpoint = run[1] / "whole/model_last.pth"
     (checkpoint.parent / "config.json").write_text(json.dumps(resolve_config(run[0])))
     options = ("-r", checkpoint, "--sim_path", tmp_path / "m.npy")
-    assert ended(script, *options)[0] == 0 and np.load(tmp_path / "m.npy").shape == (8, 8)
-    code, out, _ = ended(script, *options, "--valid_loader", 0)
+    assert run_main(script, *options)[0] == 0 and np.load(tmp_path / "m.npy").shape == (8, 8)
+    code, out, _ = run_main(script, *options, "--valid_loader", 0)
     assert code == 0 and "12 captions, 12 videos" in out
-    code, _, err = ended(script, *options, "--valid_loader", 2)
+    code, _, err = run_main(script, *options, "--valid_loader", 2)
     assert code == 2 and "the configuration has loaders of valid_data_loader 0 … 1" in err
     none = ("--set", "valid_data_loader=null", "--set", "trainer.monitor=off")
-    code, _, err = ended(script, *options, "--valid_loader", 0, *none)
+    code, _, err = run_main(script, *options, "--valid_loader", 0, *none)
     assert code == 2 and "the configuration has no valid_data_loader" in err
-    code, _, err = ended(script, *options, "--valid_loader", 0, "--loader", 1)
+    code, _, err = run_main(script, *options, "--valid_loader", 0, "--loader", 1)
     assert code == 2 and "not allowed with argument --valid_loader" in err
 
 
-def test_check_data_looks_at_both_and_finds_what_is_in_training_too(demo, other, ended, tmp_path):
+def test_check_data_looks_at_both_and_finds_what_is_in_training_too(
+    demo, other, run_main, tmp_path
+):
     out = tmp_path / "lists.json"
 
     def check(*blocks):
         changes = [*tiny(demo), f"trainer.save_dir={tmp_path}", valid(*blocks)]
         sets = [part for change in changes for part in ("--set", change)]
         config = ROOT / "configs/demo/fusion.json"
-        code, text, _ = ended(check_data, "-c", config, "--out", out, "--workers", 1, *sets)
+        code, text, _ = run_main(check_data, "-c", config, "--out", out, "--workers", 1, *sets)
         parts = [part.splitlines()[0] for part in text.split("\n\n")]
         return code, text, [part for part in parts if "loader " in part]
 
@@ -203,13 +189,13 @@ def test_check_data_looks_at_both_and_finds_what_is_in_training_too(demo, other,
     assert code == 1 and "8 of 8 videos are in training too" in text
 
 
-def test_its_frames_are_cached_in_its_own_folder(make_config, demo, other, tmp_path, ended):
+def test_its_frames_are_cached_in_its_own_folder(make_config, demo, other, tmp_path, run_main):
     folders = tmp_path / "own", tmp_path / "others"
     mine = valid(block(other, split="test", frame_cache=str(folders[1])), block(demo))
     changes = [*tiny(demo), f"data_loader.args.frame_cache={folders[0]}", mine]
     sets = [part for change in changes for part in ("--set", change)]
     options = ("-c", ROOT / "configs/demo/vision.json", "--workers", 1, *sets)
-    code, out, err = ended(cache_frames, *options)
+    code, out, err = run_main(cache_frames, *options)
     assert code == 0, err
     counts = [re.search(r"(\d+) of \1 videos", line)[1] for line in out.splitlines()]
     assert counts == ["8", "12"]  # the second of the two validation loaders decodes
