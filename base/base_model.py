@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -33,6 +33,14 @@ class ModelInput:
         mean: of each colour channel of frames in [0, 1], where the model needs its own; None: the
             data set's.
         std: likewise.
+        resize: how the model's frames get their size: ``square`` (both sides are stretched to
+            ``frame_size``) or ``shorter_side`` (the shorter side is, then the centre is cut out);
+            None: as the configuration's transforms do.
+        interpolation: of that resizing, which is then antialiased; None: as the transforms do.
+        lowercase: whether queries are lower-cased, as in the published system.
+        prompt: what a query is put into, where ``{}`` stands; OCR words are not.
+        joins_words: whether the words of a video, by their scores, are one text for the model.
+        max_tokens: most tokens of a text, where the tokenizer's own limit is not the model's.
         repeat_words: whether training encodes an OCR word as often as a batch shows it, so that
             dropout is drawn for each place, and not once for a batch.
     """
@@ -43,6 +51,12 @@ class ModelInput:
     max_frames: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    resize: Literal["square", "shorter_side"] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    lowercase: bool = True
+    prompt: str = "{}"
+    joins_words: bool = False
+    max_tokens: int | None = None
     repeat_words: bool = False
 
     @property
@@ -80,6 +94,10 @@ class RetrievalModel(nn.Module, ABC):
         training_only: arguments that don't change the forward pass of a model with given weights;
             those of nested objects with a dot.
         branch_names: module of the model -> name of the branch that it belongs to.
+        embeds_frames: whether ``embed_frames`` has a vector for each frame of a clip.
+        initial_scale: factor of cosines that the model's pretraining ended with, from which a loss
+            with a learned temperature may start; None: not known.
+        initial_bias: likewise, what is added to the scaled cosines.
     """
 
     video_key: str
@@ -89,6 +107,9 @@ class RetrievalModel(nn.Module, ABC):
     modalities_argument: ClassVar[str | None] = None
     training_only: ClassVar[frozenset[str]] = frozenset()
     branch_names: ClassVar[dict[str, str]] = {}
+    embeds_frames: bool = False
+    initial_scale: float | None = None
+    initial_bias: float | None = None
 
     @classmethod
     @abstractmethod
@@ -151,6 +172,11 @@ class RetrievalModel(nn.Module, ABC):
             )
         return Path(path) if path else None
 
+    @classmethod
+    def is_usable_untrained(cls, **arguments: Any) -> bool:
+        """Say whether a model that starts from these arguments can be used as it is (zero-shot)."""
+        return False
+
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Embed the queries and the videos of a batch."""
@@ -189,6 +215,17 @@ class RetrievalModel(nn.Module, ABC):
             UserError: this architecture can't embed videos without queries.
         """
         raise UserError(f"{type(self).__name__} has no embed_videos_apart, which an index needs")
+
+    def embed_frames(self, batch: Batch) -> Tensor:
+        """Return the embedding (B, F, D) of each frame of a batch, in the space of the queries.
+
+        Raises:
+            UserError: this architecture has none.
+        """
+        raise UserError(f"{type(self).__name__} embeds clips as a whole, not their frames")
+
+    def merge_adapters(self) -> None:
+        """Add low-rank adapters to the weights that they adapt; names are then as without them."""
 
     def attend_to_words(self, batch: Batch) -> Tensor | None:
         """Return how each video's embedding attends to its tokens, for reports; None: not known.
