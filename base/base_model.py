@@ -40,6 +40,7 @@ class ModelInput:
         lowercase: whether queries are lower-cased, as in the published system.
         prompt: what a query is put into, where ``{}`` stands; OCR words are not.
         joins_words: whether the words of a video, by their scores, are one text for the model.
+        word_tokenizer_name: of the tokenizer of OCR words, where it is another one.
         max_tokens: most tokens of a text, where the tokenizer's own limit is not the model's.
         repeat_words: whether training encodes an OCR word as often as a batch shows it, so that
             dropout is drawn for each place, and not once for a batch.
@@ -56,6 +57,7 @@ class ModelInput:
     lowercase: bool = True
     prompt: str = "{}"
     joins_words: bool = False
+    word_tokenizer_name: str | None = None
     max_tokens: int | None = None
     repeat_words: bool = False
 

@@ -58,8 +58,8 @@ class TextEncoder:
         """D."""
         return self.model.config.hidden_size
 
-    def prepare(self) -> None:
-        """Change the model once it is built, names of weights excepted."""
+    def prepare(self, name: str) -> None:
+        """Change the model once it is built by its name or folder, names of weights excepted."""
 
     def run(self, input_ids: Tensor, attention_mask: Tensor | None) -> Any:
         """Return transformers' output for (N, T)."""
@@ -104,7 +104,7 @@ for _type in FIRST_TOKEN_TYPES:
 class DistilBertEncoder(TextEncoder):
     """DistilBERT with layers that take all words of a batch at once."""
 
-    def prepare(self) -> None:
+    def prepare(self, name: str) -> None:
         """Use packed layers."""
         use_packed_layers(self.model)
 
@@ -155,6 +155,14 @@ class SiglipTextEncoder(PoolerEncoder):
 
     model_class = "SiglipTextModel"
 
+    def prepare(self, name: str) -> None:
+        """Note how the tokenizer pads."""
+        config = self.model.config
+        try:
+            config.pad_token_id, config.padding_side = read_padding(name)
+        except (OSError, ValueError):  # no tokenizer there: the loader refuses the folder anyway
+            logger.debug("%s: no tokenizer, texts are padded as config.json says", name)
+
     @property
     def width(self) -> int:
         """Width of the head's output."""
@@ -163,9 +171,39 @@ class SiglipTextEncoder(PoolerEncoder):
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the head's output for the last position."""
         config = self.model.config
-        ids = input_ids.masked_fill(attention_mask == 0, config.pad_token_id)
-        missing = max(0, config.max_position_embeddings - ids.shape[1])
-        return self.run(F.pad(ids, (0, missing), value=config.pad_token_id), None).pooler_output
+        ids = pad_texts(
+            input_ids, attention_mask, config.max_position_embeddings, config.pad_token_id,
+            getattr(config, "padding_side", "right"),
+        )  # fmt: skip
+        return self.run(ids, None).pooler_output
+
+
+def pad_texts(ids: Tensor, mask: Tensor, length: int, pad_id: int, side: str) -> Tensor:
+    """Return token ids (N, T), whose padding is on the right, padded as a text model was trained.
+
+    Args:
+        mask: (N, T), 0 on padding.
+        length: tokens of each text then.
+        side: ``left`` or ``right``: where padding goes.
+    """
+    ids = F.pad(
+        ids.masked_fill(mask == 0, pad_id), (0, max(0, length - ids.shape[1])), value=pad_id
+    )
+    if side == "right":
+        return ids
+    places = torch.arange(ids.shape[1], device=ids.device) + mask.sum(1, keepdim=True)
+    return ids.gather(1, places % ids.shape[1])  # each row turned by its number of tokens
+
+
+def read_padding(name: str) -> tuple[int | None, str]:
+    """Return the token and the side that a model's tokenizer pads with.
+
+    The model's own configuration does not always say so: SigLIP 2's has token 1, its tokenizer 0.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    return tokenizer.pad_token_id, tokenizer.padding_side
 
 
 def get_text_encoder(model: PreTrainedModel) -> TextEncoder:
@@ -215,7 +253,7 @@ def load_text_model(name: str, pretrained: bool) -> PreTrainedModel:
         raise UserError(f"text model: {where} ({type(error).__name__}: {detail})") from error
     encoder = get_text_encoder(model)
     _check_weights(encoder, report, name)
-    encoder.prepare()
+    encoder.prepare(name)
     return model
 
 

@@ -19,6 +19,7 @@ from data_loader.datasets.annotations import join_inside
 from data_loader.synthetic.layout import (
     OCR_FOLDER,
     TEXT_MODEL_FOLDER,
+    TOWER_FOLDER,
     VIDEO_FOLDER,
     check_is_folder,
     write_json_line,
@@ -33,6 +34,7 @@ from data_loader.synthetic.scene import (
     plan_scene,
 )
 from data_loader.synthetic.text_model import TEXT_MODEL_FILES, write_text_model
+from data_loader.synthetic.tower import TOWER_FILES, write_tower
 from data_loader.synthetic.words import (
     SIGN_WORDS,
     change_case,
@@ -124,7 +126,7 @@ class Clip:
 def make_demo(
     out: Path, options: DemoOptions, workers: int = 1, overwrite: bool = False
 ) -> DemoResult:
-    """Make a whole data set in the layout of TextVR, its ``text_model`` and synthetic.json.
+    """Make a whole data set in the layout of TextVR, its text models and synthetic.json.
 
     The same options make the same bytes, whatever the number of workers. A finished set of the
     same options is left alone, an unfinished one completed. With ``overwrite`` everything is made
@@ -162,7 +164,9 @@ def make_demo(
             caption["caption_info"]["desc_id"] = number
         write_json_line(out / f"TextVR_{split}.json", chosen)
     looks, words = list_looks()[: options.looks], SIGN_WORDS[: options.words]
-    write_text_model(out / TEXT_MODEL_FOLDER, list_vocabulary(looks, words))
+    vocabulary = list_vocabulary(looks, words)
+    write_text_model(out / TEXT_MODEL_FOLDER, vocabulary)
+    write_tower(out / TOWER_FOLDER, vocabulary)
     (out / UNFINISHED_FILE).replace(out / SUMMARY_FILE)
     return result
 
@@ -289,6 +293,7 @@ def _is_complete(out: Path, clips: list[Clip]) -> bool:
     """Whether all files of the set exist; each is whole if it does."""
     files = [out / f"TextVR_{split}.json" for split in SPLITS]
     files += [out / TEXT_MODEL_FOLDER / name for name in TEXT_MODEL_FILES]
+    files += [out / TOWER_FOLDER / name for name in TOWER_FILES]
     files += [out / VIDEO_FOLDER / clip.path for clip in clips]
     files += [out / OCR_FOLDER / f"{clip.stem}.json" for clip in clips]
     return all(file.exists() for file in files)

@@ -18,6 +18,7 @@ from utils.files import atomic_write, write_text
 VIDEO_FOLDER = "Videos"
 OCR_FOLDER = "Kwai_VideoOCR"
 TEXT_MODEL_FOLDER = "text_model"
+TOWER_FOLDER = "tower"
 
 # RGB in 0-255 -> Y in 16-235, U and V in 16-240 around 128
 YUV_MATRIX = np.array(

@@ -47,9 +47,9 @@ def write_text_model(folder: Path, texts: Iterable[str], max_words: int = 4000) 
         max_words: whole words kept, the most frequent ones, equal ones in alphabetical order.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {piece: index for index, piece in enumerate(_list_pieces(texts, max_words))}
+    vocabulary = {piece: index for index, piece in enumerate(list_pieces(texts, max_words))}
     write_text(folder / "vocab.txt", "".join(f"{piece}\n" for piece in vocabulary))
-    write_text(folder / "tokenizer.json", _build_tokenizer(vocabulary).to_str(pretty=True) + "\n")
+    write_text(folder / "tokenizer.json", build_tokenizer(vocabulary).to_str(pretty=True) + "\n")
     tokenizer_config = {
         "tokenizer_class": "DistilBertTokenizer",
         "do_lower_case": True,
@@ -68,8 +68,8 @@ def write_text_model(folder: Path, texts: Iterable[str], max_words: int = 4000) 
     return len(vocabulary)
 
 
-def _list_pieces(texts: Iterable[str], max_words: int) -> list[str]:
-    """All pieces in the order of their numbers."""
+def list_pieces(texts: Iterable[str], max_words: int) -> list[str]:
+    """Return all pieces in the order of their numbers; see ``write_text_model``."""
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
@@ -83,8 +83,8 @@ def _list_pieces(texts: Iterable[str], max_words: int) -> list[str]:
     return [*SPECIAL_TOKENS, *ordered, *(f"##{character}" for character in ordered), *whole]
 
 
-def _build_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
-    """The uncased WordPiece tokenizer of BERT: [CLS] text [SEP]."""
+def build_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
+    """Return the uncased WordPiece tokenizer of BERT: [CLS] text [SEP]."""
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
