@@ -4,12 +4,13 @@
     python test.py -r RUN/model_best.pth -c configs/TextVR_fusion.json --save_feats feats/
     python test.py -r RUN/model_best.pth --save_feats feats/ --no_matrix    # metrics in blocks
     python test.py -c configs/TextVR_word_overlap.json         # a model without weights
+    python test.py -c configs/zero_shot.json                   # a pretrained tower as it is
 
 Without -c the config.json beside the checkpoint is read; with it, its keys win over those of that
-file. Without -r the checkpoint that arch.args.load_checkpoint names is tested. The matrix is
-float32; row x, column y is the similarity of the x-th caption to the y-th video, in the annotation
-file's order. metrics.json, ranks.csv (the rank of every query) and data_report.json are written
-beside it. A matrix that does not fit into memory or on the disk is not made, which is said before
+file. Without -r the checkpoint that arch.args.load_checkpoint names is tested, or an image-text
+tower as its publisher trained it. The matrix is float32; row x, column y is the similarity of the
+x-th caption to the y-th video, in the annotation file's order. metrics.json, ranks.csv (the rank of
+every query) and data_report.json are written beside it. A matrix that does not fit into memory or on the disk is not made, which is said before
 anything is encoded; metrics are then computed in blocks.
 
 --save_feats writes the embeddings in shards while they are computed. Stopped, the same command goes
@@ -104,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.resume is None and arguments.config is None:
         parser.error(
             "give a checkpoint (-r), or a configuration (-c) whose arch.args.load_checkpoint is "
-            "one or whose model has no weights"
+            "one, or whose model needs no training"
         )
     if arguments.overwrite and arguments.save_feats is None:
         parser.error("--overwrite is for --save_feats; --sim_path always replaces its file")
@@ -170,7 +171,7 @@ def main() -> int:
         loader = build_loader(config, training=False, split=arguments.split, **which)
         ground_truth = open_ground_truth(loader.dataset, arguments.save_feats)
         with_matrix = decide_on_matrix(ground_truth, arguments)
-        model = build_model(config, device, initial_weights=False)
+        model = build_model(config, device, initial_weights=checkpoint is None)
         criterion = build_criterion(config, device)
         selection = None
         if checkpoint is not None:

@@ -75,7 +75,7 @@ class Tower(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        # The scale and the bias of the logits are the loss's: see ``read_logit_scale``.
+        # Those of the logits are the loss's.
         self.initial_scale, self.initial_bias = read_logit_scale(model)
         for name in ("logit_scale", "logit_bias"):
             if hasattr(model, name):
@@ -434,10 +434,9 @@ def is_local(name: str) -> bool:
 def read_logit_scale(model: nn.Module) -> tuple[float | None, float | None]:
     """Return the factor and the summand that a model's pretraining ended with for its cosines."""
     scale, bias = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
-    return (
-        None if scale is None else scale.detach().exp().item(),
-        None if bias is None else bias.detach().item(),
-    )
+    if scale is None or scale.is_meta:
+        return None, None
+    return scale.detach().exp().item(), None if bias is None else bias.detach().item()
 
 
 def get_vector(features: Any) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from model.adapters import has_adapters, merge_adapter_weights
 from utils.checkpoint.files import (
     CheckpointError,
     describe_value,
@@ -139,13 +140,19 @@ def convert_checkpoint(source: Path, target: Path, force: bool = False) -> list[
     if target.exists() and not force:
         raise UserError(f"{target}: is there already; give another name, or --force to replace it")
     state = load_checkpoint(source)
-    weights = copy_weights(get_weights(state, source), keep_tied=target.suffix == ".pth")
+    weights = get_weights(state, source)
+    merged = has_adapters(weights)
+    if merged:
+        weights = merge_adapter_weights(weights)
+    weights = copy_weights(weights, keep_tied=target.suffix == ".pth")
     if "state_dict" not in state:
         state = {"state_dict": state}  # a plain state dict
     values = {name: state[name] for name, kind in KEPT.items() if isinstance(state.get(name), kind)}
     config = state.get("config")
     if not isinstance(config, dict):
         config = read_config_beside(source)
+    if merged and config:
+        config = _without_adapters(config)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target, durable=True) as temporary:
@@ -165,6 +172,8 @@ def convert_checkpoint(source: Path, target: Path, force: bool = False) -> list[
     count = sum(weight.numel() for weight in weights.values())
     lines = [f"{target}: {len(weights)} tensors, {count:,} numbers"]
     lines += [f"{name}: {value}" for name, value in values.items()]
+    if merged:
+        lines.append("its low-rank adapters were merged into the weights that they adapt")
     known = values.keys() | {"state_dict"} | ({"config"} if config else set())
     left_out = sorted(map(str, state.keys() - known))
     if left_out:
@@ -177,6 +186,15 @@ def convert_checkpoint(source: Path, target: Path, force: bool = False) -> list[
         return [*lines, f"{beside}: is there already and was left as it is"]
     write_json(beside, config)
     return [*lines, f"{beside}: its configuration"]
+
+
+def _without_adapters(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration of the model whose adapters were merged."""
+    arch = config.get("arch")
+    arguments = arch.get("args") if isinstance(arch, dict) else None
+    if not isinstance(arguments, dict) or "lora" not in arguments:
+        return config
+    return config | {"arch": arch | {"args": arguments | {"lora": None}}}
 
 
 def copy_weights(weights: dict[str, Tensor], keep_tied: bool) -> dict[str, Tensor]:

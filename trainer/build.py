@@ -50,7 +50,9 @@ def build_model(
 
 
 def find_tested_checkpoint(config: Config, given: Path | None) -> Path | None:
-    """Return the checkpoint whose weights a test is of; None for a model without weights.
+    """Return the checkpoint whose weights a test is of.
+
+    None for a model without weights, and for one that can be used untrained (zero-shot).
 
     Raises:
         UserError: none is given and the configuration names none, or the model has no weights.
@@ -60,11 +62,12 @@ def find_tested_checkpoint(config: Config, given: Path | None) -> Path | None:
         if given is not None:
             raise UserError(f"{name}: has no weights, so {given} can't be its; leave out -r")
         return None
-    found = given or architecture.get_initial_checkpoint(**config.arch.kwargs())
-    if found is None:
+    arguments = config.arch.kwargs()
+    found = given or architecture.get_initial_checkpoint(**arguments)
+    if found is None and not architecture.is_usable_untrained(**arguments):
         raise UserError(
             f"{config.name}: the configuration names no checkpoint (arch.args.load_checkpoint), so "
-            "there are no weights to test; give one with -r"
+            "there are no trained weights to test; give one with -r"
         )
     return found
 
@@ -157,6 +160,11 @@ def build_trainer(
     model = build_model(config, device)
     for weight in model.parameters_without_gradient():
         weight.requires_grad_(False)
+    if not model.num_parameters():
+        raise UserError(
+            f"{config.arch.type}: there is nothing to train, each of its weights is frozen; free "
+            "some (arch.args), or test it as it is with test.py -c"
+        )
     if settings.activation_checkpointing:
         model.recompute_activations()
     # A compiler chooses among kernels by their time, so that runs of one seed may differ.

@@ -1,10 +1,14 @@
 """DualEncoder on tiny random towers of every family, against what their libraries give."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
 import transformers
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 import model.registrations  # noqa: F401
@@ -13,7 +17,8 @@ from data_loader.collate import lay_out_words
 from model.adapters import LoraParams
 from model.dual_encoder import DualEncoder, OcrBranch, TemporalParams
 from model.open_clip_tower import split_open_clip
-from model.towers import OPEN_CLIP, load_tower
+from model.towers import OPEN_CLIP, describe_tower, load_tower
+from tests.model.small_models import write_text_model
 from tests.model.small_towers import FAMILIES, SIZE, write_tower
 from utils.errors import UserError
 
@@ -253,3 +258,180 @@ def test_frames_in_chunks_are_those_at_once(towers):
         torch.testing.assert_close(other, frames[0], rtol=0, atol=1e-6)
     with pytest.raises(UserError, match="as a whole"):
         build(towers["videoprism"], modalities=("vision",)).embed_frames(batch)
+
+
+@pytest.fixture
+def fused(towers) -> tuple[DualEncoder, Batch]:
+    """A fusing model whose gate is open, and its batch."""
+    model = build(towers["clip"])
+    with torch.no_grad():
+        model.gate.proj.weight.normal_()
+        model.query_token.normal_()
+    return model, make_batch(towers["clip"])
+
+
+def test_each_modality_alone(fused):
+    """Without words the fusion layer sees the frames alone, without frames the words."""
+    model, batch = fused
+    with torch.no_grad():
+        apart, attention = model.examine_fusion(batch)
+        whole = model.embed_videos(batch)["fusion"]
+        batch.video = None
+        words_only = model.embed_videos(batch)
+    torch.testing.assert_close(apart["whole"], whole)
+    assert set(words_only) == {"fusion"}
+    torch.testing.assert_close(apart["vision"], words_only["fusion"])
+    assert not torch.allclose(apart["ocr"], whole) and not torch.allclose(apart["vision"], whole)
+    assert attention.shape == (3, 2 + 3)  # query token, video, the longest video's words
+    torch.testing.assert_close(attention.sum(1), torch.ones(3))
+    assert attention[1, 3:].eq(0).all()  # the second video has one word
+
+
+def test_words_change_the_fused_embedding_of_their_video_only(fused):
+    model, batch = fused
+    with torch.no_grad():
+        before = model.embed_videos(batch)["fusion"]
+        batch.words.index[0, 0] = batch.words.index[1, 0]
+        after = model.embed_videos(batch)["fusion"]
+    assert not torch.allclose(after[0], before[0], atol=1e-4)
+    torch.testing.assert_close(after[1:], before[1:])
+
+
+def test_modalities_are_also_embedded_alone_in_training(fused):
+    model, batch = fused
+    model.request_unimodal_embeds(["vision", "ocr"])
+    apart = model.embed_videos_apart(batch)
+    embeds = model.train().embed_videos(batch)
+    torch.testing.assert_close(embeds["only_vision"], apart["ocr"])
+    torch.testing.assert_close(embeds["only_ocr"], apart["vision"])
+
+
+def test_words_that_are_known_are_not_encoded_again(fused, monkeypatch):
+    model, batch = fused
+    with torch.no_grad():
+        expected = model.embed_videos(batch)["fusion"]
+        vectors = model._encode_distinct_words(batch.words)
+        batch.words.vectors = vectors
+        monkeypatch.setattr(model.tower, "encode_words", None)
+        torch.testing.assert_close(model.embed_videos(batch)["fusion"], expected)
+
+
+def test_words_of_an_encoder_of_their_own(towers, tmp_path):
+    encoder = write_text_model(tmp_path, "distilbert")
+    model = build(towers["clip"], ocr=OcrBranch(encoder=str(encoder)))
+    wanted = DualEncoder.describe_input(towers["clip"], ocr=OcrBranch(encoder=str(encoder)))
+    assert (wanted.tokenizer_name, wanted.word_tokenizer_name) == (towers["clip"], str(encoder))
+    batch = make_batch(towers["clip"])
+    with torch.no_grad():
+        packed = model._encode_distinct_words(batch.words)
+        ids = batch.words.input_ids
+        single = model.encode_words(Tokens(ids, (ids != 1).long()))
+    torch.testing.assert_close(packed, single, rtol=0, atol=1e-6)
+    assert not model.frozen_word_encoder
+    assert {"ocr", "fusion", "text", "vision"} == set(model.list_branches())
+
+
+def test_branches_are_the_sides_of_the_tower(towers):
+    for family in FAMILIES:
+        model = build(towers[family], modalities=("vision",))
+        branches = model.list_branches()
+        named = dict(model.named_parameters())
+        texts = {n for n, w in named.items() if any(w is t for t in branches["text"])}
+        assert set(branches) == {"text", "vision"}
+        assert texts and all("text" in name for name in texts)
+
+
+def test_reading_alone_needs_no_vision_side(towers):
+    model, batch = build(towers["clip"], modalities=("ocr",)), make_batch(towers["clip"])
+    assert not any("vis" in name for name in model.state_dict())
+    batch.video = None
+    with torch.no_grad():
+        found = model.embed_videos(batch)["fusion"]
+        words = F.normalize(model.tower.encode_words(batch.words), dim=-1)
+    shown = batch.words.index[1, 0]  # a video of one word is that word, untrained
+    torch.testing.assert_close(found[1], words[shown], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_follows_float32(towers, family):
+    model, batch = build(towers[family]), make_batch(towers[family])
+    expected = score(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = score(model, batch)
+    assert (found - expected).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputed_activations_give_the_same_gradients(towers, family):
+    grads = []
+    for recompute in (False, True):
+        model, batch = build(towers[family]).train(), make_batch(towers[family])
+        if recompute:
+            model.recompute_activations()
+        embeds = model(batch)
+        (embeds["text"] @ embeds["fusion"].T).square().sum().backward()
+        grads.append([w.grad for w in model.parameters() if w.grad is not None])
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "open_clip"])
+def test_a_compiled_tower_gives_the_same(towers, family):
+    torch._dynamo.reset()
+    model, batch = build(towers[family]), make_batch(towers[family])
+    names, expected = list(model.state_dict()), score(model, batch)
+    model.compile_encoders("aot_eager")
+    torch.testing.assert_close(score(model, batch), expected, rtol=0, atol=1e-5)
+    assert list(model.state_dict()) == names
+    assert counters["stats"]["unique_graphs"] > 0
+    torch._dynamo.reset()
+
+
+def test_a_tower_of_unknown_pooling_is_refused(tmp_path):
+    write_text_model(tmp_path, "bert")
+    with pytest.raises(UserError, match=r'is a "bert" model, and how one turns images'):
+        load_tower(str(tmp_path), pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"no"), "must hold config.json and"),
+        (lambda f: (f / "config.json").write_text("{}"), "must hold config.json"),
+        (lambda f: (f / "config.json").unlink(), "must hold config.json"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path, change, said):
+    folder = tmp_path / "tower"
+    write_tower(folder, "clip")
+    change(folder)
+    with pytest.raises(UserError) as caught:
+        load_tower(str(folder), pretrained=True)
+    assert str(folder) in str(caught.value) and said in str(caught.value)
+
+
+def test_weights_of_other_sizes_are_refused(tmp_path):
+    folder = tmp_path / "tower"
+    write_tower(folder, "clip")
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["intermediate_size"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"do not fit its config\.json: .*fc1"):
+        load_tower(str(folder), pretrained=True)
+
+
+def test_open_clip_names(monkeypatch):
+    taken = describe_tower("open_clip:PE-Core-B-16")
+    assert (taken.frame_size, taken.resize, taken.max_tokens) == (224, "square", 32)
+    quick = describe_tower("open_clip:ViT-B-32/openai")
+    assert quick.resize == "shorter_side" and quick.interpolation == "bicubic"
+    for name, said in (
+        ("open_clip:PE-Core-B-61", "did you mean"),
+        ("open_clip:PE-Core-B-16/mata", 'did you mean "meta"'),
+        ("open_clip:ViT-B-32", "name one"),
+    ):
+        with pytest.raises(UserError, match=said):
+            describe_tower(name)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(UserError, match="pip install open_clip_torch"):
+        describe_tower("open_clip:PE-Core-B-16")
