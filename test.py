@@ -10,8 +10,9 @@ Without -c the config.json beside the checkpoint is read; with it, its keys win 
 file. Without -r the checkpoint that arch.args.load_checkpoint names is tested, or an image-text
 tower as its publisher trained it. The matrix is float32; row x, column y is the similarity of the
 x-th caption to the y-th video, in the annotation file's order. metrics.json, ranks.csv (the rank of
-every query) and data_report.json are written beside it. A matrix that does not fit into memory or on the disk is not made, which is said before
-anything is encoded; metrics are then computed in blocks.
+every query) and data_report.json are written beside it. A matrix that does not fit into memory or
+on the disk is not made, which is said before anything is encoded; metrics are then computed in
+blocks.
 
 --save_feats writes the embeddings in shards while they are computed. Stopped, the same command goes
 on after the last shard; what depends on another model, other data or settings is refused, and
