@@ -173,7 +173,7 @@ def main() -> int:
         ground_truth = open_ground_truth(loader.dataset, arguments.save_feats)
         with_matrix = decide_on_matrix(ground_truth, arguments)
         model = build_model(config, device, initial_weights=checkpoint is None)
-        criterion = build_criterion(config, device)
+        criterion = build_criterion(config, device, model)
         selection = None
         if checkpoint is not None:
             state = load_model(model, criterion, checkpoint)

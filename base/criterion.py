@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from base.base_model import RetrievalModel
+
 
 class Criterion(nn.Module, ABC):
     """Compares queries with videos, and says how wrong the comparison is.
@@ -16,6 +18,22 @@ class Criterion(nn.Module, ABC):
     ``optimizer.args.groups`` knows them as ``criterion.NAME``. There is one instance in a run:
     validation uses that of training.
     """
+
+    def start_from(self, model: RetrievalModel) -> None:
+        """Let what is learned start where the model's pretraining ended; by default nothing does.
+
+        Called once, where a run's criterion is built; a checkpoint's values come after it.
+
+        Args:
+            model: ``initial_scale`` and ``initial_bias`` are what its pretraining ended with.
+        """
+
+    def clamp_parameters(self) -> None:
+        """Bring parameters back within their bounds; called after each optimizer step."""
+
+    def get_logged_values(self) -> dict[str, float]:
+        """Return what each epoch logs beside the loss, such as a learned temperature."""
+        return {}
 
     def forward(self, text: Tensor, video: Tensor, caption_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss, and the logits (B, B) that it compares, detached.

@@ -73,11 +73,20 @@ def find_tested_checkpoint(config: Config, given: Path | None) -> Path | None:
 
 
 @preserve_random_state()
-def build_criterion(config: Config, device: torch.device) -> Criterion:
-    """Build the one criterion of a run, on ``device``."""
+def build_criterion(
+    config: Config, device: torch.device, model: RetrievalModel | None = None
+) -> Criterion:
+    """Build the one criterion of a run, on ``device``.
+
+    Args:
+        model: what the criterion learns starts from its pretraining; None: from the loss's own
+            start, as where a checkpoint's values replace it anyway.
+    """
     criterion = config.loss.build(LOSSES)
     if not isinstance(criterion, Criterion):
         raise TypeError(f"{config.loss.type} is no Criterion (base/criterion.py)")
+    if model is not None:
+        criterion.start_from(model)
     return criterion.to(device)
 
 
@@ -172,7 +181,7 @@ def build_trainer(
     if compiles if settings.compile is None else settings.compile:
         logger.info("the video encoder is compiled in the first step (trainer.compile)")
         model.compile_encoders()
-    criterion = build_criterion(config, device)
+    criterion = build_criterion(config, device, model)
     optimizer = build_optimizer(config, model, criterion)
     schedule = None
     if config.lr_scheduler is not None:

@@ -5,13 +5,14 @@ are those of the published runs' library: eps 1e-6, no decay. A step is one fuse
 reads and writes each value once; which one it is stays out of checkpoints.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.optim import lr_scheduler as torch_schedules
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -36,9 +37,24 @@ class ParameterGroup(ConfigModel):
         description="Pattern of names, * for any text: video_model.*, *.bias, criterion.*.",
     )
     lr: float | None = Field(None, ge=0, description="Learning rate; null: the optimizer's.")
+    lr_scale: float | None = Field(
+        None, ge=0, description="In place of lr: what the optimizer's learning rate is times."
+    )
     weight_decay: float | None = Field(
         None, ge=0, description="Weight decay; null: the optimizer's."
     )
+
+    @model_validator(mode="after")
+    def _check_one_rate(self) -> "ParameterGroup":
+        if None not in (self.lr, self.lr_scale):
+            raise ValueError("has both lr and lr_scale; leave one of them out")
+        return self
+
+    def get_settings(self, lr: float) -> dict[str, float]:
+        """Return what the group sets; ``lr`` is the optimizer's learning rate."""
+        rate = self.lr if self.lr_scale is None else lr * self.lr_scale
+        found = {"lr": rate, "weight_decay": self.weight_decay}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 Groups = Annotated[
@@ -46,6 +62,13 @@ Groups = Annotated[
     Field(
         description="Parameters with settings of their own; where several match, the later one "
         "counts. Parameters of the loss are called criterion.NAME."
+    ),
+]
+DecayNormsAndBiases = Annotated[
+    bool,
+    Field(
+        description="Whether weight decay is for all parameters; false: not for those of one "
+        "dimension or none, which are norms, biases and learned scales, whatever groups say."
     ),
 ]
 
@@ -58,10 +81,11 @@ def adamw(
     eps: Eps = 1e-6,
     weight_decay: Decay = 0.0,
     groups: Groups = (),
+    decay_norms_and_biases: DecayNormsAndBiases = True,
 ) -> torch.optim.AdamW:
     """AdamW by torch's rule, with the published defaults."""
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    return _build(torch.optim.AdamW, params, groups, options)
+    return _build(torch.optim.AdamW, params, groups, decay_norms_and_biases, options)
 
 
 @OPTIMIZERS.register("TransformersAdamW", provided=("params",))
@@ -72,6 +96,7 @@ def transformers_adamw(
     eps: Eps = 1e-6,
     weight_decay: Decay = 0.0,
     groups: Groups = (),
+    decay_norms_and_biases: DecayNormsAndBiases = True,
 ) -> TransformersAdamW:
     """AdamW by the rule of the published runs, with their defaults.
 
@@ -79,7 +104,7 @@ def transformers_adamw(
         UserError: a step would decay all of a weight, which this rule can't.
     """
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    optimizer = _build(TransformersAdamW, params, groups, options)
+    optimizer = _build(TransformersAdamW, params, groups, decay_norms_and_biases, options)
     for group in optimizer.param_groups:
         if group["lr"] * group["weight_decay"] >= 1:
             raise UserError(
@@ -97,10 +122,11 @@ def adam(
     eps: Eps = 1e-8,
     weight_decay: Decay = 0.0,
     groups: Groups = (),
+    decay_norms_and_biases: DecayNormsAndBiases = True,
 ) -> torch.optim.Adam:
     """Adam with torch's defaults."""
     options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    return _build(torch.optim.Adam, params, groups, options)
+    return _build(torch.optim.Adam, params, groups, decay_norms_and_biases, options)
 
 
 @OPTIMIZERS.register("SGD", provided=("params",))
@@ -111,10 +137,11 @@ def sgd(
     weight_decay: Decay = 0.0,
     nesterov: Annotated[bool, Field(description="Nesterov momentum.")] = False,
     groups: Groups = (),
+    decay_norms_and_biases: DecayNormsAndBiases = True,
 ) -> torch.optim.SGD:
     """Stochastic gradient descent."""
     options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-    return _build(torch.optim.SGD, params, groups, options)
+    return _build(torch.optim.SGD, params, groups, decay_norms_and_biases, options)
 
 
 def can_fuse(weights: Sequence[torch.Tensor]) -> bool:
@@ -122,38 +149,57 @@ def can_fuse(weights: Sequence[torch.Tensor]) -> bool:
     return {weight.device.type for weight in weights} in ({"cuda"}, {"cpu"})
 
 
-def group_parameters(params: Parameters, groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
+def group_parameters(
+    params: Parameters,
+    groups: Sequence[ParameterGroup],
+    lr: float,
+    decay_norms_and_biases: bool = True,
+) -> list[dict[str, Any]]:
     """Return torch's parameter groups: parameters of equal settings together, in their order.
 
+    Args:
+        lr: the optimizer's, which ``lr_scale`` multiplies.
+        decay_norms_and_biases: False: parameters of one dimension or none have no weight decay.
+
     Raises:
-        UserError: a group matches no parameter.
+        UserError: a group matches no parameter, or decays only what shall have no decay.
     """
     params = list(params)
     for number, group in enumerate(groups):
-        if not any(fnmatchcase(name, group.match) for name, _ in params):
+        matched = [weight for name, weight in params if fnmatchcase(name, group.match)]
+        where = f'optimizer.args.groups.{number}.match: "{group.match}" matches'
+        if not matched:
             tops = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in params))
+            raise UserError(f"{where} no parameter; their names begin with {tops}")
+        if not decay_norms_and_biases and group.weight_decay and max(w.ndim for w in matched) < 2:
             raise UserError(
-                f'optimizer.args.groups.{number}.match: "{group.match}" matches no parameter; '
-                f"their names begin with {tops}"
+                f"{where} only norms, biases and scales, which have no weight decay with "
+                "decay_norms_and_biases false; leave one of the two out"
             )
     found: dict[tuple, list[torch.nn.Parameter]] = {}
     for name, parameter in params:
         settings: dict[str, float] = {}
         for group in groups:
             if fnmatchcase(name, group.match):
-                values = {"lr": group.lr, "weight_decay": group.weight_decay}
-                settings |= {key: value for key, value in values.items() if value is not None}
+                settings |= group.get_settings(lr)
+        if not decay_norms_and_biases and parameter.ndim < 2:
+            settings["weight_decay"] = 0.0
         found.setdefault(tuple(sorted(settings.items())), []).append(parameter)
     return [{"params": weights, **dict(settings)} for settings, weights in found.items()]
 
 
 def _build(
-    kind: type[Built], params: Parameters, groups: Sequence[ParameterGroup], options: dict[str, Any]
+    kind: type[Built],
+    params: Parameters,
+    groups: Sequence[ParameterGroup],
+    decay_norms_and_biases: bool,
+    options: dict[str, Any],
 ) -> Built:
     """Build a torch optimizer, fused where it can be."""
     params = list(params)
     fused = can_fuse([weight for _, weight in params]) or None
-    optimizer = kind(group_parameters(params, groups), fused=fused, **options)
+    grouped = group_parameters(params, groups, options["lr"], decay_norms_and_biases)
+    optimizer = kind(grouped, fused=fused, **options)
     optimizer.register_load_state_dict_pre_hook(_keep_kernel)
     return optimizer
 
@@ -207,9 +253,33 @@ for _name in (
     )
 
 WarmupSteps = Annotated[int, Field(ge=0, description="Steps of linear warm-up.")]
+WarmupRatio = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=1,
+        description="In place of num_warmup_steps: the share of all steps, rounded up; null: as "
+        "num_warmup_steps says.",
+    ),
+]
 TrainingSteps = Annotated[
     int | None, Field(ge=1, description="Steps in all; null: those of the whole run.")
 ]
+
+
+def count_warmup_steps(num_warmup_steps: int, warmup_ratio: float | None, steps: int) -> int:
+    """Return the steps of warm-up of a run of ``steps``.
+
+    Raises:
+        UserError: they are given both as a number and as a share.
+    """
+    if warmup_ratio is None:
+        return num_warmup_steps
+    if num_warmup_steps:
+        raise UserError(
+            "lr_scheduler.args: has both num_warmup_steps and warmup_ratio; leave one of them out"
+        )
+    return math.ceil(round(warmup_ratio * steps, 6))  # 0.07 of 100 is 7, and not 7.000000000000001
 
 
 def _transformers_schedule(name: str) -> Callable[..., LRScheduler]:
@@ -218,14 +288,16 @@ def _transformers_schedule(name: str) -> Callable[..., LRScheduler]:
         total_steps: int,
         num_warmup_steps: WarmupSteps = 0,
         num_training_steps: TrainingSteps = None,
+        warmup_ratio: WarmupRatio = None,
     ) -> LRScheduler:
         from transformers import get_scheduler
 
+        steps = num_training_steps or total_steps
         return get_scheduler(
             name,
             optimizer,
-            num_warmup_steps=num_warmup_steps,
-            num_training_steps=num_training_steps or total_steps,
+            num_warmup_steps=count_warmup_steps(num_warmup_steps, warmup_ratio, steps),
+            num_training_steps=steps,
         )
 
     build.__doc__ = f"The schedule {name!r} of transformers, by steps."
@@ -251,6 +323,7 @@ def warmup_stable_decay(
         int | None, Field(ge=1, description="Last steps, of linear decay to 0; null: 30 % of all.")
     ] = None,
     num_training_steps: TrainingSteps = None,
+    warmup_ratio: WarmupRatio = None,
 ) -> LRScheduler:
     """Linear warm-up, the full rate, and a linear decay to 0, by steps.
 
@@ -259,6 +332,7 @@ def warmup_stable_decay(
     from transformers import get_wsd_schedule
 
     steps = num_training_steps or total_steps
+    num_warmup_steps = count_warmup_steps(num_warmup_steps, warmup_ratio, steps)
     left = max(0, steps - num_warmup_steps)
     if num_decay_steps is not None and num_decay_steps > left:
         raise UserError(

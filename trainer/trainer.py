@@ -202,7 +202,7 @@ class Trainer(BaseTrainer):
         means = self.progress.means()
         if self.progress.step > self.settings.ocr_warmup_steps:
             self.collapse_watch.check(means)
-        return self.progress.mean_losses() | means
+        return self.progress.mean_losses() | means | self.criterion.get_logged_values()
 
     def _measure_modalities(self, batch: Batch) -> None:
         """Add to the epoch's numbers what each modality contributes, measured on its last batch."""
@@ -280,7 +280,9 @@ class Trainer(BaseTrainer):
             self.has_diverged = torch.maximum(self.has_diverged, is_bad)
             unless = self.has_diverged
         limit, branches = self.settings.clip_grad_norm, list(self.branches.values())
-        return self.precision.step(self.optimizer, limit, unless, branches)
+        norms = self.precision.step(self.optimizer, limit, unless, branches)
+        self.criterion.clamp_parameters()
+        return norms
 
     def _read_batches(self, turns: Sequence[Turn]) -> Iterator[tuple[BaseDataLoader, Batch]]:
         """Yield the batches of an epoch's turns as they are read."""

@@ -76,8 +76,8 @@ class MeanOfTokens(TextEncoder):
         return (states * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
 
 
-class SigmoidLoss(Criterion):
-    """A loss that learns its scale and bias (SigLIP, arXiv 2303.15343)."""
+class OwnSigmoidLoss(Criterion):
+    """A loss that learns its scale and bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def registered(monkeypatch):
     FUSIONS.register("GatedMean")(GatedMean)
     VIDEO_ENCODERS.register("FrameMean")(FrameMean)
     TEXT_ENCODERS.register("bag_of_words")(MeanOfTokens)
-    LOSSES.register("SigmoidLoss")(SigmoidLoss)
+    LOSSES.register("OwnSigmoidLoss")(OwnSigmoidLoss)
     LOSSES.register("MultiPositiveLoss")(MultiPositiveLoss)
     METRICS.register("top1", keys=("top1",))(lambda similarity, video_of_query: {"top1": 0.0})
 
@@ -162,7 +162,7 @@ def test_a_text_encoder_of_ones_own_is_trained(tmp_path):
 
 
 def test_a_loss_trains_its_own_parameters(tmp_path):
-    model, criterion = build(write_text_model(tmp_path)).train(), LOSSES.get("SigmoidLoss")()
+    model, criterion = build(write_text_model(tmp_path)).train(), LOSSES.get("OwnSigmoidLoss")()
     step(model, make_batch(TEXTS), criterion)
     assert all(weight.grad.abs() > 0 for weight in criterion.parameters())
     assert criterion.state_dict().keys() == {"log_scale", "bias"}

@@ -2,9 +2,10 @@
 
     distributed_steps.py TEXT_MODEL OUT CHUNK_SIZE SETTINGS
 
-SETTINGS are others of the trainer, as JSON. Each batch is split as the loader does it. The first
-process writes losses, gradients and weights, and the vectors that the last one had of texts before
-them.
+SETTINGS are others of the trainer, as JSON; ``loss`` is a block, without which it is a learned
+temperature with equal captions counted as right. Each batch is split as the loader does it. The
+first process writes losses, gradients and weights, and the vectors that the last one had of texts
+before them.
 """
 
 import json
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from base.criterion import Criterion
+import model.loss  # noqa: F401  registers the losses
+from base.registry import LOSSES
 from evaluation.embedding_cache import encode_texts
 from tests.model.small_models import build, make_batch
 from tests.trainer.step_trainer import make_step_trainer
@@ -30,28 +32,17 @@ BATCHES = (6, 5, 2)
 TEXTS = [(5 + a, 5 + b, *range(5, 5 + n)) for n in range(5) for a in range(9) for b in range(9)]
 
 
-class LearnedTemperature(Criterion):
-    """A softmax loss whose temperature is trained with the model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_scale = torch.nn.Parameter(torch.tensor(2.0))
-
-    def compute_logits(self, similarity):
-        return similarity * self.log_scale.exp()
-
-    def compute_loss(self, similarity, caption_ids):
-        return torch.nn.functional.cross_entropy(
-            self.compute_logits(similarity), torch.arange(len(similarity))
-        )
-
-
 def joined_batch(size: int):
-    """Videos that show from none to five words, so that the processes' widths differ."""
+    """Videos that show from none to five words, so that the processes' widths differ.
+
+    In the larger batches a video of the first process and one of the last have the same caption.
+    """
     texts = [(WORDS * 2)[number % 3 : number % 3 + number % 6] or ["one"] for number in range(size)]
     batch = make_batch(texts)
     batch.video = batch.video.double()
     batch.words.tracks = batch.words.tracks.double()
+    if size > 2:
+        batch.query.input_ids[-1] = batch.query.input_ids[0]
     return batch
 
 
@@ -68,6 +59,7 @@ def own_part(batch, place: DistInfo):
 def main() -> None:
     text_model, out, chunk_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     settings = json.loads(sys.argv[4])
+    loss = settings.pop("loss", {"type": "SoftmaxLoss", "args": {"positives": "captions"}})
     device = torch.device("cpu")
     torch.set_num_threads(1)
     with process_group(device, timeout_s=60) as place:
@@ -77,7 +69,7 @@ def main() -> None:
         encode = model.encode_words, Precision("fp32", device)
         tables = [encode_texts(texts, *encode) for texts in (TEXTS, TEXTS[:1])]
         wrapped = DistributedDataParallel(model) if place.world_size > 1 else model
-        criterion = LearnedTemperature().double()
+        criterion = LOSSES.get(loss["type"])(**loss["args"]).double()
         learned = [*model.named_parameters(), *criterion.named_parameters(prefix="criterion")]
         optimizer = adamw(learned, lr=1e-3)
         trainer = make_step_trainer(

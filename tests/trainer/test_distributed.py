@@ -63,6 +63,27 @@ def test_a_fusions_warm_up_and_unimodal_losses_in_several_processes(steps, chunk
     check_equal(one, steps(3, chunk_size, **settings))
 
 
+@pytest.mark.parametrize(
+    ("loss", "positives", "count", "chunk_size"),
+    [
+        ("SigmoidLoss", "captions", 2, 2),
+        pytest.param("SigmoidLoss", "captions", 3, 0, marks=pytest.mark.slow),
+        pytest.param("SigmoidLoss", "captions", 3, 2, marks=pytest.mark.slow),
+        pytest.param("SigmoidLoss", "diagonal", 3, 2, marks=pytest.mark.slow),
+        pytest.param("SoftmaxLoss", "diagonal", 2, 2, marks=pytest.mark.slow),
+        pytest.param("SoftmaxLoss", "diagonal", 3, 0, marks=pytest.mark.slow),
+    ],
+)
+def test_learned_losses_in_several_processes_equal_one(steps, loss, positives, count, chunk_size):
+    block = {"type": loss, "args": {"positives": positives}}
+    one = steps(1, loss=block)
+    learned = {"criterion.log_scale"} | ({"criterion.bias"} if loss == "SigmoidLoss" else set())
+    for gradients in one["gradients"]:
+        names = {name for name in gradients if name.startswith("criterion.")}
+        assert names == learned and all(gradients[name].abs() > 1e-6 for name in names)
+    check_equal(one, steps(count, chunk_size, loss=block))
+
+
 def check_equal(one: dict, several: dict) -> None:
     assert len(one["losses"]) == len(BATCHES) and len(set(one["losses"])) == len(BATCHES)
     assert several["losses"] == pytest.approx(one["losses"], abs=1e-9)

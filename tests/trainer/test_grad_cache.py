@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from base.criterion import cosine_similarity
-from model.loss import NormSoftmaxLoss
+from model.loss import NormSoftmaxLoss, SigmoidLoss, SoftmaxLoss
 from tests.model.small_models import build, make_batch, write_text_model
 from tests.trainer.step_trainer import make_step_trainer
 
@@ -29,8 +29,9 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
 
 
-def step(model, size: int | None, batch, **settings) -> float:
-    trainer = make_step_trainer(model, NormSoftmaxLoss(), chunk_size=size, **settings)
+def step(model, size: int | None, batch, criterion=None, **settings) -> float:
+    parts = model, criterion or NormSoftmaxLoss()
+    trainer = make_step_trainer(*parts, chunk_size=size, **settings)
     return trainer.train_step(batch)[0].item()
 
 
@@ -45,6 +46,30 @@ def test_chunks_give_the_whole_batchs_gradients(tmp_path, size):
     assert chunked.keys() == whole.keys() and len(whole) > 30
     for name, grad in whole.items():
         torch.testing.assert_close(chunked[name], grad, atol=1e-11, rtol=1e-9)
+
+
+@pytest.mark.parametrize("positives", ["diagonal", "captions"])
+@pytest.mark.parametrize("loss", [SoftmaxLoss, SigmoidLoss])
+@pytest.mark.parametrize("settings", [{}, {"unimodal_losses": {"vision": 0.5, "ocr": 2.0}}])
+def test_chunks_give_what_a_loss_learns_the_whole_batchs_gradients(
+    tmp_path, loss, positives, settings
+):
+    model, batch = made(tmp_path)
+    batch.query.input_ids[5] = batch.query.input_ids[1]  # equal captions in chunks apart
+    criterion = loss(positives=positives).double()
+    value = step(model, None, batch, criterion, **settings)
+    whole, learned = gradients(model), gradients(criterion)
+    assert all(grad.abs() > 1e-6 for grad in learned.values())
+    assert learned.keys() == dict(criterion.named_parameters()).keys()
+    for size in (2, 4):
+        model.zero_grad(set_to_none=True), criterion.zero_grad(set_to_none=True)
+        chunked = step(model, size, batch, criterion, **settings)
+        assert chunked == pytest.approx(value, abs=1e-12, rel=1e-12)
+        for module, expected in ((model, whole), (criterion, learned)):
+            found = gradients(module)
+            assert found.keys() == expected.keys()
+            for name, grad in expected.items():
+                torch.testing.assert_close(found[name], grad, atol=1e-11, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

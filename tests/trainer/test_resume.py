@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.loss import NormSoftmaxLoss
+from model.loss import NormSoftmaxLoss, SoftmaxLoss
 from parse_config import load_run_config
-from tests.trainer.distributed_steps import LearnedTemperature
 from trainer.build import build_trainer
 from trainer.checkpointing import load_criterion, open_run
 from trainer.trainer import Trainer
@@ -223,18 +222,18 @@ def test_another_number_of_processes_is_said(finished, make_config, tmp_path, ca
 
 
 def test_what_a_loss_has_learned_is_kept_or_refused(tmp_path, caplog):
-    path, trained = tmp_path / "a.pth", LearnedTemperature()
+    path, trained = tmp_path / "a.pth", SoftmaxLoss()
     with torch.no_grad():
         trained.log_scale.fill_(3.0)
     save_checkpoint(path, {"state_dict": {}, "criterion": trained.state_dict()})
-    again = LearnedTemperature()
+    again = SoftmaxLoss()
     load_criterion(again, load_checkpoint(path), path)
     assert torch.equal(again.log_scale, trained.log_scale)
     with pytest.raises(CheckpointError, match=r"a.pth: its loss has the parameters .*log_scale"):
         load_criterion(NormSoftmaxLoss(), load_checkpoint(path), path)
     save_checkpoint(path, {"state_dict": {}, "criterion": {"log_scale": "3"}})
     with pytest.raises(CheckpointError, match="its criterion is no dictionary of tensors"):
-        load_criterion(LearnedTemperature(), load_checkpoint(path), path)
+        load_criterion(SoftmaxLoss(), load_checkpoint(path), path)
     save_checkpoint(path, {"state_dict": {}})
     load_criterion(again, load_checkpoint(path), path)
     assert "has no learned parameters of the loss" in caplog.text
