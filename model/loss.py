@@ -145,7 +145,7 @@ class SoftmaxLoss(Criterion):
 
     def get_logged_values(self) -> dict[str, float]:
         """Return the ``temperature``."""
-        return {"temperature": math.exp(-self.log_scale.item())}
+        return {"temperature": (-self.log_scale).exp().item()}
 
     def compute_logits(self, similarity: Tensor) -> Tensor:
         """Divide by the temperature."""
@@ -206,7 +206,7 @@ class SigmoidLoss(Criterion):
 
     def get_logged_values(self) -> dict[str, float]:
         """Return ``logit_scale`` and ``logit_bias``."""
-        return {"logit_scale": math.exp(self.log_scale.item()), "logit_bias": self.bias.item()}
+        return {"logit_scale": self.log_scale.exp().item(), "logit_bias": self.bias.item()}
 
     def compute_logits(self, similarity: Tensor) -> Tensor:
         """Return the log-odds that each pair is right."""

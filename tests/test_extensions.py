@@ -1,6 +1,7 @@
 """CONTRIBUTING's examples, written to files: each is trained, saved, tested and searched with."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_a_loss_a_metric_a_fusion_and_a_video_encoder_of_ones_own(extensions, de
     changes = [
         "arch.args.fusion=mean",
         "arch.args.video_params.model=MeanFrame",
-        'loss={"type": "LearnedTemperatureLoss"}',
+        'loss={"type": "HardestNegativeLoss"}',
         'metrics=["t2v_metrics", "reciprocal_rank"]',
         "trainer.monitor=max val_0_reciprocal_rank_MRR",
         'optimizer.args.groups=[{"match": "criterion.*", "lr": 0.1}]',
@@ -82,7 +83,9 @@ def test_a_loss_a_metric_a_fusion_and_a_video_encoder_of_ones_own(extensions, de
     state = load_checkpoint(run / "model_last.pth")
     assert state["step"] == 4 and state["best"]["name"] == "val_0_reciprocal_rank_MRR"
     learned = state["criterion"]["log_scale"].item()
-    assert abs(learned - 2.6593) > 0.05  # it was trained, and saved
+    assert abs(learned - 2.3026) > 0.05  # it was trained, and saved
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["logit_scale"] == pytest.approx(math.exp(learned))
     groups = state["optimizer"]["param_groups"]
     assert [group["lr"] for group in groups] == [5e-4, 0.1] and len(groups[1]["params"]) == 1
     metrics = json.loads((run / "metrics.json").read_text())
@@ -93,7 +96,7 @@ def test_a_loss_a_metric_a_fusion_and_a_video_encoder_of_ones_own(extensions, de
 
 def test_a_learned_loss_is_resumed_exactly(extensions, demo, tmp_path):
     change = (
-        'loss={"type": "LearnedTemperatureLoss"}',
+        'loss={"type": "HardestNegativeLoss"}',
         "trainer.epochs=2",
         "optimizer.args.lr=0.01",
     )
@@ -103,7 +106,7 @@ def test_a_learned_loss_is_resumed_exactly(extensions, demo, tmp_path):
     run_jobs(extensions, whole, first, ["train.py", "-r", last, "--set", "trainer.epochs=2"])
     states = [load_checkpoint(tmp_path / name / "model_last.pth") for name in ("whole", "first")]
     scales = [state["criterion"]["log_scale"].item() for state in states]
-    assert states[1]["step"] == 4 and scales[0] == scales[1] != pytest.approx(2.6593, abs=1e-3)
+    assert states[1]["step"] == 4 and scales[0] == scales[1] != pytest.approx(2.3026, abs=1e-3)
 
 
 def test_an_architecture_with_other_arguments_is_trained_tested_and_searched(

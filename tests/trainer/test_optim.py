@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from base.registry import LR_SCHEDULERS, OPTIMIZERS
-from trainer.optim import STEP_SCHEDULES, ParameterGroup, adamw, build_schedule
+from trainer.optim import (
+    STEP_SCHEDULES,
+    ParameterGroup,
+    adamw,
+    build_schedule,
+    count_warmup_steps,
+)
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 
@@ -108,6 +114,24 @@ def test_the_rate_stays_between_warm_up_and_decay():
         rates("warmup_stable_decay", num_warmup_steps=8, num_decay_steps=5)
 
 
+@pytest.mark.parametrize("name", STEP_SCHEDULES)
+def test_the_warm_up_is_a_share_of_the_steps(name):
+    by_number = flat(rates(name, num_warmup_steps=3))
+    assert flat(rates(name, warmup_ratio=0.25)) == by_number != flat(rates(name))
+    assert flat(rates(name, warmup_ratio=0.2)) == by_number  # 2.4 of 12 steps, rounded up
+    assert flat(rates(name, warmup_ratio=0.0)) == flat(rates(name))
+    longer = rates(name, warmup_ratio=0.25, num_training_steps=24)
+    assert flat(longer) == flat(rates(name, num_warmup_steps=6, num_training_steps=24))
+    with pytest.raises(UserError, match="has both num_warmup_steps and warmup_ratio; leave one"):
+        rates(name, num_warmup_steps=3, warmup_ratio=0.25)
+
+
+def test_a_share_that_is_a_whole_number_of_steps_is_that_number():
+    counts = [count_warmup_steps(0, 0.07, 100), count_warmup_steps(0, 0.1, 30)]
+    assert counts == [7, 3] and count_warmup_steps(0, 0.101, 100) == 11
+    assert count_warmup_steps(5, None, 30) == 5 and count_warmup_steps(0, 1.0, 30) == 30
+
+
 def test_the_length_of_a_step_schedule_is_the_run_or_what_is_given():
     assert flat(rates("linear"))[6] == pytest.approx(0.5)
     assert flat(rates("linear", num_training_steps=24))[6] == pytest.approx(0.75)
@@ -179,3 +203,79 @@ def test_a_group_that_matches_nothing_is_an_error():
     ) as caught:
         adamw(named(), groups=(ParameterGroup(match="video_modle.*", lr=1.0),))
     assert "begin with video_model, txt_proj" in str(caught.value)
+
+
+SHAPES = {
+    "tower.proj.weight": (3, 2),
+    "tower.proj.bias": (3,),
+    "tower.norm.weight": (3,),
+    "head.weight": (2, 3),
+    "head.bias": (2,),
+    "criterion.log_scale": (),
+}
+
+
+def shaped():
+    return [(name, torch.nn.Parameter(torch.ones(shape))) for name, shape in SHAPES.items()]
+
+
+def settings_of(optimizer, params) -> dict[str, tuple[float, float]]:
+    """Rate and decay of each parameter, which has to be in one group."""
+    groups = [(id(w), group) for group in optimizer.param_groups for w in group["params"]]
+    assert len(groups) == len(dict(groups)) == len(params)
+    by_id = dict(groups)
+    return {name: (by_id[id(w)]["lr"], by_id[id(w)]["weight_decay"]) for name, w in params}
+
+
+def test_a_rate_relative_to_the_optimizers():
+    params = shaped()
+    groups = (
+        ParameterGroup(match="tower.*", lr_scale=1e-3),
+        ParameterGroup(match="tower.norm.*", lr=0.5),
+        ParameterGroup(match="*.bias", lr_scale=2.0),
+    )
+    found = settings_of(adamw(params, lr=0.1, weight_decay=0.2, groups=groups), params)
+    assert found == {
+        "tower.proj.weight": (0.1 * 1e-3, 0.2),
+        "tower.proj.bias": (0.2, 0.2),
+        "tower.norm.weight": (0.5, 0.2),
+        "head.weight": (0.1, 0.2),
+        "head.bias": (0.2, 0.2),
+        "criterion.log_scale": (0.1, 0.2),
+    }
+
+
+def test_a_group_has_one_rate():
+    with pytest.raises(ValueError, match="has both lr and lr_scale; leave one of them out"):
+        ParameterGroup(match="*", lr=0.1, lr_scale=0.1)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_norms_biases_and_scales_without_decay(name):
+    params, groups = shaped(), (ParameterGroup(match="tower.*", lr=0.01, weight_decay=0.5),)
+    options = {"lr": 0.1, "weight_decay": 0.2, "groups": groups}
+    found = settings_of(OPTIMIZERS.get(name)(params, **options), params)
+    assert set(found.values()) == {(0.01, 0.5), (0.1, 0.2)}
+    optimizer = OPTIMIZERS.get(name)(params, **options, decay_norms_and_biases=False)
+    assert settings_of(optimizer, params) == {
+        "tower.proj.weight": (0.01, 0.5),
+        "tower.proj.bias": (0.01, 0.0),
+        "tower.norm.weight": (0.01, 0.0),
+        "head.weight": (0.1, 0.2),
+        "head.bias": (0.1, 0.0),
+        "criterion.log_scale": (0.1, 0.0),
+    }
+    for _, weight in params:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    moved = [name for name, weight in params if not weight.equal(torch.ones_like(weight))]
+    assert moved == ["tower.proj.weight", "head.weight"]
+
+
+def test_a_group_that_decays_only_what_shall_have_no_decay_is_an_error():
+    groups = (ParameterGroup(match="*.bias", weight_decay=0.1),)
+    with pytest.raises(UserError, match=r'groups\.0\.match: "\*\.bias" matches only norms, biases'):
+        adamw(shaped(), groups=groups, decay_norms_and_biases=False)
+    adamw(shaped(), groups=groups)
+    none = (ParameterGroup(match="*.bias", weight_decay=0.0),)
+    adamw(shaped(), groups=none, decay_norms_and_biases=False)
