@@ -45,7 +45,34 @@ DATA_SETS = {
 }
 RECIPE = "published_recipe"  # the demonstration's fusion, trained as TextVR was
 BASELINES = ("TextVR_word_overlap",)
-ABLATIONS = [path for path in FILES if path.stem not in (*DATA_SETS, *BASELINES, RECIPE)]
+# Of towers: file -> weights of the tower, of its text side, and width of its common space.
+CLIP_B32 = (151_277_312, 63_428_096, 512)  # as its authors say, but for the scale of the logits
+SIGLIP2_B16 = (375_187_968, 282_303_744, 768)
+PE_B16 = (447_660_544, 353_986_560, 1024)
+TOWERS = {
+    **{f"TextVR_clip{end}": CLIP_B32 for end in ("", "_vision", "_ocr")},
+    **{f"TextVR_siglip2{end}": SIGLIP2_B16 for end in ("", "_vision", "_ocr")},
+    **{f"TextVR_pe{end}": PE_B16 for end in ("", "_vision", "_ocr")},
+    "MSRVTT_clip4clip": CLIP_B32,
+    "zero_shot": SIGLIP2_B16,
+}
+OTHERS = (*DATA_SETS, *BASELINES, *TOWERS, RECIPE, "dual_encoder")
+ABLATIONS = [path for path in FILES if path.stem not in OTHERS]
+
+
+def list_demo_changes(path: Path, demo: Path) -> list[str]:
+    """The demonstration's text models are made with its data set."""
+    if path.parent.name != "demo":
+        return []
+    if path.stem == "dual_encoder":
+        return [f"arch.args.tower={demo}/tower"]
+    return [f"arch.args.text_params.model={demo}/text_model"]
+
+
+def count_fusion(width: int) -> int:
+    """Weights of a DualEncoder beside its tower: fusion layer, gate, tokens, track vectors."""
+    linear = width * width + width
+    return 3 * linear + (2 * width + 1 + linear) + 4 * width + 13 * width
 
 
 def name_of(path: Path) -> str:
@@ -67,17 +94,16 @@ def test_the_shipped_files_are_all_here():
         "demo/ocr",
         "demo/vision",
         *DATA_SETS,
+        "demo/dual_encoder",
         *BASELINES,
+        *TOWERS,
     }
     assert {name_of(path).removesuffix(".json") for path in FILES} >= names
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_shipped_file_is_read_and_its_model_built(path, demo):
-    changes = []
-    if path.parent.name == "demo":  # its text model is made with the data set
-        changes = [f"arch.args.text_params.model={demo}/text_model"]
-    config = load_config(path, changes)
+    config = load_config(path, list_demo_changes(path, demo))
     assert resolve_config(config)["name"] == path.stem or path.parent.name == "demo"
     model = built_on_meta(config)
     count = sum(weight.numel() for weight in model.parameters())
@@ -86,6 +112,11 @@ def test_a_shipped_file_is_read_and_its_model_built(path, demo):
         return
     if path.parent.name == "demo":
         assert 0.3e6 < count < 4e6
+    elif path.stem in TOWERS:
+        whole, text, width = TOWERS[path.stem]
+        modalities = config.arch.kwargs()["modalities"]
+        tower = whole if "vision" in modalities else text
+        assert count == tower + ("ocr" in modalities) * count_fusion(width)
     else:
         assert count == PARAMETERS[config.arch.kwargs()["modalities"]]
     arguments = config.arch.kwargs()
@@ -151,10 +182,35 @@ def test_a_data_set_is_a_diff_of_twenty_lines(name):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_what_follows_a_published_recipe_has_its_optimizer(path):
+def test_what_follows_a_published_recipe_has_its_optimizer(path, demo):
     """All published files name the AdamW of transformers; the demonstration has torch's."""
-    expected = "AdamW" if path.parent.name == "demo" else "TransformersAdamW"
-    assert load_config(path).optimizer.type == expected
+    is_ours = path.parent.name == "demo" or path.stem in TOWERS
+    config = load_config(path, list_demo_changes(path, demo))
+    assert config.optimizer.type == ("AdamW" if is_ours else "TransformersAdamW")
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_tower_is_trained_by_the_recipe_of_clip4clip(name):
+    """arXiv 2104.08860 and the code beside it; zero_shot.json is for test.py."""
+    path = CONFIGS / f"{name}.json"
+    config = load_config(path)
+    if name == "zero_shot":
+        assert config.arch.kwargs()["pretrained"]
+        return
+    if name != "TextVR_clip":
+        assert len(path.read_text().splitlines()) <= 12
+    group, course = config.optimizer.kwargs(), config.trainer
+    assert (group["lr"], group["betas"], group["eps"]) == (1e-4, (0.9, 0.98), 1e-6)
+    assert group["weight_decay"] == 0.2 and not group["decay_norms_and_biases"]
+    [tower] = group["groups"]
+    assert (tower.match, tower.lr_scale) == ("tower.*", 1e-3)
+    assert config.lr_scheduler.kwargs()["warmup_ratio"] == 0.1 and course.clip_grad_norm == 1.0
+    loader = config.data_loader[0].args
+    assert (loader.batch_size, loader.video_params.num_frames) == (128, 12)
+    # An epoch shows each video with one caption: 5 epochs of TextVR's 5, and of MSR-VTT's 20.
+    assert course.epochs == (100 if name == "MSRVTT_clip4clip" else 25)
+    expected = "SigmoidLoss" if "siglip" in name else "SoftmaxLoss"
+    assert config.loss.type == expected
 
 
 def test_every_data_set_has_a_configuration():
