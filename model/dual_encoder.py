@@ -381,7 +381,7 @@ class DualEncoder(RetrievalModel):
 
     def _encode_clips(self, batch: Batch) -> Tensor:
         """Return the vectors (B, E) that a tower of videos gives, without padding."""
-        lengths = batch.num_frames.tolist()
+        lengths = _mask_frames(batch).sum(1).tolist()
         clips: list[Tensor] = [batch.video[0, 0, 0, 0]] * len(lengths)  # each is replaced
         for length in sorted(set(lengths)):
             rows = [row for row, found in enumerate(lengths) if found == length]
@@ -517,8 +517,11 @@ def encode_texts(tower: Tower, tokens: Tokens) -> Tensor:
 
 
 def _mask_frames(batch: Batch) -> Tensor:
-    """Return which frames (B, F) of a batch are no padding."""
-    places = torch.arange(batch.video.shape[1], device=batch.video.device)
+    """Return which frames (B, F) of a batch are no padding; all where it does not say."""
+    number, frames = batch.video.shape[:2]
+    if batch.num_frames is None:
+        return torch.ones(number, frames, dtype=torch.bool, device=batch.video.device)
+    places = torch.arange(frames, device=batch.video.device)
     return places < batch.num_frames.to(batch.video.device)[:, None]
 
 

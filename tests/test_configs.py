@@ -202,8 +202,10 @@ def test_a_tower_is_trained_by_the_recipe_of_clip4clip(name):
     group, course = config.optimizer.kwargs(), config.trainer
     assert (group["lr"], group["betas"], group["eps"]) == (1e-4, (0.9, 0.98), 1e-6)
     assert group["weight_decay"] == 0.2 and not group["decay_norms_and_biases"]
-    [tower] = group["groups"]
-    assert (tower.match, tower.lr_scale) == ("tower.*", 1e-3)
+    # The scale of the logits is one of CLIP's own parameters there.
+    assert [(part.match, part.lr_scale) for part in group["groups"]] == [
+        ("tower.*", 1e-3), ("criterion.*", 1e-3),
+    ]  # fmt: skip
     assert config.lr_scheduler.kwargs()["warmup_ratio"] == 0.1 and course.clip_grad_norm == 1.0
     loader = config.data_loader[0].args
     assert (loader.batch_size, loader.video_params.num_frames) == (128, 12)
