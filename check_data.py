@@ -104,7 +104,9 @@ def main() -> int:
         closed=closed,
         model=model,
         disk=estimate_disk(config.trainer, model.checkpoint_bytes),
-        loaders=[estimate_loader(block.kwargs()) for block in config.data_loader],
+        loaders=[
+            estimate_loader(block.kwargs(), model_input.frame_size) for block in config.data_loader
+        ],
     )
     sys.stdout.write(report.to_text() + "\n")
     write_json(arguments.out, report.list_files())

@@ -57,12 +57,15 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
             are none.
         shuffled: whether captions and videos are known not to belong together; every metric is
             chance then.
+        draws_words: whether a training sample's OCR words are drawn, and so may be others than
+            ``get_words`` returns.
     """
 
     entries: Sequence[VideoEntry]
     annotation_file: Path
     caption_protocol: str = ""
     shuffled: bool = False
+    draws_words: bool = False
 
     @classmethod
     def get_form(cls, cut: str | None) -> DatasetForm | None:

@@ -22,6 +22,7 @@ import decord
 import numpy as np
 import torch
 
+from base.base_model import ModelInput
 from base.batch import SampleKey
 from benchmarks import baseline_data as plain
 from benchmarks import measuring
@@ -77,10 +78,10 @@ def build_loader(folder: Path, train: bool, cache: Path | None = None) -> TextVi
         video_params=LoaderVideoParams(num_frames=NUM_FRAMES, input_res=plain.RES),
         split="train" if train else "test",
         frame_cache=None if cache is None else str(cache),
-        tokenizer_name=None,
-        modalities=("vision",),
+        model_input=ModelInput(modalities=("vision",), tokenizer_name=""),
         seed=0,
         training=train,
+        only_dataset=True,
     )
 
 

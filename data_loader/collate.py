@@ -1,30 +1,51 @@
 """Tokenisation and batching: stacked frames, query tokens, OCR words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from base.base_model import ModelInput
 from base.batch import Batch, Sample, TokenIds, Tokens, Words
 from data_loader.ocr.ocr_words import EMPTY_WORD, TRACK_SIZE
+from data_loader.open_clip_tokenizer import (
+    OpenClipTokenizer,
+    is_open_clip,
+    load_open_clip_tokenizer,
+)
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    Tokenizer = PreTrainedTokenizerBase | OpenClipTokenizer
+
 MAX_CACHED_WORDS = 100_000  # distinct words whose tokens a process keeps, about 30 MB
+QUERY_PLACE = "{}"  # in a prompt
+# Arguments of ``Collate`` that change a query's tokens; an index keeps them.
+QUERY_SETTINGS = ("max_tokens", "lowercase", "prompt", "token_limit")
+_NO_LIMIT = 10**6  # tokenizers whose limit is not known give a huge number
 TOKENIZER_FILES = "tokenizer.json (or vocab.txt) and tokenizer_config.json"
 
 
-def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer by Hugging Face name or local folder; raises ``UserError``."""
+def load_tokenizer(name: str) -> "Tokenizer":
+    """Load a tokenizer by Hugging Face name, local folder or ``open_clip:NAME``.
+
+    Raises ``UserError``.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        if is_open_clip(name):
+            tokenizer = load_open_clip_tokenizer(name)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+    except UserError:
+        raise
     except Exception as error:  # of hub, JSON and tokenizers: the types share no base class
         detail = " ".join(str(error).split())[:300]
         remedy = f"the folder must hold {TOKENIZER_FILES}"
@@ -50,20 +71,81 @@ class Collate:
         with_words: whether the model reads OCR words.
         max_tokens: queries are cut to this many tokens; None: no further limit.
         repeat_words: whether a batch has an OCR word as often as it is shown, and not once.
+        lowercase: whether queries are lower-cased; what is made of OCR words is not asked here.
+        prompt: what a query, but no OCR word, is put into, in place of ``{}``.
+        joins_words: whether the words of a video are one text, in their order, without a track.
+        token_limit: most tokens of queries and words, where the tokenizer's limit is not the
+            model's; None: it is.
+
+    Raises:
+        UserError: there is no place for the query in the prompt.
     """
 
     def __init__(
         self,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: "Tokenizer",
         with_words: bool,
         max_tokens: int | None = None,
         repeat_words: bool = False,
+        lowercase: bool = True,
+        prompt: str = QUERY_PLACE,
+        joins_words: bool = False,
+        token_limit: int | None = None,
     ) -> None:
+        if QUERY_PLACE not in prompt:
+            raise UserError(
+                f'the prompt "{prompt}" has no {QUERY_PLACE}, where the query would stand; add it'
+            )
         self.tokenizer = tokenizer
         self.with_words = with_words
         self.max_tokens = max_tokens
         self.repeat_words = repeat_words
+        self.lowercase = lowercase
+        self.prompt = prompt
+        self.joins_words = joins_words
+        self.token_limit = token_limit
         self._cached_tokens: dict[str, list[int]] = {}
+
+    @classmethod
+    def for_model(
+        cls, wanted: ModelInput, max_tokens: int | None = None, training: bool = False
+    ) -> "Collate":
+        """Return what makes the batches of a model; its tokenizer is loaded.
+
+        Args:
+            wanted: what the model takes.
+            max_tokens: of a query, from the configuration.
+            training: whether it is trained on them.
+
+        Raises:
+            UserError: the tokenizer can't be had.
+        """
+        return cls(
+            load_tokenizer(wanted.tokenizer_name),
+            with_words=wanted.uses_ocr,
+            max_tokens=max_tokens,
+            repeat_words=wanted.repeat_words and training,
+            lowercase=wanted.lowercase,
+            prompt=wanted.prompt,
+            joins_words=wanted.joins_words,
+            token_limit=wanted.max_tokens,
+        )
+
+    @property
+    def query_settings(self) -> dict[str, Any]:
+        """What beside the tokenizer decides on the tokens of a query, as JSON values."""
+        return {name: getattr(self, name) for name in QUERY_SETTINGS}
+
+    @classmethod
+    def for_queries(cls, tokenizer: "Tokenizer", settings: Mapping[str, Any]) -> "Collate":
+        """Return what tokenizes queries alone.
+
+        Args:
+            tokenizer: of the text model.
+            settings: some of ``query_settings``, of which former releases had ``max_tokens`` alone.
+        """
+        known = {name: settings[name] for name in QUERY_SETTINGS if name in settings}
+        return cls(tokenizer, with_words=False, **known)
 
     def __call__(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
         """Return the batch of the samples, or the first sample that is an error."""
@@ -91,21 +173,25 @@ class Collate:
 
     def tokenize_captions(self, captions: Iterable[str]) -> list[TokenIds]:
         """Return the tokens that each caption has in a batch."""
-        lowered = [caption.lower() for caption in captions]
-        return [tuple(ids) for ids in self._tokenize(lowered, self.max_tokens)]
+        return [tuple(ids) for ids in self._tokenize_queries(captions)]
 
     def tokenize_distinct_words(self, videos: Iterable[Sequence[str]]) -> list[TokenIds]:
-        """Return the tokens of each distinct OCR word of the videos."""
-        words = dict.fromkeys(word for video in videos for word in video or [EMPTY_WORD])
+        """Return the tokens of each distinct OCR word of the videos, of joined words likewise."""
+        words = dict.fromkeys(word for video in videos for word in self._choose_words(video))
         return [tuple(ids) for ids in self._tokenize(list(words))]
 
     def tokenize_queries(self, texts: Sequence[str]) -> Tokens:
-        """Return the padded tokens of the lower-cased queries."""
-        tokens = self._tokenize([text.lower() for text in texts], self.max_tokens)
-        ids = pad_tokens(tokens, self.tokenizer.pad_token_id)
+        """Return the padded tokens of the queries, as the model takes them."""
+        tokens = self._tokenize_queries(texts)
+        ids = pad_tokens(tokens, self._pad_id)
         lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
         return Tokens(ids, mask.to(torch.int64))
+
+    def _tokenize_queries(self, texts: Iterable[str]) -> list[list[int]]:
+        queries = (text.lower() if self.lowercase else text for text in texts)
+        asked = [self.prompt.replace(QUERY_PLACE, query) for query in queries]
+        return self._tokenize(asked, self.max_tokens)
 
     def get_texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
         """Return the queries and the OCR words, None where the model reads none, of a video.
@@ -115,38 +201,68 @@ class Collate:
         is_query = batch.query_row == row
         query = batch.query
         tokens = zip(query.input_ids[is_query], query.attention_mask[is_query], strict=True)
-        queries = [self._decode(ids[mask.bool()]) for ids, mask in tokens]
+        queries = [self._decode(ids[mask.bool()].tolist()) for ids, mask in tokens]
         if batch.words is None:
             return queries, None
-        shown = batch.words.index[row][batch.words.mask[row]]
-        words = [self._decode(ids) for ids in batch.words.input_ids[shown]]
+        shown, distinct = batch.words.index[row][batch.words.mask[row]], batch.words.token_ids()
+        words = [self._decode(distinct[number]) for number in shown.tolist()]
         return queries, [word for word in words if word]
 
-    def _decode(self, ids: torch.Tensor) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
+        names = zip(ids, self.tokenizer.convert_ids_to_tokens(list(ids)), strict=True)
+        return self.tokenizer.decode([i for i, name in names if name not in self._not_text])
+
+    @cached_property
+    def _not_text(self) -> set[str]:
+        """The special tokens, but for one that stands for nothing but what is not known."""
         tokenizer = self.tokenizer
-        names = tokenizer.convert_ids_to_tokens(ids.tolist())
-        special = {tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token}
-        return tokenizer.convert_tokens_to_string([n for n in names if n not in special])
+        roles = ("cls_token", "sep_token", "pad_token", "bos_token", "eos_token")
+        others = {getattr(tokenizer, role, None) for role in roles}
+        return {*tokenizer.all_special_tokens} - ({tokenizer.unk_token} - others)
+
+    @cached_property
+    def _pad_id(self) -> int:
+        """What rows are padded with, where no model looks."""
+        pad = self.tokenizer.pad_token_id
+        return 0 if pad is None else pad
 
     def _tokenize(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-        """Return unpadded token ids, cut to the limit and to the tokenizer's limit."""
+        """Return unpadded token ids, at least one each, cut to all limits.
+
+        A text of which a tokenizer makes nothing, not even special tokens, is its end token, or its
+        padding.
+        """
         if not texts:
             return []
-        max_length = self.tokenizer.model_max_length
-        limit = max_length if limit is None else min(limit, max_length)
-        return self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        limits = (limit, self.token_limit, getattr(self.tokenizer, "model_max_length", None))
+        known = [most for most in limits if most is not None and most < _NO_LIMIT]
+        cut = {"truncation": True, "max_length": min(known)} if known else {}
+        rows = self.tokenizer(list(texts), **cut)["input_ids"]
+        return rows if all(rows) else [row or [self._nothing_id] for row in rows]
+
+    @cached_property
+    def _nothing_id(self) -> int:
+        end = getattr(self.tokenizer, "eos_token_id", None)
+        return self._pad_id if end is None else end
+
+    def _choose_words(self, words: Sequence[str]) -> list[str]:
+        """Return the texts that the model is given of a video's words, one at least."""
+        if self.joins_words and words:
+            return [" ".join(words)]
+        return list(words) or [EMPTY_WORD]
 
     def _collate_words(self, samples: Sequence[Sample]) -> Words:
-        texts = [sample.words or [EMPTY_WORD] for sample in samples]
+        texts = [self._choose_words(sample.words) for sample in samples]
         distinct = list(dict.fromkeys(word for words in texts for word in words))
-        cached = self._cached_tokens  # words recur from batch to batch
+        # Words recur from batch to batch; what a whole video says is long, and may not.
+        cached = {} if self.joins_words else self._cached_tokens
         if len(cached) > MAX_CACHED_WORDS:
             cached.clear()
         new = [word for word in distinct if word not in cached]
         cached.update(zip(new, self._tokenize(new), strict=True))
         tokens = {word: cached[word] for word in distinct}
-        tracks = [sample.tracks for sample in samples]
-        laid_out = lay_out_words(tokens, texts, tracks, self.tokenizer.pad_token_id)
+        tracks = [None if self.joins_words else sample.tracks for sample in samples]
+        laid_out = lay_out_words(tokens, texts, tracks, self._pad_id)
         return laid_out.repeat() if self.repeat_words else laid_out
 
 

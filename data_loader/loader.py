@@ -15,7 +15,7 @@ from base.base_dataset import BaseTextVideoDataset
 from base.base_model import ModelInput
 from base.batch import Batch, Sample, SampleKey, TokenIds
 from base.registry import DATA_LOADERS, DATASETS
-from data_loader.collate import Collate, load_tokenizer
+from data_loader.collate import Collate
 from data_loader.datasets.text_video_dataset import (
     DatasetOptions,
     LoaderTextParams,
@@ -23,7 +23,7 @@ from data_loader.datasets.text_video_dataset import (
 )
 from data_loader.ocr.ocr_words import OcrParams
 from data_loader.sampler import EpochBatches
-from data_loader.transforms import ClipTransform, DeviceTransform, Rgb, TransformParams
+from data_loader.transforms import TOWER, ClipTransform, DeviceTransform, TransformParams
 from data_loader.worker_watch import WorkerWatch, obey_only_parent, record_sample
 from utils.distributed import get_dist_info, show_progress
 from utils.errors import UserError
@@ -31,7 +31,7 @@ from utils.files import get_cache_folder
 
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
-PROVIDED = ("tokenizer_name", "modalities", "mean", "std", "repeat_words", "seed", "training")
+PROVIDED = ("model_input", "seed", "training", "only_dataset")
 FLIP_PROBLEM = (
     "training clips are mirrored (as the recipe frozen_in_time has it where this key is null), but "
     "the model reads OCR words, whose letters and tracks are not; set it to false"
@@ -75,18 +75,15 @@ class TextVideoDataLoader:
             trained on, in place of a validation set; null: none.
         frame_cache: Folder of frames made by python -m tools.cache_frames, read in place of
             the videos; null: the videos are decoded.
-        tokenizer_name: Hugging Face name or folder of the text model; None: only ``dataset`` is
-            wanted, and there are no batches.
-        modalities: ``vision`` and/or ``ocr``; what is not used is not read.
-        mean: of R, G, B in [0, 1], where the model was trained with its own; None: tsfm_params.
-        std: likewise.
-        repeat_words: Training: give each place of an OCR word a word of its own to encode.
+        model_input: What the model takes; what it does not use of a video is not read.
         seed: Of order and draws.
         training: Whether to shuffle, draw and augment.
+        only_dataset: Whether ``dataset`` alone is wanted: no tokenizer is loaded, and there are no
+            batches.
 
     Raises:
-        UserError: the data set can't be opened, the tokenizer can't be had, or tsfm_params
-            normalises frames otherwise than the model does, or mirrors them where it reads words.
+        UserError: the data set can't be opened, the tokenizer can't be had, or tsfm_params makes
+            frames otherwise than the model takes them, or mirrors them where it reads words.
     """
 
     def __init__(
@@ -116,19 +113,16 @@ class TextVideoDataLoader:
         frame_cache: str | None = None,
         val_share: Annotated[float, Field(gt=0, lt=1)] | None = None,
         *,
-        tokenizer_name: str | None,
-        modalities: tuple[str, ...],
+        model_input: ModelInput,
         seed: int,
         training: bool,
-        mean: Rgb | None = None,
-        std: Rgb | None = None,
-        repeat_words: bool = False,
+        only_dataset: bool = False,
     ) -> None:
         self.name = f"{dataset_name} {split}"
         dataset_class = DATASETS.get(dataset_name)
         augment = training and tsfm_split in (None, "train")
         recipe, tsfm_params = dataset_class.get_recipe(cut), tsfm_params or TransformParams()
-        transforms = tsfm_params.resolve(recipe, video_params.input_res, mean, std)
+        transforms = tsfm_params.resolve(recipe, video_params.input_res, model_input)
         split, held_out = find_held_out(split, val_share, training)
         options = DatasetOptions(
             split=split,
@@ -137,8 +131,8 @@ class TextVideoDataLoader:
             text=text_params,
             ocr=ocr_params,
             reader=reader,
-            uses_vision="vision" in modalities,
-            uses_ocr="ocr" in modalities,
+            uses_vision=model_input.uses_vision,
+            uses_ocr=model_input.uses_ocr,
             seed=seed,
             sliding_window_stride=-1 if training else sliding_window_stride,
             frame_cache=expand_folder(frame_cache) if frame_cache else None,
@@ -171,31 +165,35 @@ class TextVideoDataLoader:
             num_ranks=dist.world_size,
             share="batch" if training else "epoch",
         )
-        if tokenizer_name is not None:
-            tokenizer = load_tokenizer(tokenizer_name)
+        if not only_dataset:
+            self.collate = Collate.for_model(model_input, text_params.max_tokens, training)
             self.dataset.prepare(get_cache_folder(cache_dir))
-            self.collate = Collate(
-                tokenizer, options.uses_ocr, text_params.max_tokens, repeat_words and training
-            )
             self._start_loading(num_workers, item_timeout, prefetch_factor)
 
     @classmethod
-    def find_problems(cls, args: Any, wanted: ModelInput) -> list[tuple[tuple[str, ...], str]]:
-        """Return what in the arguments of a configuration contradicts a model that is trained.
+    def find_problems(
+        cls, args: Any, wanted: ModelInput, training: bool
+    ) -> list[tuple[tuple[str, ...], str]]:
+        """Return what in the arguments of a configuration contradicts a model.
 
         Args:
             args: checked one by one, but not against each other.
             wanted: what the model takes.
+            training: whether it is trained on what this loader gives.
 
         Returns:
             For each problem its place in ``args``, and what to mend.
         """
         name, params = args.dataset_name, args.tsfm_params or TransformParams()
-        trains = args.split != "test" and args.tsfm_split in (None, "train")
-        if not (trains and wanted.uses_vision and wanted.uses_ocr and name in DATASETS.names()):
-            return []
-        flips = params.flips(DATASETS.get(name).get_recipe(args.cut))
-        return [(("tsfm_params", "hflip"), FLIP_PROBLEM)] if flips else []
+        problems = [
+            (("tsfm_params", key), text) for key, text in params.find_contradictions(wanted)
+        ]
+        augments = training and args.split != "test" and args.tsfm_split in (None, "train")
+        if augments and wanted.uses_vision and wanted.uses_ocr and name in DATASETS.names():
+            recipe = DATASETS.get(name).get_recipe(args.cut) if wanted.resize is None else TOWER
+            if params.flips(recipe):
+                problems.append((("tsfm_params", "hflip"), FLIP_PROBLEM))
+        return problems
 
     def _start_loading(self, num_workers: int, item_timeout: float, prefetch_factor: int) -> None:
         dataset = self.dataset  # with self in the lambda, a cycle would keep the loader alive

@@ -3,6 +3,9 @@
 The geometry (resize, crop, flip) runs per clip in the loader's worker, on uint8; the colour runs
 for a batch on the device (``data_loader/color_jitter.py``). All frames of a clip share one draw.
 
+A model that says how its frames are made (``ModelInput.resize``), as image-text towers do, gets
+them so: the recipe is then ``tower``, and what the configuration says of them must not differ.
+
 Shapes: B clips, F frames, C = 3 channels, H x W pixels, R = ``input_res``.
 """
 
@@ -19,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 from typing_extensions import Self
 
+from base.base_model import ModelInput
 from base.config import ConfigModel
 from data_loader.color_jitter import IDENTITY_COLOR, apply_color, make_color_vector
 from utils.errors import UserError
@@ -26,14 +30,22 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 Recipe = Literal["textvr", "textvr_mild", "frozen_in_time"]
+TOWER = "tower"  # the recipe that a model's own frames have in place of the configuration's
+_NO_JITTER = (0.0, 0.0, 0.0, 0.0)
 _JITTER = {
     "textvr": (0.5, 0.5, 0.5, 0.1),
     "textvr_mild": (0.4, 0.4, 0.4, 0.1),
-    "frozen_in_time": (0.0, 0.0, 0.0, 0.0),
+    "frozen_in_time": _NO_JITTER,
+    TOWER: _NO_JITTER,
 }
-_GRAYSCALE = {"textvr": 0.3, "textvr_mild": 0.2, "frozen_in_time": 0.0}
+_GRAYSCALE = {"textvr": 0.3, "textvr_mild": 0.2, "frozen_in_time": 0.0, TOWER: 0.0}
 # Sides before the crop, where the model's input has 224 pixels: in training, and in test.
-_RESIZE = {"textvr": (242, 224), "textvr_mild": (238, 238), "frozen_in_time": (242, 224)}
+_RESIZE = {
+    "textvr": (242, 224),
+    "textvr_mild": (238, 238),
+    "frozen_in_time": (242, 224),
+    TOWER: (224, 224),
+}
 
 
 def _as_tuple(value: object) -> object:
@@ -62,7 +74,7 @@ class TransformParams(ConfigModel):
         None,
         description="textvr: resize to a square and crop; textvr_mild: the same with a smaller "
         "margin, weaker colours, and a centre crop in test; frozen_in_time: random resized crop "
-        "and flip in training, centre crop in test; null: the data set's own",
+        "and flip in training, centre crop in test; null: the model's own, else the data set's",
     )
     input_res: int | None = Field(
         None, ge=1, description="side of the model's input, pixels; null: video_params.input_res"
@@ -70,8 +82,8 @@ class TransformParams(ConfigModel):
     resize_train: int | None = Field(
         None,
         ge=1,
-        description="textvr, textvr_mild: side before the random crop; null: input_res * 242/224, "
-        "textvr_mild * 238/224",
+        description="textvr, textvr_mild, a model's own frames: side before the random crop; null: "
+        "input_res * 242/224, textvr_mild * 238/224, a model's own frames: input_res (no crop)",
     )
     resize_test: int | None = Field(
         None,
@@ -113,23 +125,34 @@ class TransformParams(ConfigModel):
         return self
 
     def resolve(
-        self, recipe: Recipe, input_res: int, mean: Rgb | None = None, std: Rgb | None = None
-    ) -> "TransformParams":
-        """Return a copy with every null replaced.
+        self, recipe: Recipe, input_res: int, model: ModelInput | None = None
+    ) -> "ResolvedTransforms":
+        """Return the parameters with every null replaced.
 
         Args:
             recipe: of the data set, used where ``self.recipe`` is null.
             input_res: of the video parameters, used where ``self.input_res`` is null.
-            mean: of the model's training, in place of ``norm_mean``; None: any.
-            std: likewise.
+            model: what it says of its frames takes the place of all of these; None: nothing.
 
         Raises:
             UserError: ``resize_train`` or ``resize_test`` is smaller than the input, or the
-                configuration's mean or standard deviation is not the model's.
+                configuration contradicts the model.
         """
-        recipe = self.recipe or recipe
-        res = self.input_res or input_res
-        values: dict[str, object] = {"recipe": recipe, "input_res": res}
+        recipe, res = self.recipe or recipe, self.input_res or input_res
+        values: dict[str, object] = {}
+        if model is not None:
+            for name, text in self.find_contradictions(model):
+                raise UserError(f"data_loader.args.tsfm_params.{name} is {text}")
+            if model.resize is not None:
+                recipe, res = TOWER, model.frame_size or res
+                values |= {"resize": model.resize, "antialias": True}
+                values |= {"interpolation": model.interpolation or "bilinear"}
+            for name, required in _get_statistics(model).items():
+                values[name] = required
+                if getattr(self, name) != required:
+                    said = "frames are normalised with the model's %s, %s"
+                    logger.info(said, name, list(required))
+        values |= {"recipe": recipe, "input_res": res}
         for name, side in zip(("resize_train", "resize_test"), _RESIZE[recipe], strict=True):
             values[name] = getattr(self, name) or round(res * side / 224)
             if values[name] < res:
@@ -143,65 +166,119 @@ class TransformParams(ConfigModel):
             values["color_jitter"] = _JITTER[recipe]
         if self.grayscale_p is None:
             values["grayscale_p"] = _GRAYSCALE[recipe]
-        for name, required in (("norm_mean", mean), ("norm_std", std)):
-            if required is None:
-                continue
-            values[name] = required = tuple(required)
-            given, default = getattr(self, name), type(self).model_fields[name].default
-            # A resolved configuration has the default written out.
+        return ResolvedTransforms.model_construct(**self.model_dump() | values)
+
+    def find_contradictions(self, model: ModelInput) -> list[tuple[str, str]]:
+        """Return which keys a model's own frames contradict, each with both values and the remedy.
+
+        A value that is a key's default is none: a resolved configuration has it written out.
+        """
+        found = []
+        if model.resize is not None:
+            own, res = describe_frames(model), model.frame_size
+            if self.recipe is not None:
+                text = f'"{self.recipe}", but the frames of the model are {own}; set it to null'
+                found.append(("recipe", text))
+            for name in ("input_res", "resize_test"):
+                side = getattr(self, name)
+                if None not in (side, res) and side != res:
+                    text = f"{side}, but the frames of the model are {own}; set it to null"
+                    found.append((name, text))
+        for name, required in _get_statistics(model).items():
+            given, default = getattr(self, name), TransformParams.model_fields[name].default
             if given not in (required, default):
-                raise UserError(
-                    f"data_loader.args.tsfm_params.{name} is {list(given)}, but the model takes "
-                    f"frames normalised with {list(required)}; leave {name} out"
-                )
-            if given != required:
-                logger.info("frames are normalised with the model's %s, %s", name, list(required))
-        return self.model_copy(update=values)
+                text = f"{list(given)}, but the model takes frames normalised with {list(required)}"
+                found.append((name, f"{text}; leave {name} out"))
+        return found
 
-    def flips(self, recipe: Recipe) -> bool:
-        """Say whether training clips are mirrored; ``recipe`` is the data set's."""
-        return (self.recipe or recipe) == "frozen_in_time" if self.hflip is None else self.hflip
+    def flips(self, recipe: str) -> bool:
+        """Say whether training clips are mirrored; ``recipe`` is the data set's, or the model's."""
+        recipe = recipe if recipe == TOWER else self.recipe or recipe
+        return recipe == "frozen_in_time" if self.hflip is None else self.hflip
 
 
-def resize(frames: Tensor, size: Sequence[int], antialias: bool) -> Tensor:
+class ResolvedTransforms(TransformParams):
+    """Parameters without nulls, with what only a model can say of its frames."""
+
+    recipe: Recipe | Literal["tower"]
+    resize: Literal["square", "shorter_side"] | None = None  # of the recipe tower; None: another
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @property
+    def first_size(self) -> tuple[list[int], list[int]]:
+        """The size of the first resizing, in training and in test.
+
+        (height, width), or the shorter side alone. Frozen in Time's training crops before it
+        resizes; for it this is the size of its test.
+        """
+        if self.recipe == "frozen_in_time":
+            return [self.center_crop], [self.center_crop]
+        count = 1 if self.resize == "shorter_side" else 2
+        return [self.resize_train] * count, [self.resize_test] * count
+
+
+def _get_statistics(model: ModelInput) -> dict[str, Rgb]:
+    """Return the mean and standard deviation that a model needs, by the names of the keys."""
+    own = {"norm_mean": model.mean, "norm_std": model.std}
+    return {name: tuple(value) for name, value in own.items() if value is not None}
+
+
+def describe_frames(model: ModelInput) -> str:
+    """Say how the frames of a model that says so get their size."""
+    size = "any size" if model.frame_size is None else f"{model.frame_size} pixels"
+    way = "stretched to a square" if model.resize == "square" else "cut from the centre"
+    return f"{way} of {size} ({model.interpolation or 'bilinear'}, antialiased)"
+
+
+def resize(
+    frames: Tensor, size: Sequence[int], antialias: bool, interpolation: str = "bilinear"
+) -> Tensor:
     """Resize (F, C, H, W) uint8 to (height, width), or the shorter side to the one number given."""
     return tv.resize(
-        frames, list(size), interpolation=InterpolationMode.BILINEAR, antialias=antialias
+        frames, list(size), interpolation=InterpolationMode(interpolation), antialias=antialias
     )
+
+
+def crop_centre(frames: Tensor, side: int) -> Tensor:
+    """Cut the centre, (F, C, side, side), out of frames as image processors of towers do.
+
+    Where it can't be exact it is nearer to the upper left; torchvision's is by turns.
+    """
+    top, left = ((length - side) // 2 for length in frames.shape[-2:])
+    return tv.crop(frames, top, left, side, side)
 
 
 class ClipGeometry:
     """Resizes and crops the frames of one clip; at random where ``train`` is true."""
 
-    def __init__(self, params: TransformParams, train: bool) -> None:
+    def __init__(self, params: ResolvedTransforms, train: bool) -> None:
         self.params = params
         self.train = train
 
     @property
-    def resizes_first(self) -> bool:
-        """Whether frames are resized to a square before they are cropped."""
-        return self.params.recipe != "frozen_in_time"
-
-    @property
     def first_size(self) -> list[int]:
-        """The size of the first resizing: (height, width), or the shorter side alone.
-
-        Frozen in Time's training crops before it resizes; for it this is the size of its test.
-        """
-        if self.resizes_first:
-            return [self.params.resize_train if self.train else self.params.resize_test] * 2
-        return [self.params.center_crop]
+        """The size of the first resizing; see ``ResolvedTransforms``."""
+        train, test = self.params.first_size
+        return train if self.train else test
 
     def __call__(self, frames: Tensor, rng: np.random.Generator | None) -> Tensor:
         """Return (F, C, R, R) of ``frames``, (F, C, H, W) uint8; test needs no ``rng``."""
+        res, recipe = self.params.input_res, self.params.recipe
+        if recipe == "frozen_in_time":
+            return self._crop_and_resize(frames, rng)
+        frames = self._resize(frames, self.first_size)
+        if recipe == TOWER and not (self.train and self.params.resize_train > res):
+            frames = crop_centre(frames, res)
+            return self._flip(frames, rng) if self.train else frames
+        if not self.train:
+            return tv.center_crop(frames, [res, res])
+        height, width = frames.shape[-2:]
+        top, left = rng.integers(0, [height - res, width - res], endpoint=True).tolist()
+        return self._flip(tv.crop(frames, top, left, res, res), rng)
+
+    def _crop_and_resize(self, frames: Tensor, rng: np.random.Generator | None) -> Tensor:
+        """Return Frozen in Time's frames."""
         res = self.params.input_res
-        if self.resizes_first:
-            frames = self._resize(frames, self.first_size)
-            if not self.train:
-                return tv.center_crop(frames, [res, res])
-            height, width = frames.shape[-2:]
-            top, left = rng.integers(0, [height - res, width - res], endpoint=True).tolist()
-            return self._flip(tv.crop(frames, top, left, res, res), rng)
         if self.train:
             top, left, height, width = self._draw_crop_box(frames, rng)
             frames = self._resize(tv.crop(frames, top, left, height, width), [res, res])
@@ -214,7 +291,7 @@ class ClipGeometry:
         return tv.horizontal_flip(frames) if self.params.hflip and rng.random() < 0.5 else frames
 
     def _resize(self, frames: Tensor, size: list[int]) -> Tensor:
-        return resize(frames, size, self.params.antialias)
+        return resize(frames, size, self.params.antialias, self.params.interpolation)
 
     def _draw_crop_box(self, frames: Tensor, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw (top, left, height, width) as torchvision's RandomResizedCrop does."""
@@ -249,7 +326,7 @@ def draw_color(params: TransformParams, rng: np.random.Generator) -> np.ndarray:
 class ClipTransform:
     """The worker's part: a clip's geometry, and the colour drawn for it if ``train`` is true."""
 
-    def __init__(self, params: TransformParams, train: bool) -> None:
+    def __init__(self, params: ResolvedTransforms, train: bool) -> None:
         self.params = params
         self.train = train
         self.geometry = ClipGeometry(params, train)

@@ -159,7 +159,8 @@ def _make_tokens(texts: Sequence[TokenIds], device: torch.device) -> Tokens:
 class WordVectorCache:
     """The vectors of OCR words in a run that does not train the word encoder.
 
-    One cache for each data set, made once for the whole run; none where words are trained.
+    One cache for each data set, made once for the whole run; none where words are trained, or drawn
+    for each sample.
 
     Args:
         model: on the device where the vectors are kept, float32, 4 bytes a number: 0.3 GB for
@@ -173,7 +174,7 @@ class WordVectorCache:
     def encode(
         self, loader: BaseDataLoader, precision: Precision, must_stop: MustStop = lambda: False
     ) -> bool:
-        """Encode the words of a data set, unless that is done or they are trained.
+        """Encode the words of a data set, unless that is done, or they are trained or drawn.
 
         Every process has to call this.
 
@@ -183,7 +184,8 @@ class WordVectorCache:
         Returns:
             False where some process was told to stop.
         """
-        if not self._model.frozen_word_encoder or loader in self._caches:
+        is_of_use = self._model.frozen_word_encoder and not loader.dataset.draws_words
+        if not is_of_use or loader in self._caches:
             return True
         texts = loader.word_tokens, self._model.encode_words, precision
         cache = encode_texts(*texts, must_stop, f"{loader.name}: OCR words")

@@ -144,8 +144,7 @@ def check_model_input(
 ) -> tuple[list[Problem], list[str]]:
     """Compare what the model takes with what each loader gives; returns problems and warnings.
 
-    With ``training`` a training loader that has a class method ``find_problems(args, wanted)`` is
-    asked, too.
+    A loader that has a class method ``find_problems(args, wanted, training)`` is asked, too.
     """
     problems: list[Problem] = []
     warnings: list[str] = []
@@ -157,14 +156,20 @@ def check_model_input(
         return [(("arch", "args"), str(error))], warnings
     for loader, path in zip(loaders, paths, strict=True):
         ask = getattr(DATA_LOADERS.get(loader.type), "find_problems", None) if loader else None
-        if training and path[0] == "data_loader" and ask is not None:
+        if ask is not None:
+            is_trained_on = training and path[0] == "data_loader"
             problems += [
-                ((*path, "args", *where), text) for where, text in ask(loader.args, wanted)
+                ((*path, "args", *where), text)
+                for where, text in ask(loader.args, wanted, is_trained_on)
             ]
         video = getattr(loader.args, "video_params", None) if loader else None
         here = (*path, "args", "video_params")
         size, frames = (getattr(video, name, None) for name in ("input_res", "num_frames"))
-        if None not in (size, wanted.frame_size) and size != wanted.frame_size:
+        # A model that says how its frames are made says their size, too; what a base file or a
+        # resolved configuration has as the default is then not meant.
+        accepts_default = wanted.resize is not None and size == _get_default(video, "input_res")
+        fits = accepts_default or size == wanted.frame_size
+        if None not in (size, wanted.frame_size) and not fits:
             text = f"{size}, but the model of arch takes frames of {wanted.frame_size}"
             problems.append(((*here, "input_res"), text + "; make them equal"))
         if None in (frames, wanted.max_frames) or frames == wanted.max_frames:
@@ -177,6 +182,12 @@ def check_model_input(
             # The published CC3M + WebVid-2M run trains a 4-frame model on single frames so.
             warnings.append(f"{join_path(here)}.num_frames: {text}; its later frames go unused")
     return problems, warnings
+
+
+def _get_default(params: Any, name: str) -> Any:
+    """Return the default of a member of a block's object."""
+    field = getattr(type(params), "model_fields", {}).get(name)
+    return None if field is None else field.default
 
 
 def check_architecture(config: Config) -> list[str]:

@@ -109,15 +109,12 @@ def build_loader(
     if not 0 <= number < len(blocks):
         what = "data loaders" if key == "data_loader" else f"loaders of {key}"
         raise UserError(f"the configuration has {what} 0 … {len(blocks) - 1}")
-    block, wanted = blocks[number], describe_model_input(config.arch)
+    block = blocks[number]
     provided = {
-        "tokenizer_name": wanted.tokenizer_name,
-        "modalities": wanted.modalities,
-        "mean": wanted.mean,
-        "std": wanted.std,
-        "repeat_words": wanted.repeat_words,
+        "model_input": describe_model_input(config.arch),
         "seed": config.seed,
         "training": training,
+        "only_dataset": False,
     }
     return DATA_LOADERS.get(block.type)(**block.kwargs() | provided | changes)
 
@@ -129,7 +126,7 @@ def build_dataset(
 
     Arguments and errors are those of ``build_loader``.
     """
-    return build_loader(config, number, training, tokenizer_name=None, **changes).dataset
+    return build_loader(config, number, training, only_dataset=True, **changes).dataset
 
 
 def open_split(

@@ -100,11 +100,17 @@ def count_checkpoints(settings: TrainerConfig) -> int:
     return numbered + last_and_next + (settings.monitor != "off")
 
 
-def estimate_loader(arguments: Mapping[str, Any]) -> LoaderNeeds:
-    """Return the size of a loader's batches; ``arguments`` are those of its block."""
+def estimate_loader(arguments: Mapping[str, Any], frame_size: int | None = None) -> LoaderNeeds:
+    """Return the size of a loader's batches.
+
+    Args:
+        arguments: those of its block.
+        frame_size: of the model; None: any.
+    """
     video = arguments["video_params"]
+    side = frame_size or video.input_res
     videos = arguments["batch_size"] or arguments["per_gpu_batch_size"] or 1
-    shape = (videos, video.num_frames, 3, video.input_res, video.input_res)
+    shape = (videos, video.num_frames, 3, side, side)
     count = math.prod(shape)
     ahead = arguments["num_workers"] * arguments["prefetch_factor"]
     return LoaderNeeds(shape, count, FLOAT32 * count, max(1, ahead))

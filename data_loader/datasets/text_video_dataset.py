@@ -26,6 +26,7 @@ from data_loader.datasets.annotations import (
 )
 from data_loader.frame_cache.frames import FrameCache
 from data_loader.frame_sampling import list_window_starts, sample_frame_indices
+from data_loader.ocr.ocr_noise import disturb_words
 from data_loader.ocr.ocr_reader import OcrReader, flag_captions_that_need_reading
 from data_loader.ocr.ocr_words import OcrParams, normalise_tracks
 from data_loader.ocr.paths import find_documents
@@ -49,7 +50,12 @@ TEXTVR = DatasetForm(
 class LoaderVideoParams(ConfigModel):
     """Which frames are read, and at what size."""
 
-    input_res: int = Field(224, ge=1, description="Side of the frames given to the model, pixels.")
+    input_res: int = Field(
+        224,
+        ge=1,
+        description="Side of the frames given to the model, pixels. The default gives way to the "
+        "size of a model that says how its frames are made (image-text towers).",
+    )
     num_frames: int = Field(4, ge=1, description="Frames of a clip.")
     loading: Literal["strict", "lax"] = Field(
         "strict",
@@ -249,6 +255,11 @@ class TextVideoDataset(BaseTextVideoDataset):
         if self.options.uses_ocr:
             self._ocr.open_store()
 
+    @property
+    def draws_words(self) -> bool:
+        """Whether samples hold other words than ``get_words`` returns, drawn for each."""
+        return self.options.training and self.options.ocr.disturbs_words
+
     def get_words(self, entry_index: int) -> list[str]:
         """Return the OCR words of a video as samples hold them: best first, lower-cased.
 
@@ -324,6 +335,8 @@ class TextVideoDataset(BaseTextVideoDataset):
             document = entry.ocr or f"{entry.video} (its entry has no OCR document)"
             sample.ocr_missing = str(document)
             return sample
+        if rng is not None:  # drawn last, so that frames and captions are as without
+            read = disturb_words(read, options.ocr, rng)
         sample.words, sample.ocr_skipped = read.words, read.num_skipped
         if size is not None:
             sample.tracks = normalise_tracks(read.tracks, *size)
@@ -349,7 +362,8 @@ class TextVideoDataset(BaseTextVideoDataset):
             if video.loading == "strict":
                 raise
             sample.unreadable = Unreadable(error.path, error.reason)
-            shape = video.num_frames, 3, video.input_res, video.input_res
+            side = self.transform.params.input_res
+            shape = video.num_frames, 3, side, side
             sample.frames = torch.zeros(shape, dtype=torch.uint8)
             sample.num_frames = video.num_frames
             sample.color = None if rng is None else IDENTITY_COLOR.copy()

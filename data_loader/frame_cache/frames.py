@@ -123,7 +123,8 @@ def _encode_video(store: Store, reader: str, path: Path) -> tuple[list[bytes], t
         candidates = choose_candidates(storage.per_interval, spec.num_frames, video.num_frames)
         frames = torch.from_numpy(video.frames(candidates)).permute(0, 3, 1, 2)
         facts = video.num_frames, video.width, video.height
-    frames = resize(frames, storage.size, spec.antialias).contiguous()  # (K, 3, h, w)
+    frames = resize(frames, storage.size, spec.antialias, spec.interpolation)  # (K, 3, h, w)
+    frames = frames.contiguous()
     if storage.format == "jpeg":
         encoded = [encode_jpeg(frame, storage.quality) for frame in frames]
     else:

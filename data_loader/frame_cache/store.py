@@ -58,6 +58,7 @@ class FrameSpec:
     size: tuple[int, ...]  # after the first resizing: (height, width), or the shorter side alone
     antialias: bool  # of that resizing
     num_frames: int  # of a clip
+    interpolation: str = "bilinear"  # of that resizing; manifests of former releases lack it
 
     @classmethod
     def of(cls, dataset: FrameSource) -> "FrameSpec":
@@ -81,12 +82,14 @@ class FrameSpec:
             size=tuple(geometry.first_size),
             antialias=geometry.params.antialias,
             num_frames=options.video.num_frames,
+            interpolation=geometry.params.interpolation,
         )
 
     @property
     def name(self) -> str:
         """Name of the store's folder."""
         size = "x".join(map(str, self.size)) + "-antialias" * self.antialias
+        size += "" if self.interpolation == "bilinear" else f"-{self.interpolation}"
         return f"{self.dataset}-{self.use}-{size}-{self.num_frames}f"
 
 

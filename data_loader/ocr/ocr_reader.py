@@ -93,7 +93,7 @@ class OcrReader:
         stamps = {name: _get_stamp(name) for name in dict.fromkeys(filter(None, names))}
         if not any(stamps.values()):
             return  # not even a folder is made where there are no documents
-        key = json.dumps([FORMAT, self.params.model_dump(), os.path.abspath(self.folder)])
+        key = json.dumps([FORMAT, self.params.rules(), os.path.abspath(self.folder)])
         digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         path = self.cache_dir / f"ocr-{digest}.safetensors"
         try:

@@ -30,7 +30,10 @@ EMPTY_WORD = " "
 
 
 class OcrParams(ConfigModel):
-    """Which words of a document are kept; the defaults are those of the published weights."""
+    """Which words of a document are kept; the defaults are those of the published weights.
+
+    ``drop_words`` and ``noise`` change what training reads, see ``data_loader/ocr/ocr_noise.py``.
+    """
 
     max_words: int = Field(200, ge=1, description="most words of a video, those of highest score")
     min_length: int = Field(3, ge=1, description="fewest characters of a word")
@@ -48,6 +51,32 @@ class OcrParams(ConfigModel):
         description="which of a line's frames are its first and last, for where and how large it "
         "ends: document: as the document lists them, published; time: by their numbers",
     )
+    drop_words: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="training: probability that a word of a video is left out; a video may be left "
+        "without words",
+    )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="training: probability that a character is misread, as text spotters do "
+        "(0 for o, m for rn, a letter lost or doubled, a blank too many or too few); a word that "
+        "is then shorter than min_length is left out",
+    )
+
+    @property
+    def disturbs_words(self) -> bool:
+        """Whether training reads other words than validation, test and index."""
+        return self.drop_words > 0 or self.noise > 0
+
+    def rules(self, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Return what decides on the words of a document, as JSON values: not training's noise."""
+        return self.model_dump(
+            mode="json", exclude={"drop_words", "noise"}, exclude_defaults=exclude_defaults
+        )
 
 
 class OcrLine(NamedTuple):

@@ -19,8 +19,14 @@ from base.base_model import ModelInput, describe_model_input
 from base.batch import Sample
 from base.config import Config
 from base.registry import ARCHITECTURES, DATASETS
-from data_loader.collate import Collate, load_tokenizer
-from data_loader.transforms import ClipTransform, DeviceTransform, TransformParams
+from data_loader.collate import Collate
+from data_loader.transforms import (
+    TOWER,
+    ClipTransform,
+    DeviceTransform,
+    ResolvedTransforms,
+    TransformParams,
+)
 from retrieval.index.arrays import EMBEDDINGS, WITHOUT
 from retrieval.index.database import NewEntry, NewVideo
 from retrieval.index.query_embedder import normalize_rows
@@ -69,14 +75,16 @@ class ModelFile:
         if self.model_input.uses_vision:
             size = {"recipe": transforms.recipe, "input_res": transforms.input_res}
             found |= size | {"num_frames": loader["video_params"].num_frames}
-            plain = TransformParams().resolve(**size).model_dump(mode="json")
+            # What differs from these of a model's own frames says how they are made.
+            recipe = "textvr" if transforms.recipe == TOWER else transforms.recipe
+            plain = TransformParams().resolve(recipe, transforms.input_res).model_dump(mode="json")
             found |= {
                 f"tsfm_params.{name}": value
                 for name, value in transforms.model_dump(mode="json").items()
                 if value != plain[name] and name not in _AUGMENTATIONS | size.keys()
             }
         if self.model_input.uses_ocr:
-            rules = loader["ocr_params"].model_dump(mode="json", exclude_defaults=True)
+            rules = loader["ocr_params"].rules(exclude_defaults=True)
             found |= {f"ocr_params.{name}": value for name, value in rules.items()}
         return found
 
@@ -94,13 +102,12 @@ class ModelFile:
             uses_ocr=self.model_input.uses_ocr,
         )
 
-    def build_transforms(self) -> TransformParams:
-        """Return the transforms of frames, with the size and the statistics of the model."""
+    def build_transforms(self) -> ResolvedTransforms:
+        """Return the transforms of frames, as the model takes them."""
         loader = self.loader
         params = loader["tsfm_params"] or TransformParams()
         recipe = DATASETS.get(loader["dataset_name"]).get_recipe(loader.get("cut"))
-        size, model = loader["video_params"].input_res, self.model_input
-        return params.resolve(recipe, size, model.mean, model.std)
+        return params.resolve(recipe, loader["video_params"].input_res, self.model_input)
 
 
 class WindowEncoder:
@@ -110,9 +117,7 @@ class WindowEncoder:
         self._name, self.precision = file.config.name, precision
         self.model = build_model(file.config, precision.device, initial_weights=False).eval()
         load_weights(self.model, file.path)
-        tokenizer = load_tokenizer(file.model_input.tokenizer_name)
-        max_tokens = file.loader["text_params"].max_tokens
-        self.collate = Collate(tokenizer, file.model_input.uses_ocr, max_tokens)
+        self.collate = Collate.for_model(file.model_input, file.loader["text_params"].max_tokens)
         self._transform = DeviceTransform(file.build_transforms())
 
     @torch.inference_mode()

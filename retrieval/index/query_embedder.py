@@ -39,7 +39,7 @@ def save_query_encoder(
 
     encoder, weights = type(model).build_query_encoder(**config.arch.kwargs()), model.state_dict()
     weights = {name: weights[name].cpu().contiguous().clone() for name in encoder.state_dict()}
-    settings = {"arch": resolve_config(config)["arch"], "max_tokens": collate.max_tokens}
+    settings = {"arch": resolve_config(config)["arch"], **collate.query_settings}
     try:
         folder.mkdir(exist_ok=True)
         write_safetensors(folder / WEIGHTS, weights, {})
@@ -86,7 +86,7 @@ class QueryEmbedder:
                 f"{folder / WEIGHTS}: is not the query encoder that the index was made with "
                 f"(sha256 {found[:12]}, not {checksum[:12]}); {_REMEDY}"
             )
-        self._collate = Collate(load_tokenizer(str(folder)), False, settings["max_tokens"])
+        self._collate = Collate.for_queries(load_tokenizer(str(folder)), settings)
         block, errors = check_block(settings["arch"], ("arch",), ARCHITECTURES)
         if block is None or errors:
             raise IndexFolderError(f"{folder / SETTINGS}: can't be used ({errors}); {_REMEDY}")

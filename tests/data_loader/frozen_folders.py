@@ -8,6 +8,7 @@ from zlib import crc32
 import numpy as np
 
 import data_loader.registrations  # noqa: F401
+from base.base_model import ModelInput
 from base.batch import SampleKey
 from data_loader.datasets.text_video_dataset import LoaderVideoParams
 from data_loader.loader import TextVideoDataLoader
@@ -57,8 +58,7 @@ def loader(name: str, root: Path, split: str = "test", **changes) -> TextVideoDa
         "video_params": LoaderVideoParams(**params),
         "batch_size": 2,
         "num_workers": 0,
-        "tokenizer_name": TEXT_MODEL,
-        "modalities": ("vision", "ocr"),
+        "model_input": ModelInput(changes.pop("modalities", ("vision", "ocr")), TEXT_MODEL),
         "seed": 0,
         "training": False,
     }
@@ -66,7 +66,7 @@ def loader(name: str, root: Path, split: str = "test", **changes) -> TextVideoDa
 
 
 def dataset(name: str, root: Path, split: str = "test", **changes):
-    return loader(name, root, split, **({"tokenizer_name": None} | changes)).dataset
+    return loader(name, root, split, **({"only_dataset": True} | changes)).dataset
 
 
 def samples(data) -> list:

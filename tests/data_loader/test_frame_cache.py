@@ -1,6 +1,7 @@
 """Reading frames from a cache in place of the videos."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from data_loader.frame_sampling import choose_candidates, sample_frame_indices
 from data_loader.readers.base_reader import VideoError
 from data_loader.readers.video_readers import open_video
 from data_loader.transforms import ClipGeometry, TransformParams, resize
+from model.frozen_in_time import FrozenInTime
 from tests.data_loader.cached_folder import dataset, overrides, run
-from tests.data_loader.textvr_folder import VIDEOS, write_textvr
+from tests.data_loader.textvr_folder import VIDEOS, change_json, write_textvr
 from tests.videos import write_video
 from utils.errors import UserError
 
@@ -142,6 +144,47 @@ def test_another_size_is_resized_once_more(texts, tmp_path):
     small = samples(data)[0].frames
     away = (small.float() - samples(dataset(texts, None))[0].frames.float()).abs()
     assert small.shape == (FRAMES, 3, RES, RES) and 0 < away.mean() < 30
+
+
+def tower(monkeypatch, way, interpolation):
+    """Let the model say how its frames are made."""
+    own = {"resize": way, "interpolation": interpolation, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    plain = FrozenInTime.describe_input
+    describe = classmethod(lambda cls, **arguments: replace(plain(**arguments), **own))
+    monkeypatch.setattr(FrozenInTime, "describe_input", describe)
+
+
+@pytest.mark.parametrize(
+    ("way", "size"), [("square", "64x64"), ("shorter_side", "64")], ids=["square", "shorter"]
+)
+def test_frames_of_a_tower_are_cached_by_how_they_are_made(
+    way, size, texts, cache, tmp_path, monkeypatch
+):
+    texts = [*texts, "data_loader.args.tsfm_params=null"]
+    tower(monkeypatch, way, "bicubic")
+    # The cache of the plain recipe is of other frames.
+    with pytest.raises(UserError, match=f"no TextVR-test-{size}-antialias-bicubic-2f"):
+        dataset(texts, cache)
+    assert run(texts, "--out", str(tmp_path), "--split", "val") == 0
+    assert run(texts, "--out", str(tmp_path), "--split", "train", "--candidates", "64") == 0
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"TextVR-{use}-{size}-antialias-bicubic-2f" for use in ("train", "test")
+    }
+    plain, cached = samples(dataset(texts, None)), samples(dataset(texts, tmp_path))
+    assert all(one.frames.equal(other.frames) for one, other in zip(plain, cached, strict=True))
+    plain, cached = (samples(dataset(texts, c, training=True)) for c in (None, tmp_path))
+    assert all(one.frames.equal(other.frames) for one, other in zip(plain, cached, strict=True))
+    tower(monkeypatch, way, "bilinear")
+    with pytest.raises(UserError, match=f"no TextVR-test-{size}-antialias-2f"):
+        dataset(texts, tmp_path)
+
+
+def test_a_cache_of_a_former_release_says_nothing_of_interpolation(texts, tmp_path):
+    assert run(texts, "--out", str(tmp_path), "--split", "val") == 0
+    (folder,) = tmp_path.iterdir()
+    change_json(folder / "cache.json", lambda value: value["wanted"].pop("interpolation"))
+    plain, cached = samples(dataset(texts, None)), samples(dataset(texts, tmp_path))
+    assert all(one.frames.equal(other.frames) for one, other in zip(plain, cached, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 import logging
+import shutil
 import weakref
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import data_loader.registrations  # noqa: F401
+from base.base_model import ModelInput
 from base.batch import Tokens, Words
 from base.registry import DATA_LOADERS
 from data_loader.collate import load_tokenizer
@@ -17,6 +20,7 @@ from utils.distributed import show_progress
 from utils.errors import UserError
 
 TEXT_MODEL = "tests/reference/text_model"
+MODEL_KEYS = [field.name for field in fields(ModelInput)]
 VIDEO = LoaderVideoParams(input_res=RES, num_frames=FRAMES)
 
 
@@ -31,6 +35,10 @@ def offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
+def model_input(modalities=("vision", "ocr"), tokenizer_name=TEXT_MODEL, **more):
+    return ModelInput(modalities, tokenizer_name, **more)
+
+
 def loader(folder, training=True, **changes):
     options = {
         "dataset_name": "TextVR",
@@ -39,8 +47,7 @@ def loader(folder, training=True, **changes):
         "video_params": VIDEO,
         "batch_size": 3,
         "num_workers": 0,
-        "tokenizer_name": TEXT_MODEL,
-        "modalities": ("vision", "ocr"),
+        "model_input": model_input(**{k: changes.pop(k) for k in MODEL_KEYS if k in changes}),
         "seed": 0,
         "training": training,
     }
@@ -131,6 +138,41 @@ def test_the_models_own_mean_and_std_normalise_the_frames(folder):
     with pytest.raises(UserError, match=r"norm_std is \[0.2, 0.2, 0.2\].*\[0.5, 0.5, 0.25\]"):
         loader(folder, **options, **own, tsfm_params=other)
     assert loader(folder, **options, tsfm_params=other).device_transform.std == (0.2, 0.2, 0.2)
+
+
+TOWER = {
+    "frame_size": 48, "resize": "shorter_side", "interpolation": "bicubic",
+    "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_frames_of_a_tower_have_its_size_and_its_black_clips_too(folder, tmp_path, training):
+    root = shutil.copytree(folder, tmp_path / "data")
+    (root / "Videos/Sports/a.mp4").write_bytes(b"no video")
+    options = {"batch_size": 4, "shuffle": False, "video_params": LoaderVideoParams(loading="lax")}
+    batches = loader(root, training, **options, **TOWER)
+    (batch,) = batches
+    assert batch.video.shape == (4, FRAMES, 3, 48, 48) and len(batch.unreadable) == 1
+    assert not batch.video[0].any() and batch.video[1].any()
+    moved = batches.to_device(batch, torch.device("cpu"))
+    assert moved.video[0].eq(-1).all() and moved.video.amax() > 0
+    with pytest.raises(UserError, match='recipe is "textvr", but the frames of the model are cut'):
+        loader(root, training, **options, **TOWER, tsfm_params=TransformParams(recipe="textvr"))
+
+
+def test_a_towers_training_clips_are_not_mirrored_unasked(folder):
+    problems = TextVideoDataLoader.find_problems
+    args = SimpleNamespace(
+        dataset_name="WebVid", cut="2M", split="train", tsfm_split=None, tsfm_params=None
+    )
+    plain, own = model_input(), model_input(**TOWER)
+    assert [where for where, _ in problems(args, plain, True)] == [("tsfm_params", "hflip")]
+    assert problems(args, plain, False) == problems(args, own, True) == []
+    args.tsfm_params = TransformParams(hflip=True, norm_std=(0.2, 0.2, 0.2))
+    found = [where for where, _ in problems(args, own, True)]
+    assert found == [("tsfm_params", "norm_std"), ("tsfm_params", "hflip")]
+    assert [where for where, _ in problems(args, own, False)] == [("tsfm_params", "norm_std")]
 
 
 @pytest.mark.parametrize(("modality", "absent"), [("vision", "words"), ("ocr", "video")])

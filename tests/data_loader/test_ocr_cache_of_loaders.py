@@ -74,7 +74,7 @@ def test_words_of_a_video_and_captions_that_need_reading(folder, tmp_path, read_
 def test_what_needs_no_words_and_what_only_looks_makes_no_store(folder, tmp_path):
     cache = tmp_path / "cache"
     textvr_loader(folder, cache_dir=str(cache), modalities=("vision",))
-    textvr_loader(folder, cache_dir=str(cache), tokenizer_name=None)
+    textvr_loader(folder, cache_dir=str(cache), only_dataset=True)
     with pytest.raises(UserError, match="tokenizer"):  # said before documents are read
         textvr_loader(folder, cache_dir=str(cache), tokenizer_name=str(folder))
     assert not cache.exists()

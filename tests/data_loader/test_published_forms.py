@@ -119,8 +119,8 @@ def test_a_loader_of_a_run_that_is_resumed_refuses_it_too(folder):
     sizes = ["arch.args.video_params.input_res=32", "data_loader.args.video_params.input_res=32"]
     config = load(READS, f"data_loader.args.data_dir={folder}", *sizes, training=False)
     with pytest.raises(UserError, match=f"^{HFLIP}: training clips are mirrored"):
-        build_loader(config, 0, training=True, tokenizer_name=None)
-    assert build_loader(config, 0, training=False, split="test", tokenizer_name=None).dataset
+        build_loader(config, 0, training=True, only_dataset=True)
+    assert build_loader(config, 0, training=False, split="test", only_dataset=True).dataset
 
 
 FIRST = [("MSVD", None), ("DiDeMo", None), ("YouCook2", None), ("WebVid", "split"),

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
+from transformers import CLIPImageProcessor, SiglipImageProcessor
 
+from base.base_model import ModelInput
 from data_loader.color_jitter import COLOR_SIZE, IDENTITY_COLOR, apply_color, make_color_vector
 from data_loader.transforms import (
     ClipGeometry,
@@ -278,3 +281,98 @@ def test_colour_comes_before_normalisation():
     out = DeviceTransform(params)(video, torch.from_numpy(color)[None], torch.tensor([3]))
     expected = tv.normalize(torchvision_color(video[0] / 255, color), mean, std)
     torch.testing.assert_close(out[0], expected, rtol=0, atol=1e-4)
+
+
+# A model's own frames
+
+RES = 32
+HALF = (0.5, 0.5, 0.5)
+SHAPES = [(60, 90), (90, 60), (64, 64), (20, 29), (29, 20), (33, 81), (RES, 47)]
+FAMILIES = [
+    (CLIPImageProcessor, "shorter_side", "bicubic"),
+    (SiglipImageProcessor, "square", "bicubic"),
+    (SiglipImageProcessor, "square", "bilinear"),
+]
+
+
+def tower(resize="square", interpolation="bicubic", mean=HALF, std=HALF):
+    return ModelInput(
+        ("vision",), "x", RES, resize=resize, interpolation=interpolation, mean=mean, std=std
+    )
+
+
+def of_tower(model=None, **params):
+    return TransformParams(**params).resolve("textvr", 224, model or tower())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("family", "way", "interpolation"), FAMILIES)
+def test_a_towers_frames_are_those_of_its_image_processor(family, way, interpolation, shape):
+    size = {"shortest_edge": RES} if way == "shorter_side" else {"height": RES, "width": RES}
+    resample = {"bilinear": 2, "bicubic": 3}[interpolation]
+    processor = family(size=size, resample=resample, crop_size={"height": RES, "width": RES})
+    params = of_tower(tower(way, interpolation, processor.image_mean, processor.image_std))
+    # As a reader gives them: (F, H, W, 3), of which the channels are brought to the front.
+    frames = clip(3, *shape).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    found = ClipGeometry(params, False)(frames, None)
+    plain = processor(list(frames), do_rescale=False, do_normalize=False, return_tensors="pt")
+    assert found.dtype == torch.uint8 and found.equal(plain["pixel_values"].to(torch.uint8))
+    whole = processor(list(frames), return_tensors="pt")["pixel_values"]
+    ours = DeviceTransform(params)(found[None], None, torch.tensor([3]))[0]
+    assert (ours - whole).abs().max() <= 1e-6
+    # Training has no augmentation unless it is asked for.
+    rng = np.random.default_rng(0)
+    train, color = ClipTransform(params, True)(frames, rng)
+    assert train.equal(found)
+    colored = DeviceTransform(params)(train[None], torch.from_numpy(color)[None], torch.tensor([3]))
+    assert colored[0].equal(ours)
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (20, 29)], ids=str)
+def test_a_tower_is_augmented_where_the_configuration_asks(shape):
+    params = of_tower(tower("shorter_side"), resize_train=40, hflip=True, grayscale_p=1.0)
+    geometry, frames = ClipGeometry(params, True), grid(*shape)
+    assert geometry.first_size == [40] and ClipGeometry(params, False).first_size == [RES]
+    clips = [geometry(frames, np.random.default_rng(seed)) for seed in range(60)]
+    assert {tuple(c.shape) for c in clips} == {(1, 3, RES, RES)}
+    mirrored = {bool(c[0, 0, 0, 0] > c[0, 0, 0, -1]) for c in clips}
+    assert mirrored == {True, False} and len({c.numpy().tobytes() for c in clips}) > 30
+    # Of both directions there is something that no centre crop of this size shows.
+    corners = torch.stack([c.amin(dim=(0, 2, 3)) for c in clips]).amin(0)[:2]
+    wide = tv.resize(frames, [40], InterpolationMode.BICUBIC, antialias=True)
+    assert corners.tolist() == wide.amin(dim=(0, 2, 3))[:2].tolist()
+    assert draw_color(params, np.random.default_rng(0))[-1] == 1
+    assert of_tower(tower("square"), resize_train=40).resize_train == 40
+    with pytest.raises(UserError, match="too small"):
+        of_tower(resize_train=20)
+
+
+@pytest.mark.parametrize(
+    ("params", "texts"),
+    [
+        ({"recipe": "textvr"}, ['recipe is "textvr"', "stretched to a square of 32 pixels"]),
+        ({"input_res": 64}, ["input_res is 64", "32 pixels"]),
+        ({"resize_test": 40}, ["resize_test is 40", "32 pixels"]),
+        ({"norm_mean": (0.1, 0.5, 0.5)}, ["norm_mean is [0.1, 0.5, 0.5]", "[0.5, 0.5, 0.5]"]),
+        ({"norm_std": (0.2, 0.2, 0.2)}, ["norm_std is [0.2, 0.2, 0.2]", "[0.5, 0.5, 0.5]"]),
+    ],
+)
+def test_what_contradicts_a_tower_is_named_with_both_values(params, texts):
+    with pytest.raises(UserError) as error:
+        of_tower(**params)
+    assert all(text in str(error.value) for text in texts)
+    assert "\n" not in str(error.value)
+
+
+def test_written_out_defaults_do_not_contradict_a_tower():
+    plain = of_tower()
+    assert (plain.recipe, plain.resize, plain.interpolation) == ("tower", "square", "bicubic")
+    assert (plain.input_res, plain.antialias, plain.norm_mean) == (RES, True, HALF)
+    for params in (TransformParams(), TransformParams(input_res=RES, resize_test=RES)):
+        written_out = TransformParams(**params.model_dump())
+        assert of_tower(**written_out.model_dump()) == plain.model_copy()
+    assert not plain.hflip and of_tower(tower("shorter_side")).first_size == ([RES], [RES])
+    # A model that only says its mean gets the transforms of the configuration.
+    other = TransformParams().resolve("textvr", 64, ModelInput(("vision",), "x", mean=HALF))
+    assert (other.recipe, other.input_res, other.norm_mean) == ("textvr", 64, HALF)
+    assert (other.interpolation, other.antialias) == ("bilinear", False)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from base.base_model import ModelInput
 from data_loader.datasets.text_video_dataset import TextVideoDataset
 from data_loader.loader import TextVideoDataLoader
 from tests.data_loader.textvr_folder import write_textvr
@@ -23,8 +24,8 @@ def folder(tmp_path_factory):
 def made(folder, demo, **options):
     options = {"num_workers": 2, "batch_size": 2} | options
     return TextVideoDataLoader(
-        "TextVR", str(folder), split="test", training=False, seed=0, modalities=("vision",),
-        tokenizer_name=str(demo / "text_model"), **options,
+        "TextVR", str(folder), split="test", training=False, seed=0,
+        model_input=ModelInput(("vision",), str(demo / "text_model")), **options,
     )  # fmt: skip
 
 

@@ -48,6 +48,18 @@ class Arch:
         return [f"arch: {cls.__name__} takes {asked} pixels"] if wrong else []
 
 
+class Tower(Arch):
+    """A model that says how its frames are made."""
+
+    @classmethod
+    def describe_input(cls, video_params, modalities):
+        return dataclasses.replace(
+            super().describe_input(video_params, modalities), resize="square"
+        )
+
+    check_config = None
+
+
 def plain_arch(width: int = 3) -> None: ...
 
 
@@ -73,7 +85,7 @@ def unit() -> None: ...
 def parts(monkeypatch):
     """Put these parts in the place of all registered ones."""
     contents = {
-        "arch": {"Net": Entry(Arch), "PlainNet": Entry(plain_arch)},
+        "arch": {"Net": Entry(Arch), "Tower": Entry(Tower), "PlainNet": Entry(plain_arch)},
         "data_loader": {"Loader": Entry(loader), "LoaderAlias": Entry(loader)},
         "optimizer": {"AdamW": Entry(adamw, ("params",)), "SGD": Entry(sgd, ("params",))},
         "lr_scheduler": {"Step": Entry(unit)},
@@ -283,6 +295,32 @@ def test_values_that_appear_twice_are_compared():
         "data_loader.1.args.video_params.num_frames: 8, but the model of arch takes clips of 4; it "
         "can't take a longer clip: raise its number or lower this one",
     ]
+
+
+def test_the_default_size_of_frames_gives_way_to_that_of_a_tower():
+    arch = {"type": "Tower", "args": {"video_params": {"input_res": 384}}}
+    data = example(arch=arch)
+    config = parsed(data)
+    assert parsed(resolve_config(config)).arch.args.video_params.input_res == 384
+    size = "data_loader.args.video_params.input_res"
+    assert parsed(data, f"{size}=224") and parsed(data, f"{size}=384")
+    [said] = problems(data, f"{size}=256")
+    assert said == f"{size}: 256, but the model of arch takes frames of 384; make them equal"
+
+
+def test_a_loader_is_asked_what_contradicts_the_model(monkeypatch):
+    def find_problems(args, wanted, training):
+        return [(("cut",), f"{args.dataset_name}, {wanted.modalities[0]}, {training}")]
+
+    monkeypatch.setattr(loader, "find_problems", find_problems, raising=False)
+    data = example(valid_data_loader=LOADER)
+    for training in (True, False):
+        with pytest.raises(ConfigError) as caught:
+            build_config(data, "x.json", (), [], training)
+        assert caught.value.problems == [
+            f"data_loader.args.cut: TextVR, vision, {training}",
+            "valid_data_loader.args.cut: TextVR, vision, False",
+        ]
 
 
 def test_the_architecture_is_asked_about_the_rest():

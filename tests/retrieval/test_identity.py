@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,6 +149,8 @@ def test_settings_of_training_do_not_matter(update):
         *(f"arch.args.{change}" for change in changes),
         "data_loader.args.tsfm_params.color_jitter=[0.1,0.1,0.1]",
         "data_loader.args.tsfm_params.resize_train=80",
+        "data_loader.args.ocr_params.drop_words=0.3",
+        "data_loader.args.ocr_params.noise=0.1",
         "data_loader.args.batch_size=2",
         "optimizer.args.lr=1",
         "seed=9",
@@ -192,3 +195,18 @@ def test_an_architecture_with_other_names_of_arguments(built, make_config, tmp_p
         assert done.plan.num_same == num_same and not done.failed
     with VideoIndex.open(tmp_path / "i") as index:
         assert [hit.video for hit in index.search("a red circle", explain=True)] == [video.name]
+
+
+def test_how_a_towers_frames_are_made_is_part_of_the_identity(built, monkeypatch):
+    library, plain = built[1], FrozenInTime.describe_input
+    own = {"resize": "square", "interpolation": "bicubic", "mean": (0.5,) * 3}
+    describe = classmethod(lambda cls, **arguments: replace(plain(**arguments), **own))
+    changes = ["data_loader.args.tsfm_params=null"]
+    config = load_config(library.checkpoint.parent / "config.json", changes)
+    before = ModelFile(library.checkpoint, config).settings()
+    monkeypatch.setattr(FrozenInTime, "describe_input", describe)
+    after = ModelFile(library.checkpoint, config).settings()
+    made = {"resize": "square", "interpolation": "bicubic", "antialias": True}
+    made |= {"norm_mean": [0.5, 0.5, 0.5]}
+    expected = {f"tsfm_params.{name}": value for name, value in made.items()}
+    assert after == before | expected | {"recipe": "tower"}

@@ -1,5 +1,6 @@
 """The query encoder of an index, asked by many threads at once."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -66,3 +67,31 @@ def test_a_batch_has_an_end(encoder, sizes, monkeypatch):
     assert max(sizes) == 2 and sum(sizes) >= len(QUERIES)
     for query, embedding in zip(QUERIES, found, strict=True):
         np.testing.assert_allclose(embedding, encoder.embed(query), atol=1e-6)
+
+
+def change_settings(folder, **changes):
+    """Change what the index keeps of a query's form; None takes a key away."""
+    path = folder / query_embedder.QUERY_ENCODER / query_embedder.SETTINGS
+    settings = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+
+
+def test_an_index_keeps_how_its_model_takes_queries(encoder, copy):
+    path = copy / query_embedder.QUERY_ENCODER / query_embedder.SETTINGS
+    kept = json.loads(path.read_text())
+    form = {"max_tokens": None, "lowercase": True, "prompt": "{}", "token_limit": None}
+    assert {name: kept[name] for name in kept if name != "arch"} == form
+    change_settings(copy, prompt="a red {} and the sign hotel")
+    with VideoIndex.open(copy) as index:
+        found = index.load_query_encoder().embed("Circle")
+    expected = encoder.embed("a red circle and the sign hotel")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not np.allclose(found, encoder.embed("circle"), atol=1e-3)
+
+
+def test_an_index_of_a_former_release_takes_queries_as_before(encoder, copy):
+    change_settings(copy, lowercase=None, prompt=None, token_limit=None)
+    with VideoIndex.open(copy) as index:
+        for query in QUERIES:
+            found = index.load_query_encoder().embed(query.upper())
+            np.testing.assert_allclose(found, encoder.embed(query), atol=1e-6)

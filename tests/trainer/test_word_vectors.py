@@ -70,3 +70,15 @@ def test_trained_words_have_no_table(make_config, tmp_path):
     assert trainer.word_vectors.encode(trainer.loaders[0], trainer.precision)
     assert trainer.word_vectors.get(trainer.loaders[0]) is None
     assert torch.is_grad_enabled()
+
+
+def test_drawn_words_have_no_table(make_config, tmp_path):
+    noise = ["data_loader.args.ocr_params.noise=0.3", "data_loader.args.ocr_params.drop_words=0.3"]
+    trainer = made(make_config(*FIXED, *noise, kind="ocr"), tmp_path)
+    words = encoded_by(trainer.model.ocr_model)
+    trainer.fit()
+    assert trainer.word_vectors.get(trainer.loaders[0]) is None
+    assert trainer.word_vectors.get(trainer.valid_loaders[0]) is not None
+    own = set(trainer.loaders[0].word_tokens)
+    shown = set(trainer.valid_loaders[0].word_tokens)
+    assert shown <= set(words) and set(words) - own - shown  # misread ones
