@@ -1,9 +1,7 @@
 """Tokenisation and batching: stacked frames, query tokens, OCR words."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,55 +10,16 @@ import torch
 from base.base_model import ModelInput
 from base.batch import Batch, Sample, TokenIds, Tokens, Words
 from data_loader.ocr.ocr_words import EMPTY_WORD, TRACK_SIZE
-from data_loader.open_clip_tokenizer import (
-    OpenClipTokenizer,
-    is_open_clip,
-    load_open_clip_tokenizer,
-)
+from data_loader.tokenizers import LimitedTokenizer, load_tokenizer
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    Tokenizer = PreTrainedTokenizerBase | OpenClipTokenizer
+    from data_loader.tokenizers import Tokenizer
 
 MAX_CACHED_WORDS = 100_000  # distinct words whose tokens a process keeps, about 30 MB
 QUERY_PLACE = "{}"  # in a prompt
 # Arguments of ``Collate`` that change a query's tokens; an index keeps them.
 QUERY_SETTINGS = ("max_tokens", "lowercase", "prompt", "token_limit")
-_NO_LIMIT = 10**6  # tokenizers whose limit is not known give a huge number
-TOKENIZER_FILES = "tokenizer.json (or vocab.txt) and tokenizer_config.json"
-
-
-def load_tokenizer(name: str) -> "Tokenizer":
-    """Load a tokenizer by Hugging Face name, local folder or ``open_clip:NAME``.
-
-    Raises ``UserError``.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        if is_open_clip(name):
-            tokenizer = load_open_clip_tokenizer(name)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-    except UserError:
-        raise
-    except Exception as error:  # of hub, JSON and tokenizers: the types share no base class
-        detail = " ".join(str(error).split())[:300]
-        remedy = f"the folder must hold {TOKENIZER_FILES}"
-        if not Path(name).is_dir():
-            remedy = (
-                "is no local folder and could not be loaded from the Hugging Face hub; without "
-                f"network put {TOKENIZER_FILES} of {name} into a folder and give that folder in "
-                "its place in arch.args (FrozenInTime: arch.args.text_params.model)"
-            )
-        raise UserError(f'tokenizer "{name}": {remedy} ({detail})') from error
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
-        raise UserError(
-            f'tokenizer "{name}": has no vocabulary; the folder must hold {TOKENIZER_FILES}'
-        )
-    return tokenizer
 
 
 class Collate:
@@ -74,8 +33,9 @@ class Collate:
         lowercase: whether queries are lower-cased; what is made of OCR words is not asked here.
         prompt: what a query, but no OCR word, is put into, in place of ``{}``.
         joins_words: whether the words of a video are one text, in their order, without a track.
-        token_limit: most tokens of queries and words, where the tokenizer's limit is not the
-            model's; None: it is.
+        token_limit: most tokens of a text of ``tokenizer``, where its own limit is not the model's;
+            None: it is.
+        word_tokenizer: of OCR words, with its own limit; None: ``tokenizer``.
 
     Raises:
         UserError: there is no place for the query in the prompt.
@@ -91,6 +51,7 @@ class Collate:
         prompt: str = QUERY_PLACE,
         joins_words: bool = False,
         token_limit: int | None = None,
+        word_tokenizer: "Tokenizer | None" = None,
     ) -> None:
         if QUERY_PLACE not in prompt:
             raise UserError(
@@ -104,6 +65,9 @@ class Collate:
         self.prompt = prompt
         self.joins_words = joins_words
         self.token_limit = token_limit
+        self._of_queries = self._of_words = LimitedTokenizer(tokenizer, token_limit)
+        if word_tokenizer is not None:
+            self._of_words = LimitedTokenizer(word_tokenizer)
         self._cached_tokens: dict[str, list[int]] = {}
 
     @classmethod
@@ -120,6 +84,7 @@ class Collate:
         Raises:
             UserError: the tokenizer can't be had.
         """
+        words = wanted.word_tokenizer_name if wanted.uses_ocr else None
         return cls(
             load_tokenizer(wanted.tokenizer_name),
             with_words=wanted.uses_ocr,
@@ -129,6 +94,7 @@ class Collate:
             prompt=wanted.prompt,
             joins_words=wanted.joins_words,
             token_limit=wanted.max_tokens,
+            word_tokenizer=None if words is None else load_tokenizer(words),
         )
 
     @property
@@ -178,12 +144,12 @@ class Collate:
     def tokenize_distinct_words(self, videos: Iterable[Sequence[str]]) -> list[TokenIds]:
         """Return the tokens of each distinct OCR word of the videos, of joined words likewise."""
         words = dict.fromkeys(word for video in videos for word in self._choose_words(video))
-        return [tuple(ids) for ids in self._tokenize(list(words))]
+        return [tuple(ids) for ids in self._of_words.tokenize(list(words))]
 
     def tokenize_queries(self, texts: Sequence[str]) -> Tokens:
         """Return the padded tokens of the queries, as the model takes them."""
         tokens = self._tokenize_queries(texts)
-        ids = pad_tokens(tokens, self._pad_id)
+        ids = pad_tokens(tokens, self._of_queries.pad_id)
         lengths = torch.tensor([len(row) for row in tokens], dtype=torch.int64)
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
         return Tokens(ids, mask.to(torch.int64))
@@ -191,7 +157,7 @@ class Collate:
     def _tokenize_queries(self, texts: Iterable[str]) -> list[list[int]]:
         queries = (text.lower() if self.lowercase else text for text in texts)
         asked = [self.prompt.replace(QUERY_PLACE, query) for query in queries]
-        return self._tokenize(asked, self.max_tokens)
+        return self._of_queries.tokenize(asked, self.max_tokens)
 
     def get_texts(self, batch: Batch, row: int) -> tuple[list[str], list[str] | None]:
         """Return the queries and the OCR words, None where the model reads none, of a video.
@@ -201,49 +167,12 @@ class Collate:
         is_query = batch.query_row == row
         query = batch.query
         tokens = zip(query.input_ids[is_query], query.attention_mask[is_query], strict=True)
-        queries = [self._decode(ids[mask.bool()].tolist()) for ids, mask in tokens]
+        queries = [self._of_queries.decode(ids[mask.bool()].tolist()) for ids, mask in tokens]
         if batch.words is None:
             return queries, None
         shown, distinct = batch.words.index[row][batch.words.mask[row]], batch.words.token_ids()
-        words = [self._decode(distinct[number]) for number in shown.tolist()]
+        words = [self._of_words.decode(distinct[number]) for number in shown.tolist()]
         return queries, [word for word in words if word]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        names = zip(ids, self.tokenizer.convert_ids_to_tokens(list(ids)), strict=True)
-        return self.tokenizer.decode([i for i, name in names if name not in self._not_text])
-
-    @cached_property
-    def _not_text(self) -> set[str]:
-        """The special tokens, but for one that stands for nothing but what is not known."""
-        tokenizer = self.tokenizer
-        roles = ("cls_token", "sep_token", "pad_token", "bos_token", "eos_token")
-        others = {getattr(tokenizer, role, None) for role in roles}
-        return {*tokenizer.all_special_tokens} - ({tokenizer.unk_token} - others)
-
-    @cached_property
-    def _pad_id(self) -> int:
-        """What rows are padded with, where no model looks."""
-        pad = self.tokenizer.pad_token_id
-        return 0 if pad is None else pad
-
-    def _tokenize(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-        """Return unpadded token ids, at least one each, cut to all limits.
-
-        A text of which a tokenizer makes nothing, not even special tokens, is its end token, or its
-        padding.
-        """
-        if not texts:
-            return []
-        limits = (limit, self.token_limit, getattr(self.tokenizer, "model_max_length", None))
-        known = [most for most in limits if most is not None and most < _NO_LIMIT]
-        cut = {"truncation": True, "max_length": min(known)} if known else {}
-        rows = self.tokenizer(list(texts), **cut)["input_ids"]
-        return rows if all(rows) else [row or [self._nothing_id] for row in rows]
-
-    @cached_property
-    def _nothing_id(self) -> int:
-        end = getattr(self.tokenizer, "eos_token_id", None)
-        return self._pad_id if end is None else end
 
     def _choose_words(self, words: Sequence[str]) -> list[str]:
         """Return the texts that the model is given of a video's words, one at least."""
@@ -259,10 +188,10 @@ class Collate:
         if len(cached) > MAX_CACHED_WORDS:
             cached.clear()
         new = [word for word in distinct if word not in cached]
-        cached.update(zip(new, self._tokenize(new), strict=True))
+        cached.update(zip(new, self._of_words.tokenize(new), strict=True))
         tokens = {word: cached[word] for word in distinct}
         tracks = [None if self.joins_words else sample.tracks for sample in samples]
-        laid_out = lay_out_words(tokens, texts, tracks, self._pad_id)
+        laid_out = lay_out_words(tokens, texts, tracks, self._of_words.pad_id)
         return laid_out.repeat() if self.repeat_words else laid_out
 
 

@@ -2,8 +2,8 @@
 
 open_clip (``open_clip_torch``, optional) has its own byte-pair tokenizer, and one that wraps a
 tokenizer of transformers. Its models are given texts that were cleaned as in their training, which
-is therefore done here, too. Names are ``open_clip:NAME[/TAG]``, as those of the models; the tag of
-the weights changes nothing here.
+is therefore done here, too. Names are ``open_clip:NAME[/TAG]`` or ``open_clip:FOLDER``, as those of
+the models; the tag of the weights changes nothing here.
 """
 
 import json
@@ -30,7 +30,7 @@ def is_open_clip(name: str) -> bool:
 
 
 def load_open_clip_tokenizer(name: str) -> "OpenClipTokenizer":
-    """Load a tokenizer by ``open_clip:NAME[/TAG]``, or from a folder where one was saved.
+    """Load a tokenizer by its model's name, or from a folder where one was saved.
 
     Raises:
         UserError: open_clip is not installed, or there is no such model.
@@ -50,7 +50,9 @@ def load_open_clip_tokenizer(name: str) -> "OpenClipTokenizer":
             return OpenClipTokenizer(tokenizers.SimpleTokenizer(**settings))
         return OpenClipTokenizer(tokenizers.HFTokenizer(name, **settings))
     model = name.removeprefix(PREFIX)
-    if not model.startswith(_WITH_SCHEMA):
+    if Path(model).is_dir():
+        model = f"local-dir:{model}"
+    elif not model.startswith(_WITH_SCHEMA):
         model = model.partition("/")[0]
         if model not in open_clip.list_models():  # open_clip would take a tokenizer of its own
             raise UserError(

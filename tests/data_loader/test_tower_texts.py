@@ -157,6 +157,28 @@ def test_a_model_says_how_its_texts_are_made(tmp_path):
     assert (old.max_tokens, old.lowercase, old.prompt, old.token_limit) == (7, True, "{}", None)
 
 
+def test_words_may_have_a_tokenizer_of_their_own(tmp_path):
+    siglip_like().save_pretrained(tmp_path)
+    text_model = "tests/reference/text_model"
+    wanted = ModelInput(
+        ("vision", "ocr"), str(tmp_path), word_tokenizer_name=text_model, max_tokens=4
+    )
+    made, own = Collate.for_model(wanted), load_tokenizer(text_model)
+    long = "zqx" * 10
+    batch = made([sample("sale", long, captions=["the man and the sale"]), sample()])
+    words = batch.words.token_ids()
+    expected = {tuple(ids) for ids in own(["sale", long, " "])["input_ids"]}
+    assert set(words) == expected and max(map(len, words)) > 4  # the limit is the tower's
+    assert batch.words.input_ids[0, -1] == own.pad_token_id
+    assert batch.query.input_ids.shape == (2, 4)
+    texts = made.get_texts(batch, 0)
+    assert texts[0] == [made.tokenizer.decode(batch.query.input_ids[0, :3])]
+    assert [text.replace(" ", "") for text in texts[1]] == ["sale", long]
+    assert sorted(made.tokenize_distinct_words([["sale", long], []])) == sorted(expected)
+    only_seen = ModelInput(("vision",), str(tmp_path), word_tokenizer_name="nowhere")
+    assert Collate.for_model(only_seen).tokenizer
+
+
 # open_clip
 
 
@@ -185,6 +207,18 @@ def test_an_open_clip_tokenizer_gives_the_librarys_tokens(tmp_path):
     assert json.loads((tmp_path / FILE).read_text())["tokenizer"] == "SimpleTokenizer"
     again = load_tokenizer(str(tmp_path))
     assert again(texts) == tokenizer(texts) and again.model_max_length == 32
+
+
+def test_a_folder_of_open_clips_has_a_tokenizer_too(tmp_path):
+    pytest.importorskip("open_clip")
+    text = {"context_length": 12, "vocab_size": 49408}
+    path = tmp_path / "open_clip_config.json"
+    path.write_text(json.dumps({"model_cfg": {"embed_dim": 8, "text_cfg": text}}))
+    tokenizer = load_tokenizer(f"open_clip:{tmp_path}")
+    assert tokenizer.model_max_length == 12
+    path.write_text("{")
+    with pytest.raises(UserError, match=f'tokenizer "open_clip:{tmp_path}": '):
+        load_tokenizer(f"open_clip:{tmp_path}")
 
 
 @pytest.mark.parametrize("make", [clip_like, siglip_like], ids=["clip", "siglip"])
