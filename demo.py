@@ -2,7 +2,7 @@
 
     make demo          (or: python demo.py)
 
-Makes a small TextVR of its own (data_loader/synthetic), trains the three configurations of
+Makes a small TextVR of its own (data_loader/synthetic), trains four configurations of
 configs/demo with train.py, tests them with test.py, and prints one table. Each of 32 looks is
 paired with each of 32 words; a caption speaks of both, and 16 test videos share each look and each
 word, so a model that only sees or only reads can find the right one of its 16 by luck alone. In the
@@ -27,7 +27,7 @@ from utils.errors import UserError
 from utils.files import write_json
 from utils.run_dir import CONFIG_NAME
 
-MODALITIES = ("fusion", "vision", "ocr")
+MODELS = ("fusion", "vision", "ocr", "dual_encoder")  # configs/demo has a file of each
 COLUMNS = {"R1": "R@1", "R5": "R@5", "R10": "R@10", "MedR": "MedR"}
 
 
@@ -53,18 +53,21 @@ def run_command(*command: str | Path) -> None:
         raise UserError(f"the demonstration stopped: the command above ended with code {code}")
 
 
-def make_dataset_overrides(data: Path) -> list[str]:
+def make_dataset_overrides(data: Path, model: str = "fusion") -> list[str]:
     """Return the ``--set`` changes that let a configuration of the demonstration use ``data``."""
-    return [f"data_loader.args.data_dir={data}", f"arch.args.text_params.model={data}/text_model"]
+    texts = f"arch.args.text_params.model={data}/text_model"
+    if model == "dual_encoder":
+        texts = f"arch.args.tower={data}/tower"
+    return [f"data_loader.args.data_dir={data}", texts]
 
 
-def train_and_test(modality: str, out: Path, changes: list[str]) -> None:
-    """Train one configuration afresh in ``out/modality`` and test its last checkpoint there."""
-    folder = out / modality
+def train_and_test(model: str, out: Path, changes: list[str]) -> None:
+    """Train one configuration afresh in ``out/model`` and test its last checkpoint there."""
+    folder = out / model
     if folder.exists():
         shutil.rmtree(folder)  # an earlier demonstration's
     options = [word for change in changes for word in ("--set", change)]
-    run_command("train.py", "-c", f"configs/demo/{modality}.json", "--run_dir", folder, *options)
+    run_command("train.py", "-c", f"configs/demo/{model}.json", "--run_dir", folder, *options)
     run_command("test.py", "-r", folder / "model_last.pth", "--sim_path", folder / "sim_matrix.npy")
 
 
@@ -101,12 +104,12 @@ def read_labels(data: Path) -> tuple[dict[str, NDArray], float]:
 
 def format_table(results: dict[str, Any]) -> str:
     """Return the results as a table."""
-    head = f"{'modality':<10}" + "".join(f"{name:>8}" for name in COLUMNS.values())
+    head = f"{'model':<14}" + "".join(f"{name:>8}" for name in COLUMNS.values())
     lines = [head + f"{'right look':>13}{'right word':>13}"]
-    for modality in MODALITIES:
-        row = results[modality]
+    for model in MODELS:
+        row = results[model]
         cells = "".join(f"{row['t2v'][column]:8.2f}" for column in COLUMNS)
-        lines.append(f"{modality:<10}{cells}{row['right_look']:12.1f}%{row['right_word']:12.1f}%")
+        lines.append(f"{model:<14}{cells}{row['right_look']:12.1f}%{row['right_word']:12.1f}%")
     lines.append(f"best R@1 to be expected of one modality alone: {results['ceiling_R1']:.2f}")
     return "\n".join(lines)
 
@@ -141,11 +144,10 @@ def main() -> None:
     arguments, start = parse_arguments(), time.monotonic()
     data, out = arguments.data, arguments.out
     run_command("-m", "tools.make_data", "--out", data, *shlex.split(arguments.make))
-    changes = [*make_dataset_overrides(data), *arguments.changes]
-    for modality in MODALITIES:
-        train_and_test(modality, out, changes)
+    for model in MODELS:
+        train_and_test(model, out, [*make_dataset_overrides(data, model), *arguments.changes])
     labels, ceiling = read_labels(data)
-    results = {modality: read_results(out / modality, labels) for modality in MODALITIES}
+    results = {model: read_results(out / model, labels) for model in MODELS}
     results["ceiling_R1"] = ceiling
     results["seed"] = json.loads((out / "fusion" / CONFIG_NAME).read_text(encoding="utf-8"))["seed"]
     write_json(out / "results.json", results)

@@ -33,12 +33,15 @@ def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
     assert ceiling == 100 * 4 / 4  # one of the 3 residues is tested: 4 videos of 4 words
 
 
-def test_table_shows_every_modality_and_the_ceiling():
+def test_table_shows_every_model_and_the_ceiling():
     metrics = {"R1": 12.5, "R5": 50.0, "R10": 75.0, "MedR": 5.5}
     row = {"t2v": metrics, "right_look": 60.25, "right_word": 3.0}
-    text = demo.format_table({name: row for name in demo.MODALITIES} | {"ceiling_R1": 6.25})
-    assert all(name in text for name in ("fusion", "vision", "ocr", "R@1", "R@10", "MedR", "6.25"))
-    assert text.count("12.50") == text.count("60.2%") == 3
+    text = demo.format_table({name: row for name in demo.MODELS} | {"ceiling_R1": 6.25})
+    assert all(
+        name in text
+        for name in ("fusion", "vision", "ocr", "dual_encoder", "R@1", "R@10", "MedR", "6.25")
+    )
+    assert text.count("12.50") == text.count("60.2%") == 4
 
 
 def test_the_next_commands_can_be_pasted():
@@ -54,10 +57,10 @@ def test_the_whole_demonstration_in_small(tmp_path):
     done = subprocess.run([*command, *small], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(results) == {"fusion", "vision", "ocr", "ceiling_R1", "seed"}
+    assert set(results) == {*demo.MODELS, "ceiling_R1", "seed"}
     assert results["seed"] == 0 and "\nseed 0; another by --set seed=1" in done.stdout
     keys = {"t2v", "v2t", "right_look", "right_word"}
-    assert all(set(results[modality]) == keys for modality in demo.MODALITIES)
+    assert all(set(results[model]) == keys for model in demo.MODELS)
     assert np.load(tmp_path / "out" / "sim_matrix.npy").shape == (8, 8)
     assert results["ceiling_R1"] == 50.0
     index = tmp_path / "out" / "my.index"

@@ -30,6 +30,34 @@ for job in jobs:
             sys.exit(f"{job}: {end.code}")
 """
 
+ALT_CLIP = """
+import sys
+from pathlib import Path
+import torch, transformers
+import my_alt_clip_tower
+from model.dual_encoder import DualEncoder
+from tests.model import small_towers
+from tests.model.test_dual_encoder import make_batch, score, score_by_library
+folder = Path(sys.argv[1])
+folder.mkdir()
+side = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_hidden_layers=2)
+text = side | dict(vocab_size=20, project_dim=24, max_position_embeddings=40, pad_token_id=3)
+vision = side | dict(image_size=32, patch_size=16)
+torch.manual_seed(0)
+tower = transformers.AltCLIPModel(
+    transformers.AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+)
+small_towers.randomize(tower)
+tower.save_pretrained(folder)
+small_towers.write_tokenizer(folder, starts=True, ends=True)
+small_towers.make_processor("clip").save_pretrained(folder)
+video, expected = score_by_library(str(folder))
+model = DualEncoder(str(folder), modalities=("vision",)).eval()
+torch.testing.assert_close(
+    score(model, make_batch(str(folder), video=video)), expected, rtol=0, atol=1e-6
+)
+"""
+
 
 @pytest.fixture(scope="module")
 def extensions(tmp_path_factory) -> tuple[Path, list[str]]:
@@ -51,6 +79,15 @@ def run_jobs(extensions, *jobs: list[str]) -> str:
     return done.stdout
 
 
+def test_a_tower_of_ones_own_is_the_librarys_zero_shot(extensions, tmp_path):
+    folder, names = extensions
+    assert "my_alt_clip_tower" in names
+    code = f"import sys; sys.path[:0] = [{str(folder)!r}]\n" + ALT_CLIP
+    command = [sys.executable, "-c", code, str(tmp_path / "tower")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def make_jobs(data: Path, run: Path, kind: str, *changes: str) -> list[list[str]]:
     sets = [part for change in (*tiny(data), *changes) for part in ("--set", change)]
     train = ["train.py", "-c", f"{ROOT}/configs/demo/{kind}.json", "--run_dir", str(run), *sets]
@@ -60,7 +97,7 @@ def make_jobs(data: Path, run: Path, kind: str, *changes: str) -> list[list[str]
 
 def test_every_kind_of_part_has_an_example(extensions):
     names = set(extensions[1])
-    assert len(names) == 8, names
+    assert len(names) == 9, names
 
 
 def test_a_loss_a_metric_a_fusion_and_a_video_encoder_of_ones_own(extensions, demo, tmp_path):

@@ -30,7 +30,7 @@ def write_tower(folder: Path, family: str, seed: int = 0) -> str:
     model = transformers.AutoModel.from_config(config)
     randomize(model)
     model.save_pretrained(folder)
-    _make_processor(family).save_pretrained(folder)
+    make_processor(family).save_pretrained(folder)
     return str(folder)
 
 
@@ -87,7 +87,8 @@ def _make_config(family: str) -> Any:
     return transformers.AutoConfig.for_model(family, text_config=text, vision_config=vision)
 
 
-def _make_processor(family: str) -> Any:
+def make_processor(family: str) -> Any:
+    """Return the family's image processor, or of videos."""
     square = {"height": SIZE, "width": SIZE}
     if family in CLIPS:
         return transformers.CLIPImageProcessor(
