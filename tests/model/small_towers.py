@@ -37,6 +37,21 @@ def write_tower(folder: Path, family: str, seed: int = 0) -> str:
 CLIPS = ("clip", "metaclip_2")
 
 
+def write_clip(folder: Path, vocabulary: int, size: int, patch: int) -> None:
+    """Save a tiny CLIP of other sizes."""
+    folder.mkdir()
+    write_tokenizer(folder, starts=True, ends=True)
+    text = {**_SIDE, "vocab_size": vocabulary, "eos_token_id": 3, "bos_token_id": 2}
+    config = transformers.CLIPConfig(
+        text_config=text | {"projection_dim": 24, "pad_token_id": 3},
+        vision_config={**_SIDE, "image_size": size, "patch_size": patch, "projection_dim": 24},
+        projection_dim=24,
+    )
+    model = transformers.CLIPModel(config)
+    randomize(model)
+    model.save_pretrained(folder)
+
+
 def randomize(model: nn.Module) -> None:
     """Move every weight away from zero, so that no part of a tower is silent."""
     with torch.no_grad():

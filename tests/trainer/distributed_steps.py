@@ -2,10 +2,11 @@
 
     distributed_steps.py TEXT_MODEL OUT CHUNK_SIZE SETTINGS
 
-SETTINGS are others of the trainer, as JSON; ``loss`` is a block, without which it is a learned
-temperature with equal captions counted as right. Each batch is split as the loader does it. The
-first process writes losses, gradients and weights, and the vectors that the last one had of texts
-before them.
+SETTINGS are others of the trainer, as JSON; ``tower`` the arguments of a DualEncoder, whose folder
+lies beside TEXT_MODEL, in place of a FrozenInTime; ``loss`` is a block, without which it is a
+learned temperature with equal captions counted as right. Each batch is split as the loader does it.
+The first process writes losses, gradients and weights, and the vectors that the last one had of
+texts before them.
 """
 
 import json
@@ -16,9 +17,11 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-import model.loss  # noqa: F401  registers the losses
+import model.registrations  # noqa: F401
 from base.registry import LOSSES
 from evaluation.embedding_cache import encode_texts
+from model.adapters import LoraParams
+from model.dual_encoder import DualEncoder
 from tests.model.small_models import build, make_batch
 from tests.trainer.step_trainer import make_step_trainer
 from trainer.optim import adamw
@@ -56,14 +59,28 @@ def own_part(batch, place: DistInfo):
     return batch.rows(int(rows[0]), int(rows[-1]) + 1)
 
 
+def build_tower(text_model: Path, arguments: dict) -> DualEncoder:
+    """A small DualEncoder whose gate is open."""
+    torch.manual_seed(1)
+    lora = arguments.pop("lora", None)
+    arguments |= {} if lora is None else {"lora": LoraParams(**lora)}
+    model = DualEncoder(str(text_model.with_name("tower")), **arguments)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return model
+
+
 def main() -> None:
     text_model, out, chunk_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     settings = json.loads(sys.argv[4])
     loss = settings.pop("loss", {"type": "SoftmaxLoss", "args": {"positives": "captions"}})
+    tower = settings.pop("tower", None)
     device = torch.device("cpu")
     torch.set_num_threads(1)
     with process_group(device, timeout_s=60) as place:
-        model = build(text_model).double().train()  # the text model has no dropout
+        model = build(text_model) if tower is None else build_tower(text_model, tower)
+        model = model.double().train()  # the text model has no dropout
         for weight in model.parameters_without_gradient():
             weight.requires_grad_(False)
         encode = model.encode_words, Precision("fp32", device)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.model.small_models import write_text_model
+from tests.model.small_models import PATCH, RES, VOCABULARY, write_text_model
+from tests.model.small_towers import write_clip
 from tests.trainer.distributed_steps import BATCHES
 from utils.launch import launch
 
@@ -22,6 +23,7 @@ def steps(tmp_path_factory):
     """Return a function: processes, chunk size (0: whole), settings -> what three steps gave."""
     folder = tmp_path_factory.mktemp("steps")
     text_model = write_text_model(folder / "text")
+    write_clip(folder / "tower", VOCABULARY, RES, PATCH)
     config = json.loads((text_model / "config.json").read_text())
     config |= {"dropout": 0.0, "attention_dropout": 0.0}
     (text_model / "config.json").write_text(json.dumps(config))
@@ -84,11 +86,26 @@ def test_learned_losses_in_several_processes_equal_one(steps, loss, positives, c
     check_equal(one, steps(count, chunk_size, loss=block))
 
 
-def check_equal(one: dict, several: dict) -> None:
+@pytest.mark.parametrize(
+    ("tower", "count", "chunk_size"),
+    [
+        ({}, 3, 2),
+        pytest.param({}, 2, 0, marks=pytest.mark.slow),
+        pytest.param({"lora": {"rank": 2}, "freeze": "all"}, 3, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_tower_in_several_processes_equals_one(steps, tower, count, chunk_size):
+    one = steps(1, tower=tower)
+    assert any(name.startswith("tower.") for name in one["gradients"][0])
+    check_equal(one, steps(1, chunk_size=1, tower=tower), least=10)
+    check_equal(one, steps(count, chunk_size, tower=tower), least=10)
+
+
+def check_equal(one: dict, several: dict, least: int = 20) -> None:
     assert len(one["losses"]) == len(BATCHES) and len(set(one["losses"])) == len(BATCHES)
     assert several["losses"] == pytest.approx(one["losses"], abs=1e-9)
     for expected, found in zip(one["gradients"], several["gradients"], strict=True):
-        assert expected.keys() == found.keys() and len(expected) > 20
+        assert expected.keys() == found.keys() and len(expected) > least
         for name, grad in expected.items():
             torch.testing.assert_close(found[name], grad, atol=1e-9, rtol=1e-9, msg=name)
     for name, weight in one["weights"].items():
