@@ -95,6 +95,14 @@ class Tower(nn.Module):
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
         _check_weights(report, name)
+        known = KNOWN_TOWERS.get(name)
+        if known is not None and known.input != cls.describe(
+            name, config
+        ):  # its files are here now
+            raise UserError(
+                f"arch.args.tower: the image processor of {name} is not what this release knows it "
+                "to be; run the command again, its files are in the cache now and are read first"
+            )
         return cls(model)
 
     @classmethod

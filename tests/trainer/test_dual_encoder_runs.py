@@ -9,6 +9,8 @@ import torch
 
 import test as test_command
 import train as train_command
+from base.criterion import cosine_similarity
+from evaluation.embedding_files import load_embeddings
 from parse_config import load_config
 from tests.conftest import ROOT
 from tests.model.small_towers import write_tower
@@ -119,12 +121,16 @@ def test_without_a_checkpoint_it_is_zero_shot(run_main, demo, pretrained, tmp_pa
     for kind, modalities in (("fused", '["vision", "ocr"]'), ("seen", '["vision"]')):
         code, _, err = run_main(
             test_command, "-c", CONFIG, "--sim_path", tmp_path / f"{kind}.npy",
+            "--save_feats", tmp_path / kind,
             *as_options([*changes, f"arch.args.modalities={modalities}"]),
         )  # fmt: skip
         assert code == 0, err
     seen, fused = (np.load(tmp_path / f"{kind}.npy") for kind in ("seen", "fused"))
     np.testing.assert_allclose(fused, seen, atol=1e-6)
     assert seen.std() > 1e-4
+    kept = load_embeddings(tmp_path / "seen")
+    products = cosine_similarity(*map(torch.from_numpy, (kept.text_embeds, kept.video_embeds)))
+    np.testing.assert_allclose(products.numpy(), seen, atol=1e-6)
     unpretrained = settings(demo)
     code, _, err = run_main(test_command, "-c", CONFIG, *as_options(unpretrained))
     assert code == 2 and "no trained weights to test" in err
