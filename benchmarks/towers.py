@@ -136,7 +136,7 @@ def main() -> None:
     device = torch.device(asked.device)
     torch.set_num_threads(asked.threads)
     if device.type == "cuda":
-        configure_cuda(device)
+        configure_cuda()
     names = asked.tower or TOWERS
     result = measuring.describe_machine() | {"batch": asked.batch, "training": []}
     result["towers"] = [measure_tower(name, device) for name in names]
