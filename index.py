@@ -1,40 +1,66 @@
 """Make a folder of videos searchable: embeddings, words, thumbnails.
 
-    python index.py my_videos/ -r RUN/model_best.pth --out my.index/                  make it
+    python index.py my_videos/ --out my.index/                      make it, or bring it up to date
+    python index.py my_videos/ --model google/siglip2-base-patch16-224 --out my.index/
     python index.py my_videos/ -r RUN/model_best.pth --ocr my_videos_ocr/ --out my.index/
-    python index.py my_videos/ --out my.index/                          bring it up to date
-    python index.py my_videos/ --out my.index/ --dry-run                say what that would do
+    python index.py my_videos/ --out my.index/ --dry-run            say what that would do
     python search.py my.index/ "a red car passes the sign casino"
 
-Any checkpoint of this project or converted by tools.checkpoint; without -c the config.json beside
-it is read. A long video is cut into windows, each of them one entry. The text in the videos is
-taken from --ocr (a/b.mp4 has a/b.mp4.json or a/b.json, as spot_text.py writes them, in several
-processes), or spotted on the way. Run again, it adds new videos, updates those whose file or OCR
-document has changed (by size and time, then by content) and drops those that are gone; model,
-windows, precision and OCR are then as before. Where another version of the text engine is installed
-meanwhile, --spot spots all text anew. Stopped at any moment, the index stays valid and the next run
-goes on; it may be searched all the while. Exit code 1: a video could not be read, the others are in
-the index.
+What is shown is found by a model. --model takes an image-text tower as it is: a name of the Hugging
+Face hub (CLIP, SigLIP, SigLIP 2), a folder with its files, or open_clip:NAME; -r a checkpoint of
+this project or one converted by tools.checkpoint (without -c the config.json beside it is read). A
+new index without either is made with google/siglip2-base-patch16-224, which is downloaded once
+unless the local cache has it. Where the hub can't be had (for 10 s at most it is waited for; with
+HF_HUB_OFFLINE=1 it is not asked) the index holds words only, and is searched by text; the same
+command with --model adds a model later, without spotting any text again.
+
+A long video is cut into windows, each of them one entry. The text in the videos is taken from --ocr
+(a/b.mp4 has a/b.mp4.json or a/b.json, as spot_text.py writes them, in several processes), or
+spotted on the way. Run again, it adds new videos, updates those whose file or OCR document has
+changed (by size and time, then by content) and drops those that are gone; model, windows, precision
+and OCR are then as before. Where another version of the text engine is installed meanwhile, --spot
+spots all text anew. Stopped at any moment, the index stays valid and the next run goes on; it may
+be searched all the while. Exit code 1: a video could not be read, the others are in the index.
+
+An index is one model's: its weights, and what changes its forward pass. Another one is refused,
+unless --replace-model is given with --model or -r: then all videos are embedded anew, with words,
+entries and pictures kept, and the index is searched as before until all of it is there. A video
+whose file can't be read any more is not taken along.
 
 Videos are embedded in evaluation.precision of the configuration, by default that of training; with
--r another one can be chosen: --set evaluation.precision=bf16. Embeddings of several precisions go
-together in one index. Queries are embedded in fp32, see search.py --precision.
+-r or --model another one can be chosen: --set evaluation.precision=bf16, and with --model how many
+frames of a window are seen: --set data_loader.args.video_params.num_frames=4. Embeddings of several
+precisions go together in one index. Queries are embedded in fp32, see search.py --precision.
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
+import torch
+
 from parse_config import add_config_arguments, load_config, load_run_config
 from retrieval.index.embedding import ModelFile
-from retrieval.index.identity import CONFIG
+from retrieval.index.hub import HubError, locate_model
+from retrieval.index.model_change import describe_stopped
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
-from retrieval.index.update import IndexOptions, preview_update, read_index_meta, update_index
+from retrieval.index.tower import DEFAULT_TOWER, TowerModel
+from retrieval.index.update import (
+    IndexOptions,
+    list_videos,
+    preview_update,
+    read_index_meta,
+    update_index,
+)
+from retrieval.index.writer import config_file
 from retrieval.printing import format_plan, format_result
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError
 from utils.launch import choose_devices
 from utils.run_dir import setup_logging
+
+logger = logging.getLogger("retrieval")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,7 +70,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("videos", type=Path, help="folder of videos, and those in it")
     parser.add_argument("--out", type=Path, required=True, help="folder of the index")
-    parser.add_argument("-r", "--resume", type=Path, metavar="MODEL", help="checkpoint")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--model", metavar="TOWER", help="name or folder of an image-text tower")
+    chosen.add_argument("-r", "--resume", type=Path, metavar="MODEL", help="checkpoint")
+    parser.add_argument(
+        "--replace-model", action="store_true", help="embed all videos by another model"
+    )
     add_config_arguments(parser, required=False)
     parser.add_argument("--window", type=float, help="seconds of an entry (a new index: 10)")
     parser.add_argument("--stride", type=float, help="seconds between two entries (5)")
@@ -73,16 +104,54 @@ def choose_source(arguments: argparse.Namespace, meta: dict | None) -> OcrSource
     return load_source(arguments.out, before)
 
 
-def choose_model(arguments: argparse.Namespace, meta: dict | None) -> ModelFile:
-    """Return the model that is asked for, or that of the index; raises ``UserError``."""
+def choose_model(arguments: argparse.Namespace, meta: dict | None) -> ModelFile | None:
+    """Return the model that is asked for, that of the index, or for a new one the default.
+
+    None: the index holds words only. Raises ``UserError``.
+    """
+    out, kept = arguments.out, None if meta is None else meta.get("model")
     if arguments.resume is not None:
         config = load_run_config(arguments.resume, arguments.config, arguments.overrides)
         return ModelFile(arguments.resume, config)
+    if arguments.config:
+        raise UserError("-c changes nothing without -r; give the model's checkpoint")
+    if arguments.model is not None:
+        return TowerModel(arguments.model, arguments.overrides)
+    if arguments.replace_model:
+        raise UserError("--replace-model: give the other model with --model or -r")
     if meta is None:
-        raise UserError(f"{arguments.out}: is a new index; give the model's checkpoint with -r")
-    if arguments.config or arguments.overrides:
-        raise UserError("-c and --set change nothing without -r; give the model's checkpoint")
-    return ModelFile(Path(meta["model"]["path"]), load_config(arguments.out / CONFIG, is_kept=True))
+        return choose_default(arguments)
+    if arguments.overrides:
+        raise UserError("--set changes nothing without a model; give it with --model or -r")
+    if stopped := describe_stopped(out, meta):
+        logger.warning("%s", stopped)
+    if kept is None:
+        return None
+    if "path" not in kept:
+        return TowerModel(kept["name"], kept=config_file(out, meta))
+    return ModelFile(Path(kept["path"]), load_config(config_file(out, meta), is_kept=True))
+
+
+def choose_default(arguments: argparse.Namespace) -> ModelFile | None:
+    """Return the default tower for a new index, or None where it can't be had."""
+    list_videos(arguments.videos)  # before anything is downloaded for them
+    try:
+        locate_model(DEFAULT_TOWER)
+    except HubError as error:
+        if arguments.overrides:
+            raise
+        if arguments.no_ocr:
+            raise UserError(
+                f"{error}; without a model and without text there is nothing to find: give a model "
+                "with --model (a folder, for instance), or leave out --no-ocr"
+            ) from error
+        logger.warning(
+            "no model (%s): %s will hold words only; to search by meaning, too, add one later: "
+            "python index.py %s --out %s --model NAME_OR_FOLDER",
+            error, arguments.out, arguments.videos, arguments.out,
+        )  # fmt: skip
+        return None
+    return TowerModel(DEFAULT_TOWER, arguments.overrides)
 
 
 def main() -> int:
@@ -91,17 +160,25 @@ def main() -> int:
     setup_logging(verbosity=0)
     meta = read_index_meta(arguments.out)
     source = choose_source(arguments, meta)
+    is_given = arguments.model is not None or arguments.resume is not None
     if arguments.dry_run:
-        plan = preview_update(arguments.videos, arguments.out, source)
+        has_model = meta is not None and meta.get("model") is not None
+        changes_model = arguments.replace_model or is_given and not has_model
+        plan = preview_update(arguments.videos, arguments.out, source, changes_model)
         sys.stdout.write(format_plan(plan))
         return 1 if plan.failed else 0
     model = choose_model(arguments, meta)
-    device = choose_devices(model.config.n_gpu, arguments.device)[0]
-    # Without -r the configuration is the one in the index, which it was first made with.
-    precision = model.config.evaluation_precision if arguments.resume else None
+    n_gpu, precision = min(1, torch.cuda.device_count()), None
+    if model is not None and model.path is not None:
+        n_gpu = model.config.n_gpu
+    if is_given:
+        # Otherwise the configuration is the one in the index, which it was first made with.
+        precision = model.config.evaluation_precision
+    device = choose_devices(n_gpu, arguments.device)[0]
     options = IndexOptions(
-        arguments.window, arguments.stride, arguments.batch_size, arguments.ann, device, precision
-    )
+        arguments.window, arguments.stride, arguments.batch_size, arguments.ann, device, precision,
+        arguments.replace_model,
+    )  # fmt: skip
     result = update_index(arguments.videos, arguments.out, model, source, options)
     sys.stdout.write(format_result(result, arguments.out))
     return 1 if result.failed else 0

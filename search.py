@@ -7,8 +7,9 @@
 
 Semantic search compares the embedding of the query with those of the entries; keyword search its
 words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: with one
-or two wrong letters); hybrid search fuses both lists by their ranks. Everything in a query is plain
-text; only "quotation marks" mean a phrase as it stands.
+or two wrong letters); hybrid search fuses both lists by their ranks. An index without a model holds
+words only, and is searched by them. Everything in a query is plain text; only "quotation marks"
+mean a phrase as it stands.
 """
 
 import argparse
@@ -61,6 +62,11 @@ def main() -> None:
     with VideoIndex.open(arguments.index, arguments.precision) as index:
         if arguments.resume is not None:
             index.check_model(arguments.resume)
+        if arguments.mode == "hybrid" and index.model is None:
+            sys.stderr.write(
+                "the index holds words only, so that only text is found; index.py --model adds a "
+                "model\n"
+            )
         names = ("k", "mode", "folder", "explain", "exact", "words_weight")
         hits = index.search(arguments.query, **{name: vars(arguments)[name] for name in names})
     text = dump_hits(hits) if arguments.json else format_hits(hits, arguments.explain)

@@ -88,7 +88,13 @@ def main() -> None:
     with VideoIndex.open(arguments.index, arguments.precision) as index:
         if arguments.resume is not None:
             index.check_model(arguments.resume)
-        index.load_query_encoder()
+        if index.model is None:
+            sys.stderr.write(
+                f"{escape(str(arguments.index))}: holds words only, so that only text is found; "
+                "index.py --model adds a model\n"
+            )
+        else:
+            index.load_query_encoder()
         with open_socket(arguments.host, arguments.port) as listener:
             name, number = get_public_name(listener, arguments.host), listener.getsockname()[1]
             names = LOCAL_NAMES | {name} if is_local(listener) else None

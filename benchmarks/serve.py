@@ -33,8 +33,8 @@ from benchmarks.inputs import INDEX_VOCABULARY, WIDTH, IndexContents, make_index
 from data_loader.collate import Collate, load_tokenizer
 from data_loader.synthetic.text_model import MODEL_CONFIG, write_text_model
 from parse_config import load_config
-from retrieval.index.query_embedder import QUERY_ENCODER, save_query_encoder
-from retrieval.index.writer import IndexWriter, lock_index
+from retrieval.index.query_embedder import save_query_encoder
+from retrieval.index.writer import QUERY_ENCODER, IndexWriter, lock_index
 from trainer.build import build_model
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError

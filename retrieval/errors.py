@@ -7,6 +7,20 @@ class IndexFolderError(UserError):
     """The index folder can't be used: missing, damaged, of a newer version, or locked."""
 
 
+class OtherModelError(IndexFolderError):
+    """The index was made with another model, or with other settings of it."""
+
+
+class WordsOnlyError(UserError):
+    """The index has no model: it can't be searched by meaning."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this index holds words only, and a search by meaning needs a model: search by text "
+            "(--mode keyword), or add one: python index.py VIDEOS --out INDEX --model MODEL"
+        )
+
+
 class UnknownEntryError(UserError):
     """There is no entry with this id (any more)."""
 

@@ -84,12 +84,14 @@ def format_plan(plan: "UpdatePlan") -> str:
     groups = {"add": plan.add, "update": plan.update, "drop": plan.drop}
     lines = [f"{what:<7} {escape(name)}" for what, names in groups.items() for name in names]
     lines += [f"failed  {escape(name)}: {reason}" for name, reason in plan.failed.items()]
+    lines += [f"{plan.num_anew} to be embedded by another model"] if plan.num_anew else []
     return "\n".join([*lines, plan.summarize()]) + "\n"
 
 
 def format_result(result: "UpdateResult", out: Path) -> str:
     """Return what an update did."""
     lines = [f"failed  {escape(name)}: {reason}" for name, reason in result.failed.items()]
+    lines += [f"{result.num_anew} embedded by the new model"] if result.num_anew else []
     lines.append(result.plan.summarize())
     if result.recall is not None:
         lines.append(f"FAISS index: {result.recall:.1%} of the ten nearest of an entry are found")

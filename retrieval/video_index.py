@@ -6,13 +6,14 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from retrieval.errors import IndexFolderError, MissingFileError
+from retrieval.errors import IndexFolderError, MissingFileError, WordsOnlyError
 from retrieval.index import database, identity, writer
-from retrieval.results import Entry, Hit, TextTrack
-from retrieval.search.hybrid import SearchRequest, run_search
+from retrieval.results import MODES, Entry, Hit, Mode, TextTrack
+from retrieval.search.hybrid import SearchRequest, choose_mode, run_search
 from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ class VideoIndex:
     folder: each call sees one commit, the last one.
 
     Attributes:
-        model: identity of the model that it was made with; see ``retrieval.index.identity``.
         videos: the folder that was indexed.
     """
 
@@ -37,12 +37,10 @@ class VideoIndex:
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._encoder: QueryEmbedder | None = None
+        self._encoder: tuple[tuple[Path, str], QueryEmbedder] | None = None  # and which it is
         with self.reading() as (connection, _):
             meta = database.read_meta(connection)
-        self.model: dict[str, Any] = meta["model"]
         self.videos = database.decode_path(meta["folder"])
-        self._checksum: str = meta["query_encoder"]
 
     @classmethod
     def open(cls, path: str | Path, precision: "PrecisionName" = "fp32") -> "VideoIndex":
@@ -68,20 +66,46 @@ class VideoIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def model(self) -> dict[str, Any] | None:
+        """Identity of the model (``retrieval.index.identity``); None: the index has words only."""
+        with self.reading() as (_, snapshot):
+            return snapshot.model
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes in which it can be searched."""
+        return MODES if self.model is not None else ("keyword",)
+
     def load_query_encoder(self) -> "QueryEmbedder":
         """Load the query encoder, before the first search needs it; raises ``UserError``."""
-        from retrieval.index.query_embedder import QUERY_ENCODER, QueryEmbedder
+        return self._load_current_encoder()[1]
 
-        with self._lock:
-            if self._encoder is None:
-                folder = self.path / QUERY_ENCODER
-                self._encoder = QueryEmbedder(folder, self._checksum, self._precision)
-            return self._encoder
+    def _load_current_encoder(self) -> "tuple[tuple[Path, str], QueryEmbedder]":
+        """Return the query encoder of the last commit, and which one it is."""
+        from retrieval.index.query_embedder import QueryEmbedder
+
+        while True:
+            with self.reading() as (_, snapshot):
+                wanted = snapshot.query_encoder
+            if wanted is None:
+                raise WordsOnlyError
+            try:
+                with self._lock:
+                    if self._encoder is None or self._encoder[0] != wanted:
+                        self._encoder = wanted, QueryEmbedder(*wanted, self._precision)
+                    return self._encoder
+            except IndexFolderError:
+                with self.reading() as (_, snapshot):
+                    if snapshot.query_encoder == wanted:
+                        raise  # otherwise another model has taken over meanwhile
 
     def check_model(self, checkpoint: str | Path) -> None:
         """Raise ``IndexFolderError``, which names both, where the index is of another model."""
-        file = Path(checkpoint)
-        identity.check_weights(self.path, self.model, identity.identify_file(file, file.stem))
+        file, model = Path(checkpoint), self.model
+        if model is None:
+            raise IndexFolderError(f"{self.path}: holds words only, and was made without a model")
+        identity.check_weights(self.path, model, identity.identify_file(file, file.stem))
 
     @property
     def link_targets(self) -> list[Path]:
@@ -110,8 +134,9 @@ class VideoIndex:
         Args:
             query: a sentence, words, numbers, ``"quoted phrases"``; anything is plain text.
             k: at least 1.
-            mode: ``semantic``, ``keyword``, or ``hybrid``, which fuses both lists by their ranks;
-                their former names are ``meaning``, ``words`` and ``fused``.
+            mode: ``semantic``, ``keyword``, or ``hybrid``, which fuses both lists by their ranks,
+                and without a model is ``keyword``; their former names are ``meaning``, ``words``
+                and ``fused``.
             folder: only videos in this folder (as ``folders`` names it) and those below.
             explain: also say where the similarity comes from.
             exact: compare with all embeddings, even where ``index.py --ann`` has been used.
@@ -120,12 +145,20 @@ class VideoIndex:
         Raises:
             UserError: the query is empty or longer than ``MAX_QUERY`` characters, ``k`` below 1,
                 the mode unknown, or there is no such folder.
+            WordsOnlyError: the mode is ``semantic``, and the index has no model.
         """
         query = query.encode("utf-8", "replace").decode()  # half characters become "?"
         request = SearchRequest(query, k, mode, folder, explain, exact, words_weight)
-        embedding = None if request.mode == "keyword" else self.load_query_encoder().embed(query)
-        with self.reading() as (connection, snapshot):
-            return run_search(connection, snapshot, request, embedding)
+        embedded_by, embedding = None, None
+        while True:
+            with self.reading() as (connection, snapshot):
+                mode = choose_mode(request.mode, snapshot)
+                if embedded_by == (None if mode == "keyword" else snapshot.query_encoder):
+                    request = replace(request, mode=mode)
+                    return run_search(connection, snapshot, request, embedding)
+            # Once, or again where another model has taken over meanwhile.
+            embedded_by, encoder = self._load_current_encoder()
+            embedding = encoder.embed(query)
 
     def entry(self, entry_id: int) -> Entry:
         """Return an entry; raises ``UnknownEntryError`` (a ``UserError``)."""

@@ -25,7 +25,7 @@ from utils.files import FileStamp, hash_file
 DATABASE = "index.db"
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x54565258  # "TVRX": tells our databases from others
-NO_INDEX = "index.py makes one: python index.py VIDEOS -r MODEL --out {}"
+NO_INDEX = "index.py makes one: python index.py VIDEOS --out {}"
 _WAIT_S = 30.0
 
 # Paths are kept as the bytes that they are: names need not be text.
@@ -74,6 +74,19 @@ class ContentStamp(FileStamp):
         """Whether a file still has this size and time; raises ``OSError``."""
         return FileStamp(self.size, self.mtime_ns) == FileStamp.of(path)
 
+    def find_same(self, path: Path) -> Self | None:
+        """Return the stamp of a file that still has this content; None where it has another.
+
+        A file of the same size and time counts as unchanged; otherwise its content decides. Raises
+        ``UserError`` or ``OSError`` where it can't be read.
+        """
+        if self.matches_size_and_time(path):
+            return self
+        if path.stat().st_size != self.size:
+            return None
+        found = type(self).of(path)
+        return found if found.sha256 == self.sha256 else None
+
 
 @dataclass
 class NewEntry:
@@ -120,6 +133,21 @@ class KnownVideo(NamedTuple):
     id: int
     stamp: ContentStamp
     ocr_stamp: ContentStamp | None
+
+
+class KnownEntry(NamedTuple):
+    """A window of a video of the index."""
+
+    id: int
+    start_s: float
+
+
+class KnownLine(NamedTuple):
+    """A line of text of a video of the index, as ``NewTrack``."""
+
+    text: str
+    score: float
+    boxes: NDArray  # (N, 5) float32
 
 
 def create_database(folder: Path, meta: dict[str, Any]) -> None:
@@ -216,6 +244,27 @@ def read_videos(connection: sqlite3.Connection) -> dict[str, KnownVideo]:
         os.fsdecode(path): KnownVideo(video_id, _parse_stamp(stamp), _parse_stamp(ocr))
         for video_id, path, stamp, ocr in rows
     }
+
+
+def read_entries(connection: sqlite3.Connection) -> dict[int, list[KnownEntry]]:
+    """Return the entries of each video (by id), in their order."""
+    found: dict[int, list[KnownEntry]] = {}
+    for video, *entry in connection.execute(
+        "SELECT video_id, id, start_s FROM entries ORDER BY id"
+    ):
+        found.setdefault(video, []).append(KnownEntry(*entry))
+    return found
+
+
+def read_lines(connection: sqlite3.Connection, video_id: int) -> list[KnownLine]:
+    """Return the lines of text of a video, in the order in which they came."""
+    rows = connection.execute(
+        "SELECT text, score, boxes FROM tracks WHERE video_id = ? ORDER BY id", (video_id,)
+    )
+    return [
+        KnownLine(text, score, np.frombuffer(boxes, dtype=np.float32).reshape(-1, 5))
+        for text, score, boxes in rows
+    ]
 
 
 def update_stamps(connection: sqlite3.Connection, stamps: dict[int, Stamps]) -> None:

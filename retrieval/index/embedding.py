@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ import data_loader.registrations  # noqa: F401
 import model.registrations  # noqa: F401
 from base.base_model import ModelInput, describe_model_input
 from base.batch import Sample
-from base.config import Config
+from base.config import Config, resolve_config
 from base.registry import ARCHITECTURES, DATASETS
 from data_loader.collate import Collate
 from data_loader.transforms import (
@@ -32,7 +32,7 @@ from retrieval.index.database import NewEntry, NewVideo
 from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.video_file import ReadingParams, VideoFile
 from trainer.build import build_model
-from utils.checkpoint.weights import load_weights
+from utils.checkpoint.weights import hash_weights, load_weights
 from utils.errors import UserError
 from utils.precision import Precision
 
@@ -48,10 +48,23 @@ class BrokenModelError(UserError):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A checkpoint and its configuration: the model, and how videos and words are given to it."""
+    """A checkpoint and its configuration: the model, and how videos and words are given to it.
 
-    path: Path
+    ``path`` is None where the weights are those that the model starts from.
+    """
+
+    path: Path | None
     config: Config
+    is_kept: ClassVar[bool] = False  # whether the index, not its user, names a model without path
+
+    @property
+    def name(self) -> str:
+        """What the model is called in messages."""
+        return self.config.name
+
+    def resolve_config(self) -> dict[str, Any]:
+        """Return the configuration as an index keeps it."""
+        return resolve_config(self.config)
 
     @cached_property
     def model_input(self) -> ModelInput:
@@ -114,11 +127,19 @@ class WindowEncoder:
     """Embeds windows with a model, whose weights are read; raises ``UserError``."""
 
     def __init__(self, file: ModelFile, precision: Precision) -> None:
-        self._name, self.precision = file.config.name, precision
-        self.model = build_model(file.config, precision.device, initial_weights=False).eval()
-        load_weights(self.model, file.path)
+        self._name, self.precision = file.name, precision
+        starts = file.path is None
+        self.model = build_model(file.config, precision.device, initial_weights=starts).eval()
+        if file.path is not None:
+            load_weights(self.model, file.path)
+        self.model.merge_adapters()
         self.collate = Collate.for_model(file.model_input, file.loader["text_params"].max_tokens)
         self._transform = DeviceTransform(file.build_transforms())
+
+    @cached_property
+    def weights_checksum(self) -> str:
+        """SHA-256 of the model's weights."""
+        return hash_weights(self.model.state_dict())
 
     @torch.inference_mode()
     def embed(self, samples: Sequence[Sample]) -> list[dict[str, NDArray]]:
@@ -143,10 +164,18 @@ class WindowEncoder:
         return [{name: rows[i] for name, rows in arrays.items()} for i in range(len(samples))]
 
 
+class NoEncoder:
+    """Stands for the encoder of an index without a model: entries get no embeddings."""
+
+    def embed(self, samples: Sequence[Sample]) -> list[dict[str, NDArray]]:
+        """Return nothing for each window."""
+        return [{} for _ in samples]
+
+
 def embed_videos(
     names: Iterable[str],
     open_file: Callable[[str], AbstractContextManager[VideoFile]],
-    encoder: WindowEncoder,
+    encoder: WindowEncoder | NoEncoder,
     batch_size: int,
 ) -> Iterator[tuple[list[NewVideo], dict[str, str]]]:
     """Embed videos, whose windows share batches; raises ``BrokenModelError``.

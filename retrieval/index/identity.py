@@ -3,22 +3,25 @@
 Kept in the index as ``format``, ``name``, ``path``, ``sha256`` (of the checkpoint file, which shows
 at once that nothing has changed), ``weights`` (SHA-256 of the tensors, so that a checkpoint without
 its optimizer is the same model) and ``settings``: those that differ from their defaults, so that a
-release with further options changes nothing. Format 1, of former releases, had a checksum of the
-whole resolved configuration as ``settings`` and no ``weights``.
+release with further options changes nothing. Of a tower that is used as it is, ``name`` is what
+finds it, and there is no ``path`` and no ``sha256``. Format 1, of former releases, had a checksum
+of the whole resolved configuration as ``settings`` and no ``weights``.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrieval.errors import IndexFolderError
+from retrieval.errors import OtherModelError
+from retrieval.index.writer import CONFIG
 from utils.errors import UserError
 from utils.files import hash_file
 
 if TYPE_CHECKING:
-    from retrieval.index.embedding import ModelFile
+    from collections.abc import Callable
+
+    from retrieval.index.embedding import ModelFile, WindowEncoder
 
 FORMAT = 2
-CONFIG = "config.json"  # of the model, resolved; in the index folder
 
 
 def identify_file(path: Path, name: str) -> dict[str, Any]:
@@ -30,47 +33,71 @@ def identify_file(path: Path, name: str) -> dict[str, Any]:
     return {"name": name, "path": str(path.absolute()), "sha256": checksum}
 
 
-def identify_model(model: "ModelFile") -> dict[str, Any]:
-    """Return the complete identity of a model; raises ``UserError``."""
-    return identify_file(model.path, model.config.name) | {
-        "format": FORMAT,
-        "weights": _hash_weights(model.path),
-        "settings": model.settings(),
-    }
+def identify_model(
+    model: "ModelFile", load_encoder: "Callable[[], WindowEncoder]"
+) -> dict[str, Any]:
+    """Return the complete identity of a model; raises ``UserError``.
+
+    Args:
+        load_encoder: loads it, which is needed where its weights are in no file of ours.
+    """
+    if model.path is None:
+        found = {"name": model.name, "weights": load_encoder().weights_checksum}
+    else:
+        found = identify_file(model.path, model.name) | {"weights": _hash_weights(model.path)}
+    return found | {"format": FORMAT, "settings": model.settings()}
 
 
-def check_weights(out: Path, before: dict[str, Any], file: dict[str, Any]) -> None:
-    """Raise ``IndexFolderError``, which names both, where an index is of another model's weights.
+def check_weights(out: Path, before: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise ``OtherModelError``, which names both, where an index is of another model's weights.
 
     Args:
         before: identity of the model of the index, of any format.
-        file: ``identify_file`` of another checkpoint.
+        found: ``identify_file`` of another checkpoint, or an identity.
     """
-    if before["sha256"] == file["sha256"]:
+    if "sha256" in found and before.get("sha256") == found["sha256"]:
         return
     try:
-        if "weights" in before and before["weights"] == _hash_weights(Path(file["path"])):
+        weights = found.get("weights") or _hash_weights(Path(found["path"]))
+        if before.get("weights") == weights:
             return
     except UserError:  # what is no checkpoint is another model, too
         pass
-    names = [f"{m['name']} ({m['path']}, sha256 {m['sha256'][:12]})" for m in (before, file)]
-    raise IndexFolderError(
-        f"{out}: was made with the model {names[0]}, not with {names[1]}; embeddings of two "
-        "models can't be compared: give the first one, or another --out"
+    raise OtherModelError(
+        f"{out}: was made with the model {describe_model(before)}, not with "
+        f"{describe_model(found)}; embeddings of two models can't be compared: give the first one, "
+        "another --out, or --replace-model, which embeds all videos anew"
     )
 
 
-def check_model(out: Path, before: dict[str, Any], model: "ModelFile") -> dict[str, Any]:
+def describe_model(identity: dict[str, Any]) -> str:
+    """Return name, place and checksum of a model, for messages."""
+    if "path" not in identity:
+        return f"{identity['name']} (weights {identity['weights'][:12]})"
+    return f"{identity['name']} ({identity['path']}, sha256 {identity['sha256'][:12]})"
+
+
+def check_model(
+    out: Path,
+    before: dict[str, Any],
+    model: "ModelFile",
+    load_encoder: "Callable[[], WindowEncoder]",
+) -> dict[str, Any]:
     """Compare a model with that of an index; returns the identity that the index should keep.
 
     Args:
         before: identity of the model of the index, of any format.
+        load_encoder: as for ``identify_model``.
 
     Raises:
-        IndexFolderError: the weights, or settings that change embeddings, differ.
+        OtherModelError: the weights, or settings that change embeddings, differ.
     """
-    file, settings = identify_file(model.path, model.config.name), model.settings()
-    check_weights(out, before, file)
+    if model.path is None:
+        found = identify_model(model, load_encoder)
+    else:
+        found = identify_file(model.path, model.name)
+    settings = model.settings()
+    check_weights(out, before, found)
     if before.get("format") == FORMAT:
         old, weights = before["settings"], before["weights"]
     else:
@@ -82,12 +109,12 @@ def check_model(out: Path, before: dict[str, Any], model: "ModelFile") -> dict[s
         if old.get(name) != settings.get(name)
     ]
     if different:
-        raise IndexFolderError(
-            f"{out}: was made with the same weights of {file['name']}, but other settings of the "
+        raise OtherModelError(
+            f"{out}: was made with the same weights of {found['name']}, but other settings of the "
             f"model, frames or words ({'; '.join(different)}); leave out -c and --set, or give "
-            "another --out"
+            "another --out, or --replace-model, which embeds all videos anew"
         )
-    return file | {"format": FORMAT, "weights": weights, "settings": settings}
+    return found | {"format": FORMAT, "weights": weights, "settings": settings}
 
 
 def _hash_weights(path: Path) -> str:

@@ -23,6 +23,7 @@ class OcrSource:
     """
 
     kind = "none"
+    is_costly = False  # whether reading a video's text again takes long
 
     def settings(self) -> dict[str, Any]:
         """Return what ``load_source`` makes the same source of, as JSON values."""
@@ -83,6 +84,7 @@ class SpottedText(OcrSource):
     """Text that is spotted while the index is made; raises ``UserError`` for an unknown engine."""
 
     kind = "spotted"
+    is_costly = True
     engine: str = "rapidocr"
     script: str | None = None  # None: as the engine chooses
     every: float = EVERY_S  # seconds from one frame that is read to the next

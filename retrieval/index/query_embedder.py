@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from base.base_model import RetrievalModel
     from data_loader.collate import Collate
 
-QUERY_ENCODER = "query_encoder"  # folder of the weights and the tokenizer, in the index folder
 WEIGHTS, SETTINGS = "weights.safetensors", "query_encoder.json"
 MAX_BATCH = 32  # queries
 _REMEDY = "make the index anew with index.py"

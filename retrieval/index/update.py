@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -12,21 +12,26 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from base.config import PrecisionName, resolve_config
+from base.config import PrecisionName
 from data_loader.readers.container import VIDEO_EXTENSIONS
-from retrieval.errors import IndexFolderError
+from retrieval.errors import IndexFolderError, OtherModelError
 from retrieval.index import database
 from retrieval.index.ann import MIN_ROWS, build_ann
-from retrieval.index.arrays import WITHOUT
-from retrieval.index.database import ContentStamp, KnownVideo, Stamps, decode_path, encode_path
-from retrieval.index.embedding import ModelFile, WindowEncoder, embed_videos
-from retrieval.index.identity import CONFIG, check_model, identify_model
+from retrieval.index.database import KnownVideo, Stamps, decode_path, encode_path
+from retrieval.index.embedding import ModelFile, NoEncoder, WindowEncoder, embed_videos
+from retrieval.index.identity import check_model, describe_model, identify_model
+from retrieval.index.model_change import embed_anew, save_model
 from retrieval.index.ocr_text import OcrSource
-from retrieval.index.query_embedder import QUERY_ENCODER, QueryEmbedder, save_query_encoder
-from retrieval.index.video_file import STRIDE_S, WINDOW_S, check_windows, open_video_file
+from retrieval.index.video_file import (
+    STRIDE_S,
+    WINDOW_S,
+    ReadingParams,
+    check_windows,
+    open_video_file,
+)
 from retrieval.index.writer import LOCK, IndexWriter, lock_index
 from utils.errors import UserError
-from utils.files import FileListing, list_files, write_json
+from utils.files import FileListing, list_files
 from utils.precision import Precision
 
 logger = logging.getLogger(__name__)
@@ -43,7 +48,8 @@ class IndexOptions:
     batch_size: int = 16  # windows that are embedded at a time
     ann: bool = False  # whether a FAISS index is wanted, too
     device: torch.device = torch.device("cpu")
-    precision: PrecisionName | None = None  # of the model; a new index: that of its configuration
+    precision: PrecisionName | None = None  # of the model; a new one: that of its configuration
+    replace_model: bool = False  # whether a model that is not the index's takes its place
 
 
 @dataclass
@@ -56,6 +62,7 @@ class UpdatePlan:
     touch: dict[int, Stamps] = field(default_factory=dict)  # by id: only times have changed
     failed: dict[str, str] = field(default_factory=dict)  # path -> why it can't be compared
     num_same: int = 0
+    num_anew: int = 0  # videos of the index that another model is to embed
 
     def summarize(self) -> str:
         """Return one line with the number of videos of each kind."""
@@ -73,21 +80,30 @@ class UpdateResult:
     failed: dict[str, str] = field(default_factory=dict)  # path -> why the video could not be read
     num_videos: int = 0
     num_entries: int = 0
+    num_anew: int = 0  # videos that another model, or the first one, has embedded
     recall: float | None = None  # of the FAISS index, where one was made: see ``build_ann``
 
 
-def preview_update(videos: Path, out: Path, source: OcrSource) -> UpdatePlan:
-    """Compare a folder of videos with an index, without writing; raises ``UserError``."""
+def preview_update(
+    videos: Path, out: Path, source: OcrSource, changes_model: bool = False
+) -> UpdatePlan:
+    """Compare a folder of videos with an index, without writing; raises ``UserError``.
+
+    Args:
+        changes_model: whether another model, or the first one, is to embed what is there.
+    """
     names, meta = list_videos(videos).names, read_index_meta(out)
     if meta is None:
         return plan_update(videos, names, {}, source)
     _check_folder(videos, out, meta)
     with closing(database.connect(out)) as connection:
-        return plan_update(videos, names, database.read_videos(connection), source)
+        plan = plan_update(videos, names, database.read_videos(connection), source)
+    plan.num_anew = plan.num_same if changes_model else 0
+    return plan
 
 
 def update_index(
-    videos: Path, out: Path, model: ModelFile, source: OcrSource, options: IndexOptions
+    videos: Path, out: Path, model: ModelFile | None, source: OcrSource, options: IndexOptions
 ) -> UpdateResult:
     """Make an index, or update one.
 
@@ -96,12 +112,15 @@ def update_index(
 
     Args:
         out: the index folder; made if need be.
-        model: must be that of the index.
+        model: that of the index, its first one, or with ``options.replace_model`` any; None: the
+            index holds words only.
 
     Raises:
         UserError: there are no videos, the model or the windows are not those of the index, the
             index can't be used, or the disk is full.
     """
+    if options.ann and model is None:
+        raise UserError(f"{out}: --ann is for embeddings, and an index of words only has none")
     listing = list_videos(videos)
     read_index_meta(out)  # before anything is written to a folder that is no index
     with _explain_write_errors(out):
@@ -109,36 +128,117 @@ def update_index(
     with _explain_write_errors(out), lock_index(out):
         meta = read_index_meta(out)
         windows = _choose_windows(out, meta, options)
-        precision = _choose_precision(out, meta, model, options)
+        precision = None if model is None else _choose_precision(meta, model, options)
         # The model is loaded only where something has changed.
-        load_encoder = cache(partial(WindowEncoder, model, Precision(precision, options.device)))
+        load_encoder = cache(partial(_load_encoder, out, meta, model, precision, options))
+        identity, changes_model = None, False
         if meta is None:
             _create_index(videos, out, model, windows, load_encoder())
-            identity = {}
         else:
             _check_folder(videos, out, meta)
-            identity = {"model": check_model(out, meta["model"], model)}
+            identity, changes_model = _compare_models(out, meta, model, options, load_encoder)
         with IndexWriter(out) as writer:
             writer.remove_leftovers()
+            had_ann, num_anew = writer.meta.get("ann") is not None, 0
+            if changes_model:
+                _drop_missing(writer, videos, listing.names, source)
+                num_anew = embed_anew(
+                    writer, videos, model, identity, source, windows, load_encoder,
+                    options.batch_size,
+                )  # fmt: skip
+            elif meta is not None and model is not None:
+                _warn_of_precision(out, meta, precision)
+                if options.replace_model:  # of another one's, that has been begun
+                    writer.set_meta(successor=None)
             known = writer.read_videos()
             plan = plan_update(videos, listing.names, known, source)
-            result = UpdateResult(plan, dict(plan.failed))
+            result = UpdateResult(plan, dict(plan.failed), num_anew=num_anew)
             writer.update_stamps(plan.touch)
             link_targets = [encode_path(path) for path in listing.link_targets]
             settings = {"ocr": source.settings(), "precision": precision}
-            writer.set_meta(link_targets=link_targets, **settings, **identity)
+            if identity is not None:
+                settings["model"] = identity
+            writer.set_meta(link_targets=link_targets, **settings)
             writer.write((), [known[name].id for name in plan.drop])
             if names := sorted(plan.add + plan.update):
                 source.prepare()
-                open_file = partial(open_video_file, videos, model.reading_params(*windows), source)
+                params = _choose_reading(model, windows)
+                open_file = partial(open_video_file, videos, params, source)
                 bar = tqdm(names, desc="indexing", unit="video", dynamic_ncols=True)
                 batches = embed_videos(bar, open_file, load_encoder(), options.batch_size)
                 for complete, failed in batches:
                     # A video that has changed and can't be read is no longer what the index has.
                     writer.write(complete, [known[name].id for name in failed if name in known])
                     result.failed |= failed
-            _finish_update(writer, options.ann, result)
+            _finish_update(writer, options.ann, had_ann, result)
     return result
+
+
+def _load_encoder(
+    out: Path,
+    meta: dict[str, Any] | None,
+    model: ModelFile | None,
+    precision: PrecisionName | None,
+    options: IndexOptions,
+) -> WindowEncoder | NoEncoder:
+    """Load a model; one that the index has named is compared with what it was."""
+    if model is None or precision is None:
+        return NoEncoder()
+    encoder = WindowEncoder(model, Precision(precision, options.device))
+    if model.is_kept and meta is not None:
+        check_model(out, meta["model"], model, lambda: encoder)
+    return encoder
+
+
+def _choose_reading(model: ModelFile | None, windows: tuple[float, float]) -> ReadingParams:
+    """Return how videos are read; without a model the frames are those of the thumbnails."""
+    return ReadingParams(*windows) if model is None else model.reading_params(*windows)
+
+
+def _compare_models(
+    out: Path,
+    meta: dict[str, Any],
+    model: ModelFile | None,
+    options: IndexOptions,
+    load_encoder: Callable[[], Any],
+) -> tuple[dict[str, Any] | None, bool]:
+    """Compare a model with that of an index.
+
+    Returns:
+        The identity that the index should have, None: as it is; and whether all its entries are to
+        be embedded anew for it.
+
+    Raises:
+        OtherModelError: it is another one, and is not to replace that of the index.
+    """
+    before = meta.get("model")
+    if model is None:
+        if before is not None:
+            raise OtherModelError(
+                f"{out}: was made with the model {describe_model(before)}, and can't be updated "
+                "without it"
+            )
+        return None, False
+    if before is None:
+        return identify_model(model, load_encoder), True
+    if model.is_kept:  # it is compared when it is loaded
+        return None, False
+    try:
+        return check_model(out, before, model, load_encoder), False
+    except OtherModelError:
+        if not options.replace_model:
+            raise
+    return identify_model(model, load_encoder), True
+
+
+def _drop_missing(
+    writer: IndexWriter, videos: Path, names: Sequence[str], source: OcrSource
+) -> None:
+    """Drop the videos that are gone, and find the documents of the others."""
+    known = writer.read_videos()
+    plan = plan_update(videos, names, known, source)
+    writer.update_stamps(plan.touch)
+    writer.write((), [known[name].id for name in plan.drop])
 
 
 def plan_update(
@@ -146,8 +246,7 @@ def plan_update(
 ) -> UpdatePlan:
     """Compare a folder of videos with those that an index knows.
 
-    A file of the same size and time counts as unchanged, one of another size as changed; otherwise
-    its content decides. The index keeps what it has of a video that can't be compared.
+    The index keeps what it has of a video that can't be compared.
     """
     plan = UpdatePlan(drop=sorted(known.keys() - set(names)))
     source.find_documents(names)
@@ -174,12 +273,8 @@ def _compare_video(file: Path, name: str, before: KnownVideo, source: OcrSource)
     ocr = source.get_stamp(name, before.ocr_stamp)
     if (ocr and ocr.sha256) != (before.ocr_stamp and before.ocr_stamp.sha256):
         return None
-    if before.stamp.matches_size_and_time(file):
-        return before.stamp, ocr
-    if file.stat().st_size != before.stamp.size:
-        return None
-    stamp = ContentStamp.of(file)
-    return (stamp, ocr) if stamp.sha256 == before.stamp.sha256 else None
+    stamp = before.stamp.find_same(file)
+    return None if stamp is None else (stamp, ocr)
 
 
 def list_videos(folder: Path) -> FileListing:
@@ -218,23 +313,21 @@ def _is_unfinished(out: Path) -> bool:
 
 
 def _create_index(
-    videos: Path, out: Path, model: ModelFile, windows: tuple[float, float], encoder: WindowEncoder
+    videos: Path,
+    out: Path,
+    model: ModelFile | None,
+    windows: tuple[float, float],
+    encoder: WindowEncoder | NoEncoder,
 ) -> None:
     """Make an empty index in a locked folder."""
     (out / database.DATABASE).unlink(missing_ok=True)  # of one whose making was stopped
-    folder = out / QUERY_ENCODER
-    checksum = save_query_encoder(folder, encoder.model, model.config, encoder.collate)
-    width = len(QueryEmbedder(folder, checksum).embed("a"))  # as it is when read again
-    fuses = set(WITHOUT) == set(model.model_input.modalities)
-    write_json(out / CONFIG, resolve_config(model.config))
-    meta = {
-        "folder": encode_path(videos.absolute()),
-        "model": identify_model(model),
-        "query_encoder": checksum,
-        "windows": list(windows),
-        "precision": encoder.precision.name,
-    }
-    IndexWriter.create(out, width, sorted(WITHOUT) if fuses else (), meta)
+    meta = {"folder": encode_path(videos.absolute()), "windows": list(windows)}
+    width, leaves_out = None, ()
+    if model is not None and isinstance(encoder, WindowEncoder):
+        saved = save_model(out, model, identify_model(model, lambda: encoder), encoder)
+        width, leaves_out = saved.pop("width"), saved.pop("leaves_out")
+        meta |= saved
+    IndexWriter.create(out, width, leaves_out, meta)
 
 
 def _check_folder(videos: Path, out: Path, meta: dict[str, Any]) -> None:
@@ -262,27 +355,28 @@ def _choose_windows(
 
 
 def _choose_precision(
-    out: Path, meta: dict[str, Any] | None, model: ModelFile, options: IndexOptions
+    meta: dict[str, Any] | None, model: ModelFile, options: IndexOptions
 ) -> PrecisionName:
-    """Return the precision that windows are embedded in.
+    """Return the precision that windows are embedded in."""
+    if options.precision is not None:
+        return options.precision
+    if meta is None or meta.get("model") is None:
+        return model.config.evaluation_precision
+    return meta.get("precision", "fp32")  # as before indexes said it
 
-    Embeddings of two precisions are close enough to stand in one index, so a change is only said.
-    """
-    if meta is None:
-        return options.precision or model.config.evaluation_precision
-    before = meta.get("precision", "fp32")  # as before indexes said it
-    wanted = options.precision or before
-    if wanted != before:
+
+def _warn_of_precision(out: Path, meta: dict[str, Any], precision: PrecisionName | None) -> None:
+    """Say that the precision changes; embeddings of two are close enough to stand together."""
+    before = meta.get("precision", "fp32")
+    if precision != before:
         logger.warning(
             "%s: its videos were embedded in %s; those that are embedded from now on are in %s",
-            out, before, wanted,
+            out, before, precision,
         )  # fmt: skip
-    return wanted
 
 
-def _finish_update(writer: IndexWriter, ann: bool, result: UpdateResult) -> None:
+def _finish_update(writer: IndexWriter, ann: bool, had_ann: bool, result: UpdateResult) -> None:
     """Drop dead rows, and make the FAISS index where one is wanted or was there."""
-    had_ann = writer.meta.get("ann") is not None
     writer.compact()
     num_rows, kept = writer.meta["num_rows"], writer.meta.get("ann")
     covers_most = kept is not None and kept["num_rows"] >= _MIN_COVERED * num_rows

@@ -52,12 +52,12 @@ class ReadingParams:
 
     window_s: float  # length of a window
     stride_s: float  # between the starts of two windows
-    num_frames: int  # F
-    transform: ClipTransform  # of a test clip
-    reader: str  # tried first
-    ocr: OcrParams  # which words the model is given
-    uses_vision: bool
-    uses_ocr: bool
+    num_frames: int = 0  # F
+    transform: ClipTransform | None = None  # of a test clip; None: no frames are wanted
+    reader: str = SECOND_READER  # tried first
+    ocr: OcrParams = OcrParams()  # which words the model is given
+    uses_vision: bool = False
+    uses_ocr: bool = False
 
 
 class VideoFile:
@@ -144,7 +144,7 @@ class VideoFile:
 def open_video_file(
     folder: Path, params: ReadingParams, source: OcrSource, name: str
 ) -> Iterator[VideoFile]:
-    """Open a video of a folder with the first of two readers that can; all count frames alike.
+    """Open a video of a folder; all readers count frames alike.
 
     Raises:
         UserError: no reader can read it, or its OCR document is malformed.
@@ -152,18 +152,25 @@ def open_video_file(
     path = folder / name
     # Taken before the video is read: the next run finds what changes meanwhile.
     stamps = ContentStamp.of(path), source.get_stamp(name, None)
+    with open_reader(path, params.reader) as reader:
+        yield VideoFile(name, stamps, reader, source.read_lines(name, path), params)
+
+
+@contextmanager
+def open_reader(path: Path, first_choice: str) -> Iterator[VideoReader]:
+    """Open a video with the first of two readers that can; raises ``VideoError``."""
     with ExitStack() as stack:
         try:
-            reader = stack.enter_context(open_video(path, params.reader))
+            reader = stack.enter_context(open_video(path, first_choice))
         except VideoError as error:
-            if params.reader == SECOND_READER:
+            if first_choice == SECOND_READER:
                 raise
             try:
                 reader = stack.enter_context(open_video(path, SECOND_READER))
             except VideoError:
                 raise error from None
             logger.info("%s: read with %s, for %s", path, SECOND_READER, error.reason)
-        yield VideoFile(name, stamps, reader, source.read_lines(name, path), params)
+        yield reader
 
 
 def check_windows(window_s: float, stride_s: float) -> None:

@@ -3,13 +3,14 @@
 Shapes: E width of the common space.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Self
 
 from retrieval.errors import IndexFolderError
@@ -23,10 +24,19 @@ from retrieval.index.arrays import (
     create_array,
     map_rows,
 )
-from retrieval.index.database import KnownVideo, NewEntry, NewVideo, Stamps
+from retrieval.index.database import (
+    KnownEntry,
+    KnownLine,
+    KnownVideo,
+    NewEntry,
+    NewVideo,
+    Stamps,
+)
 from utils.files import FileLockedError, lock_file, remove_temporary_files, sync_file
 
 LOCK = "index.lock"
+CONFIG = "config.json"  # of the model, resolved
+QUERY_ENCODER = "query_encoder"  # folder of the weights and the tokenizer
 # A search skips the rows of videos that are gone; beyond this share they are dropped.
 MAX_DEAD = 0.25
 _CHUNK = 65536  # rows copied at a time
@@ -36,6 +46,16 @@ _BUCKETS = 256  # folders of thumbnails
 def thumbnail_file(folder: Path, entry_id: int) -> Path:
     """Return the file of an entry's thumbnail."""
     return folder / "thumbnails" / f"{entry_id % _BUCKETS:02x}" / f"{entry_id}.jpg"
+
+
+def query_encoder_folder(folder: Path, meta: dict[str, Any]) -> Path:
+    """Return the folder of an index's query encoder; a model that comes later has its own."""
+    return folder / meta.get("query_encoder_folder", QUERY_ENCODER)
+
+
+def config_file(folder: Path, meta: dict[str, Any]) -> Path:
+    """Return the file of the configuration of an index's model."""
+    return folder / meta.get("config_file", CONFIG)
 
 
 @contextmanager
@@ -53,7 +73,9 @@ def lock_index(folder: Path) -> Iterator[None]:
 class IndexWriter:
     """Writes to an index folder that is locked by ``lock_index``; a ``with`` block closes it.
 
-    ``meta`` has the values of the table ``meta``, as of now.
+    ``meta`` has the values of the table ``meta``, as of now. Its ``successor``, where there is one,
+    has those that another model's embeddings bring with them, and ``num_rows``, how many of them
+    are there already: see ``begin_successor``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,11 +84,13 @@ class IndexWriter:
         self.meta = database.read_meta(self._database)
 
     @staticmethod
-    def create(folder: Path, width: int, leaves_out: Sequence[str], meta: dict[str, Any]) -> None:
+    def create(
+        folder: Path, width: int | None, leaves_out: Sequence[str], meta: dict[str, Any]
+    ) -> None:
         """Make an empty index in a folder that exists and is locked; the database comes last.
 
         Args:
-            width: E.
+            width: E; None: without embeddings.
             leaves_out: ``vision`` and ``ocr``, where embeddings without them are kept, too.
         """
         counts = {"generation": 1, "num_rows": 0, "commits": 0}
@@ -84,6 +108,14 @@ class IndexWriter:
     def read_videos(self) -> dict[str, KnownVideo]:
         """Return the videos of the index by path."""
         return database.read_videos(self._database)
+
+    def read_entries(self) -> dict[int, list[KnownEntry]]:
+        """Return the entries of each video (by id), in their order."""
+        return database.read_entries(self._database)
+
+    def read_lines(self, video_id: int) -> list[KnownLine]:
+        """Return the lines of text of a video."""
+        return database.read_lines(self._database, video_id)
 
     def update_stamps(self, stamps: dict[int, Stamps]) -> None:
         """Write new stamps of videos (by id) whose content is unchanged."""
@@ -125,14 +157,14 @@ class IndexWriter:
 
         The arrays are written anew under other names, so that readers keep what they have mapped.
         """
-        num_rows, old = self.meta["num_rows"], self.meta["generation"]
+        num_rows, old, new = self.meta["num_rows"], self.meta["generation"], self.next_generation()
         if self.count_dead_rows() <= max_dead * num_rows:
             return False
         dead = self._database.execute("SELECT row FROM dead_rows").fetchall()
         alive = np.setdiff1d(np.arange(num_rows), np.array(dead, dtype=np.int64).ravel())
         for name, (dtype, row) in _list_arrays(self.meta).items():
             source = map_rows(array_file(self.folder, name, old), dtype, num_rows, row)
-            target = array_file(self.folder, name, old + 1)
+            target = array_file(self.folder, name, new)
             create_array(target, dtype, row)
             for first in range(0, len(alive), _CHUNK):
                 append_rows(target, first, np.asarray(source[alive[first : first + _CHUNK]]))
@@ -144,18 +176,82 @@ class IndexWriter:
             self._database.executemany("UPDATE entries SET row = ? WHERE row = ?", moved)
             execute("DELETE FROM words WHERE id NOT IN (SELECT word_id FROM postings)")
             execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
-            changed = {"generation": old + 1, "num_rows": len(alive), "ann": None}
+            changed = {"generation": new, "num_rows": len(alive), "ann": None}
             database.write_meta(self._database, changed)
         return True
 
+    def next_generation(self) -> int:
+        """Return the number of the next generation of arrays."""
+        used = self.meta["generation"], (self.meta.get("successor") or {}).get("generation", 0)
+        return max(used) + 1
+
+    def begin_successor(self, values: dict[str, Any]) -> None:
+        """Begin a generation of embeddings by another model, beside those that are searched.
+
+        Args:
+            values: what is to be set in ``meta`` when they take over: ``generation``, that of
+                ``next_generation``, ``width``, ``leaves_out``, and all that is the model's.
+        """
+        successor = values | {"num_rows": 0}
+        for name, (dtype, row) in _list_arrays(successor).items():
+            create_array(array_file(self.folder, name, successor["generation"]), dtype, row)
+        with self._transaction(is_seen=False):
+            database.write_meta(self._database, {"successor": successor})
+
+    def read_succeeded(self) -> NDArray:
+        """Return the entries (N,) that the successor has embeddings of, by its rows."""
+        successor = self.meta["successor"]
+        ids = array_file(self.folder, IDS, successor["generation"])
+        return np.asarray(map_rows(ids, np.int64, successor["num_rows"], ()))
+
+    def write_successor(self, entries: Sequence[tuple[int, NewEntry]]) -> None:
+        """Give the successor embeddings of entries (by id) that the index has."""
+        successor = self.meta["successor"]
+        self._append_rows(successor, entries)
+        num_rows = successor["num_rows"] + len(entries)
+        with self._transaction(is_seen=False):
+            changed = {"successor": successor | {"num_rows": num_rows}}
+            database.write_meta(self._database, changed)
+
+    def switch_to_successor(self) -> None:
+        """Let the successor's embeddings take over, in one commit.
+
+        Entries stay what they are. Videos that it has no embeddings of, of every entry, are gone.
+        """
+        entries, execute = self.read_succeeded(), self._database.execute
+        rows = execute("SELECT id, video_id FROM entries").fetchall()
+        has_row = set(entries.tolist())
+        gone: list[int] = []
+        with self._transaction():
+            for video in sorted({video for entry, video in rows if entry not in has_row}):
+                gone += database.delete_video(self._database, video)
+            # The rows of both generations overlap, and no two entries may have the same one.
+            execute("UPDATE entries SET row = -1 - id")
+            execute("DELETE FROM dead_rows")
+            known = {entry for entry, _ in rows} - set(gone)
+            for row, entry in enumerate(entries.tolist()):
+                if entry in known:
+                    execute("UPDATE entries SET row = ? WHERE id = ?", (row, entry))
+                else:
+                    execute("INSERT INTO dead_rows VALUES (?)", (row,))
+            taken = self.meta["successor"] | {"successor": None, "ann": None}
+            database.write_meta(self._database, taken)
+        for entry in gone:
+            thumbnail_file(self.folder, entry).unlink(missing_ok=True)
+
     def remove_leftovers(self) -> None:
         """Remove the files of older generations, and those of a writer that was killed."""
-        generation, ann = self.meta["generation"], self.meta.get("ann")
-        kept = {array_file(self.folder, name, generation) for name in _list_arrays(self.meta)}
-        kept |= {self.folder / ann["file"]} if ann else set()
+        ann, successor = self.meta.get("ann"), self.meta.get("successor")
+        kept = {self.folder / ann["file"]} if ann else set()
+        for meta in (self.meta, *([successor] if successor else [])):
+            generation = meta["generation"]
+            kept |= {array_file(self.folder, name, generation) for name in _list_arrays(meta)}
+            kept |= {query_encoder_folder(self.folder, meta), config_file(self.folder, meta)}
+        for path in set(self.folder.glob(f"{QUERY_ENCODER}*")) - kept:
+            shutil.rmtree(path, ignore_errors=True)
         rows = self._database.execute("SELECT id FROM entries")
         kept |= {thumbnail_file(self.folder, entry) for (entry,) in rows}
-        for pattern in ("*-??????.npy", "ann-*.faiss", "thumbnails/*/*"):
+        for pattern in ("*-??????.npy", "config*.json", "ann-*.faiss", "thumbnails/*/*"):
             for path in set(self.folder.glob(pattern)) - kept:
                 path.unlink(missing_ok=True)
         remove_temporary_files(self.folder)
@@ -169,20 +265,29 @@ class IndexWriter:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(entry.thumbnail)  # nobody reads it before the commit
             sync_file(file)
-        for name, (dtype, _) in _list_arrays(self.meta).items():
+        self._append_rows(self.meta, entries)
+
+    def _append_rows(self, meta: dict[str, Any], entries: Sequence[tuple[int, NewEntry]]) -> None:
+        """Write the entries' rows behind those of a generation, whose ``meta`` is given."""
+        for name, (dtype, _) in _list_arrays(meta).items():
             rows = [
                 entry_id if name == IDS else entry.embeddings[name] for entry_id, entry in entries
             ]
-            file = array_file(self.folder, name, self.meta["generation"])
-            append_rows(file, self.meta["num_rows"], np.array(rows, dtype=dtype))
+            file = array_file(self.folder, name, meta["generation"])
+            append_rows(file, meta["num_rows"], np.array(rows, dtype=dtype))
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, is_seen: bool = True) -> Iterator[None]:
+        """Commit what a ``with`` block writes.
+
+        Args:
+            is_seen: whether searches see a difference, and have to look at everything again.
+        """
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
-            commits = database.read_meta(self._database)["commits"]
-            database.write_meta(self._database, {"commits": commits + 1})
+            commits = database.read_meta(self._database)["commits"] + is_seen
+            database.write_meta(self._database, {"commits": commits})
             self._database.execute("COMMIT")
         except BaseException:
             if self._database.in_transaction:  # a full disk ends it by itself
@@ -194,4 +299,6 @@ class IndexWriter:
 def _list_arrays(meta: dict[str, Any]) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
     """Return the arrays of an index: name -> type of its numbers, and shape of a row."""
     names = (EMBEDDINGS, *(WITHOUT[part] for part in meta["leaves_out"]))
+    if meta.get("width") is None:  # an index of words only
+        names = ()
     return {name: (np.float32, (meta["width"],)) for name in names} | {IDS: (np.int64, ())}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.errors import WordsOnlyError
 from retrieval.results import MODES, Explanation, Hit, Mode, rename_mode
 from retrieval.search.keyword import (
     TermMatch,
@@ -85,6 +86,19 @@ class SearchRequest:
             raise UserError(f'the mode is "{self.mode}"; give one of: {", ".join(MODES)}')
         if not 0 <= self.words_weight < float("inf"):
             raise UserError(f"the weight of words is {self.words_weight}; give 0 or more")
+
+
+def choose_mode(mode: Mode, snapshot: Snapshot) -> Mode:
+    """Return the mode of a search: without a model, ``hybrid`` has but the one list to fuse.
+
+    Raises:
+        WordsOnlyError: the mode is ``semantic``, and the index has no model.
+    """
+    if snapshot.model is not None or mode == "keyword":
+        return mode
+    if mode == "semantic":
+        raise WordsOnlyError
+    return "keyword"
 
 
 def run_search(

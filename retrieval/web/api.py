@@ -60,8 +60,9 @@ class SearchQuery(BaseModel):
     k: int = Field(24, ge=1, le=MAX_HITS, description="most hits")
     mode: Annotated[Mode, BeforeValidator(rename_mode)] = Field(
         "hybrid",
-        description="by meaning, by the text that was read, or both lists fused; the names of "
-        "earlier versions (meaning, words, fused) are taken, too",
+        description="by meaning, by the text that was read, or both lists fused (of an index "
+        "without a model the text alone); the names of earlier versions (meaning, words, fused) "
+        "are taken, too",
     )
     folder: str = Field("", max_length=4096, description="only videos in it and below; empty: all")
 
@@ -158,10 +159,11 @@ class EntryAnswer(BaseModel):
 
 
 class FoldersAnswer(BaseModel):
-    """Every folder that holds videos, and how many entries the index has."""
+    """Every folder that holds videos, how many entries the index has, and how it is searched."""
 
     num_entries: int
     folders: list[Text]
+    modes: list[Mode] = Field(description="without a model only keyword: there is no meaning")
 
 
 def build_api(index: VideoIndex) -> APIRouter:
@@ -191,8 +193,10 @@ def build_api(index: VideoIndex) -> APIRouter:
 
     @router.get("/folders")
     def folders() -> FoldersAnswer:
-        """List the folders that a search can be limited to."""
-        return FoldersAnswer(num_entries=len(index), folders=index.folders())
+        """List the folders that a search can be limited to, and the modes that there are."""
+        return FoldersAnswer(
+            num_entries=len(index), folders=index.folders(), modes=list(index.modes)
+        )
 
     @router.get("/entries/{entry_id}", responses=unknown)
     def entry(entry_id: int) -> EntryAnswer:

@@ -54,7 +54,11 @@ def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path
     Raises:
         CheckpointError: keys are missing or unexpected, or shapes differ; all are listed.
     """
-    own = model.state_dict()
+    own = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.endswith(IGNORED_SUFFIXES)
+    }
     problems = [f"missing key: {name}" for name in own.keys() - weights.keys()]
     problems += [f"unexpected key: {name}" for name in weights.keys() - own.keys()]
     problems += [
@@ -70,7 +74,7 @@ def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path
             f"{source}: its weights do not fit the model of this configuration\n  "
             + "\n  ".join(lines)
         )
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=False)  # but for what is no weight, all are there
 
 
 def load_weights(model: nn.Module, path: str | Path, state: dict[str, Any] | None = None) -> None:

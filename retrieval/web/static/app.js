@@ -43,7 +43,7 @@ async function search(count = FIRST_HITS) {
 function describeCount(found, count) {
   const text = `“${query.value.trim()}”`;
   const where = folder.value ? ` in ${folder.value}` : "";
-  if (!found && mode() === "keyword") {
+  if (!found && (mode() === "keyword" || byId("modes").hidden)) {
     return `Nothing found: no text like ${text} was read${where}.`;
   }
   if (!found) return `Nothing found for ${text}${where}.`;
@@ -129,7 +129,10 @@ function chooseFolder(name) {
 }
 
 async function loadFolders() {
-  const { folders, num_entries: count } = await fetchJson("/api/folders");
+  const { folders, num_entries: count, modes } = await fetchJson("/api/folders");
+  const hasModel = modes.includes("semantic");
+  byId("modes").hidden = !hasModel;
+  byId("words-only").hidden = hasModel;
   folder.append(...folders.map((name) => element("option", { value: name, text: name })));
   byId("folder-choice").hidden = !folders.length;
   const many = count === 1 ? "moment" : "moments";

@@ -1,0 +1,223 @@
+"""Another model for an index, or its first one: all entries are embedded anew, in place.
+
+Words, lines of text, entries and thumbnails stay as they are, so no text is spotted again. The
+embeddings grow in files of their own and take over in one commit: until then the index is searched
+as it was, by the model that it had. A run that is stopped has lost little; the next one with the
+same model goes on.
+
+A video of which not every entry could be embedded (its file is gone or damaged, or another one than
+the index has) is dropped when they take over: an index has only what its model has embedded. The
+update that follows takes such a file for a new one, and reports it where it can't be read.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data_loader.ocr.ocr_words import OcrLine
+from retrieval.index.arrays import WITHOUT
+from retrieval.index.database import KnownEntry, KnownLine, KnownVideo
+from retrieval.index.embedding import ModelFile, WindowEncoder, embed_videos
+from retrieval.index.ocr_text import OcrSource
+from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
+from retrieval.index.video_file import ReadingParams, VideoFile, open_reader
+from retrieval.index.writer import CONFIG, QUERY_ENCODER, IndexWriter, config_file
+from utils.errors import UserError
+from utils.files import write_json
+
+logger = logging.getLogger(__name__)
+
+_SAME_TIME_S = 1e-3  # rounding of times
+
+
+def save_model(
+    out: Path,
+    model: ModelFile,
+    identity: dict[str, Any],
+    encoder: WindowEncoder,
+    generation: int | None = None,
+) -> dict[str, Any]:
+    """Write a model's query encoder and configuration into an index folder.
+
+    Args:
+        generation: of the embeddings of a model that is not the first one; part of the names.
+
+    Returns:
+        What ``meta`` says of the model.
+    """
+    number = "" if generation is None else f"-{generation:06}"
+    names = {
+        "query_encoder_folder": QUERY_ENCODER + number,
+        "config_file": Path(CONFIG).stem + number + Path(CONFIG).suffix,
+    }
+    folder = out / names["query_encoder_folder"]
+    checksum = save_query_encoder(folder, encoder.model, model.config, encoder.collate)
+    width = len(QueryEmbedder(folder, checksum).embed("a"))  # as it is when read again
+    fuses = set(WITHOUT) == set(model.model_input.modalities)
+    write_json(config_file(out, names), model.resolve_config())
+    return names | {
+        "model": identity,
+        "query_encoder": checksum,
+        "precision": encoder.precision.name,
+        "width": width,
+        "leaves_out": sorted(WITHOUT) if fuses else [],
+    }
+
+
+def embed_anew(
+    writer: IndexWriter,
+    videos: Path,
+    model: ModelFile,
+    identity: dict[str, Any],
+    source: OcrSource,
+    windows: tuple[float, float],
+    load_encoder: Callable[[], WindowEncoder],
+    batch_size: int,
+) -> int:
+    """Embed all entries of an index by another model, and switch to it.
+
+    Args:
+        videos: the folder that was indexed.
+        identity: of the model.
+        source: that has found the documents of the folder's videos.
+
+    Returns:
+        How many videos have their embeddings.
+
+    Raises:
+        UserError: no video can be read at all; the index stays as it is.
+    """
+    known = writer.read_videos()
+    if not _goes_on(writer, identity):
+        generation = writer.next_generation()
+        saved = save_model(writer.folder, model, identity, load_encoder(), generation)
+        writer.begin_successor(saved | {"generation": generation})
+    entries = writer.read_entries()
+    done = set(writer.read_succeeded().tolist())
+    left = [
+        name
+        for name, video in sorted(known.items())
+        if not done.issuperset(entry.id for entry in entries[video.id])
+        and _has_content(videos / name, video)
+    ]
+    params = model.reading_params(*windows)
+    open_file = partial(_open_known, writer, videos, params, source, known, entries)
+    bar = tqdm(left, desc="embedding", unit="video", dynamic_ncols=True)
+    reasons: dict[str, str] = {}
+    for complete, failed in embed_videos(bar, open_file, load_encoder(), batch_size):
+        reasons |= failed
+        for video in complete:
+            ids = (entry.id for entry in entries[known[video.path].id])
+            writer.write_successor(list(zip(ids, video.entries, strict=True)))
+    for name, reason in reasons.items():
+        logger.info("%s: not embedded anew: %s", name, reason)
+    if known and not len(writer.read_succeeded()):
+        detail = next(iter(reasons.values()), "none of their files is what it was")
+        raise UserError(
+            f"{videos}: none of the {len(known)} videos can be embedded ({detail}); the index is "
+            "left as it was: give access to them, or make another one with --out"
+        )
+    writer.switch_to_successor()
+    return len(writer.read_videos())
+
+
+def _goes_on(writer: IndexWriter, identity: dict[str, Any]) -> bool:
+    """Whether there are embeddings by the same model, of a run that was stopped."""
+    successor = writer.meta.get("successor")
+    if successor is None:
+        return False
+    before = successor["model"]
+    return all(before.get(key) == identity.get(key) for key in ("format", "weights", "settings"))
+
+
+def _has_content(file: Path, video: KnownVideo) -> bool:
+    """Whether a file is there and, by size and time or else by content, the one of the index."""
+    try:
+        return video.stamp.find_same(file) is not None
+    except (UserError, OSError):
+        return False
+
+
+@contextmanager
+def _open_known(
+    writer: IndexWriter,
+    folder: Path,
+    params: ReadingParams,
+    source: OcrSource,
+    known: Mapping[str, KnownVideo],
+    entries: Mapping[int, Sequence[KnownEntry]],
+    name: str,
+) -> Iterator[VideoFile]:
+    """Open a video of the index; raises ``UserError`` where its windows are others by now."""
+    path, video = folder / name, known[name]
+    with open_reader(path, params.reader) as reader:
+        lines: Sequence[OcrLine] = ()
+        if params.uses_ocr:
+            size = reader.width, reader.height
+            stored = partial(writer.read_lines, video.id)
+            lines = _read_lines(source, name, path, video, stored, reader.times(), size)
+        file = VideoFile(name, (video.stamp, video.ocr_stamp), reader, lines, params)
+        starts = [window.start_s for window in file.windows]
+        before = [entry.start_s for entry in entries[video.id]]
+        if len(starts) != len(before) or not np.allclose(starts, before, rtol=0, atol=_SAME_TIME_S):
+            raise UserError(f"{name}: is cut into other windows than when it was indexed")
+        yield file
+
+
+def _read_lines(
+    source: OcrSource,
+    name: str,
+    path: Path,
+    video: KnownVideo,
+    read_stored: Callable[[], list[KnownLine]],
+    times: NDArray,
+    size: tuple[int, int],
+) -> list[OcrLine]:
+    """Return the lines of text of a video that the index has, as a model is given them.
+
+    Those of a document that has not changed are read again. Others are taken from the index, which
+    keeps upright boxes in the place of quadrangles.
+    """
+    if not source.is_costly:
+        found, before = source.get_stamp(name, video.ocr_stamp), video.ocr_stamp
+        if found is not None and before is not None and found.sha256 == before.sha256:
+            return source.read_lines(name, path)
+    return [restore_line(line, times, size) for line in read_stored()]
+
+
+def restore_line(line: KnownLine, times: NDArray, size: tuple[int, int]) -> OcrLine:
+    """Return a line of the index as a document has it.
+
+    Args:
+        times: (N,) when each frame of the video is shown, in seconds.
+        size: (width, height) of a frame, in pixels.
+    """
+    after = np.clip(np.searchsorted(times, line.boxes[:, 0]), 1, max(1, len(times) - 1))
+    nearer = [after - 1, np.minimum(after, len(times) - 1)]
+    distances = [np.abs(times[frames] - line.boxes[:, 0]) for frames in nearer]
+    frames = np.where(distances[0] <= distances[1], *nearer)
+    corners = line.boxes[:, [1, 2, 3, 2, 3, 4, 1, 4]].astype(np.float64)  # clockwise, x and y
+    quads = corners * np.tile(np.array(size, dtype=np.float64), 4)
+    frames_of = dict(zip(frames.tolist(), quads.tolist(), strict=True))
+    return OcrLine(line.text, line.score, frames_of)
+
+
+def describe_stopped(out: Path, meta: dict[str, Any]) -> str | None:
+    """Return one line about a change of models that was stopped; None where there is none."""
+    successor = meta.get("successor")
+    if successor is None:
+        return None
+    name = successor["model"]["name"]
+    option = "-r" if "path" in successor["model"] else "--model"
+    return (
+        f"{out}: {successor['num_rows']} of its entries are embedded by {name}, too, by a run that "
+        f"was stopped; that goes on with {option} {successor['model'].get('path', name)}"
+        + (" --replace-model" if meta.get("model") else "")
+    )

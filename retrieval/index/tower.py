@@ -1,0 +1,112 @@
+"""A pretrained image-text tower as the model of an index: zero-shot, without a checkpoint."""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import data_loader.registrations  # noqa: F401
+import model.registrations  # noqa: F401
+import trainer.registrations  # noqa: F401
+from base.base_model import describe_model_input
+from base.config import Config, resolve_config
+from base.registry import ARCHITECTURES
+from parsing.blocks import check_block
+from parsing.config_builder import build_config
+from parsing.json_files import read_config
+from retrieval.errors import IndexFolderError
+from retrieval.index.embedding import ModelFile
+from retrieval.index.hub import locate_model
+from utils.errors import UserError
+
+# The base size of SigLIP 2: it was trained on texts of many languages, its licence (Apache-2.0)
+# allows any use, and transformers has it, without code from elsewhere.
+DEFAULT_TOWER = "google/siglip2-base-patch16-224"
+ARCHITECTURE = "DualEncoder"
+OPEN_CLIP = "open_clip:"  # that package finds its weights by itself
+NUM_FRAMES = 8  # of a window
+_MAX_NAME = 100  # characters of a configuration's name
+
+
+class TowerModel(ModelFile):
+    """A tower by its name, its folder, or ``open_clip:NAME``; raises ``UserError``.
+
+    Its files are looked for when they are first needed, so that an index in which nothing is to be
+    embedded is brought up to date without them.
+
+    Args:
+        tower: what ``--model`` takes.
+        overrides: ``KEY=VALUE`` texts that change the configuration.
+        kept: file of the configuration, as the index that the tower made has it; None: a new one.
+    """
+
+    def __init__(self, tower: str, overrides: Sequence[str] = (), kept: Path | None = None) -> None:
+        folder = Path(tower.removeprefix(OPEN_CLIP))
+        if folder.is_dir():  # the same one, wherever the next command is run
+            tower = tower.replace(str(folder), str(folder.absolute()))
+        values = {"path": None, "tower": tower}  # frozen, as every ModelFile is
+        for name, value in (values | {"_overrides": overrides, "_kept": kept}).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def name(self) -> str:
+        """What finds the tower again."""
+        return self.tower
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is the index, and not its user, that says which tower it is."""
+        return self._kept is not None
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration, with the tower's folder: what is given a folder asks no hub."""
+        finds_itself = self.tower.startswith(OPEN_CLIP)
+        place = self.tower if finds_itself else str(locate_model(self.tower))
+        if self._kept is None:
+            return make_tower_config(self.tower, place, self._overrides)
+        data, problems = read_config(str(self._kept))
+        try:
+            data["arch"]["args"]["tower"] = place
+        except (LookupError, TypeError) as error:
+            raise IndexFolderError(
+                f"{self._kept}: is not the configuration of a tower; make the index anew"
+            ) from error
+        return build_config(data, str(self._kept), (), problems, made_with=data)
+
+    def resolve_config(self) -> dict[str, Any]:
+        """Return the configuration with the tower's name, which holds on other machines, too."""
+        config = resolve_config(self.config)
+        config["arch"]["args"]["tower"] = self.tower
+        return config
+
+
+def make_tower_config(tower: str, place: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the configuration of a tower without training; raises ``UserError``.
+
+    Args:
+        tower: its name.
+        place: its folder, or the name where that is what is loaded.
+        overrides: ``KEY=VALUE`` texts, such as
+            ``data_loader.args.video_params.num_frames=4``.
+    """
+    arch = {"type": ARCHITECTURE, "args": {"tower": place, "modalities": ["vision"]}}
+    block, errors = check_block(arch, ("arch",), ARCHITECTURES)
+    if block is None or errors:
+        raise UserError(f"--model {tower}: {'; '.join(text for _, text in errors)}")
+    video: dict[str, Any] = {"num_frames": NUM_FRAMES}
+    size = describe_model_input(block).frame_size
+    if size is not None:
+        video["input_res"] = size
+    reading = {"dataset_name": "VideoDirectory", "data_dir": ".", "video_params": video}
+    data = {
+        "name": re.sub(r"[^\w.-]+", "_", tower).strip("._-")[-_MAX_NAME:].lstrip("._-") or "tower",
+        "arch": arch,
+        "data_loader": {"type": "TextVideoDataLoader", "args": reading},
+        # Of training, which there is none of.
+        "optimizer": {"type": "AdamW"},
+        "loss": {"type": "NormSoftmaxLoss"},
+        "trainer": {"epochs": 1, "monitor": "off"},
+    }
+    return build_config(data, f"--model {tower}", overrides, ())
