@@ -17,7 +17,7 @@ from parsing.config_builder import build_config
 from parsing.json_files import read_config
 from retrieval.errors import IndexFolderError
 from retrieval.index.embedding import ModelFile
-from retrieval.index.hub import locate_model
+from retrieval.index.hub import HubError, locate_model
 from utils.errors import UserError
 
 # The base size of SigLIP 2: it was trained on texts of many languages, its licence (Apache-2.0)
@@ -62,8 +62,13 @@ class TowerModel(ModelFile):
     @cached_property
     def config(self) -> Config:
         """The configuration, with the tower's folder: what is given a folder asks no hub."""
-        finds_itself = self.tower.startswith(OPEN_CLIP)
-        place = self.tower if finds_itself else str(locate_model(self.tower))
+        place = self.tower
+        if not place.startswith(OPEN_CLIP):
+            try:
+                place = str(locate_model(self.tower))
+            except HubError as error:
+                remedy = "give a folder with its files: --model FOLDER"
+                raise HubError(f"{error}; {remedy}") from error
         if self._kept is None:
             return make_tower_config(self.tower, place, self._overrides)
         data, problems = read_config(str(self._kept))

@@ -13,15 +13,19 @@ import torch
 
 import index as index_script
 import search as search_script
+from data_loader.collate import Collate, load_tokenizer
 from retrieval import VideoIndex
 from retrieval.errors import OtherModelError
+from retrieval.index.embedding import ModelFile
 from retrieval.index.hub import HubError
 from retrieval.index.ocr_text import OcrSource
-from retrieval.index.tower import DEFAULT_TOWER, TowerModel
+from retrieval.index.tower import DEFAULT_TOWER, TowerModel, make_tower_config
 from retrieval.index.update import IndexOptions, read_index_meta, update_index
 from tests.conftest import ROOT
 from tests.model.small_towers import write_tower
 from tests.retrieval.small_hub import serving_hub
+from trainer.build import build_model
+from utils.checkpoint.files import save_checkpoint
 from utils.errors import UserError
 
 QUERY = "a red circle"
@@ -102,6 +106,29 @@ def test_its_embeddings_are_those_of_the_tower(library, tmp_path, tower):
         found = index.load_query_encoder().embed(QUERY)
     wanted = (wanted / wanted.norm()).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-2)  # the encoder may be kept in few bits
+
+
+def test_adapters_of_a_checkpoint_are_merged(library, tmp_path, tower):
+    """The kept query encoder has none, and embeds as the adapted model does."""
+    adapted = ["arch.args.lora.rank=2", 'arch.args.lora.match=["*_proj.weight"]']
+    config = make_tower_config(str(tower), str(tower), adapted)
+    model = build_model(config, torch.device("cpu")).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(".up"):
+                weight.normal_()
+    save_checkpoint(tmp_path / "model.pth", {"state_dict": model.state_dict()})
+    update(library, tmp_path / "adapted", ModelFile(tmp_path / "model.pth", config))
+    update(library, tmp_path / "plain", TowerModel(str(tower)))
+    embeds = {}
+    for name in ("adapted", "plain"):
+        with VideoIndex.open(tmp_path / name) as index:
+            embeds[name] = index.load_query_encoder().embed(QUERY)
+    collate = Collate(load_tokenizer(str(tower)), False, None)
+    with torch.inference_mode():
+        wanted = model.embed_queries(collate.tokenize_queries([QUERY]))[0].numpy()
+    np.testing.assert_allclose(embeds["adapted"], wanted / np.linalg.norm(wanted), atol=1e-2)
+    assert np.abs(embeds["plain"] - embeds["adapted"]).max() > 0.05
 
 
 def test_identity_is_the_weights_wherever_they_are(library, tmp_path, tower, other_tower):
