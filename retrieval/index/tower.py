@@ -9,10 +9,7 @@ from typing import Any
 import data_loader.registrations  # noqa: F401
 import model.registrations  # noqa: F401
 import trainer.registrations  # noqa: F401
-from base.base_model import describe_model_input
 from base.config import Config, resolve_config
-from base.registry import ARCHITECTURES
-from parsing.blocks import check_block
 from parsing.config_builder import build_config
 from parsing.json_files import read_config
 from retrieval.errors import IndexFolderError
@@ -62,13 +59,7 @@ class TowerModel(ModelFile):
     @cached_property
     def config(self) -> Config:
         """The configuration, with the tower's folder: what is given a folder asks no hub."""
-        place = self.tower
-        if not place.startswith(OPEN_CLIP):
-            try:
-                place = str(locate_model(self.tower))
-            except HubError as error:
-                remedy = "give a folder with its files: --model FOLDER"
-                raise HubError(f"{error}; {remedy}") from error
+        place = self._locate()
         if self._kept is None:
             return make_tower_config(self.tower, place, self._overrides)
         data, problems = read_config(str(self._kept))
@@ -79,6 +70,19 @@ class TowerModel(ModelFile):
                 f"{self._kept}: is not the configuration of a tower; make the index anew"
             ) from error
         return build_config(data, str(self._kept), (), problems, made_with=data)
+
+    def _locate(self) -> str:
+        """Return the folder of the tower's files, or what open_clip finds them by."""
+        remedy = "give a folder with its files: --model FOLDER"
+        if self.tower.startswith(OPEN_CLIP):
+            folder = Path(self.tower.removeprefix(OPEN_CLIP))
+            if folder.is_absolute() and not folder.is_dir():
+                raise UserError(f"{self.tower}: no such folder; {remedy}")
+            return self.tower
+        try:
+            return str(locate_model(self.tower))
+        except HubError as error:
+            raise HubError(f"{error}; {remedy}") from error
 
     def resolve_config(self) -> dict[str, Any]:
         """Return the configuration with the tower's name, which holds on other machines, too."""
@@ -97,13 +101,7 @@ def make_tower_config(tower: str, place: str, overrides: Sequence[str] = ()) -> 
             ``data_loader.args.video_params.num_frames=4``.
     """
     arch = {"type": ARCHITECTURE, "args": {"tower": place, "modalities": ["vision"]}}
-    block, errors = check_block(arch, ("arch",), ARCHITECTURES)
-    if block is None or errors:
-        raise UserError(f"--model {tower}: {'; '.join(text for _, text in errors)}")
-    video: dict[str, Any] = {"num_frames": NUM_FRAMES}
-    size = describe_model_input(block).frame_size
-    if size is not None:
-        video["input_res"] = size
+    video = {"num_frames": NUM_FRAMES}
     reading = {"dataset_name": "VideoDirectory", "data_dir": ".", "video_params": video}
     data = {
         "name": re.sub(r"[^\w.-]+", "_", tower).strip("._-")[-_MAX_NAME:].lstrip("._-") or "tower",

@@ -10,17 +10,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from torch import Tensor
+from torch.nn.functional import normalize as normalize_rows
 
 import index as index_script
 import search as search_script
-from data_loader.collate import Collate, load_tokenizer
+from base.base_model import describe_model_input
+from data_loader.collate import Collate
+from data_loader.frame_sampling import sample_frame_indices
+from data_loader.readers.video_readers import open_video
 from retrieval import VideoIndex
 from retrieval.errors import OtherModelError
 from retrieval.index.embedding import ModelFile
 from retrieval.index.hub import HubError
 from retrieval.index.ocr_text import OcrSource
-from retrieval.index.tower import DEFAULT_TOWER, TowerModel, make_tower_config
+from retrieval.index.tower import (
+    DEFAULT_TOWER,
+    NUM_FRAMES,
+    TowerModel,
+    make_tower_config,
+)
 from retrieval.index.update import IndexOptions, read_index_meta, update_index
+from retrieval.search.snapshot import read_entry
 from tests.conftest import ROOT
 from tests.model.small_towers import write_tower
 from tests.retrieval.small_hub import serving_hub
@@ -64,6 +76,10 @@ def no_hub(monkeypatch):
     return asked
 
 
+def normalize(rows: Tensor) -> Tensor:
+    return normalize_rows(rows, dim=-1)
+
+
 def update(library, out: Path, model, **options):
     return update_index(library.videos, out, model, OcrSource(), IndexOptions(**options))
 
@@ -72,7 +88,7 @@ def read_kept(out: Path) -> TowerModel:
     return TowerModel(read_index_meta(out)["model"]["name"], kept=out / "config.json")
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip", "videoprism"])
+@pytest.mark.parametrize("family", ["clip", "siglip", "videoprism", "open_clip"])
 def test_an_index_of_a_tower_is_all_that_a_search_needs(library, tmp_path, family):
     folder, out = tmp_path / "tower", tmp_path / "my.index"
     model = TowerModel(write_tower(folder, family))
@@ -80,7 +96,8 @@ def test_an_index_of_a_tower_is_all_that_a_search_needs(library, tmp_path, famil
     shutil.rmtree(folder)
     with VideoIndex.open(out) as index:
         assert index.model.keys() == {"format", "name", "weights", "settings"}
-        assert index.model["name"] == str(folder) and len(index.model["weights"]) == 64
+        assert index.model["name"] == model.name and model.name.endswith(str(folder))
+        assert len(index.model["weights"]) == 64
         hits = index.search(QUERY, mode="semantic", explain=True)
         assert len(hits) == 8 and len({hit.similarity for hit in hits}) > 1
         assert index.modes == ("hybrid", "semantic", "keyword")
@@ -94,18 +111,30 @@ def test_an_index_of_a_tower_is_all_that_a_search_needs(library, tmp_path, famil
 
 
 def test_its_embeddings_are_those_of_the_tower(library, tmp_path, tower):
-    """Query and window, each by itself, as the library embeds it."""
-    from transformers import AutoModel, AutoTokenizer
-
+    """Query and window, each by itself, as the library embeds them."""
     out = tmp_path / "my.index"
     update(library, out, TowerModel(str(tower)))
-    clip, tokenizer = AutoModel.from_pretrained(tower).eval(), AutoTokenizer.from_pretrained(tower)
-    with torch.inference_mode():
+    clip = transformers.AutoModel.from_pretrained(tower).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tower)
+    processor = transformers.AutoImageProcessor.from_pretrained(tower)
+
+    def embed_window(name: str) -> np.ndarray:
+        with open_video(library.videos / name, "av") as reader:
+            numbers = sample_frame_indices(NUM_FRAMES, reader.num_frames).tolist()
+            frames = list(reader.stream(numbers))
+        features = clip.get_image_features(**processor(frames, return_tensors="pt")).pooler_output
+        return normalize(normalize(features).mean(0)).numpy()
+
+    with torch.inference_mode(), VideoIndex.open(out) as index:
         wanted = clip.get_text_features(**tokenizer(QUERY, return_tensors="pt")).pooler_output[0]
-    with VideoIndex.open(out) as index:
         found = index.load_query_encoder().embed(QUERY)
-    wanted = (wanted / wanted.norm()).numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-2)  # the encoder may be kept in few bits
+        # The encoder may be kept in few bits.
+        np.testing.assert_allclose(found, normalize(wanted).numpy(), atol=1e-2)
+        hits = index.search(QUERY, mode="semantic")
+        with index.reading() as (connection, snapshot):
+            for hit in hits[:3]:
+                row = snapshot.embeddings[read_entry(connection, hit.id)[1]]
+                np.testing.assert_allclose(row, embed_window(hit.video), atol=1e-5)
 
 
 def test_adapters_of_a_checkpoint_are_merged(library, tmp_path, tower):
@@ -124,7 +153,7 @@ def test_adapters_of_a_checkpoint_are_merged(library, tmp_path, tower):
     for name in ("adapted", "plain"):
         with VideoIndex.open(tmp_path / name) as index:
             embeds[name] = index.load_query_encoder().embed(QUERY)
-    collate = Collate(load_tokenizer(str(tower)), False, None)
+    collate = Collate.for_model(describe_model_input(config.arch))
     with torch.inference_mode():
         wanted = model.embed_queries(collate.tokenize_queries([QUERY]))[0].numpy()
     np.testing.assert_allclose(embeds["adapted"], wanted / np.linalg.norm(wanted), atol=1e-2)
