@@ -27,6 +27,10 @@ unless --replace-model is given with --model or -r: then all videos are embedded
 entries and pictures kept, and the index is searched as before until all of it is there. A video
 whose file can't be read any more is not taken along.
 
+A model that embeds frames, too, as image-text towers do, gives an entry a vector for each frame
+that it was shown, in half precision, beside that of the window: a hit then has the time of the
+frame that fits best. --vectors windows does without, which takes less disk and time.
+
 Videos are embedded in evaluation.precision of the configuration, by default that of training; with
 -r or --model another one can be chosen: --set evaluation.precision=bf16, and with --model how many
 frames of a window are seen: --set data_loader.args.video_params.num_frames=4. Embeddings of several
@@ -37,6 +41,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -53,6 +58,7 @@ from retrieval.index.update import (
     read_index_meta,
     update_index,
 )
+from retrieval.index.vectors import Vectors
 from retrieval.index.writer import config_file
 from retrieval.printing import format_plan, format_result
 from utils.cli import positive_int, run_cli
@@ -86,6 +92,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--engine", default="rapidocr", help="that spots text (%(default)s)")
     parser.add_argument("--script", help="of the text: latin, or chinese and latin (latin)")
     parser.add_argument("--ann", action="store_true", help="FAISS index for a million entries")
+    parser.add_argument(
+        "--vectors", choices=get_args(Vectors), help="a vector a window, or also one a frame"
+    )
     parser.add_argument("--batch_size", type=positive_int, default=16, help="windows a batch")
     parser.add_argument("-d", "--device", help="GPU to use, such as 1")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -176,9 +185,15 @@ def main() -> int:
         precision = model.config.evaluation_precision
     device = choose_devices(n_gpu, arguments.device)[0]
     options = IndexOptions(
-        arguments.window, arguments.stride, arguments.batch_size, arguments.ann, device, precision,
-        arguments.replace_model,
-    )  # fmt: skip
+        window_s=arguments.window,
+        stride_s=arguments.stride,
+        batch_size=arguments.batch_size,
+        ann=arguments.ann,
+        device=device,
+        precision=precision,
+        replace_model=arguments.replace_model,
+        vectors=arguments.vectors,
+    )
     result = update_index(arguments.videos, arguments.out, model, source, options)
     sys.stdout.write(format_result(result, arguments.out))
     return 1 if result.failed else 0

@@ -9,7 +9,8 @@ Semantic search compares the embedding of the query with those of the entries; k
 words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: with one
 or two wrong letters); hybrid search fuses both lists by their ranks. An index without a model holds
 words only, and is searched by them. Everything in a query is plain text; only "quotation marks"
-mean a phrase as it stands.
+mean a phrase as it stands. Where the index has vectors of frames (see index.py --vectors), a hit
+found by meaning has the time of its best frame, too.
 """
 
 import argparse

@@ -226,6 +226,10 @@ class RetrievalModel(nn.Module, ABC):
         """
         raise UserError(f"{type(self).__name__} embeds clips as a whole, not their frames")
 
+    def embed_videos_and_frames(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Return what ``embed_videos_apart`` and ``embed_frames`` give of a batch."""
+        return self.embed_videos_apart(batch), self.embed_frames(batch)
+
     def merge_adapters(self) -> None:
         """Add low-rank adapters to the weights that they adapt; names are then as without them."""
 

@@ -30,8 +30,17 @@ from data_loader.synthetic.layout import write_video
 from data_loader.synthetic.words import DISTRACTORS, SIGN_WORDS, change_case
 from parse_config import load_config
 from retrieval.index import database
-from retrieval.index.arrays import EMBEDDINGS, IDS, append_rows, array_file
+from retrieval.index.arrays import (
+    EMBEDDINGS,
+    FRAME_COUNTS,
+    FRAME_TIMES,
+    FRAMES,
+    IDS,
+    append_rows,
+    array_file,
+)
 from retrieval.index.query_embedder import normalize_rows
+from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
 
@@ -47,6 +56,8 @@ _NUM_SHAPES = 3  # that move before the background
 TEXT_WORDS = tuple(word for word in (*SIGN_WORDS, *DISTRACTORS) if len(word) > 3)
 
 WIDTH = 256  # of the index's embeddings
+ENTRY_FRAMES = 8  # in an index of frame vectors
+FRAME_SPREAD = 0.6  # against the distance between clusters
 INDEX_VOCABULARY = 50_000
 ENTRY_WORDS = 6  # in two lines
 ENTRIES_PER_VIDEO = ENTRIES_PER_CLUSTER = 100
@@ -347,7 +358,8 @@ class IndexContents:
         """
         rng = np.random.default_rng(1)
         chosen = rng.integers(len(self.rows), size=count)
-        noise = 0.5 * normalize_rows(rng.standard_normal((count, WIDTH), dtype=np.float32))
+        size = count, self.rows.shape[1]
+        noise = 0.5 * normalize_rows(rng.standard_normal(size, dtype=np.float32))
         texts = []
         for entry in chosen:
             first, second, third = (self.vocabulary[word] for word in self.words[entry, :3])
@@ -355,36 +367,57 @@ class IndexContents:
         return normalize_rows(self.rows[chosen] + noise), texts
 
 
-def make_index(folder: Path, size: int) -> IndexContents:
-    """Write an index of ``size`` entries in a new folder."""
+def make_index(
+    folder: Path, size: int, vectors: Vectors = "windows", width: int = WIDTH
+) -> IndexContents:
+    """Write an index of ``size`` entries in a new folder; E is ``width``."""
     folder.mkdir(parents=True)
     model = dict.fromkeys(("name", "path", "sha256", "settings"), "")
     meta = {"folder": b"/".hex(), "model": model, "query_encoder": "", "windows": [10, 5]}
-    IndexWriter.create(folder, WIDTH, (), meta)
-    contents = _make_contents(size)
+    meta |= {"width": width, "leaves_out": []} | ({"num_frames": 0} if vectors == "frames" else {})
+    IndexWriter.create(folder, meta)
+    contents = _make_contents(size, width)
     for first in range(0, size, _CHUNK):
         part = contents.rows[first : first + _CHUNK]
         append_rows(array_file(folder, EMBEDDINGS, 1), first, part)
         append_rows(array_file(folder, IDS, 1), first, np.arange(first + 1, first + 1 + len(part)))
+    counts = {"num_rows": size}
+    if vectors == "frames":
+        counts["num_frames"] = _append_frames(folder, contents.rows)
     with closing(database.connect(folder, writing=True)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("BEGIN")
         _insert_contents(connection, contents)
-        database.write_meta(connection, {"num_rows": size, "commits": 1})
+        database.write_meta(connection, counts | {"commits": 1})
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return contents
 
 
-def _make_contents(size: int) -> IndexContents:
+def _append_frames(folder: Path, rows: NDArray) -> int:
+    """Write ``ENTRY_FRAMES`` vectors near to each row's; returns how many they are."""
+    rng, step = np.random.default_rng(4), _CHUNK // ENTRY_FRAMES
+    for first in range(0, len(rows), step):
+        own = np.repeat(rows[first : first + step], ENTRY_FRAMES, axis=0)
+        noise = normalize_rows(rng.standard_normal(own.shape, dtype=np.float32))
+        frames = normalize_rows(own + FRAME_SPREAD * noise).astype(np.float16)
+        times = 5.0 * first + 0.6 * np.arange(len(frames))
+        append_rows(array_file(folder, FRAMES, 1), ENTRY_FRAMES * first, frames)
+        append_rows(array_file(folder, FRAME_TIMES, 1), ENTRY_FRAMES * first, times)
+    counts = np.full(len(rows), ENTRY_FRAMES, dtype=np.int32)
+    append_rows(array_file(folder, FRAME_COUNTS, 1), 0, counts)
+    return ENTRY_FRAMES * len(rows)
+
+
+def _make_contents(size: int, width: int) -> IndexContents:
     rng = np.random.default_rng(0)
     num_clusters = max(1, size // ENTRIES_PER_CLUSTER)
-    centres = normalize_rows(rng.standard_normal((num_clusters, WIDTH), np.float32))
-    rows = np.empty((size, WIDTH), dtype=np.float32)
+    centres = normalize_rows(rng.standard_normal((num_clusters, width), np.float32))
+    rows = np.empty((size, width), dtype=np.float32)
     for first in range(0, size, _CHUNK):
         count = min(_CHUNK, size - first)
         own = centres[rng.integers(num_clusters, size=count)]
-        noise = normalize_rows(rng.standard_normal((count, WIDTH), dtype=np.float32))
+        noise = normalize_rows(rng.standard_normal((count, width), dtype=np.float32))
         rows[first : first + count] = normalize_rows(own + CLUSTER_SPREAD * noise)
     shares = 1 / np.arange(1, INDEX_VOCABULARY + 1)
     draws = np.random.default_rng(2).random((size, ENTRY_WORDS))

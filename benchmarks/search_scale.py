@@ -2,33 +2,42 @@
 
     python -m benchmarks.search_scale                       # a table: 1,000 to 100,000 entries
     python -m benchmarks.search_scale --largest 1000000     # and a million (5 GB of disk)
+    python -m benchmarks.search_scale --vectors frames --width 512 --largest 1000000
     python -m benchmarks.search_scale --json                # the same as JSON
 
-Synthetic entries: embeddings of 256 numbers in clusters, six words each of a vocabulary of 50,000
-with Zipf's frequencies. A query is an entry's embedding with noise, and three of its words, one
-with a wrong letter. Times of single queries, one after the other: by meaning, exactly and with
-FAISS (recall: share of the exact ten that are found), by words, and fused. Queries a second: fused,
-on two threads, each query embedded by a query encoder of the size of DistilBERT with random
-weights. Everything is read once before, so the index is in memory if there is room.
+Synthetic entries: embeddings of --width numbers in clusters, six words each of a vocabulary of
+50,000 with Zipf's frequencies. With --vectors frames the sizes are numbers of frame vectors, eight
+to an entry, beside which each entry has its window's. A query is an entry's embedding with noise,
+and three of its words, one with a wrong letter. Times of single queries, one after the other: by
+meaning, exactly and with FAISS (recall: share of the exact ten that are found), by words, and
+fused. Queries a second: fused, on two threads, each query embedded by a query encoder of the size
+of DistilBERT with random weights. Everything is read once before, so the index is in memory if
+there is room.
+
+Disk: of the whole index without FAISS's file; that one is held in memory. Memory: most that one
+exact search by meaning allocates, beside the files, which are mapped.
 """
 
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from numpy.typing import NDArray
 
 from base.batch import Tokens
 from benchmarks import measuring
-from benchmarks.inputs import WIDTH, make_index
+from benchmarks.inputs import ENTRY_FRAMES, WIDTH, make_index
 from model.frozen_in_time import QueryEncoder
 from retrieval import VideoIndex
-from retrieval.index.ann import MIN_ROWS, build_ann
+from retrieval.index.ann import MIN_VECTORS, build_ann
+from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.search.hybrid import SearchRequest, run_search
 from utils.cli import positive_int, run_cli
@@ -44,15 +53,19 @@ Ask = Callable[[NDArray, str], list[int]]  # embedding and text of a query -> en
 def main() -> None:
     """Run the command."""
     parser = measuring.make_parser(__doc__)
-    parser.add_argument("--largest", type=positive_int, default=100_000, help="most entries")
+    parser.add_argument("--vectors", choices=get_args(Vectors), default="windows")
+    parser.add_argument("--width", type=positive_int, default=WIDTH, help="of the embeddings")
+    parser.add_argument("--smallest", type=positive_int, default=1, help="least entries or frames")
+    parser.add_argument("--largest", type=positive_int, default=100_000, help="most of them")
     parser.add_argument("--queries", type=positive_int, default=50, help="queries of each kind")
     parser.add_argument("--folder", type=Path, help="where the indexes are made (default: /tmp)")
     asked = parser.parse_args()
-    sizes = [size for size in SIZES if size <= asked.largest] or [asked.largest]
+    sizes = [size for size in SIZES if asked.smallest <= size <= asked.largest] or [asked.largest]
     cases, encoder = [], build_query_encoder("distilbert-base-uncased")
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="search_scale_", dir=asked.folder) as name:
-            cases.append(measure_case(Path(name) / "index", size, asked.queries, encoder))
+            of_index = Path(name) / "index", size, asked.vectors, asked.width
+            cases.append(measure_case(*of_index, asked.queries, encoder))
     measuring.write_result(measuring.describe_machine() | {"cases": cases}, asked.json, make_table)
 
 
@@ -62,22 +75,34 @@ def build_query_encoder(text_model: str) -> QueryEncoder:
 
 
 def measure_case(
-    folder: Path, size: int, num_queries: int, encoder: QueryEncoder, least_ann: int = MIN_ROWS
+    folder: Path,
+    size: int,
+    vectors: Vectors,
+    width: int,
+    num_queries: int,
+    encoder: QueryEncoder,
+    least_ann: int = MIN_VECTORS,
 ) -> measuring.Result:
-    """Make an index of that size and search it; times are milliseconds."""
-    embeddings, texts = make_index(folder, size).make_queries(num_queries)
-    case: measuring.Result = {"entries": size}
+    """Make an index of that size and search it; times are milliseconds, sizes MB."""
+    entries = size if vectors == "windows" else max(1, size // ENTRY_FRAMES)
+    embeddings, texts = make_index(folder, entries, vectors, width).make_queries(num_queries)
+    case: measuring.Result = {"entries": entries, "vectors": vectors, "disk": measure_disk(folder)}
+    if vectors == "frames":
+        case["frames"] = entries * ENTRY_FRAMES
     with VideoIndex.open(folder) as index:
         found = {}
         for name in MODES:
             ask = partial(ask_index, index, name, True)
             found[name], case[name] = time_queries(ask, embeddings, texts)
+        ask = partial(ask_index, index, "meaning", True, embeddings[0], texts[0])
+        case["memory"] = measure_memory(ask)
         ask = partial(ask_index, index, "fused", False)
         case["per_second"] = measure_throughput(ask, embeddings, texts, encoder)
     if size < least_ann:
         return case
     with lock_index(folder), IndexWriter(folder) as writer:
         build_ann(writer, least_ann)
+    case["ann_memory"] = measure_disk(folder, "*.faiss")
     with VideoIndex.open(folder) as index:
         ask = partial(ask_index, index, "meaning", False)
         near, case["ann"] = time_queries(ask, embeddings, texts)
@@ -109,6 +134,21 @@ def time_queries(
         found.append(ask(embedding, text))
         times.append(1000 * (time.perf_counter() - start))
     return found, times
+
+
+def measure_disk(folder: Path, pattern: str = "*") -> float:
+    """Return the megabytes of the files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob(pattern) if file.is_file()) / 1e6
+
+
+def measure_memory(ask: Callable[[], list[int]]) -> float:
+    """Return the most megabytes that a search has allocated at a time."""
+    tracemalloc.start()
+    try:
+        ask()
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
 
 
 def compute_recall(exact: Sequence[list[int]], found: Sequence[list[int]]) -> float:
@@ -145,14 +185,17 @@ def measure_throughput(
 
 def make_table(result: measuring.Result) -> str:
     """Return the results as a Markdown table: medians, with the range over the queries."""
-    columns = ["entries", "meaning, exact, ms", "FAISS, ms", "recall@10", "words, ms", "fused, ms"]
-    columns += ["fused, FAISS, ms", "queries/s", "with FAISS"]
-    keys = ("meaning", "ann", "recall", "words", "fused", "fused_ann", "per_second")
-    formats = {"recall": "{:.3f}", "per_second": "{:.0f}", "per_second_ann": "{:.0f}"}
+    columns = ["entries", "frames", "meaning, exact, ms", "FAISS, ms", "recall@10", "words, ms"]
+    columns += ["fused, ms", "fused, FAISS, ms", "queries/s", "with FAISS", "disk, MB"]
+    columns += ["memory, MB", "FAISS, MB"]
+    keys = ("frames", "meaning", "ann", "recall", "words", "fused", "fused_ann", "per_second")
+    keys += ("per_second_ann", "disk", "memory", "ann_memory")
+    formats = dict.fromkeys(("per_second", "per_second_ann", "disk", "ann_memory"), "{:,.0f}")
+    formats |= {"frames": "{:,}", "recall": "{:.3f}", "memory": "{:,.1f}"}
     rows = []
     for case in result["cases"]:
         cells = [f"{case['entries']:,}"]
-        for key in (*keys, "per_second_ann"):
+        for key in keys:
             if key not in case:
                 cells.append("")
             elif key in formats:

@@ -228,6 +228,15 @@ class DualEncoder(RetrievalModel):
             return {"whole": self.embed_videos(batch)[self.video_key]}
         return self._fuse_apart(batch, *self._encode_sides(batch))
 
+    def embed_videos_and_frames(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Return ``embed_videos_apart`` and ``embed_frames``, encoding the frames once."""
+        frames = self.embed_frames(batch)
+        feature = _pool_frames(frames, batch)
+        if not self.fuses_modalities:
+            return {"whole": feature}, frames
+        vectors = self._encode_distinct_words(batch.words)
+        return self._fuse_apart(batch, vectors, feature), frames
+
     def attend_to_words(self, batch: Batch) -> Tensor | None:
         """Return the shares (B, S) of the fusion layer's ``attention``; None where it has none."""
         if not (self.uses_ocr and hasattr(self.fusion_model, "attention")):
@@ -374,10 +383,7 @@ class DualEncoder(RetrievalModel):
             return None
         if self.tower.takes_videos:
             return F.normalize(self._encode_clips(batch), dim=-1)
-        frames = self._encode_frames(batch)
-        real = _mask_frames(batch)[..., None].to(frames)
-        # A sum in place of the mean: the length is made 1 anyway.
-        return F.normalize((frames * real).sum(1), dim=-1)
+        return _pool_frames(self._encode_frames(batch), batch)
 
     def _encode_clips(self, batch: Batch) -> Tensor:
         """Return the vectors (B, E) that a tower of videos gives, without padding."""
@@ -514,6 +520,13 @@ def encode_texts(tower: Tower, tokens: Tokens) -> Tensor:
         weight = next(tower.parameters())
         return weight.new_zeros(0, tower.embed_dim)
     return tower.encode_texts(tokens.input_ids, tokens.attention_mask)
+
+
+def _pool_frames(frames: Tensor, batch: Batch) -> Tensor:
+    """Return the clips' vectors (B, E) of length 1 by those of their frames (B, F, E)."""
+    real = _mask_frames(batch)[..., None].to(frames)
+    # A sum in place of the mean: the length is made 1 anyway.
+    return F.normalize((frames * real).sum(1), dim=-1)
 
 
 def _mask_frames(batch: Batch) -> Tensor:

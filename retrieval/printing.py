@@ -38,14 +38,17 @@ def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
     """Return hits as a table; with ``explain``, each is followed by further lines."""
     if not hits:
         return "nothing found\n"
-    rows = [("", "time", "score", "words", "video")]
+    rows = [("", "time", "frame", "score", "words", "video")]
     for number, hit in enumerate(hits, 1):
         span = f"{format_time(hit.start_s)}-{format_time(hit.end_s)}"
         words = list(dict.fromkeys(match.word for match in hit.words))
         if len(words) > _MAX_WORDS:
             words[_MAX_WORDS:] = ["…"]
         shown = escape(", ".join(words))
-        rows.append((str(number), span, f"{hit.score:.4f}", shown, escape(hit.video)))
+        frame = "" if hit.time_s is None else format_time(hit.time_s)
+        rows.append((str(number), span, frame, f"{hit.score:.4f}", shown, escape(hit.video)))
+    if all(hit.time_s is None for hit in hits):
+        rows = [row[:2] + row[3:] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for (number, *cells, video), hit in zip(rows, [None, *hits], strict=True):
@@ -58,6 +61,8 @@ def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
 
 def _explain_hit(hit: Hit) -> list[str]:
     lines = [] if hit.explanation is None else [_format_similarity(hit.explanation)]
+    if hit.time_s is not None:
+        lines.append(f"best frame {hit.frame_similarity:.3f}, at {format_time(hit.time_s)}")
     for match in hit.words:
         left, top, right, bottom = (round(100 * share) for share in match.box)
         lines.append(

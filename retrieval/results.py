@@ -63,14 +63,19 @@ class Hit:
     video: str  # path of the video within the indexed folder, ``/`` between its parts
     start_s: float  # of the entry's time span
     end_s: float
-    # What hits are ordered by: in the mode ``semantic`` the cosine, in ``keyword`` the sum of the
-    # matched words' scores, in ``hybrid`` the sum of reciprocal ranks.
+    # What hits are ordered by: in the mode ``semantic`` the cosine, or with frame vectors the mean
+    # of ``similarity`` and ``frame_similarity``, in ``keyword`` the sum of the matched words'
+    # scores, in ``hybrid`` the sum of reciprocal ranks.
     score: float
     similarity: float | None  # cosine of query and entry; None in the mode ``keyword``
     semantic_rank: int | None  # in the semantic list, from 1; None: not in it
     keyword_rank: int | None  # likewise in the keyword list; equal scores share a rank
     words: tuple[WordMatch, ...]  # what matched, best first
     explanation: Explanation | None = None  # with ``explain``, but not in the mode ``keyword``
+    # The frame of the entry that is nearest to the query, from which a player starts. Both are None
+    # in an index without frame vectors, and in the mode ``keyword``.
+    time_s: float | None = None
+    frame_similarity: float | None = None  # its cosine
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """FAISS index (approximate nearest neighbours) of an index folder, made by ``index.py --ann``.
 
-It proposes candidates, which a search then compares exactly. Shapes: N rows, E width of the common
-space, M found.
+It has the vectors of all windows and, where the index keeps them, of all frames, each by the row of
+its entry. It proposes candidates, which a search then compares exactly. Shapes: N rows, V vectors,
+E width of the common space, M found.
 """
 
 import math
@@ -12,21 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import IndexFolderError
-from retrieval.index.arrays import EMBEDDINGS, array_file, map_rows
+from retrieval.index.arrays import keeps_frames, map_vectors
+from retrieval.index.vectors import EntryVectors
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
 from utils.files import atomic_write
 
-MIN_ROWS = 10_000  # below, comparing all of them is as fast
+MIN_VECTORS = 10_000  # below, comparing all of them is as fast
 PROBES = 32  # cells that a query looks into
 _ROWS_PER_CELL = 40  # that k-means needs for each cell
-_CODE_BYTES = 64  # of an entry, at most
+_CODE_BYTES = 64  # of a vector, at most
 _NUMBERS_PER_BYTE = 4  # of the code, at least
 _NUM_CHECKED = 100  # entries whose nearest ten are searched both ways
 
 
 class AnnIndex:
-    """A FAISS index of the first ``num_rows`` embeddings; raises ``UserError``."""
+    """A FAISS index of the vectors of the first ``num_rows`` rows; raises ``UserError``."""
 
     def __init__(self, file: Path, num_rows: int) -> None:
         faiss = load_faiss()
@@ -40,9 +42,12 @@ class AnnIndex:
         self.index.nprobe = min(PROBES, self.index.nlist)
 
     def find_rows(self, query: NDArray, count: int) -> NDArray:
-        """Return up to ``count`` rows (M,) that are near a query (E,)."""
-        _, rows = self.index.search(query[None], min(count, self.num_rows))
-        return rows[0][rows[0] >= 0]
+        """Return up to ``count`` distinct rows (M,) that are near a query (E,), nearest first."""
+        total = self.index.ntotal
+        per_row = math.ceil(total / max(1, self.num_rows))  # all of them may be near
+        _, rows = self.index.search(query[None], min(count * per_row, total))
+        rows, places = np.unique(rows[0][rows[0] >= 0], return_index=True)
+        return rows[np.argsort(places)][:count]
 
 
 def load_faiss() -> Any:
@@ -54,53 +59,76 @@ def load_faiss() -> Any:
     return faiss
 
 
-def build_ann(writer: IndexWriter, min_rows: int = MIN_ROWS) -> float:
-    """Make a FAISS index of all rows; readers find it when it is complete.
+def count_vectors(meta: dict[str, Any]) -> int:
+    """Return how many vectors of an index a search compares."""
+    return meta["num_rows"] + meta.get("num_frames", 0)
+
+
+def build_ann(writer: IndexWriter, min_vectors: int = MIN_VECTORS) -> float:
+    """Make a FAISS index of all vectors; readers find it when it is complete.
 
     Returns:
         Recall on a sample of entries: the share of an entry's ten nearest that it finds.
 
     Raises:
-        UserError: FAISS is not installed, or there are too few entries for it.
+        UserError: FAISS is not installed, or there are too few vectors for it.
     """
     faiss = load_faiss()
-    num_rows, width = writer.meta["num_rows"], writer.meta["width"]
-    if num_rows < min_rows:
+    meta = writer.meta
+    if count_vectors(meta) < min_vectors:
+        what = "vectors" if keeps_frames(meta) else "entries"
         raise UserError(
-            f"{writer.folder}: --ann is for {min_rows:,} entries and more; this index has "
-            f"{num_rows:,}, which are searched exactly in less time"
+            f"{writer.folder}: --ann is for {min_vectors:,} {what} and more; this index has "
+            f"{count_vectors(meta):,}, which are searched exactly in less time"
         )
-    generation = writer.meta["generation"]
-    source = array_file(writer.folder, EMBEDDINGS, generation)
-    rows = np.asarray(map_rows(source, np.float32, num_rows, (width,)))
-    index = _train_index(faiss, rows)
-    for first in range(0, num_rows, 65536):
-        index.add(rows[first : first + 65536])
-    file = writer.folder / f"ann-{generation:06}-{num_rows}.faiss"
+    vectors = map_vectors(writer.folder, meta)
+    num_rows = meta["num_rows"]
+    index = _train_index(faiss, vectors)
+    rows = np.arange(num_rows)
+    _add_vectors(index, vectors.windows, rows)
+    if vectors.frames is not None:
+        _add_vectors(index, vectors.frames.vectors, np.repeat(rows, vectors.frames.counts))
+    file = writer.folder / f"ann-{meta['generation']:06}-{num_rows}.faiss"
     with atomic_write(file) as temporary:
         faiss.write_index(index, str(temporary))
     writer.set_meta(ann={"file": file.name, "num_rows": num_rows})
-    return _measure_recall(AnnIndex(file, num_rows), rows)
+    return _measure_recall(AnnIndex(file, num_rows), vectors)
 
 
-def _train_index(faiss: Any, rows: NDArray) -> Any:
-    """Return an empty ``IVF,PQ`` index, trained on a sample of the rows."""
-    num_rows, width = rows.shape
-    cells = max(1, min(int(4 * math.sqrt(num_rows)), num_rows // _ROWS_PER_CELL))
+def _train_index(faiss: Any, vectors: EntryVectors) -> Any:
+    """Return an empty ``IVF,PQ`` index, trained on a sample of the vectors."""
+    parts = [vectors.windows] + ([] if vectors.frames is None else [vectors.frames.vectors])
+    total, width = sum(map(len, parts)), vectors.windows.shape[1]
+    cells = max(1, min(int(4 * math.sqrt(total)), total // _ROWS_PER_CELL))
     cells = 2 ** int(math.log2(cells))
     most = max(1, min(_CODE_BYTES, width // _NUMBERS_PER_BYTE))
     code = max(part for part in range(1, most + 1) if width % part == 0)
     index = faiss.index_factory(width, f"IVF{cells},PQ{code}", faiss.METRIC_INNER_PRODUCT)
     index.do_polysemous_training = False  # takes most of the time, for an order that is not used
-    sample = np.random.default_rng(0).permutation(num_rows)[: cells * 2 * _ROWS_PER_CELL]
-    index.train(rows[np.sort(sample)])
+    chosen = np.random.default_rng(0).permutation(total)[: cells * 2 * _ROWS_PER_CELL]
+    chosen.sort()
+    split = np.searchsorted(chosen, len(vectors.windows))
+    places = [chosen[:split], chosen[split:] - len(vectors.windows)]
+    sample = [part[own] for part, own in zip(parts, places, strict=False)]
+    index.train(np.concatenate(sample, dtype=np.float32))
     return index
 
 
-def _measure_recall(ann: AnnIndex, rows: NDArray, candidates: int = 1000, top: int = 10) -> float:
-    sample = np.random.default_rng(1).permutation(len(rows))[:_NUM_CHECKED]
+def _add_vectors(index: Any, vectors: NDArray, rows: NDArray) -> None:
+    """Add vectors (V, E) to a FAISS index by their rows (V,)."""
+    for first in range(0, len(vectors), 65536):
+        part = slice(first, first + 65536)
+        index.add_with_ids(vectors[part].astype(np.float32, copy=False), rows[part])
+
+
+def _measure_recall(
+    ann: AnnIndex, vectors: EntryVectors, candidates: int = 1000, top: int = 10
+) -> float:
+    num_rows = len(vectors.windows)
+    sample = np.random.default_rng(1).permutation(num_rows)[:_NUM_CHECKED]
     found = 0
     for row in sample:
-        exact = np.argsort(-(rows @ rows[row]))[:top]
-        found += len(np.intersect1d(exact, ann.find_rows(rows[row], candidates)))
-    return found / (len(sample) * min(top, len(rows)))
+        query = vectors.windows[row]
+        exact = np.argsort(-vectors.score_all(query))[:top]
+        found += len(np.intersect1d(exact, ann.find_rows(query, candidates)))
+    return found / (len(sample) * min(top, num_rows))

@@ -9,18 +9,50 @@ a plain ``.npy`` at any time. Everything written is on the disk when a function 
 import io
 import math
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 from retrieval.errors import IndexFolderError
+from retrieval.index.vectors import EntryVectors, FrameVectors
 from utils.files import sync_file
 
 EMBEDDINGS = "embeddings"
 IDS = "entries"  # row -> entry
+FRAMES = "frames"  # vectors of frames, in half precision, those of a row together
+FRAME_TIMES = "frame_times"  # when each is shown, seconds
+FRAME_COUNTS = "frame_counts"  # row -> how many frames it has
 WITHOUT = {"vision": "embeddings_without_vision", "ocr": "embeddings_without_ocr"}
 _REMEDY = "the index is damaged: delete its folder and make it anew with index.py"
+
+
+class ArrayKind(NamedTuple):
+    """What an array of an index holds."""
+
+    dtype: DTypeLike
+    row: tuple[int, ...]  # shape of one row
+    counted: str  # key of ``meta`` with the number of its rows
+
+
+def keeps_frames(meta: dict[str, Any]) -> bool:
+    """Whether an index has the vectors of frames beside those of windows."""
+    return "num_frames" in meta
+
+
+def list_arrays(meta: dict[str, Any]) -> dict[str, ArrayKind]:
+    """Return the arrays of an index, or of a successor of its model, by name."""
+    names = (EMBEDDINGS, *(WITHOUT[part] for part in meta["leaves_out"]))
+    if meta.get("width") is None:  # an index of words only
+        names = ()
+    arrays = {name: ArrayKind(np.float32, (meta["width"],), "num_rows") for name in names}
+    arrays[IDS] = ArrayKind(np.int64, (), "num_rows")
+    if keeps_frames(meta):
+        arrays[FRAMES] = ArrayKind(np.float16, (meta["width"],), "num_frames")
+        arrays[FRAME_TIMES] = ArrayKind(np.float64, (), "num_frames")
+        arrays[FRAME_COUNTS] = ArrayKind(np.int32, (), "num_rows")
+    return arrays
 
 
 def array_file(folder: Path, name: str, generation: int) -> Path:
@@ -66,6 +98,26 @@ def map_rows(path: Path, dtype: DTypeLike, num_rows: int, row: tuple[int, ...]) 
         return np.memmap(path, dtype, mode="r", offset=start, shape=shape)
     except OSError as error:
         raise IndexFolderError(f"{path}: {error.strerror}; {_REMEDY}") from error
+
+
+def map_array(folder: Path, meta: dict[str, Any], name: str) -> NDArray:
+    """Map an array of an index; raises ``IndexFolderError``."""
+    dtype, row, counted = list_arrays(meta)[name]
+    return map_rows(array_file(folder, name, meta["generation"]), dtype, meta[counted], row)
+
+
+def map_vectors(folder: Path, meta: dict[str, Any]) -> EntryVectors:
+    """Map the vectors that a search compares; raises ``IndexFolderError``.
+
+    Those of an index of words only have the width 0.
+    """
+    if meta.get("width") is None:
+        return EntryVectors(np.empty((meta["num_rows"], 0), dtype=np.float32))
+    frames = None
+    if keeps_frames(meta):
+        names = (FRAMES, FRAME_TIMES, FRAME_COUNTS)
+        frames = FrameVectors(*(map_array(folder, meta, name) for name in names))
+    return EntryVectors(map_array(folder, meta, EMBEDDINGS), frames)
 
 
 def _make_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:

@@ -8,6 +8,7 @@ are on the disk before it. Shapes: E width of the common space.
 import json
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +24,8 @@ from utils.errors import UserError
 from utils.files import FileStamp, hash_file
 
 DATABASE = "index.db"
-FORMAT_VERSION = 1
+# Format 1 has windows' vectors of the model that the index was made with, and no others.
+FORMAT_VERSION = 2
 APPLICATION_ID = 0x54565258  # "TVRX": tells our databases from others
 NO_INDEX = "index.py makes one: python index.py VIDEOS --out {}"
 _WAIT_S = 30.0
@@ -95,7 +97,9 @@ class NewEntry:
     start_s: float
     end_s: float
     thumbnail: bytes  # a JPEG
-    embeddings: dict[str, NDArray] = field(default_factory=dict)  # name of array -> (E,) float32
+    # Name of array -> (E,) float32; frame vectors are (F, E).
+    embeddings: dict[str, NDArray] = field(default_factory=dict)
+    frame_times: Sequence[float] = ()  # (F,) of the frames that the model is shown, seconds
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,16 @@ def create_database(folder: Path, meta: dict[str, Any]) -> None:
             connection.execute(statement)
         write_meta(connection, meta)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        write_format(connection, meta)
         connection.execute("COMMIT")
+
+
+def write_format(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
+    """Note the format of an index, by its whole ``meta``: the oldest one that can hold it."""
+    is_plain = meta.get("width") is not None and not meta.keys() & {
+        "num_frames", "query_encoder_folder"
+    }  # fmt: skip
+    connection.execute(f"PRAGMA user_version = {1 if is_plain else FORMAT_VERSION}")
 
 
 def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:

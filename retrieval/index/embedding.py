@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import data_loader.registrations  # noqa: F401
 import model.registrations  # noqa: F401
@@ -27,7 +29,7 @@ from data_loader.transforms import (
     ResolvedTransforms,
     TransformParams,
 )
-from retrieval.index.arrays import EMBEDDINGS, WITHOUT
+from retrieval.index.arrays import EMBEDDINGS, FRAMES, WITHOUT
 from retrieval.index.database import NewEntry, NewVideo
 from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.video_file import ReadingParams, VideoFile
@@ -142,32 +144,49 @@ class WindowEncoder:
         return hash_weights(self.model.state_dict())
 
     @torch.inference_mode()
-    def embed(self, samples: Sequence[Sample]) -> list[dict[str, NDArray]]:
+    def embed(self, samples: Sequence[Sample], frames: bool = False) -> list[dict[str, NDArray]]:
         """Return the embeddings of each window: array name -> (E,) float32 of length 1.
 
-        Raises ``BrokenModelError`` where they are not finite.
+        Args:
+            frames: also return ``FRAMES``, those of each of its F frames: (F, E) float16.
+
+        Raises:
+            BrokenModelError: they are not finite.
         """
         batch = self.collate(samples).to(self.precision.device)
         if batch.video is not None:
             batch.video = self._transform(batch.video, None, batch.num_frames)
         with self.precision.set_tf32(), self.precision.autocast():
-            embeds = self.model.embed_videos_apart(batch)
+            if frames:
+                embeds, of_frames = self.model.embed_videos_and_frames(batch)
+            else:
+                embeds, of_frames = self.model.embed_videos_apart(batch), None
         names = {"whole": EMBEDDINGS} | WITHOUT
-        if not all(bool(rows.isfinite().all()) for rows in embeds.values()):
+        arrays = {names[part]: self._normalize(rows) for part, rows in embeds.items()}
+        found = [{name: rows[i] for name, rows in arrays.items()} for i in range(len(samples))]
+        if of_frames is not None:
+            # What stands behind the frames of a shorter clip is padding.
+            counts = [sample.num_frames for sample in samples]
+            real = [rows[:count] for rows, count in zip(of_frames, counts, strict=True)]
+            halves = self._normalize(torch.cat(real)).astype(np.float16)
+            for window, rows in zip(found, np.split(halves, np.cumsum(counts)[:-1]), strict=True):
+                window[FRAMES] = rows
+        return found
+
+    def _normalize(self, embeds: Tensor) -> NDArray:
+        """(N, E) -> (N, E) float32 of length 1; raises ``BrokenModelError``."""
+        if not bool(embeds.isfinite().all()):
             raise BrokenModelError(
                 f"{self._name}: the model's embeddings are not finite, its weights are "
                 f"damaged; use an earlier checkpoint{self.precision.explain_overflow()}"
             )
-        arrays = {
-            names[part]: normalize_rows(rows.float().cpu().numpy()) for part, rows in embeds.items()
-        }
-        return [{name: rows[i] for name, rows in arrays.items()} for i in range(len(samples))]
+        return normalize_rows(embeds.float().cpu().numpy())
 
 
 class NoEncoder:
     """Stands for the encoder of an index without a model: entries get no embeddings."""
 
-    def embed(self, samples: Sequence[Sample]) -> list[dict[str, NDArray]]:
+    def embed(self, samples: Sequence[Sample], frames: bool = False) -> list[dict[str, NDArray]]:
         """Return nothing for each window."""
         return [{} for _ in samples]
 
@@ -177,11 +196,13 @@ def embed_videos(
     open_file: Callable[[str], AbstractContextManager[VideoFile]],
     encoder: WindowEncoder | NoEncoder,
     batch_size: int,
+    frames: bool = False,
 ) -> Iterator[tuple[list[NewVideo], dict[str, str]]]:
     """Embed videos, whose windows share batches; raises ``BrokenModelError``.
 
     Args:
         open_file: opens one by its name; raises ``UserError`` where it can't be read.
+        frames: whether their frames are embedded, too.
 
     Yields:
         Videos as they are complete, in order, and name -> why one could not be read.
@@ -190,7 +211,8 @@ def embed_videos(
     unfinished: list[NewVideo] = []  # read, with windows that wait
 
     def embed_waiting() -> None:
-        embeddings = encoder.embed([sample for *_, sample in waiting]) if waiting else []
+        samples = [sample for *_, sample in waiting]
+        embeddings = encoder.embed(samples, frames) if waiting else []
         for (video, entry, _), arrays in zip(waiting, embeddings, strict=True):
             entry.embeddings = arrays
             video.entries.append(entry)

@@ -22,13 +22,20 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_loader.ocr.ocr_words import OcrLine
-from retrieval.index.arrays import WITHOUT
+from retrieval.index.arrays import WITHOUT, keeps_frames
 from retrieval.index.database import KnownEntry, KnownLine, KnownVideo
 from retrieval.index.embedding import ModelFile, WindowEncoder, embed_videos
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
+from retrieval.index.vectors import Vectors
 from retrieval.index.video_file import ReadingParams, VideoFile, open_reader
-from retrieval.index.writer import CONFIG, QUERY_ENCODER, IndexWriter, config_file
+from retrieval.index.writer import (
+    CONFIG,
+    QUERY_ENCODER,
+    IndexWriter,
+    config_file,
+    query_encoder_folder,
+)
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -42,33 +49,48 @@ def save_model(
     model: ModelFile,
     identity: dict[str, Any],
     encoder: WindowEncoder,
+    vectors: Vectors | None,
     generation: int | None = None,
 ) -> dict[str, Any]:
     """Write a model's query encoder and configuration into an index folder.
 
     Args:
+        vectors: that are kept; None: of frames, too, where the model embeds frames.
         generation: of the embeddings of a model that is not the first one; part of the names.
 
     Returns:
         What ``meta`` says of the model.
+
+    Raises:
+        UserError: vectors of frames are wanted of a model that has none.
     """
-    number = "" if generation is None else f"-{generation:06}"
-    names = {
-        "query_encoder_folder": QUERY_ENCODER + number,
-        "config_file": Path(CONFIG).stem + number + Path(CONFIG).suffix,
-    }
-    folder = out / names["query_encoder_folder"]
+    embeds_frames = encoder.model.embeds_frames
+    if vectors == "frames" and not embeds_frames:
+        raise UserError(
+            f"--vectors frames: {model.config.arch.type} embeds windows as a whole, not their "
+            "frames; leave it out, or give a model that embeds frames"
+        )
+    names: dict[str, Any] = {}
+    if generation is not None:
+        number = f"-{generation:06}"
+        names["query_encoder_folder"] = QUERY_ENCODER + number
+        names["config_file"] = Path(CONFIG).stem + number + Path(CONFIG).suffix
+    folder = query_encoder_folder(out, names)
     checksum = save_query_encoder(folder, encoder.model, model.config, encoder.collate)
     width = len(QueryEmbedder(folder, checksum).embed("a"))  # as it is when read again
     fuses = set(WITHOUT) == set(model.model_input.modalities)
     write_json(config_file(out, names), model.resolve_config())
-    return names | {
-        "model": identity,
-        "query_encoder": checksum,
-        "precision": encoder.precision.name,
-        "width": width,
-        "leaves_out": sorted(WITHOUT) if fuses else [],
-    }
+    return (
+        names
+        | {
+            "model": identity,
+            "query_encoder": checksum,
+            "precision": encoder.precision.name,
+            "width": width,
+            "leaves_out": sorted(WITHOUT) if fuses else [],
+        }
+        | ({"num_frames": 0} if embeds_frames and vectors != "windows" else {})
+    )
 
 
 def embed_anew(
@@ -80,6 +102,7 @@ def embed_anew(
     windows: tuple[float, float],
     load_encoder: Callable[[], WindowEncoder],
     batch_size: int,
+    vectors: Vectors | None,
 ) -> int:
     """Embed all entries of an index by another model, and switch to it.
 
@@ -87,6 +110,7 @@ def embed_anew(
         videos: the folder that was indexed.
         identity: of the model.
         source: that has found the documents of the folder's videos.
+        vectors: that are kept, as for ``save_model``.
 
     Returns:
         How many videos have their embeddings.
@@ -95,9 +119,9 @@ def embed_anew(
         UserError: no video can be read at all; the index stays as it is.
     """
     known = writer.read_videos()
-    if not _goes_on(writer, identity):
+    if not _goes_on(writer, identity, vectors):
         generation = writer.next_generation()
-        saved = save_model(writer.folder, model, identity, load_encoder(), generation)
+        saved = save_model(writer.folder, model, identity, load_encoder(), vectors, generation)
         writer.begin_successor(saved | {"generation": generation})
     entries = writer.read_entries()
     done = set(writer.read_succeeded().tolist())
@@ -111,7 +135,8 @@ def embed_anew(
     open_file = partial(_open_known, writer, videos, params, source, known, entries)
     bar = tqdm(left, desc="embedding", unit="video", dynamic_ncols=True)
     reasons: dict[str, str] = {}
-    for complete, failed in embed_videos(bar, open_file, load_encoder(), batch_size):
+    frames = keeps_frames(writer.meta["successor"])
+    for complete, failed in embed_videos(bar, open_file, load_encoder(), batch_size, frames):
         reasons |= failed
         for video in complete:
             ids = (entry.id for entry in entries[known[video.path].id])
@@ -128,10 +153,13 @@ def embed_anew(
     return len(writer.read_videos())
 
 
-def _goes_on(writer: IndexWriter, identity: dict[str, Any]) -> bool:
-    """Whether there are embeddings by the same model, of a run that was stopped."""
+def _goes_on(writer: IndexWriter, identity: dict[str, Any], vectors: Vectors | None) -> bool:
+    """Whether there are the embeddings wanted, of a run that was stopped."""
     successor = writer.meta.get("successor")
-    if successor is None:
+    if successor is None or vectors not in (
+        None,
+        "frames" if keeps_frames(successor) else "windows",
+    ):
         return False
     before = successor["model"]
     return all(before.get(key) == identity.get(key) for key in ("format", "weights", "settings"))

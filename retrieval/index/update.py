@@ -16,12 +16,14 @@ from base.config import PrecisionName
 from data_loader.readers.container import VIDEO_EXTENSIONS
 from retrieval.errors import IndexFolderError, OtherModelError
 from retrieval.index import database
-from retrieval.index.ann import MIN_ROWS, build_ann
+from retrieval.index.ann import MIN_VECTORS, build_ann, count_vectors
+from retrieval.index.arrays import keeps_frames
 from retrieval.index.database import KnownVideo, Stamps, decode_path, encode_path
 from retrieval.index.embedding import ModelFile, NoEncoder, WindowEncoder, embed_videos
 from retrieval.index.identity import check_model, describe_model, identify_model
 from retrieval.index.model_change import embed_anew, save_model
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.vectors import Vectors
 from retrieval.index.video_file import (
     STRIDE_S,
     WINDOW_S,
@@ -50,6 +52,7 @@ class IndexOptions:
     device: torch.device = torch.device("cpu")
     precision: PrecisionName | None = None  # of the model; a new one: that of its configuration
     replace_model: bool = False  # whether a model that is not the index's takes its place
+    vectors: Vectors | None = None  # a new model: ``frames`` where it embeds frames
 
 
 @dataclass
@@ -133,10 +136,12 @@ def update_index(
         load_encoder = cache(partial(_load_encoder, out, meta, model, precision, options))
         identity, changes_model = None, False
         if meta is None:
-            _create_index(videos, out, model, windows, load_encoder())
+            _create_index(videos, out, model, windows, load_encoder(), options.vectors)
         else:
             _check_folder(videos, out, meta)
             identity, changes_model = _compare_models(out, meta, model, options, load_encoder)
+            if not changes_model:
+                changes_model = _change_vectors(out, meta, model, options)
         with IndexWriter(out) as writer:
             writer.remove_leftovers()
             had_ann, num_anew = writer.meta.get("ann") is not None, 0
@@ -144,7 +149,7 @@ def update_index(
                 _drop_missing(writer, videos, listing.names, source)
                 num_anew = embed_anew(
                     writer, videos, model, identity, source, windows, load_encoder,
-                    options.batch_size,
+                    options.batch_size, options.vectors,
                 )  # fmt: skip
             elif meta is not None and model is not None:
                 _warn_of_precision(out, meta, precision)
@@ -165,7 +170,8 @@ def update_index(
                 params = _choose_reading(model, windows)
                 open_file = partial(open_video_file, videos, params, source)
                 bar = tqdm(names, desc="indexing", unit="video", dynamic_ncols=True)
-                batches = embed_videos(bar, open_file, load_encoder(), options.batch_size)
+                frames = keeps_frames(writer.meta)
+                batches = embed_videos(bar, open_file, load_encoder(), options.batch_size, frames)
                 for complete, failed in batches:
                     # A video that has changed and can't be read is no longer what the index has.
                     writer.write(complete, [known[name].id for name in failed if name in known])
@@ -318,16 +324,17 @@ def _create_index(
     model: ModelFile | None,
     windows: tuple[float, float],
     encoder: WindowEncoder | NoEncoder,
+    vectors: Vectors | None,
 ) -> None:
-    """Make an empty index in a locked folder."""
+    """Make an empty index in a locked folder; raises ``UserError``."""
     (out / database.DATABASE).unlink(missing_ok=True)  # of one whose making was stopped
-    meta = {"folder": encode_path(videos.absolute()), "windows": list(windows)}
-    width, leaves_out = None, ()
+    meta: dict[str, Any] = {"folder": encode_path(videos.absolute()), "windows": list(windows)}
+    meta |= {"width": None, "leaves_out": []}
     if model is not None and isinstance(encoder, WindowEncoder):
-        saved = save_model(out, model, identify_model(model, lambda: encoder), encoder)
-        width, leaves_out = saved.pop("width"), saved.pop("leaves_out")
-        meta |= saved
-    IndexWriter.create(out, width, leaves_out, meta)
+        meta |= save_model(out, model, identify_model(model, lambda: encoder), encoder, vectors)
+    elif vectors == "frames":
+        raise UserError("--vectors frames: an index of words has none; give a model with --model")
+    IndexWriter.create(out, meta)
 
 
 def _check_folder(videos: Path, out: Path, meta: dict[str, Any]) -> None:
@@ -352,6 +359,25 @@ def _choose_windows(
             f"every {wanted_stride:g}; leave out --window and --stride, or give another --out"
         )
     return wanted_window, wanted_stride
+
+
+def _change_vectors(
+    out: Path, meta: dict[str, Any], model: ModelFile | None, options: IndexOptions
+) -> bool:
+    """Say whether the index's own model embeds all videos anew, as other vectors are wanted.
+
+    Raises:
+        UserError: they are, but nobody said that it may.
+    """
+    before: Vectors = "frames" if keeps_frames(meta) else "windows"
+    if options.vectors in (None, before):
+        return False
+    if options.replace_model and model is not None:
+        return True
+    raise UserError(
+        f"{out}: has the vectors of {before}, and --vectors {options.vectors} would need those of "
+        "its videos anew: leave it out, or give its model (--model, -r) with --replace-model, too"
+    )
 
 
 def _choose_precision(
@@ -380,7 +406,7 @@ def _finish_update(writer: IndexWriter, ann: bool, had_ann: bool, result: Update
     writer.compact()
     num_rows, kept = writer.meta["num_rows"], writer.meta.get("ann")
     covers_most = kept is not None and kept["num_rows"] >= _MIN_COVERED * num_rows
-    if ann or (had_ann and not covers_most and num_rows >= MIN_ROWS):
+    if ann or (had_ann and not covers_most and count_vectors(writer.meta) >= MIN_VECTORS):
         result.recall = build_ann(writer)
     writer.remove_leftovers()
     result.num_videos = len(writer.read_videos())

@@ -77,6 +77,7 @@ class VideoFile:
     ) -> None:
         self._params, self._reader = params, reader
         times, size = reader.times(), (reader.width, reader.height)
+        self._times = times
         self.windows = cut_windows(times, params.window_s, params.stride_s)
         self.video = NewVideo(name, *stamps, compute_duration(times), *size)
         self._lines_in: list[list[OcrLine]] = [[] for _ in self.windows]
@@ -118,7 +119,8 @@ class VideoFile:
                 )
             sample = self._build_sample(position, [held[number][0] for number in clips[position]])
             thumbnail = held[pictures[position]][1]
-            yield NewEntry(window.start_s, window.end_s, thumbnail), sample
+            times = self._times[clips[position]].tolist()
+            yield NewEntry(window.start_s, window.end_s, thumbnail, frame_times=times), sample
 
     def _transform(self, frame: np.ndarray) -> Tensor:
         """(H, W, 3) -> (3, R, R) uint8."""

@@ -1,6 +1,6 @@
 """Writing to an index: each change is made completely or not at all.
 
-Shapes: E width of the common space.
+Shapes: N rows (one an entry), E width of the common space.
 """
 
 import shutil
@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from typing_extensions import Self
 
 from retrieval.errors import IndexFolderError
 from retrieval.index import database
 from retrieval.index.arrays import (
-    EMBEDDINGS,
+    FRAME_COUNTS,
+    FRAME_TIMES,
+    FRAMES,
     IDS,
-    WITHOUT,
     append_rows,
     array_file,
     create_array,
-    map_rows,
+    keeps_frames,
+    list_arrays,
+    map_array,
+    map_vectors,
 )
 from retrieval.index.database import (
     KnownEntry,
@@ -84,18 +88,16 @@ class IndexWriter:
         self.meta = database.read_meta(self._database)
 
     @staticmethod
-    def create(
-        folder: Path, width: int | None, leaves_out: Sequence[str], meta: dict[str, Any]
-    ) -> None:
+    def create(folder: Path, meta: dict[str, Any]) -> None:
         """Make an empty index in a folder that exists and is locked; the database comes last.
 
         Args:
-            width: E; None: without embeddings.
-            leaves_out: ``vision`` and ``ocr``, where embeddings without them are kept, too.
+            meta: of the table ``meta``: ``width``, E, or None without embeddings; ``leaves_out``,
+                ``vision`` and ``ocr`` where embeddings without them are kept, too; ``num_frames``,
+                0, where those of each frame are.
         """
-        counts = {"generation": 1, "num_rows": 0, "commits": 0}
-        meta = meta | counts | {"width": width, "leaves_out": list(leaves_out)}
-        for name, (dtype, row) in _list_arrays(meta).items():
+        meta = meta | {"generation": 1, "num_rows": 0, "commits": 0}
+        for name, (dtype, row, _) in list_arrays(meta).items():
             create_array(array_file(folder, name, 1), dtype, row)
         database.create_database(folder, meta)
 
@@ -143,8 +145,9 @@ class IndexWriter:
             entries: list[tuple[int, NewEntry]] = []
             for video in videos:
                 entries += database.insert_video(self._database, video, num_rows + len(entries))
+            counts = self._count_rows(self.meta, entries)
             self._write_files(entries)
-            database.write_meta(self._database, {"num_rows": num_rows + len(entries)})
+            database.write_meta(self._database, counts)
         for entry in gone:
             thumbnail_file(self.folder, entry).unlink(missing_ok=True)
 
@@ -157,17 +160,22 @@ class IndexWriter:
 
         The arrays are written anew under other names, so that readers keep what they have mapped.
         """
-        num_rows, old, new = self.meta["num_rows"], self.meta["generation"], self.next_generation()
+        num_rows, new = self.meta["num_rows"], self.next_generation()
         if self.count_dead_rows() <= max_dead * num_rows:
             return False
         dead = self._database.execute("SELECT row FROM dead_rows").fetchall()
         alive = np.setdiff1d(np.arange(num_rows), np.array(dead, dtype=np.int64).ravel())
-        for name, (dtype, row) in _list_arrays(self.meta).items():
-            source = map_rows(array_file(self.folder, name, old), dtype, num_rows, row)
+        kept = {"num_rows": alive}
+        frames = map_vectors(self.folder, self.meta).frames
+        if frames is not None:
+            kept["num_frames"] = frames.list_frames(alive)
+        for name, (dtype, row, counted) in list_arrays(self.meta).items():
+            source = map_array(self.folder, self.meta, name)
             target = array_file(self.folder, name, new)
             create_array(target, dtype, row)
-            for first in range(0, len(alive), _CHUNK):
-                append_rows(target, first, np.asarray(source[alive[first : first + _CHUNK]]))
+            for first in range(0, len(kept[counted]), _CHUNK):
+                part = kept[counted][first : first + _CHUNK]
+                append_rows(target, first, np.asarray(source[part]))
         moved = ((new, int(row)) for new, row in enumerate(alive) if new != row)
         with self._transaction():
             execute = self._database.execute
@@ -176,8 +184,9 @@ class IndexWriter:
             self._database.executemany("UPDATE entries SET row = ? WHERE row = ?", moved)
             execute("DELETE FROM words WHERE id NOT IN (SELECT word_id FROM postings)")
             execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
-            changed = {"generation": new, "num_rows": len(alive), "ann": None}
-            database.write_meta(self._database, changed)
+            counts = {counted: len(rows) for counted, rows in kept.items()}
+            changed = {"generation": new, "ann": None}
+            database.write_meta(self._database, changed | counts)
         return True
 
     def next_generation(self) -> int:
@@ -193,7 +202,7 @@ class IndexWriter:
                 ``next_generation``, ``width``, ``leaves_out``, and all that is the model's.
         """
         successor = values | {"num_rows": 0}
-        for name, (dtype, row) in _list_arrays(successor).items():
+        for name, (dtype, row, _) in list_arrays(successor).items():
             create_array(array_file(self.folder, name, successor["generation"]), dtype, row)
         with self._transaction(is_seen=False):
             database.write_meta(self._database, {"successor": successor})
@@ -201,17 +210,15 @@ class IndexWriter:
     def read_succeeded(self) -> NDArray:
         """Return the entries (N,) that the successor has embeddings of, by its rows."""
         successor = self.meta["successor"]
-        ids = array_file(self.folder, IDS, successor["generation"])
-        return np.asarray(map_rows(ids, np.int64, successor["num_rows"], ()))
+        return np.asarray(map_array(self.folder, successor, IDS))
 
     def write_successor(self, entries: Sequence[tuple[int, NewEntry]]) -> None:
         """Give the successor embeddings of entries (by id) that the index has."""
         successor = self.meta["successor"]
         self._append_rows(successor, entries)
-        num_rows = successor["num_rows"] + len(entries)
+        counts = self._count_rows(successor, entries)
         with self._transaction(is_seen=False):
-            changed = {"successor": successor | {"num_rows": num_rows}}
-            database.write_meta(self._database, changed)
+            database.write_meta(self._database, {"successor": successor | counts})
 
     def switch_to_successor(self) -> None:
         """Let the successor's embeddings take over, in one commit.
@@ -234,8 +241,10 @@ class IndexWriter:
                     execute("UPDATE entries SET row = ? WHERE id = ?", (row, entry))
                 else:
                     execute("INSERT INTO dead_rows VALUES (?)", (row,))
-            taken = self.meta["successor"] | {"successor": None, "ann": None}
+            before = {key: None for key in ("num_frames",) if key in self.meta}
+            taken = before | self.meta["successor"] | {"successor": None, "ann": None}
             database.write_meta(self._database, taken)
+            database.write_format(self._database, database.read_meta(self._database))
         for entry in gone:
             thumbnail_file(self.folder, entry).unlink(missing_ok=True)
 
@@ -245,7 +254,7 @@ class IndexWriter:
         kept = {self.folder / ann["file"]} if ann else set()
         for meta in (self.meta, *([successor] if successor else [])):
             generation = meta["generation"]
-            kept |= {array_file(self.folder, name, generation) for name in _list_arrays(meta)}
+            kept |= {array_file(self.folder, name, generation) for name in list_arrays(meta)}
             kept |= {query_encoder_folder(self.folder, meta), config_file(self.folder, meta)}
         for path in set(self.folder.glob(f"{QUERY_ENCODER}*")) - kept:
             shutil.rmtree(path, ignore_errors=True)
@@ -267,14 +276,21 @@ class IndexWriter:
             sync_file(file)
         self._append_rows(self.meta, entries)
 
+    @staticmethod
+    def _count_rows(
+        meta: dict[str, Any], entries: Sequence[tuple[int, NewEntry]]
+    ) -> dict[str, int]:
+        """Return how many rows the arrays of a generation have with further entries."""
+        counts = {"num_rows": meta["num_rows"] + len(entries)}
+        if keeps_frames(meta):
+            counts["num_frames"] = meta["num_frames"] + _count_frames(entries)
+        return counts
+
     def _append_rows(self, meta: dict[str, Any], entries: Sequence[tuple[int, NewEntry]]) -> None:
         """Write the entries' rows behind those of a generation, whose ``meta`` is given."""
-        for name, (dtype, _) in _list_arrays(meta).items():
-            rows = [
-                entry_id if name == IDS else entry.embeddings[name] for entry_id, entry in entries
-            ]
-            file = array_file(self.folder, name, meta["generation"])
-            append_rows(file, meta["num_rows"], np.array(rows, dtype=dtype))
+        for name, (dtype, _, counted) in list_arrays(meta).items():
+            rows = _collect_rows(name, entries).astype(dtype, copy=False)
+            append_rows(array_file(self.folder, name, meta["generation"]), meta[counted], rows)
 
     @contextmanager
     def _transaction(self, is_seen: bool = True) -> Iterator[None]:
@@ -296,9 +312,21 @@ class IndexWriter:
         self.meta = database.read_meta(self._database)
 
 
-def _list_arrays(meta: dict[str, Any]) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
-    """Return the arrays of an index: name -> type of its numbers, and shape of a row."""
-    names = (EMBEDDINGS, *(WITHOUT[part] for part in meta["leaves_out"]))
-    if meta.get("width") is None:  # an index of words only
-        names = ()
-    return {name: (np.float32, (meta["width"],)) for name in names} | {IDS: (np.int64, ())}
+def _count_frames(entries: Sequence[tuple[int, NewEntry]]) -> int:
+    """Return how many frames new entries have, each of them with a time and a vector."""
+    counts = [len(entry.frame_times) for _, entry in entries]
+    if 0 in counts or counts != [len(entry.embeddings[FRAMES]) for _, entry in entries]:
+        raise ValueError("an entry has no frames, or not as many vectors as times")
+    return sum(counts)
+
+
+def _collect_rows(name: str, entries: Sequence[tuple[int, NewEntry]]) -> NDArray:
+    """Return what an array gets of new entries."""
+    if name == IDS:
+        return np.array([entry_id for entry_id, _ in entries])
+    if name == FRAME_COUNTS:
+        return np.array([len(entry.embeddings[FRAMES]) for _, entry in entries])
+    if name == FRAME_TIMES:
+        return np.concatenate([entry.frame_times for _, entry in entries])
+    rows = [entry.embeddings[name] for _, entry in entries]
+    return np.concatenate(rows) if name == FRAMES else np.array(rows)

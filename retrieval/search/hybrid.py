@@ -133,6 +133,7 @@ def run_search(
         tracks = read_tracks(connection, entry.id) if matches else []
         ranks = {mode: found.find_rank(entry.id) for mode, found in lists.items()}
         similarity = None if query is None else float(snapshot.embeddings[row] @ query)
+        best = None if query is None else snapshot.vectors.find_best_frame(query, row)
         explain = request.explain and similarity is not None
         hits.append(
             Hit(
@@ -146,6 +147,8 @@ def run_search(
                 keyword_rank=ranks.get("keyword"),
                 words=find_matches(tracks, matches),
                 explanation=_explain(snapshot, row, query, similarity) if explain else None,
+                time_s=None if best is None else best.time_s,
+                frame_similarity=None if best is None else best.cosine,
             )
         )
     return hits

@@ -1,8 +1,9 @@
-"""Semantic search: the entries whose embeddings are nearest to the query's.
+"""Semantic search: the entries whose vectors are nearest to the query's.
 
-Exact search is one matrix product over the file of the embeddings. A FAISS index, where
-``index.py --ann`` has made one, proposes candidates, which are then compared exactly, as are all
-entries that came after it was made.
+Exact search is one matrix product over each file of vectors. A FAISS index, where ``index.py
+--ann`` has made one, proposes candidates, which are then compared exactly, as are all entries that
+came after it was made. An entry's score is the cosine of its window's embedding, or the mean of
+that and its best frame's: see ``retrieval.index.vectors``.
 
 Shapes: N rows, E width of the common space, M found.
 """
@@ -12,13 +13,11 @@ from numpy.typing import NDArray
 
 from retrieval.search.snapshot import Snapshot
 
-CHUNK = 65536  # rows of a product
-
 
 def find_nearest(
     snapshot: Snapshot, query: NDArray, count: int, rows: NDArray | None = None, exact: bool = False
 ) -> tuple[NDArray, NDArray]:
-    """Return ids (M,) and cosines (M,) of the nearest entries, nearest first, then by id.
+    """Return ids (M,) and scores (M,) of the nearest entries, nearest first, then by id.
 
     Args:
         query: (E,) of length 1.
@@ -30,20 +29,16 @@ def find_nearest(
         newer = np.arange(ann.num_rows, len(snapshot.ids))
         rows = np.setdiff1d(np.concatenate([ann.find_rows(query, count), newer]), snapshot.dead)
     if rows is None:
-        embeddings = np.asarray(snapshot.embeddings)  # slices of the map itself are slow
-        cosines = np.empty(len(embeddings), dtype=np.float32)
-        for first in range(0, len(embeddings), CHUNK):
-            part = slice(first, first + CHUNK)
-            np.dot(embeddings[part], query, out=cosines[part])
-        cosines[snapshot.dead] = -np.inf
+        scores = snapshot.vectors.score_all(query)
+        scores[snapshot.dead] = -np.inf
         ids = snapshot.ids
     else:
         rows = np.sort(rows)
-        cosines = snapshot.embeddings[rows] @ query
+        scores = snapshot.vectors.score_rows(query, rows)
         ids = snapshot.ids[rows]
     count = min(count, snapshot.num_entries)
-    if count < len(cosines):
-        largest = np.argpartition(-cosines, count)[:count]
-        ids, cosines = ids[largest], cosines[largest]
-    order = np.lexsort((ids, -cosines))
-    return ids[order], cosines[order]
+    if count < len(scores):
+        largest = np.argpartition(-scores, count)[:count]
+        ids, scores = ids[largest], scores[largest]
+    order = np.lexsort((ids, -scores))
+    return ids[order], scores[order]

@@ -16,7 +16,7 @@ from rapidfuzz.distance import OSA
 
 from retrieval.errors import UnknownEntryError
 from retrieval.index.ann import AnnIndex
-from retrieval.index.arrays import EMBEDDINGS, IDS, WITHOUT, array_file, map_rows
+from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
 from retrieval.index.writer import query_encoder_folder
 from retrieval.results import Box, Entry, TextTrack
 from utils.errors import UserError
@@ -36,8 +36,9 @@ class Snapshot:
         number: of the commit.
         model: identity of the model, see ``retrieval.index.identity``; None: words only.
         query_encoder: folder and checksum of its query encoder; None: words only.
-        embeddings: (N, E) float32 of length 1, mapped; dead rows are among them. Of an index of
-            words only E is 0.
+        vectors: of all rows, mapped; dead rows are among them.
+        embeddings: (N, E) float32 of length 1, those of the windows. Of an index of words only E
+            is 0.
         ids: (N,) int64: row -> entry.
         without: ``vision`` and ``ocr`` -> (N, E) float32 of length 1, where the model fuses.
         dead: rows of videos that are gone.
@@ -45,27 +46,19 @@ class Snapshot:
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], connection: sqlite3.Connection) -> None:
-        num_rows, generation = meta["num_rows"], meta["generation"]
         self.folder, self.number = folder, meta["commits"]
         self.model: dict[str, Any] | None = meta.get("model")
         self.query_encoder: tuple[Path, str] | None = None
         if self.model is not None:
             self.query_encoder = query_encoder_folder(folder, meta), meta["query_encoder"]
         self._ann: dict[str, Any] | AnnIndex | None = meta.get("ann")
-
-        def map_embeddings(name: str) -> NDArray:
-            path = array_file(folder, name, generation)
-            return map_rows(path, np.float32, num_rows, (meta["width"],))
-
-        self.embeddings = np.empty((num_rows, 0), dtype=np.float32)
-        if self.model is not None:
-            self.embeddings = map_embeddings(EMBEDDINGS)
-        self.without = {part: map_embeddings(WITHOUT[part]) for part in meta["leaves_out"]}
-        ids = map_rows(array_file(folder, IDS, generation), np.int64, num_rows, ())
-        self.ids = np.asarray(ids)
+        self.vectors = map_vectors(folder, meta)
+        self.embeddings = self.vectors.windows
+        self.without = {part: map_array(folder, meta, WITHOUT[part]) for part in meta["leaves_out"]}
+        self.ids = np.asarray(map_array(folder, meta, IDS))
         dead = connection.execute("SELECT row FROM dead_rows").fetchall()
         self.dead = np.array(dead, dtype=np.int64).ravel()
-        self.num_entries = num_rows - len(self.dead)
+        self.num_entries = meta["num_rows"] - len(self.dead)
         self._load_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._vocabulary: Vocabulary | None = None
         self._entries: dict[int, NDArray] = {}

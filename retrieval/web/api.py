@@ -121,6 +121,8 @@ class HitAnswer(BaseModel):
     meaning_rank: int | None = Field(validation_alias="semantic_rank")
     words_rank: int | None = Field(validation_alias="keyword_rank")
     words: list[WordAnswer]
+    time_s: float | None
+    frame_similarity: float | None
 
 
 class SearchAnswer(BaseModel):

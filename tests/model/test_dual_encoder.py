@@ -2,6 +2,7 @@
 
 import json
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -268,6 +269,19 @@ def fused(towers) -> tuple[DualEncoder, Batch]:
         model.gate.proj.weight.normal_()
         model.query_token.normal_()
     return model, make_batch(towers["clip"])
+
+
+def test_videos_and_frames_are_embedded_with_the_tower_run_once(fused, towers, monkeypatch):
+    batch = fused[1]
+    batch.num_frames = torch.tensor([FRAMES, 2, 1])
+    for encoder in (fused[0], build(towers["siglip"], modalities=("vision",))):
+        with torch.no_grad():
+            wanted = encoder.embed_videos_apart(batch), encoder.embed_frames(batch)
+            encode = Mock(side_effect=encoder.tower.encode_images)
+            monkeypatch.setattr(encoder.tower, "encode_images", encode)
+            found = encoder.embed_videos_and_frames(batch)
+        assert encode.call_count == 1 and found[0].keys() == wanted[0].keys()
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 def test_each_modality_alone(fused):

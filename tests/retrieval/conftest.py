@@ -14,6 +14,7 @@ from retrieval.index.embedding import ModelFile
 from retrieval.index.ocr_text import OcrFolder
 from retrieval.index.update import IndexOptions, UpdateResult, update_index
 from tests.conftest import ROOT, tiny
+from tests.retrieval.frame_colours import write_colour_model, write_colours
 from trainer.build import build_model
 from utils.checkpoint.files import save_checkpoint
 from utils.files import write_json
@@ -46,7 +47,11 @@ def make_checkpoint(demo, tmp_path_factory):
     def make(kind: str = "fusion", *changes: str) -> Path:
         folder = tmp_path_factory.mktemp("runs") / kind
         folder.mkdir()
-        config = load_config(ROOT / f"configs/demo/{kind}.json", [*tiny(demo), *changes])
+        sets = tiny(demo)
+        if kind == "dual_encoder":
+            sets = [change for change in sets if not change.startswith("arch.")]
+            sets.append(f"arch.args.tower={demo}/tower")
+        config = load_config(ROOT / f"configs/demo/{kind}.json", [*sets, *changes])
         write_json(folder / "config.json", resolve_config(config))
         weights = build_model(config, CPU).state_dict()
         save_checkpoint(folder / "model.pth", {"state_dict": weights})
@@ -93,3 +98,12 @@ def built(demo, checkpoint, test_names, tmp_path_factory) -> tuple[Path, Library
 def copy(built, tmp_path) -> Path:
     """A copy of the index that may be damaged."""
     return Path(shutil.copytree(built[0], tmp_path / "copy.index"))
+
+
+@pytest.fixture(scope="session")
+def colours(demo, tmp_path_factory) -> tuple[Path, ModelFile]:
+    """Two videos, in one of which red is seen from second 6 to 8; and a model. Read only."""
+    folder = tmp_path_factory.mktemp("colours")
+    write_colours(folder / "videos/moment.mp4", ("blue", 6), ("red", 2), ("blue", 6))
+    write_colours(folder / "videos/short.mp4", ("cyan", 0.5))
+    return folder / "videos", write_colour_model(folder / "run", demo)

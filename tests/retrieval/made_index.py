@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.index.arrays import EMBEDDINGS
+from retrieval.index.arrays import EMBEDDINGS, FRAMES
 from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.index.query_embedder import normalize_rows
+from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter, lock_index
 
 WIDTH = 16
@@ -21,10 +22,21 @@ def made_embeddings(count: int, seed: int = 0, width: int = WIDTH) -> np.ndarray
     return normalize_rows(rng.standard_normal((count, width), dtype=np.float32))
 
 
+def made_frames(row: np.ndarray, number: int) -> np.ndarray:
+    """The frame vectors of the window with that embedding: 1 to 3, by its number in the video."""
+    seed = int.from_bytes(row.tobytes()[:8])
+    noise = made_embeddings(1 + number % 3, seed, len(row))
+    return normalize_rows(row + noise).astype(np.float16)
+
+
 def made_video(name: str, lines: Sequence[str], rows: np.ndarray) -> NewVideo:
-    """A video of one entry a row; every line is seen in every entry."""
-    entries = [NewEntry(5.0 * i, 5.0 * i + 10, b"jpeg", {EMBEDDINGS: row})
-               for i, row in enumerate(rows)]  # fmt: skip
+    """A video of one entry a row; every line is seen in every entry. Frames are 0.25 s apart."""
+    entries = []
+    for number, row in enumerate(rows):
+        start, frames = 5.0 * number, made_frames(row, number)
+        arrays = {EMBEDDINGS: row, FRAMES: frames}
+        times = [start + 0.25 * i for i in range(len(frames))]
+        entries.append(NewEntry(start, start + 10, b"jpeg", arrays, times))
     places = tuple(range(len(entries)))
     boxes = np.array([(0.5, *BOX), (1.5, *BOX)], dtype=np.float32)
     tracks = [NewTrack(line, 0.9, 0.5, 1.5, boxes, places) for line in lines]
@@ -32,12 +44,13 @@ def made_video(name: str, lines: Sequence[str], rows: np.ndarray) -> NewVideo:
     return NewVideo(name, stamp, None, 10.0, 64, 48, entries, tracks)
 
 
-def create(folder: Path, width: int = WIDTH) -> None:
+def create(folder: Path, width: int = WIDTH, vectors: Vectors = "windows") -> None:
     """An empty index in a new folder."""
     folder.mkdir(parents=True)
     meta = {"folder": b"/nowhere".hex(), "model": MODEL, "query_encoder": "", "windows": [10, 5]}
+    meta |= {"width": width, "leaves_out": []} | ({"num_frames": 0} if vectors == "frames" else {})
     with lock_index(folder):
-        IndexWriter.create(folder, width, (), meta)
+        IndexWriter.create(folder, meta)
 
 
 def add(folder: Path, *videos: NewVideo, drop: Sequence[int] = ()) -> None:

@@ -17,9 +17,9 @@ import pytest
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
 from retrieval.index.writer import IndexWriter, lock_index
-from retrieval.search.snapshot import read_entry
+from retrieval.search.snapshot import Snapshot, read_entry
 from tests.retrieval.conftest import Library
-from tests.retrieval.made_index import add, create, made_embeddings, made_video
+from tests.retrieval.made_index import add, create, made_embeddings, made_frames, made_video
 
 FORK = multiprocessing.get_context("fork")
 NUM_WORDS = 5
@@ -71,8 +71,19 @@ def check(index: VideoIndex) -> int:
         for name, own in of_video.items():
             wanted = rows_of(int(name.removesuffix(".mp4")))
             np.testing.assert_array_equal(snapshot.embeddings[sorted(own)], wanted)
+            for number, row in enumerate(sorted(own)):
+                check_frames(snapshot, row, made_frames(wanted[number], number), 5.0 * number)
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         return len(rows)
+
+
+def check_frames(snapshot: Snapshot, row: int, wanted: np.ndarray, start_s: float) -> None:
+    """In an index of frame vectors a row has its own, with their times."""
+    if (frames := snapshot.vectors.frames) is not None:
+        own = frames.list_frames(np.array([row]))
+        np.testing.assert_array_equal(frames.vectors[own], wanted)
+        times = start_s + 0.25 * np.arange(len(wanted))
+        np.testing.assert_array_equal(frames.times[own], times)
 
 
 def check_words(index: VideoIndex) -> None:
@@ -87,9 +98,10 @@ def read_commit(folder: Path) -> int:
         return snapshot.number
 
 
-def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path):
+@pytest.mark.parametrize(("vectors", "num_arrays"), [("windows", 2), ("frames", 5)])
+def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path, vectors, num_arrays):
     folder = tmp_path / "my.index"
-    create(folder)
+    create(folder, vectors=vectors)
     rng = random.Random(0)
     commits = []
     for seed in range(8):
@@ -112,12 +124,13 @@ def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path):
     with lock_index(folder), IndexWriter(folder) as writer:
         writer.remove_leftovers()
     assert len(list(folder.glob("thumbnails/*/*"))) == num_entries
-    assert len(list(folder.glob("*.npy"))) == 2
+    assert len(list(folder.glob("*.npy"))) == num_arrays
 
 
-def test_it_is_searched_while_another_process_writes(tmp_path):
+@pytest.mark.parametrize("vectors", ["windows", "frames"])
+def test_it_is_searched_while_another_process_writes(tmp_path, vectors):
     folder = tmp_path / "my.index"
-    create(folder)
+    create(folder, vectors=vectors)
     add(folder, made_video("0.mp4", ["w0 here"], rows_of(0)))
     with VideoIndex.open(folder) as index:
         process = start_process(churn, folder, 1)

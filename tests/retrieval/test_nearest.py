@@ -36,7 +36,7 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
     with lock_index(folder), IndexWriter(folder) as writer:
         with pytest.raises(UserError, match="--ann is for 10,000 entries and more; .* has 2,500"):
             build_ann(writer)
-        assert build_ann(writer, min_rows=100) > 0.9
+        assert build_ann(writer, min_vectors=100) > 0.9
     # Later ones are found, too, and none that is gone.
     add(folder, *(made_video(f"{i}.mp4", [], rows[100 * i : 100 * i + 100]) for i in range(25, 30)),
         drop=[1])  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 
 from retrieval import VideoIndex
 from retrieval.index import query_embedder
+from retrieval.index.writer import QUERY_ENCODER
 
 QUERIES = [f"a red circle and the sign {word}" for word in ("casino", "hotel", "museum", "bank")]
 QUERIES += ["casino", "a blue square drifts over a green background and the sign reads pizza"]
@@ -71,13 +72,13 @@ def test_a_batch_has_an_end(encoder, sizes, monkeypatch):
 
 def change_settings(folder, **changes):
     """Change what the index keeps of a query's form; None takes a key away."""
-    path = folder / query_embedder.QUERY_ENCODER / query_embedder.SETTINGS
+    path = folder / QUERY_ENCODER / query_embedder.SETTINGS
     settings = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
 
 
 def test_an_index_keeps_how_its_model_takes_queries(encoder, copy):
-    path = copy / query_embedder.QUERY_ENCODER / query_embedder.SETTINGS
+    path = copy / QUERY_ENCODER / query_embedder.SETTINGS
     kept = json.loads(path.read_text())
     form = {"max_tokens": None, "lowercase": True, "prompt": "{}", "token_limit": None}
     assert {name: kept[name] for name in kept if name != "arch"} == form

@@ -1,7 +1,7 @@
 // The search form, its results, and the keys.
 
 import {
-  byId, element, fetchJson, formatSpan, formatTime, groupByLine, markText, splitPath,
+  byId, element, fetchJson, formatSpan, formatTime, getMoment, groupByLine, markText, splitPath,
 } from "./dom.js";
 import { Player } from "./player.js";
 
@@ -73,7 +73,8 @@ function createCard(hit) {
   picture.addEventListener("error", () => {
     picture.replaceWith(element("i", { text: "No picture" }));
   });
-  const time = element("span", { class: "time", text: formatSpan(hit) });
+  const moment = hit.time_s === null ? "" : `${formatTime(hit.time_s)} in `;
+  const time = element("span", { class: "time", text: moment + formatSpan(hit) });
   const button = element(
     "button",
     { type: "button", "aria-label": describeHit(hit, lines) },
@@ -92,7 +93,7 @@ function createCard(hit) {
 
 function describeHit(hit, lines) {
   const read = lines.length ? `. Text: ${lines.map((line) => line.text).join("; ")}` : "";
-  return `Play ${hit.video} from ${formatTime(hit.start_s)} to ${formatTime(hit.end_s)}${read}`;
+  return `Play ${hit.video} from ${formatTime(getMoment(hit))} to ${formatTime(hit.end_s)}${read}`;
 }
 
 // The address holds what is searched for: it can be kept, and the browser's Back goes back.

@@ -21,6 +21,9 @@ export function formatTime(seconds) {
 
 export const formatSpan = (part) => `${formatTime(part.start_s)} – ${formatTime(part.end_s)}`;
 
+// When a hit is at its best, in seconds; without frame vectors its start.
+export const getMoment = (hit) => hit.time_s ?? hit.start_s;
+
 // "a/b/c.mp4" -> ["a/b", "c.mp4"]
 export function splitPath(path) {
   const end = path.lastIndexOf("/");

@@ -1,8 +1,10 @@
-// The dialog that plays an entry from its start, with the text's boxes over the picture.
+// The dialog that plays an entry from its best frame, or its start, with the text's boxes over the
+// picture.
 
 import { BoxLayer } from "./boxes.js";
 import {
-  byId, element, fetchJson, formatSpan, formatTime, groupByLine, lineKey, markText, splitPath,
+  byId, element, fetchJson, formatSpan, formatTime, getMoment, groupByLine, lineKey, markText,
+  splitPath,
 } from "./dom.js";
 
 export class Player {
@@ -30,7 +32,7 @@ export class Player {
     this.address = `/api/entries/${hit.id}/video`;
     byId("player-title").textContent = name;
     byId("player-place").textContent = folder ? `${formatSpan(hit)} · ${folder}` : formatSpan(hit);
-    this.video.setAttribute("aria-label", `${name}, plays from ${formatTime(hit.start_s)}`);
+    this.video.setAttribute("aria-label", `${name}, plays from ${formatTime(getMoment(hit))}`);
     byId("player-error").hidden = true;
     byId("no-lines").hidden = true;
     this.video.src = this.address;
@@ -50,7 +52,7 @@ export class Player {
     const { videoWidth, videoHeight } = this.video;
     if (!videoWidth) return this.showUnplayable(); // the sound is known, the pictures are not
     this.setRatio(videoWidth, videoHeight);
-    this.video.currentTime = this.hit.start_s;
+    this.video.currentTime = getMoment(this.hit);
     this.video.play().catch(() => {
       // Some browsers want a second click; the controls are there for it.
     });

@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from retrieval import VideoIndex
+from retrieval.index.ocr_text import OcrSource
+from retrieval.index.update import IndexOptions, update_index
 from retrieval.web.api import find_marks
 from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import EVIL, Sign, update, write_scene
@@ -39,6 +41,15 @@ def test_a_search_finds_what_the_index_finds(client, index, mode, query):
         ]
         assert all(w["marks"] for w in hit["words"])
         assert [tuple(w["box"].values()) for w in hit["words"]] == [w.box for w in other.words]
+
+
+def test_a_hit_has_the_time_of_its_best_frame(colours, client, tmp_path):
+    videos, model = colours
+    update_index(videos, tmp_path / "i", model, OcrSource(), IndexOptions())
+    with serving(tmp_path / "i") as address, httpx.Client(base_url=address) as other:
+        hits = search(other, "red", mode="semantic")
+    assert 6 <= hits[0]["time_s"] < 8 and hits[0]["frame_similarity"] > 0.99
+    assert {hit["time_s"] for hit in search(client, "red")} == {None}  # no frame vectors
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import pytest
 from headless_browser import Page, browser_page, find_browser
 
 from retrieval import VideoIndex
+from retrieval.index.ocr_text import OcrSource
+from retrieval.index.update import IndexOptions, update_index
 from retrieval.web.access import Access
 from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import EVIL, HEIGHT, SCENES, WIDTH
@@ -140,6 +142,32 @@ def test_a_click_plays_from_the_moment_with_boxes_over_the_picture(page):
     page.click("#player-close")
     page.wait_for("!document.querySelector('#player').open")
     page.wait_for(f"!{video}.hasAttribute('src')")
+
+
+def test_with_frame_vectors_it_plays_from_the_best_frame(browser, colours, tmp_path):
+    videos, model = colours
+    update_index(videos, tmp_path / "i", model, OcrSource(), IndexOptions())
+    with VideoIndex.open(tmp_path / "i") as index:
+        hit = index.search("red", 1, "semantic")[0]
+    with serving(tmp_path / "i") as address:
+        browser.open(f"{address}/?q=red&mode=semantic", 1280)
+        browser.wait_for(f"{CARDS}.length && {SETTLED}")
+        moment, start = (formatted(time_s) for time_s in (hit.time_s, hit.start_s))
+        end = formatted(hit.end_s)
+        name = browser.value(f"{CARDS}[0].ariaLabel")
+        assert name == f"Play moment.mp4 from {moment} to {end}" and moment != start
+        assert text(browser, "#results .time") == f"{moment} in {start} – {end}"
+        browser.click("#results button")
+        video = "document.querySelector('#video')"
+        browser.wait_for(f"{video}.readyState >= 2")
+        assert hit.time_s <= browser.value(f"{video}.currentTime") < hit.time_s + 5
+        browser.press("Escape")
+        browser.wait_for("!document.querySelector('#player').open")
+        assert browser.complaints() == []
+
+
+def formatted(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def test_it_plays_by_itself_and_asks_for_ranges(page):

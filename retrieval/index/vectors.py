@@ -1,0 +1,146 @@
+"""Vectors of an index's entries, and how near a query is to them.
+
+An entry has the vector of its window. With frame vectors (``index.py --vectors frames``) it also
+has one for each frame that the model was shown; its score is then the mean of two cosines, the
+window's and its best frame's: the one knows the whole and the words, the other the moment. (X-CLIP,
+Ma et al., ACM MM 2022, compares at both levels and takes the mean, too.)
+
+Shapes: N rows (one an entry), M frames of all of them, E width of the common space, K asked for.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.processes import count_cpus
+
+Vectors = Literal["windows", "frames"]  # that an index keeps
+
+_CHUNK = 65536  # rows of a product
+_BLOCK = 1 << 19  # numbers in half precision that are converted at a time: they stay in the cache
+_BLOCKS_PER_THREAD = 16  # at least, or starting it takes longer
+_ROWS_AT_A_TIME = 128  # whose frames are fetched together
+_MOST_FETCHED = 0.5  # share of the rows from which on all are compared, which is faster
+
+
+class BestFrame(NamedTuple):
+    """The frame of an entry that is nearest to a query."""
+
+    cosine: float
+    time_s: float  # from the video's first frame
+
+
+class FrameVectors:
+    """The vectors of frames; those of a row stand together, in the order of the rows.
+
+    Args:
+        vectors: (M, E) float16 of length 1, perhaps mapped.
+        times: (M,) seconds from the video's first frame.
+        counts: (N,) how many frames each row has, at least 1.
+    """
+
+    def __init__(self, vectors: NDArray, times: NDArray, counts: NDArray) -> None:
+        self.vectors, self.times = np.asarray(vectors), times
+        self.counts = counts.astype(np.int64)
+        self.starts = np.cumsum(self.counts) - self.counts
+
+    def compare_all(self, query: NDArray) -> NDArray:
+        """Return the cosine (N,) of each row's best frame with a query (E,)."""
+        if not len(self.starts):
+            return np.empty(0, dtype=np.float32)
+        return np.maximum.reduceat(multiply_halves(self.vectors, query), self.starts)
+
+    def compare_rows(self, query: NDArray, rows: NDArray) -> NDArray:
+        """Return the cosine (K,) of the best frame of some rows (K,)."""
+        best = np.empty(len(rows), dtype=np.float32)
+        for first in range(0, len(rows), _ROWS_AT_A_TIME):
+            own = rows[first : first + _ROWS_AT_A_TIME]
+            cosines = multiply_halves(self.vectors[self.list_frames(own)], query)
+            counts = self.counts[own]
+            stops = np.cumsum(counts)
+            best[first : first + len(own)] = np.maximum.reduceat(cosines, stops - counts)
+        return best
+
+    def list_frames(self, rows: NDArray) -> NDArray:
+        """Return the positions of the frames of some rows, row by row."""
+        counts = self.counts[rows]
+        stops = np.cumsum(counts)
+        total = stops[-1] if len(stops) else 0
+        return np.repeat(self.starts[rows] - (stops - counts), counts) + np.arange(total)
+
+
+class EntryVectors:
+    """The vectors of all entries.
+
+    Args:
+        windows: (N, E) float32 of length 1, perhaps mapped.
+        frames: those of frames, where the index has them.
+    """
+
+    def __init__(self, windows: NDArray, frames: FrameVectors | None = None) -> None:
+        self.windows = np.asarray(windows)  # slices of the map itself are slow
+        self.frames = frames
+
+    def score_all(self, query: NDArray) -> NDArray:
+        """Return the score (N,) of every row, dead or alive, for a query (E,) of length 1."""
+        scores = np.empty(len(self.windows), dtype=np.float32)
+        for first in range(0, len(self.windows), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            np.dot(self.windows[part], query, out=scores[part])
+        return scores if self.frames is None else (scores + self.frames.compare_all(query)) / 2
+
+    def score_rows(self, query: NDArray, rows: NDArray) -> NDArray:
+        """Return the score (K,) of some rows (K,) for a query (E,) of length 1."""
+        if self.frames is None:
+            return self.windows[rows] @ query
+        if len(rows) > _MOST_FETCHED * len(self.windows):
+            return self.score_all(query)[rows]
+        return (self.windows[rows] @ query + self.frames.compare_rows(query, rows)) / 2
+
+    def find_best_frame(self, query: NDArray, row: int) -> BestFrame | None:
+        """Return the best frame of a row, the first of equal ones; None without frame vectors."""
+        if self.frames is None:
+            return None
+        positions = self.frames.list_frames(np.array([row]))
+        cosines = multiply_halves(self.frames.vectors[positions], query)
+        best = int(np.argmax(cosines))
+        return BestFrame(float(cosines[best]), float(self.frames.times[positions[best]]))
+
+
+def multiply_halves(rows: NDArray, query: NDArray) -> NDArray:
+    """Return the products (M,) float32 of rows (M, E) float16 with a query (E,) float32.
+
+    The rows must be finite. They are converted a block at a time, so that memory does not grow with
+    them, and by moving their bits to where float32 has them, whose exponent is then 112 too small:
+    NumPy's own conversion takes seven times as long. All but the sums is exact.
+    """
+    products = np.empty(len(rows), dtype=np.float32)
+    query = query.astype(np.float32) * np.float32(2.0**112)
+    bits = np.ascontiguousarray(rows).view(np.int16)
+    threads = min(count_cpus(), bits.size // (_BLOCK * _BLOCKS_PER_THREAD))
+    if threads < 2:
+        _multiply_bits(bits, query, products)
+        return products
+    cuts = [len(rows) * part // threads for part in range(threads + 1)]
+    parts = [slice(*ends) for ends in pairwise(cuts)]
+    with ThreadPoolExecutor(threads) as pool:  # one of its own: a process may be forked at any time
+        list(pool.map(lambda part: _multiply_bits(bits[part], query, products[part]), parts))
+    return products
+
+
+def _multiply_bits(bits: NDArray, query: NDArray, products: NDArray) -> None:
+    """Write the products of rows, given as bits (M, E) int16, with the query times 2 ** 112."""
+    count, width = bits.shape
+    block = max(1, _BLOCK // width)
+    buffer = np.empty((min(block, count), width), dtype=np.int32)
+    for first in range(0, count, block):
+        part = bits[first : first + block]
+        moved = buffer[: len(part)]
+        np.copyto(moved, part)  # the sign fills the upper half
+        np.left_shift(moved, 13, out=moved)
+        np.bitwise_and(moved, ~0x70001FFF, out=moved)  # one sign, exponent and fraction
+        # Not np.dot, whose threads would wait for each other at the end of every block.
+        np.vecdot(moved.view(np.float32), query, out=products[first : first + block])
