@@ -46,9 +46,12 @@ class RecomputedValue:
         self._recomputed: Tensor | None = None
 
     def pack(self, tensor: Tensor) -> Tensor | View:
-        """Return what is kept of a tensor: itself, or which view of the value it is."""
+        """Return what is kept of a tensor: its numbers, or which view of the value it is."""
         if tensor.untyped_storage().data_ptr() != self._storage:
-            return tensor
+            # The output of an operation that keeps it for its own gradient, such as a softmax's,
+            # would hold the graph that holds it. Only a backward pass takes that apart: where none
+            # came, as when memory ran out, all of the graph before it would stay for good.
+            return tensor.detach()
         self._uses += 1
         return tensor.size(), tensor.stride(), tensor.storage_offset()
 

@@ -20,6 +20,9 @@ GIB = 2**30
 USABLE = 0.9
 SHARE = 16  # the chunk that is measured is such a part of what did not fit
 MULTIPLE = 8  # of chunk sizes from 16 on
+# Bytes that no tensor gets: torch takes memory by pages of 20 MiB, which do not all fill up, and
+# for a tensor of 1 MiB, too, a page has to be left.
+PAGES = 64 * 2**20
 
 
 class OutOfMemoryError(UserError):
@@ -45,11 +48,13 @@ class GpuMemory:
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def get_free(self) -> int:
-        """Return how much more this process can use, other processes and its own limit counted."""
+        """Return how much more tensors can use, other processes and a limit to this one counted.
+
+        After ``release_unused``: what is then left beside the tensors are gaps between them.
+        """
         free, total = torch.cuda.mem_get_info(self.device)
-        limit = total * torch.cuda.get_per_process_memory_fraction(self.device)
-        own = free + torch.cuda.memory_reserved(self.device)
-        return min(own, int(limit)) - torch.cuda.memory_allocated(self.device)
+        limit = int(total * torch.cuda.get_per_process_memory_fraction(self.device))
+        return min(free, limit - torch.cuda.memory_reserved(self.device)) - PAGES
 
 
 class ChunkSizeFinder:
@@ -90,7 +95,7 @@ class ChunkSizeFinder:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            traceback.clear_frames(error.__traceback__)  # they hold the step's activations
+            free_frames(error)  # they hold the step's activations
         else:
             return
         used = min(len(batch), self.chunk_size or len(batch))
@@ -136,7 +141,7 @@ class ChunkSizeFinder:
             chunk = batch.rows(0, size)
             return self.memory.measure_peak(partial(self._compute_gradients_twice, chunk))
         except torch.OutOfMemoryError as error:
-            traceback.clear_frames(error.__traceback__)
+            free_frames(error)
             return None
 
     def _compute_gradients_twice(self, chunk: Batch) -> None:
@@ -167,6 +172,19 @@ class ChunkSizeFinder:
             fresh = [weight for weight in group["params"] if not self.optimizer.state.get(weight)]
             count += means * sum(weight.nbytes for weight in fresh if weight.requires_grad)
         return count
+
+
+def free_frames(error: BaseException) -> None:
+    """Free what the calls hold that an error came through, while it is still being handled.
+
+    A frame that is cleared still has its function, and so the variables of functions around it,
+    such as the inputs of a module with hooks: it has to go, too.
+    """
+    place = error.__traceback__
+    traceback.clear_frames(place)
+    while place is not None:
+        following, place.tb_next = place.tb_next, None
+        place = following
 
 
 def choose_chunk_size(peaks: dict[int, int], free: int, used: int) -> int:

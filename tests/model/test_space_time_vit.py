@@ -203,16 +203,23 @@ def test_a_block_that_recomputes_keeps_a_fifth_less(monkeypatch):
     assert sizes[True] < 0.8 * sizes[False], sizes
 
 
-def test_a_block_leaves_nothing_to_the_garbage_collector():
-    """Activations in a reference cycle would pile up over the steps, on a GPU until it is full."""
+@pytest.mark.parametrize("cls_only", [False, True])
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_block_leaves_nothing_to_the_garbage_collector(backward, cls_only):
+    """Activations in a reference cycle would pile up over the steps, on a GPU until it is full.
+
+    Without a backward pass, as when memory runs out or a batch is skipped, even for good.
+    """
     gc.collect()
     gc.disable()
     try:
-        made, x = block(), tokens()
+        made, x = block(cls_only), tokens()
         between = x * 1
         alive = weakref.ref(between)
-        made(between, FRAMES, recompute=True).sum().backward()
-        del between
+        out = made(between, FRAMES, recompute=True).sum()
+        if backward:
+            out.backward()
+        del between, out
         assert alive() is None
     finally:
         gc.enable()
