@@ -17,19 +17,20 @@ command with --model adds a model later, without spotting any text again.
 A long video is cut into windows, each of them one entry. The text in the videos is taken from --ocr
 (a/b.mp4 has a/b.mp4.json or a/b.json, as spot_text.py writes them, in several processes), or
 spotted on the way. Run again, it adds new videos, updates those whose file or OCR document has
-changed (by size and time, then by content) and drops those that are gone; model, windows, precision
-and OCR are then as before. Where another version of the text engine is installed meanwhile, --spot
-spots all text anew. Stopped at any moment, the index stays valid and the next run goes on; it may
-be searched all the while. Exit code 1: a video could not be read, the others are in the index.
+changed (by size and time, then by content) and drops those that are gone; model, windows, vectors,
+precision and OCR are then as before. Where another version of the text engine is installed
+meanwhile, --spot spots all text anew. Stopped at any moment, the index stays valid and the next run
+goes on; it may be searched all the while. Exit code 1: a video could not be read, the others are in
+the index.
+
+A model that embeds frames, too, as towers do, gives an entry a vector for each frame that it was
+shown, in half precision, beside that of the window: a hit then has the time of the frame that fits
+best. --vectors windows does without, which takes less disk and time.
 
 An index is one model's: its weights, and what changes its forward pass. Another one is refused,
 unless --replace-model is given with --model or -r: then all videos are embedded anew, with words,
 entries and pictures kept, and the index is searched as before until all of it is there. A video
 whose file can't be read any more is not taken along.
-
-A model that embeds frames, too, as image-text towers do, gives an entry a vector for each frame
-that it was shown, in half precision, beside that of the window: a hit then has the time of the
-frame that fits best. --vectors windows does without, which takes less disk and time.
 
 Videos are embedded in evaluation.precision of the configuration, by default that of training; with
 -r or --model another one can be chosen: --set evaluation.precision=bf16, and with --model how many

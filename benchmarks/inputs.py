@@ -374,8 +374,8 @@ def make_index(
     folder.mkdir(parents=True)
     model = dict.fromkeys(("name", "path", "sha256", "settings"), "")
     meta = {"folder": b"/".hex(), "model": model, "query_encoder": "", "windows": [10, 5]}
-    meta |= {"width": width, "leaves_out": []} | ({"num_frames": 0} if vectors == "frames" else {})
-    IndexWriter.create(folder, meta)
+    meta |= {"num_frames": 0} if vectors == "frames" else {}
+    IndexWriter.create(folder, width, (), meta)
     contents = _make_contents(size, width)
     for first in range(0, size, _CHUNK):
         part = contents.rows[first : first + _CHUNK]

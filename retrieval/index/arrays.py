@@ -38,11 +38,11 @@ class ArrayKind(NamedTuple):
 
 def keeps_frames(meta: dict[str, Any]) -> bool:
     """Whether an index has the vectors of frames beside those of windows."""
-    return "num_frames" in meta
+    return meta.get("num_frames") is not None
 
 
 def list_arrays(meta: dict[str, Any]) -> dict[str, ArrayKind]:
-    """Return the arrays of an index, or of a successor of its model, by name."""
+    """Return the arrays of an index by name."""
     names = (EMBEDDINGS, *(WITHOUT[part] for part in meta["leaves_out"]))
     if meta.get("width") is None:  # an index of words only
         names = ()
@@ -109,7 +109,7 @@ def map_array(folder: Path, meta: dict[str, Any], name: str) -> NDArray:
 def map_vectors(folder: Path, meta: dict[str, Any]) -> EntryVectors:
     """Map the vectors that a search compares; raises ``IndexFolderError``.
 
-    Those of an index of words only have the width 0.
+    Of an index of words only their width is 0.
     """
     if meta.get("width") is None:
         return EntryVectors(np.empty((meta["num_rows"], 0), dtype=np.float32))

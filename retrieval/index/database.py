@@ -24,8 +24,10 @@ from utils.errors import UserError
 from utils.files import FileStamp, hash_file
 
 DATABASE = "index.db"
-# Format 1 has windows' vectors of the model that the index was made with, and no others.
+# Format 1 has the windows' vectors of the model that it was made with, and nothing else: an earlier
+# release would leave vectors of frames behind, and look for the files of a model where it has none.
 FORMAT_VERSION = 2
+FIRST_QUERY_ENCODER = "query_encoder"  # folder, of the model that an index is made with
 APPLICATION_ID = 0x54565258  # "TVRX": tells our databases from others
 NO_INDEX = "index.py makes one: python index.py VIDEOS --out {}"
 _WAIT_S = 30.0
@@ -163,16 +165,18 @@ def create_database(folder: Path, meta: dict[str, Any]) -> None:
             connection.execute(statement)
         write_meta(connection, meta)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        write_format(connection, meta)
+        set_version(connection, meta)
         connection.execute("COMMIT")
 
 
-def write_format(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
-    """Note the format of an index, by its whole ``meta``: the oldest one that can hold it."""
-    is_plain = meta.get("width") is not None and not meta.keys() & {
-        "num_frames", "query_encoder_folder"
-    }  # fmt: skip
-    connection.execute(f"PRAGMA user_version = {1 if is_plain else FORMAT_VERSION}")
+def set_version(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
+    """Set the format of an index: the oldest that allows what its ``meta`` says."""
+    has_first_model = meta.get("width") is not None and (
+        meta.get("query_encoder_folder", FIRST_QUERY_ENCODER) == FIRST_QUERY_ENCODER
+    )
+    is_plain = has_first_model and meta.get("num_frames") is None
+    version = 1 if is_plain else FORMAT_VERSION
+    connection.execute(f"PRAGMA user_version = {version}")
 
 
 def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:

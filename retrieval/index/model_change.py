@@ -29,13 +29,7 @@ from retrieval.index.ocr_text import OcrSource
 from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
 from retrieval.index.vectors import Vectors
 from retrieval.index.video_file import ReadingParams, VideoFile, open_reader
-from retrieval.index.writer import (
-    CONFIG,
-    QUERY_ENCODER,
-    IndexWriter,
-    config_file,
-    query_encoder_folder,
-)
+from retrieval.index.writer import CONFIG, QUERY_ENCODER, IndexWriter, config_file
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -49,48 +43,45 @@ def save_model(
     model: ModelFile,
     identity: dict[str, Any],
     encoder: WindowEncoder,
-    vectors: Vectors | None,
+    vectors: Vectors | None = None,
     generation: int | None = None,
 ) -> dict[str, Any]:
     """Write a model's query encoder and configuration into an index folder.
 
     Args:
-        vectors: that are kept; None: of frames, too, where the model embeds frames.
+        vectors: that are to be kept; None: those of frames where the model embeds frames.
         generation: of the embeddings of a model that is not the first one; part of the names.
 
     Returns:
         What ``meta`` says of the model.
 
     Raises:
-        UserError: vectors of frames are wanted of a model that has none.
+        UserError: the model does not embed frames.
     """
     embeds_frames = encoder.model.embeds_frames
     if vectors == "frames" and not embeds_frames:
         raise UserError(
-            f"--vectors frames: {model.config.arch.type} embeds windows as a whole, not their "
-            "frames; leave it out, or give a model that embeds frames"
+            f"--vectors frames: {model.name} ({model.config.arch.type}) embeds windows as a whole, "
+            "not their frames; leave it out, or give a model that embeds frames"
         )
-    names: dict[str, Any] = {}
-    if generation is not None:
-        number = f"-{generation:06}"
-        names["query_encoder_folder"] = QUERY_ENCODER + number
-        names["config_file"] = Path(CONFIG).stem + number + Path(CONFIG).suffix
-    folder = query_encoder_folder(out, names)
+    number = "" if generation is None else f"-{generation:06}"
+    names = {
+        "query_encoder_folder": QUERY_ENCODER + number,
+        "config_file": Path(CONFIG).stem + number + Path(CONFIG).suffix,
+    }
+    folder = out / names["query_encoder_folder"]
     checksum = save_query_encoder(folder, encoder.model, model.config, encoder.collate)
     width = len(QueryEmbedder(folder, checksum).embed("a"))  # as it is when read again
     fuses = set(WITHOUT) == set(model.model_input.modalities)
     write_json(config_file(out, names), model.resolve_config())
-    return (
-        names
-        | {
-            "model": identity,
-            "query_encoder": checksum,
-            "precision": encoder.precision.name,
-            "width": width,
-            "leaves_out": sorted(WITHOUT) if fuses else [],
-        }
-        | ({"num_frames": 0} if embeds_frames and vectors != "windows" else {})
-    )
+    return names | {
+        "model": identity,
+        "query_encoder": checksum,
+        "precision": encoder.precision.name,
+        "width": width,
+        "leaves_out": sorted(WITHOUT) if fuses else [],
+        "num_frames": 0 if embeds_frames and vectors != "windows" else None,
+    }
 
 
 def embed_anew(
@@ -102,7 +93,7 @@ def embed_anew(
     windows: tuple[float, float],
     load_encoder: Callable[[], WindowEncoder],
     batch_size: int,
-    vectors: Vectors | None,
+    vectors: Vectors | None = None,
 ) -> int:
     """Embed all entries of an index by another model, and switch to it.
 
@@ -110,7 +101,7 @@ def embed_anew(
         videos: the folder that was indexed.
         identity: of the model.
         source: that has found the documents of the folder's videos.
-        vectors: that are kept, as for ``save_model``.
+        vectors: as in ``save_model``.
 
     Returns:
         How many videos have their embeddings.
@@ -154,12 +145,11 @@ def embed_anew(
 
 
 def _goes_on(writer: IndexWriter, identity: dict[str, Any], vectors: Vectors | None) -> bool:
-    """Whether there are the embeddings wanted, of a run that was stopped."""
+    """Whether there are such embeddings by the same model, of a run that was stopped."""
     successor = writer.meta.get("successor")
-    if successor is None or vectors not in (
-        None,
-        "frames" if keeps_frames(successor) else "windows",
-    ):
+    if successor is None:
+        return False
+    if vectors is not None and keeps_frames(successor) != (vectors == "frames"):
         return False
     before = successor["model"]
     return all(before.get(key) == identity.get(key) for key in ("format", "weights", "settings"))

@@ -52,7 +52,7 @@ class IndexOptions:
     device: torch.device = torch.device("cpu")
     precision: PrecisionName | None = None  # of the model; a new one: that of its configuration
     replace_model: bool = False  # whether a model that is not the index's takes its place
-    vectors: Vectors | None = None  # a new model: ``frames`` where it embeds frames
+    vectors: Vectors | None = None  # of a new one: ``frames`` where it embeds frames
 
 
 @dataclass
@@ -124,6 +124,8 @@ def update_index(
     """
     if options.ann and model is None:
         raise UserError(f"{out}: --ann is for embeddings, and an index of words only has none")
+    if options.vectors is not None and model is None:
+        raise UserError(f"{out}: --vectors is for embeddings, and an index of words only has none")
     listing = list_videos(videos)
     read_index_meta(out)  # before anything is written to a folder that is no index
     with _explain_write_errors(out):
@@ -140,8 +142,8 @@ def update_index(
         else:
             _check_folder(videos, out, meta)
             identity, changes_model = _compare_models(out, meta, model, options, load_encoder)
-            if not changes_model:
-                changes_model = _change_vectors(out, meta, model, options)
+            if not changes_model and _changes_vectors(out, meta, options):
+                identity, changes_model = identify_model(model, load_encoder), True
         with IndexWriter(out) as writer:
             writer.remove_leftovers()
             had_ann, num_anew = writer.meta.get("ann") is not None, 0
@@ -328,13 +330,13 @@ def _create_index(
 ) -> None:
     """Make an empty index in a locked folder; raises ``UserError``."""
     (out / database.DATABASE).unlink(missing_ok=True)  # of one whose making was stopped
-    meta: dict[str, Any] = {"folder": encode_path(videos.absolute()), "windows": list(windows)}
-    meta |= {"width": None, "leaves_out": []}
+    meta = {"folder": encode_path(videos.absolute()), "windows": list(windows)}
+    width, leaves_out = None, ()
     if model is not None and isinstance(encoder, WindowEncoder):
-        meta |= save_model(out, model, identify_model(model, lambda: encoder), encoder, vectors)
-    elif vectors == "frames":
-        raise UserError("--vectors frames: an index of words has none; give a model with --model")
-    IndexWriter.create(out, meta)
+        saved = save_model(out, model, identify_model(model, lambda: encoder), encoder, vectors)
+        width, leaves_out = saved.pop("width"), saved.pop("leaves_out")
+        meta |= saved
+    IndexWriter.create(out, width, leaves_out, meta)
 
 
 def _check_folder(videos: Path, out: Path, meta: dict[str, Any]) -> None:
@@ -361,23 +363,21 @@ def _choose_windows(
     return wanted_window, wanted_stride
 
 
-def _change_vectors(
-    out: Path, meta: dict[str, Any], model: ModelFile | None, options: IndexOptions
-) -> bool:
-    """Say whether the index's own model embeds all videos anew, as other vectors are wanted.
+def _changes_vectors(out: Path, meta: dict[str, Any], options: IndexOptions) -> bool:
+    """Whether other vectors are wanted than those of an index, whose model stays.
 
-    Raises:
-        UserError: they are, but nobody said that it may.
+    Raises ``UserError`` where its videos are not to be embedded anew for them.
     """
     before: Vectors = "frames" if keeps_frames(meta) else "windows"
-    if options.vectors in (None, before):
+    if options.vectors is None or options.vectors == before:
         return False
-    if options.replace_model and model is not None:
-        return True
-    raise UserError(
-        f"{out}: has the vectors of {before}, and --vectors {options.vectors} would need those of "
-        "its videos anew: leave it out, or give its model (--model, -r) with --replace-model, too"
-    )
+    if not options.replace_model:
+        raise UserError(
+            f"{out}: has the vectors of {before}, and --vectors {options.vectors} needs those of "
+            "its videos anew: give --replace-model and the model, too, or leave out --vectors, or "
+            "give another --out"
+        )
+    return True
 
 
 def _choose_precision(

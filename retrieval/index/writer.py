@@ -40,7 +40,7 @@ from utils.files import FileLockedError, lock_file, remove_temporary_files, sync
 
 LOCK = "index.lock"
 CONFIG = "config.json"  # of the model, resolved
-QUERY_ENCODER = "query_encoder"  # folder of the weights and the tokenizer
+QUERY_ENCODER = database.FIRST_QUERY_ENCODER  # folder of the weights and the tokenizer
 # A search skips the rows of videos that are gone; beyond this share they are dropped.
 MAX_DEAD = 0.25
 _CHUNK = 65536  # rows copied at a time
@@ -88,15 +88,21 @@ class IndexWriter:
         self.meta = database.read_meta(self._database)
 
     @staticmethod
-    def create(folder: Path, meta: dict[str, Any]) -> None:
+    def create(
+        folder: Path,
+        width: int | None,
+        leaves_out: Sequence[str],
+        meta: dict[str, Any],
+    ) -> None:
         """Make an empty index in a folder that exists and is locked; the database comes last.
 
         Args:
-            meta: of the table ``meta``: ``width``, E, or None without embeddings; ``leaves_out``,
-                ``vision`` and ``ocr`` where embeddings without them are kept, too; ``num_frames``,
-                0, where those of each frame are.
+            width: E; None: without embeddings.
+            leaves_out: ``vision`` and ``ocr``, where embeddings without them are kept, too.
+            meta: further values; ``num_frames`` is 0 where the vectors of frames are kept, too.
         """
-        meta = meta | {"generation": 1, "num_rows": 0, "commits": 0}
+        counts = {"generation": 1, "num_rows": 0, "commits": 0}
+        meta = meta | counts | {"width": width, "leaves_out": list(leaves_out)}
         for name, (dtype, row, _) in list_arrays(meta).items():
             create_array(array_file(folder, name, 1), dtype, row)
         database.create_database(folder, meta)
@@ -145,7 +151,7 @@ class IndexWriter:
             entries: list[tuple[int, NewEntry]] = []
             for video in videos:
                 entries += database.insert_video(self._database, video, num_rows + len(entries))
-            counts = self._count_rows(self.meta, entries)
+            counts = _count_rows(self.meta, entries)
             self._write_files(entries)
             database.write_meta(self._database, counts)
         for entry in gone:
@@ -185,8 +191,7 @@ class IndexWriter:
             execute("DELETE FROM words WHERE id NOT IN (SELECT word_id FROM postings)")
             execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
             counts = {counted: len(rows) for counted, rows in kept.items()}
-            changed = {"generation": new, "ann": None}
-            database.write_meta(self._database, changed | counts)
+            database.write_meta(self._database, counts | {"generation": new, "ann": None})
         return True
 
     def next_generation(self) -> int:
@@ -199,7 +204,8 @@ class IndexWriter:
 
         Args:
             values: what is to be set in ``meta`` when they take over: ``generation``, that of
-                ``next_generation``, ``width``, ``leaves_out``, and all that is the model's.
+                ``next_generation``, ``width``, ``leaves_out``, and all that is the model's; also
+                ``num_frames``, 0, or None without frame vectors.
         """
         successor = values | {"num_rows": 0}
         for name, (dtype, row, _) in list_arrays(successor).items():
@@ -215,8 +221,8 @@ class IndexWriter:
     def write_successor(self, entries: Sequence[tuple[int, NewEntry]]) -> None:
         """Give the successor embeddings of entries (by id) that the index has."""
         successor = self.meta["successor"]
+        counts = _count_rows(successor, entries)
         self._append_rows(successor, entries)
-        counts = self._count_rows(successor, entries)
         with self._transaction(is_seen=False):
             database.write_meta(self._database, {"successor": successor | counts})
 
@@ -241,10 +247,9 @@ class IndexWriter:
                     execute("UPDATE entries SET row = ? WHERE id = ?", (row, entry))
                 else:
                     execute("INSERT INTO dead_rows VALUES (?)", (row,))
-            before = {key: None for key in ("num_frames",) if key in self.meta}
-            taken = before | self.meta["successor"] | {"successor": None, "ann": None}
+            taken = self.meta["successor"] | {"successor": None, "ann": None}
             database.write_meta(self._database, taken)
-            database.write_format(self._database, database.read_meta(self._database))
+            database.set_version(self._database, taken)
         for entry in gone:
             thumbnail_file(self.folder, entry).unlink(missing_ok=True)
 
@@ -276,16 +281,6 @@ class IndexWriter:
             sync_file(file)
         self._append_rows(self.meta, entries)
 
-    @staticmethod
-    def _count_rows(
-        meta: dict[str, Any], entries: Sequence[tuple[int, NewEntry]]
-    ) -> dict[str, int]:
-        """Return how many rows the arrays of a generation have with further entries."""
-        counts = {"num_rows": meta["num_rows"] + len(entries)}
-        if keeps_frames(meta):
-            counts["num_frames"] = meta["num_frames"] + _count_frames(entries)
-        return counts
-
     def _append_rows(self, meta: dict[str, Any], entries: Sequence[tuple[int, NewEntry]]) -> None:
         """Write the entries' rows behind those of a generation, whose ``meta`` is given."""
         for name, (dtype, _, counted) in list_arrays(meta).items():
@@ -310,6 +305,14 @@ class IndexWriter:
                 self._database.execute("ROLLBACK")
             raise
         self.meta = database.read_meta(self._database)
+
+
+def _count_rows(meta: dict[str, Any], entries: Sequence[tuple[int, NewEntry]]) -> dict[str, int]:
+    """Return the numbers of rows of a generation, whose ``meta`` is given, with new entries."""
+    counts = {"num_rows": meta["num_rows"] + len(entries)}
+    if keeps_frames(meta):
+        counts["num_frames"] = meta["num_frames"] + _count_frames(entries)
+    return counts
 
 
 def _count_frames(entries: Sequence[tuple[int, NewEntry]]) -> int:

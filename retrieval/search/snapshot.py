@@ -37,8 +37,8 @@ class Snapshot:
         model: identity of the model, see ``retrieval.index.identity``; None: words only.
         query_encoder: folder and checksum of its query encoder; None: words only.
         vectors: of all rows, mapped; dead rows are among them.
-        embeddings: (N, E) float32 of length 1, those of the windows. Of an index of words only E
-            is 0.
+        embeddings: (N, E) float32 of length 1, those of the windows. Of an index of words only E is
+            0.
         ids: (N,) int64: row -> entry.
         without: ``vision`` and ``ocr`` -> (N, E) float32 of length 1, where the model fuses.
         dead: rows of videos that are gone.

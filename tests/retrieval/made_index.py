@@ -48,9 +48,9 @@ def create(folder: Path, width: int = WIDTH, vectors: Vectors = "windows") -> No
     """An empty index in a new folder."""
     folder.mkdir(parents=True)
     meta = {"folder": b"/nowhere".hex(), "model": MODEL, "query_encoder": "", "windows": [10, 5]}
-    meta |= {"width": width, "leaves_out": []} | ({"num_frames": 0} if vectors == "frames" else {})
     with lock_index(folder):
-        IndexWriter.create(folder, meta)
+        meta |= {"num_frames": 0} if vectors == "frames" else {}
+        IndexWriter.create(folder, width, (), meta)
 
 
 def add(folder: Path, *videos: NewVideo, drop: Sequence[int] = ()) -> None:

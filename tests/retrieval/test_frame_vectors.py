@@ -239,7 +239,7 @@ def test_without_frame_vectors_there_is_no_time(colours, tmp_path):
         hits = index.search("red", mode="semantic")
         assert {hit.time_s for hit in hits} == {None}
         assert [hit.score for hit in hits] == [hit.similarity for hit in hits]
-    with pytest.raises(UserError, match="has the vectors of windows, and --vectors frames would"):
+    with pytest.raises(UserError, match="has the vectors of windows, and --vectors frames needs"):
         index_colours(*colours[:1], out, colours[1], vectors="frames")
     index_colours(*colours[:1], out, colours[1])  # as before, whatever a new index would have
     assert "num_frames" not in read_index_meta(out)
@@ -270,7 +270,9 @@ def test_an_update_goes_on_with_frames(colours, tmp_path):
 
 
 def test_a_model_that_cant_is_refused(library: Library, tmp_path):
-    with pytest.raises(UserError, match="--vectors frames: FrozenInTime embeds windows as a whole"):
+    with pytest.raises(
+        UserError, match="--vectors frames: .*FrozenInTime. embeds windows as a whole"
+    ):
         library.index(tmp_path / "i", vectors="frames")
     assert library.index(tmp_path / "i").num_entries == 8
     assert "num_frames" not in read_index_meta(tmp_path / "i")
@@ -324,4 +326,61 @@ def test_the_commands_say_the_frames_time(colours, tmp_path, run_main):
     moment = f"best frame {best['frame_similarity']:.3f}, at {format_time(best['time_s'])}"
     assert lines[2].strip().startswith("similarity ") and lines[3].strip() == moment
     code, _, error = run_main(index_script, *command, "--vectors", "windows")
-    assert code == 2 and "with --replace-model, too" in error
+    assert code == 2 and "leave out --vectors, or give another --out" in error
+
+
+def test_an_index_is_embedded_anew_for_other_vectors(colours, tmp_path, run_main):
+    videos, model = colours
+    out = tmp_path / "i"
+    command = [videos, "--out", out, "-r", model.path, "--no-ocr", "--vectors"]
+    assert run_main(index_script, *command, "windows")[0] == 0
+    code, _, error = run_main(index_script, *command, "frames")
+    assert code == 2 and "give --replace-model and the model, too" in error
+    for kept in ("frames", "windows", "frames"):
+        assert run_main(index_script, *command, kept, "--replace-model")[0] == 0
+        assert read_format(out) == 2
+        with VideoIndex.open(out) as index:
+            hit = index.search("red", 1, mode="semantic")[0]
+            assert hit.video == "moment.mp4" and (hit.time_s is not None) == (kept == "frames")
+            assert sorted(index.entry(number).video for number in (1, 2, 3)) == (
+                ["moment.mp4"] * 2 + ["short.mp4"]
+            )  # entries stay what they are
+    assert len(list(out.glob("*.npy"))) == 5
+    assert read_index_meta(out)["num_frames"] == 21
+
+
+def test_an_index_of_words_gets_frames_with_its_first_model(colours, tmp_path):
+    videos, model = colours
+    with pytest.raises(UserError, match="--vectors is for embeddings, and an index of words only"):
+        index_colours(videos, tmp_path / "i", None, vectors="frames")
+    index_colours(videos, tmp_path / "i", None)
+    index_colours(videos, tmp_path / "i", model)
+    with VideoIndex.open(tmp_path / "i") as index:
+        assert 6 <= index.search("red", 1, mode="semantic")[0].time_s < 8
+    assert read_format(tmp_path / "i") == 2
+
+
+def test_a_killed_embedding_anew_goes_on_with_its_frames(colours, tmp_path, monkeypatch):
+    """As a run that is killed between two commits leaves it."""
+    videos, model = colours
+    index_colours(videos, tmp_path / "i", model, vectors="windows")
+    switch = IndexWriter.switch_to_successor
+    monkeypatch.setattr(IndexWriter, "switch_to_successor", stop)
+    with pytest.raises(StoppedError):
+        index_colours(videos, tmp_path / "i", model, vectors="frames", replace_model=True)
+    assert read_index_meta(tmp_path / "i")["successor"]["num_frames"] == 21
+    with VideoIndex.open(tmp_path / "i") as index:
+        assert index.search("red", 1, mode="semantic")[0].time_s is None  # as it was
+    monkeypatch.setattr(IndexWriter, "switch_to_successor", switch)
+    monkeypatch.setattr(WindowEncoder, "embed", stop)  # nothing is left to be embedded
+    index_colours(videos, tmp_path / "i", model, vectors="frames", replace_model=True)
+    with VideoIndex.open(tmp_path / "i") as index:
+        assert 6 <= index.search("red", 1, mode="semantic")[0].time_s < 8
+
+
+class StoppedError(Exception):
+    """In the place of a signal."""
+
+
+def stop(*_: object, **__: object) -> None:
+    raise StoppedError

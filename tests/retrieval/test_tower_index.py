@@ -24,7 +24,6 @@ from data_loader.frame_sampling import sample_frame_indices
 from data_loader.readers.video_readers import open_video
 from retrieval import VideoIndex
 from retrieval.errors import OtherModelError
-from retrieval.index.arrays import array_file, keeps_frames, list_arrays
 from retrieval.index.embedding import ModelFile
 from retrieval.index.hub import HubError
 from retrieval.index.ocr_text import OcrFolder, OcrSource
@@ -292,8 +291,6 @@ def test_a_model_that_comes_later_brings_its_vectors_of_frames(library, tmp_path
     source = OcrFolder(library.ocr)
     update_index(library.videos, later, None, source, IndexOptions())
     assert read_format(later) == 2  # an earlier release would look for a model
-    with pytest.raises(UserError, match="--vectors frames: an index of words has none"):
-        update_index(library.videos, tmp_path / "no", None, source, IndexOptions(vectors="frames"))
     for out in (later, fresh):
         update_index(library.videos, out, TowerModel(str(tower)), source, IndexOptions())
     hits = []
@@ -302,21 +299,3 @@ def test_a_model_that_comes_later_brings_its_vectors_of_frames(library, tmp_path
             found = index.search(QUERY, mode="semantic")
             hits.append([(hit.video, round(hit.score, 5), hit.time_s) for hit in found])
     assert hits[0] == hits[1] and all(time is not None for *_, time in hits[0])
-    # Without them, and back: the same model takes its own place.
-    for vectors, expected in (("windows", None), ("frames", hits[0][0][2])):
-        options = IndexOptions(vectors=vectors, replace_model=True)
-        own = TowerModel(str(tower))
-        with pytest.raises(UserError, match="give its model .* with --replace-model"):
-            plain = IndexOptions(vectors=vectors)
-            update_index(library.videos, later, own, source, plain)
-        assert update_index(library.videos, later, own, source, options).num_anew == 8
-        with VideoIndex.open(later) as index:
-            times = [hit.time_s for hit in index.search(QUERY, mode="semantic")]
-        assert (times[0] is None) == (expected is None)
-        assert keeps_frames(read_index_meta(later)) == (vectors == "frames")
-        assert read_format(later) == 2
-        meta = read_index_meta(later)
-        names = {path.name for path in later.glob("*-??????.npy")}
-        assert names == {
-            array_file(later, name, meta["generation"]).name for name in list_arrays(meta)
-        }
