@@ -4,13 +4,16 @@
     python search.py my.index/ "RE16" --mode keyword          only by the text in the videos
     python search.py my.index/ '"sale up to" 60' --explain    a quoted phrase; what matched where
     python search.py my.index/ "a beach" -k 50 --folder 2024/summer --json
+    python search.py my.index/ "a zebra" --only_likely        nothing rather than the least unlike
 
 Semantic search compares the embedding of the query with those of the entries; keyword search its
 words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: with one
 or two wrong letters); hybrid search fuses both lists by their ranks. An index without a model holds
 words only, and is searched by them. Everything in a query is plain text; only "quotation marks"
 mean a phrase as it stands. Where the index has vectors of frames (see index.py --vectors), a hit
-found by meaning has the time of its best frame, too.
+found by meaning has the time of its best frame, too. Where no word matches and the similarity is
+not above that of texts that have nothing to do with the videos, a hit stands below the others, and
+the output says so.
 """
 
 import argparse
@@ -40,6 +43,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--folder", help="only videos in this folder of the indexed one, and below")
     parser.add_argument("--explain", action="store_true", help="say of each hit what matched")
+    parser.add_argument(
+        "--only_likely", action="store_true", help="leave out what is only the least unlike"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--words_weight", type=float, default=1.0, help="of the keyword list (%(default)s)"
@@ -70,6 +76,8 @@ def main() -> None:
             )
         names = ("k", "mode", "folder", "explain", "exact", "words_weight")
         hits = index.search(arguments.query, **{name: vars(arguments)[name] for name in names})
+    if arguments.only_likely:
+        hits = [hit for hit in hits if hit.likely is not False]
     text = dump_hits(hits) if arguments.json else format_hits(hits, arguments.explain)
     sys.stdout.write(text)
 

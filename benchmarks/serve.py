@@ -33,7 +33,7 @@ from benchmarks.inputs import INDEX_VOCABULARY, WIDTH, IndexContents, make_index
 from data_loader.collate import Collate, load_tokenizer
 from data_loader.synthetic.text_model import MODEL_CONFIG, write_text_model
 from parse_config import load_config
-from retrieval.index.query_embedder import save_query_encoder
+from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
 from retrieval.index.writer import QUERY_ENCODER, IndexWriter, lock_index
 from trainer.build import build_model
 from utils.cli import positive_int, run_cli
@@ -87,6 +87,7 @@ def add_query_encoder(folder: Path, words: Sequence[str], size: dict[str, int]) 
         model = build_model(config, torch.device("cpu"))
         collate = Collate(load_tokenizer(str(text_model)), False, MAX_TOKENS)
         checksum = save_query_encoder(folder / QUERY_ENCODER, model, config, collate)
+        QueryEmbedder(folder / QUERY_ENCODER, checksum).save_unrelated()
     with lock_index(folder), IndexWriter(folder) as writer:
         writer.set_meta(query_encoder=checksum)
 

@@ -35,7 +35,10 @@ def dump_hits(hits: Sequence[Hit]) -> str:
 
 
 def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
-    """Return hits as a table; with ``explain``, each is followed by further lines."""
+    """Return hits as a table; with ``explain``, each is followed by further lines.
+
+    Those that are not likely stand below a line that says so.
+    """
     if not hits:
         return "nothing found\n"
     rows = [("", "time", "frame", "score", "words", "video")]
@@ -51,7 +54,13 @@ def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
         rows = [row[:2] + row[3:] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
+    if hits[0].likely is False:
+        lines.append("nothing found that looks like it; the nearest are:")
+    before = None
     for (number, *cells, video), hit in zip(rows, [None, *hits], strict=True):
+        if hit is not None and hit.likely is False and before is not None and before.likely:
+            lines.append("others look alike:")
+        before = hit
         padded = [cell.ljust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
         lines.append("  ".join([number.rjust(widths[0]), *padded, video]))
         if explain and hit is not None:
@@ -60,7 +69,7 @@ def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
 
 
 def _explain_hit(hit: Hit) -> list[str]:
-    lines = [] if hit.explanation is None else [_format_similarity(hit.explanation)]
+    lines = [] if hit.explanation is None else [_format_similarity(hit.explanation, hit.z_score)]
     if hit.time_s is not None:
         lines.append(f"best frame {hit.frame_similarity:.3f}, at {format_time(hit.time_s)}")
     for match in hit.words:
@@ -74,8 +83,9 @@ def _explain_hit(hit: Hit) -> list[str]:
     return lines
 
 
-def _format_similarity(found: Explanation) -> str:
+def _format_similarity(found: Explanation, z_score: float | None) -> str:
     text = f"similarity {found.similarity:.3f}"
+    text += "" if z_score is None else f" (z-score {z_score:.1f})"
     if found.without_vision is None or found.without_ocr is None:
         return text
     text += f", without vision {found.without_vision:.3f}, without OCR {found.without_ocr:.3f}"

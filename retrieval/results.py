@@ -76,6 +76,13 @@ class Hit:
     # in an index without frame vectors, and in the mode ``keyword``.
     time_s: float | None = None
     frame_similarity: float | None = None  # its cosine
+    # How far the similarity lies above the best of a text that has nothing to do with the videos,
+    # in standard deviations of such bests: see ``retrieval.search.calibration``. None where nothing
+    # is judged: in the mode ``keyword``, and in an index of fewer than ``MIN_ENTRIES`` entries.
+    z_score: float | None = None
+    # Whether it is like the query: its z-score is at least ``MIN_Z_SCORE``, or a word of the query
+    # was read in it. False: others are even less alike, no more. None where nothing is judged.
+    likely: bool | None = None
 
 
 @dataclass(frozen=True)

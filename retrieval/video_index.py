@@ -129,7 +129,10 @@ class VideoIndex:
         exact: bool = False,
         words_weight: float = 1.0,
     ) -> list[Hit]:
-        """Return the best entries, best first, at most ``k``.
+        """Return the best entries, at most ``k``: first what was found, best first, then others.
+
+        Others are the nearest of what is not like the query; their ``Hit.likely`` is False. It is
+        None where nothing is judged: in the mode ``keyword``, and with too few entries.
 
         Args:
             query: a sentence, words, numbers, ``"quoted phrases"``; anything is plain text.
@@ -149,16 +152,16 @@ class VideoIndex:
         """
         query = query.encode("utf-8", "replace").decode()  # half characters become "?"
         request = SearchRequest(query, k, mode, folder, explain, exact, words_weight)
-        embedded_by, embedding = None, None
+        embedded_by = embedding = unrelated = None
         while True:
             with self.reading() as (connection, snapshot):
                 mode = choose_mode(request.mode, snapshot)
                 if embedded_by == (None if mode == "keyword" else snapshot.query_encoder):
                     request = replace(request, mode=mode)
-                    return run_search(connection, snapshot, request, embedding)
+                    return run_search(connection, snapshot, request, embedding, unrelated)
             # Once, or again where another model has taken over meanwhile.
             embedded_by, encoder = self._load_current_encoder()
-            embedding = encoder.embed(query)
+            embedding, unrelated = encoder.embed(query), encoder.load_unrelated()
 
     def entry(self, entry_id: int) -> Entry:
         """Return an entry; raises ``UnknownEntryError`` (a ``UserError``)."""

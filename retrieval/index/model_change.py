@@ -71,7 +71,8 @@ def save_model(
     }
     folder = out / names["query_encoder_folder"]
     checksum = save_query_encoder(folder, encoder.model, model.config, encoder.collate)
-    width = len(QueryEmbedder(folder, checksum).embed("a"))  # as it is when read again
+    embedder = QueryEmbedder(folder, checksum)  # as it is when read again
+    width = embedder.save_unrelated().shape[1]
     fuses = set(WITHOUT) == set(model.model_input.modalities)
     write_json(config_file(out, names), model.resolve_config())
     return names | {

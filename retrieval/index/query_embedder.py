@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from base.config import Config, PrecisionName, resolve_config
 from base.registry import ARCHITECTURES
 from retrieval.errors import IndexFolderError
-from utils.files import hash_file, write_json
+from retrieval.index.unrelated import UNRELATED_TEXTS, name_unrelated, read_unrelated
+from utils.files import hash_file, write_array, write_json
 
 if TYPE_CHECKING:
     from base.base_model import RetrievalModel
@@ -74,6 +75,7 @@ class QueryEmbedder:
         from utils.checkpoint.weights import load_weights
         from utils.precision import Precision
 
+        self._unrelated_file = folder / name_unrelated(checksum)
         self._precision = Precision(precision, torch.device("cpu"))
         try:
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
@@ -95,6 +97,32 @@ class QueryEmbedder:
         self._model.eval()
         self._lock = threading.Lock()
         self._waiting: deque[_PendingQuery] = deque()
+        self._unrelated_lock = threading.Lock()
+        self._unrelated: NDArray | None = None
+
+    def load_unrelated(self) -> NDArray:
+        """Return the embeddings (U, E) of ``UNRELATED_TEXTS``; embedded now where they aren't kept.
+
+        Raises ``IndexFolderError`` where the file that keeps them can't be read.
+        """
+        with self._unrelated_lock:
+            if self._unrelated is None:
+                self._unrelated = read_unrelated(self._unrelated_file)
+            if self._unrelated is None:  # an index of an earlier release
+                self._unrelated = np.stack([self.embed(text) for text in UNRELATED_TEXTS])
+            return self._unrelated
+
+    def save_unrelated(self) -> NDArray:
+        """Keep them beside the weights, so that no search has to embed them; returns them."""
+        embeddings = self.load_unrelated()
+        try:
+            write_array(self._unrelated_file, embeddings)
+        except OSError as error:
+            raise IndexFolderError(
+                f"{self._unrelated_file}: can't be written ({error.strerror}); free some space, or "
+                "give access, and run the command again"
+            ) from error
+        return embeddings
 
     def embed(self, query: str) -> NDArray:
         """Return the embedding of a query, (E,) float32 of length 1.

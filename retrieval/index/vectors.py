@@ -64,6 +64,11 @@ class FrameVectors:
             best[first : first + len(own)] = np.maximum.reduceat(cosines, stops - counts)
         return best
 
+    def take(self, rows: NDArray) -> "FrameVectors":
+        """Return those of some rows (K,), in memory."""
+        frames = self.list_frames(rows)
+        return FrameVectors(self.vectors[frames], self.times[frames], self.counts[rows])
+
     def list_frames(self, rows: NDArray) -> NDArray:
         """Return the positions of the frames of some rows, row by row."""
         counts = self.counts[rows]
@@ -99,6 +104,11 @@ class EntryVectors:
         if len(rows) > _MOST_FETCHED * len(self.windows):
             return self.score_all(query)[rows]
         return (self.windows[rows] @ query + self.frames.compare_rows(query, rows)) / 2
+
+    def take(self, rows: NDArray) -> "EntryVectors":
+        """Return those of some rows (K,), in memory."""
+        frames = None if self.frames is None else self.frames.take(rows)
+        return EntryVectors(self.windows[rows], frames)
 
     def find_best_frame(self, query: NDArray, row: int) -> BestFrame | None:
         """Return the best frame of a row, the first of equal ones; None without frame vectors."""

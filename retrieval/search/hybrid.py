@@ -5,7 +5,7 @@ of the common space.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import WordsOnlyError
 from retrieval.results import MODES, Explanation, Hit, Mode, rename_mode
+from retrieval.search.calibration import MIN_Z_SCORE, ExpectedBest
 from retrieval.search.keyword import (
     TermMatch,
     find_matches,
@@ -106,12 +107,14 @@ def run_search(
     snapshot: Snapshot,
     request: SearchRequest,
     query: NDArray | None,
+    unrelated: NDArray | None = None,
 ) -> list[Hit]:
-    """Return the hits, best first.
+    """Return the hits: those that are likely, best first, then the others, best first.
 
     Args:
         connection: within a transaction that sees the snapshot.
         query: embedding (E,) of length 1; None in the mode ``keyword``.
+        unrelated: embeddings (U, E) of texts, by which similarities are judged; None: by nothing.
     """
     rows = None if request.folder is None else snapshot.find_rows(connection, request.folder)
     matches: list[TermMatch] = []
@@ -126,22 +129,30 @@ def run_search(
     if request.mode == "hybrid":
         both = [lists["semantic"], lists["keyword"]]
         lists["hybrid"] = fuse_lists(both, [1.0, request.words_weight])
-    ranked = lists[request.mode]
-    hits = []
-    for entry_id, score in zip(ranked.ids[: request.k], ranked.scores[: request.k], strict=True):
-        entry, row = read_entry(connection, int(entry_id))
+    ranked, hits = lists[request.mode], []
+    calibration = None
+    if query is not None and unrelated is not None:
+        calibration = snapshot.load_calibration(unrelated)
+    expected = None if calibration is None else calibration.expect_best(query)
+    likely = _find_likely(ranked, lists, expected, request)
+    for place in np.argsort(~likely, kind="stable")[: request.k]:
+        entry, row = read_entry(connection, int(ranked.ids[place]))
         tracks = read_tracks(connection, entry.id) if matches else []
         ranks = {mode: found.find_rank(entry.id) for mode, found in lists.items()}
         similarity = None if query is None else float(snapshot.embeddings[row] @ query)
         best = None if query is None else snapshot.vectors.find_best_frame(query, row)
         explain = request.explain and similarity is not None
+        z_score = None
+        if expected is not None:
+            (nearness,) = snapshot.vectors.score_rows(query, np.array([row]))
+            z_score = float(expected.compute_z_scores(nearness))
         hits.append(
             Hit(
                 id=entry.id,
                 video=entry.video,
                 start_s=entry.start_s,
                 end_s=entry.end_s,
-                score=float(score),
+                score=float(ranked.scores[place]),
                 similarity=similarity,
                 semantic_rank=ranks.get("semantic"),
                 keyword_rank=ranks.get("keyword"),
@@ -149,9 +160,30 @@ def run_search(
                 explanation=_explain(snapshot, row, query, similarity) if explain else None,
                 time_s=None if best is None else best.time_s,
                 frame_similarity=None if best is None else best.cosine,
+                z_score=z_score,
+                likely=None if expected is None else bool(likely[place]),
             )
         )
     return hits
+
+
+def _find_likely(
+    ranked: RankedList,
+    lists: Mapping[Mode, RankedList],
+    expected: ExpectedBest | None,
+    request: SearchRequest,
+) -> NDArray:
+    """Return which entries (N,) of a list are like the query; all where nothing is judged.
+
+    An entry that has a word of the query was found, whatever its similarity.
+    """
+    if expected is None:
+        return np.ones(len(ranked.ids), dtype=bool)
+    nearest = lists["semantic"]
+    found = nearest.ids[expected.compute_z_scores(nearest.scores) >= MIN_Z_SCORE]
+    if request.mode == "hybrid" and request.words_weight > 0:
+        found = np.concatenate([found, lists["keyword"].ids])
+    return np.isin(ranked.ids, found)
 
 
 def _cut_list(ids: NDArray, scores: NDArray, depth: int, inside: NDArray | None) -> RankedList:

@@ -19,6 +19,7 @@ from retrieval.index.ann import AnnIndex
 from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
 from retrieval.index.writer import query_encoder_folder
 from retrieval.results import Box, Entry, TextTrack
+from retrieval.search.calibration import MIN_ENTRIES, Calibration
 from utils.errors import UserError
 
 MAX_CACHED = 4_000_000  # ids of entries, 8 bytes each
@@ -30,7 +31,8 @@ class Snapshot:
 
     Any number of threads may use it at once, each with a connection of its own within a transaction
     that sees that commit. What one finds is kept for the others. No thread waits while another
-    reads the database, except for the vocabulary and the FAISS index, which are read once.
+    reads the database, except for the vocabulary, the FAISS index and the calibration, which are
+    made once.
 
     Attributes:
         number: of the commit.
@@ -60,6 +62,7 @@ class Snapshot:
         self.dead = np.array(dead, dtype=np.int64).ravel()
         self.num_entries = meta["num_rows"] - len(self.dead)
         self._load_lock, self._cache_lock = threading.Lock(), threading.Lock()
+        self._calibration: Calibration | None = None
         self._vocabulary: Vocabulary | None = None
         self._entries: dict[int, NDArray] = {}
         self._num_cached = 0
@@ -71,6 +74,20 @@ class Snapshot:
             if isinstance(self._ann, dict):
                 self._ann = AnnIndex(self.folder / self._ann["file"], self._ann["num_rows"])
             return self._ann
+
+    def load_calibration(self, unrelated: NDArray) -> Calibration | None:
+        """Return what similarities say, made when it is first needed; None with too few entries.
+
+        Args:
+            unrelated: embeddings (U, E) of texts that have nothing to do with the videos.
+        """
+        if self.num_entries < MIN_ENTRIES:
+            return None
+        with self._load_lock:
+            if self._calibration is None:
+                alive = np.setdiff1d(np.arange(len(self.ids)), self.dead)
+                self._calibration = Calibration(self.vectors, alive, unrelated)
+            return self._calibration
 
     def load_vocabulary(self, connection: sqlite3.Connection) -> "Vocabulary":
         """Return the distinct words, read when they are first needed."""

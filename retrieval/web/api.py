@@ -123,10 +123,16 @@ class HitAnswer(BaseModel):
     words: list[WordAnswer]
     time_s: float | None
     frame_similarity: float | None
+    z_score: float | None = Field(
+        description="of the similarity, against texts that have nothing to do with the videos"
+    )
+    likely: bool | None = Field(
+        description="whether it is like the query; false: only the least unlike, null: not judged"
+    )
 
 
 class SearchAnswer(BaseModel):
-    """The hits, best first."""
+    """The hits: those that are likely, best first, then the others, best first."""
 
     hits: list[HitAnswer]
 

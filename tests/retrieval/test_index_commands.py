@@ -5,6 +5,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -172,6 +173,12 @@ def test_the_table():
         'cas: prefix in "THE \\"CASINO\\"", 1:01-1:03.5, x 10-30 %, y 20-45 % of the frame'
     )
     assert lines[5].strip() == "similarity 0.400"
+    likely = [replace(hits[0], z_score=2.25, likely=True), replace(hits[1], likely=False)]
+    lines = format_hits(likely, explain=True).splitlines()
+    assert lines[2].strip().startswith("similarity 0.500 (z-score 2.2), without vision 0.250")
+    assert lines[4] == "others look alike:" and lines[5].startswith("2  1:00:00")
+    lines = format_hits(likely[1:]).splitlines()
+    assert lines[0] == "nothing found that looks like it; the nearest are:" and len(lines) == 3
     assert [format_time(t) for t in (0, 9.96, 59.99, 3599.96, 3661.2)] == [
         "0:00", "0:10", "1:00", "1:00:00", "1:01:01.2",
     ]  # fmt: skip

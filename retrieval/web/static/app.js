@@ -32,7 +32,7 @@ async function search(count = FIRST_HITS) {
   try {
     const { hits } = await fetchJson(`/api/search?${buildParameters(count)}`, controller.signal);
     const more = count < MAX_HITS && hits.length === count;
-    show({ hits, more, status: describeCount(hits.length, count) });
+    show({ hits, more, status: describeHits(hits, count) });
   } catch (error) {
     if (error.name === "AbortError") return;
     show({ hits: [], status: "", error: error.message });
@@ -40,11 +40,15 @@ async function search(count = FIRST_HITS) {
   show({ busy: false });
 }
 
-function describeCount(found, count) {
+function describeHits(hits, count) {
+  const found = hits.filter(isFound).length;
   const text = `“${query.value.trim()}”`;
   const where = folder.value ? ` in ${folder.value}` : "";
   if (!found && (mode() === "keyword" || byId("modes").hidden)) {
     return `Nothing found: no text like ${text} was read${where}.`;
+  }
+  if (!found && hits.length) {
+    return `Nothing found that looks like ${text}${where}; the nearest are:`;
   }
   if (!found) return `Nothing found for ${text}${where}.`;
   if (found === count) return `The best ${found} results for ${text}${where}`;
@@ -52,7 +56,7 @@ function describeCount(found, count) {
 }
 
 function show({ hits, status, error, intro, busy, more }) {
-  if (hits) results.replaceChildren(...hits.map(createCard));
+  if (hits) results.replaceChildren(...createItems(hits));
   if (hits) byId("more").hidden = !more;
   if (status !== undefined) byId("status").textContent = status;
   if (error !== undefined) byId("error").textContent = error;
@@ -62,6 +66,16 @@ function show({ hits, status, error, intro, busy, more }) {
     results.setAttribute("aria-busy", String(busy));
     byId("progress").hidden = !busy;
   }
+}
+
+// False only of what is nearest without being like the query; such hits come last.
+const isFound = (hit) => hit.likely !== false;
+
+function createItems(hits) {
+  const [found, others] = [hits.filter(isFound), hits.filter((hit) => !isFound(hit))];
+  const heading = element("li", { class: "others" }, element("h2", { text: "Others look alike" }));
+  const divider = found.length && others.length ? [heading] : [];
+  return [...found.map(createCard), ...divider, ...others.map(createCard)];
 }
 
 function createCard(hit) {
@@ -142,14 +156,18 @@ async function loadFolders() {
 
 // The card above, below or beside one; the search box is above the first row.
 function findNeighbour(key, all, index) {
-  const top = all[0].offsetTop;
-  const columns = all.filter((one) => one.offsetTop === top).length;
-  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-  if (key === "Home") return all[0];
+  if (key === "Home" || (key === "ArrowLeft" && !index)) return all[0];
   if (key === "End") return all.at(-1);
-  const target = index + steps[key];
-  if (target >= 0) return all[Math.min(target, all.length - 1)];
-  return key === "ArrowUp" ? query : all[0];
+  if (key === "ArrowLeft") return all[index - 1];
+  if (key === "ArrowRight") return all[Math.min(index + 1, all.length - 1)];
+  const { offsetTop: top, offsetLeft: left } = all[index];
+  const beyond = key === "ArrowUp"
+    ? all.filter((one) => one.offsetTop < top).reverse()
+    : all.filter((one) => one.offsetTop > top);
+  if (!beyond.length) return key === "ArrowUp" ? query : all.at(-1);
+  const row = beyond.filter((one) => one.offsetTop === beyond[0].offsetTop);
+  const distance = (one) => Math.abs(one.offsetLeft - left);
+  return row.reduce((best, one) => (distance(one) < distance(best) ? one : best));
 }
 
 const MOVE_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"];

@@ -3,6 +3,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -36,6 +37,7 @@ def test_a_search_finds_what_the_index_finds(client, index, mode, query):
     for hit, other in zip(hits, expected, strict=True):
         assert hit["start_s"] == other.start_s and hit["similarity"] == other.similarity
         assert hit["score"] == other.score and hit["keyword_rank"] == other.keyword_rank
+        assert hit["likely"] is hit["z_score"] is None  # too few entries to judge by
         assert [(w["text"], w["word"], w["kind"]) for w in hit["words"]] == [
             (word.text, word.word, word.kind) for word in other.words
         ]
@@ -61,6 +63,22 @@ def test_names_of_earlier_versions_mean_the_same(client, old, new):
     for hit in hits:
         assert hit["meaning_rank"] == hit["semantic_rank"]
         assert hit["words_rank"] == hit["keyword_rank"]
+
+
+def test_hits_that_are_not_likely_say_so(street, monkeypatch):
+    with VideoIndex.open(street / "my.index") as index:
+        first, *others = index.search("casino", 3)
+    judged = [replace(first, z_score=3.5, likely=True)]
+    judged += [replace(other, z_score=-0.25, likely=False) for other in others]
+    monkeypatch.setattr(VideoIndex, "search", lambda *_: judged)
+    with serving(street / "my.index") as address, httpx.Client(base_url=address) as client:
+        hits = search(client, "casino")
+        assert [(hit["z_score"], hit["likely"]) for hit in hits] == [
+            (3.5, True), (-0.25, False), (-0.25, False),
+        ]  # fmt: skip
+        schema = client.get("/api/openapi.json").json()["components"]["schemas"]["HitAnswer"]
+        assert "least unlike" in schema["properties"]["likely"]["description"]
+        assert {"z_score", "likely"} <= set(schema["required"])
 
 
 def test_marks_are_where_the_words_are(client):

@@ -1,5 +1,7 @@
 """The page in a real browser: search, marks, playing from the moment, boxes, keys, widths."""
 
+from dataclasses import replace
+
 import pytest
 from headless_browser import Page, browser_page, find_browser
 
@@ -237,6 +239,55 @@ def test_more_results(browser, street, monkeypatch):
         browser.wait_for(f"{CARDS}.length === 100")
         browser.wait_for(f"{CARDS}.indexOf({FOCUSED}) === 24")
         assert browser.value("document.querySelector('#more').hidden")
+        assert browser.complaints() == []
+
+
+def test_what_is_only_the_least_unlike_stands_below_a_heading(browser, street, monkeypatch):
+    with VideoIndex.open(street / "my.index") as index:
+        hits = index.search("casino", 7)
+    assert len(hits) == 7
+    marks = [True] * 5 + [False] * 2
+    answers = {
+        "some": [replace(hit, likely=mark) for hit, mark in zip(hits, marks, strict=True)],
+        "none": [replace(hit, likely=False) for hit in hits],
+        "all": [replace(hit, likely=True) for hit in hits],
+    }
+    monkeypatch.setattr(VideoIndex, "search", lambda _, query, *options: answers[query])
+    heading = "document.querySelector('#results h2')"
+    with serving(street / "my.index") as address:
+        for query, said, divided in (
+            ("all", "7 results for “all”", False),
+            ("none", "Nothing found that looks like “none”; the nearest are:", False),
+            ("some", "5 results for “some”", True),
+        ):
+            browser.open(f"{address}/?q={query}", 1280)
+            browser.wait_for(f"{CARDS}.length === 7")
+            assert text(browser, "#status") == said
+            assert browser.value(f"{heading} !== null") == divided
+        assert text(browser, "#results h2") == "Others look alike"
+        # It stands between the fifth and the sixth card, over the whole width.
+        items = "[...document.querySelectorAll('#results > li')]"
+        assert browser.value(f"{items}.map(item => item.contains({heading}))").index(True) == 5
+        top = f"{heading}.getBoundingClientRect().top"
+        assert browser.value(f"{CARDS}[4].getBoundingClientRect().bottom <= {top}")
+        assert browser.value(f"{CARDS}[5].getBoundingClientRect().top >= {top}")
+        width = "document.querySelector('#results').clientWidth"
+        assert browser.value(f"{heading}.closest('li').offsetWidth === {width}")
+        # The arrow keys pass it: four cards, one, the heading, two.
+        browser.value(f"{CARDS}[0].focus()")
+        index = f"{CARDS}.indexOf({FOCUSED})"
+        for key, expected in (
+            ("ArrowRight", 1), ("ArrowDown", 4), ("ArrowDown", 5), ("ArrowRight", 6),
+            ("ArrowUp", 4), ("ArrowRight", 5), ("ArrowUp", 4), ("ArrowUp", 0), ("End", 6),
+            ("ArrowDown", 6), ("ArrowRight", 6), ("Home", 0), ("ArrowLeft", 0),
+        ):  # fmt: skip
+            browser.press(key)
+            assert browser.value(index) == expected, key
+        browser.press("ArrowUp")
+        assert browser.value(f"{FOCUSED}.id") == "query"
+        browser.open(f"{address}/?q=some", 360)
+        browser.wait_for(f"{CARDS}.length === 7")
+        assert browser.value("document.documentElement.scrollWidth") <= 360
         assert browser.complaints() == []
 
 
