@@ -22,7 +22,7 @@ from utils.errors import UserError
 DEFAULT_TOWER = "google/siglip2-base-patch16-224"
 ARCHITECTURE = "DualEncoder"
 OPEN_CLIP = "open_clip:"  # that package finds its weights by itself
-NUM_FRAMES = 8  # of a window
+NUM_FRAMES = 8  # of a window: of 10 s one every 1.25 s, a compromise with the time on a CPU
 _MAX_NAME = 100  # characters of a configuration's name
 
 
