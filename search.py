@@ -19,10 +19,9 @@ the output says so.
 import argparse
 import sys
 from pathlib import Path
-from typing import get_args
 
-from base.config import PrecisionName
 from retrieval import VideoIndex
+from retrieval.index.query_embedder import QUERY_PRECISIONS
 from retrieval.printing import dump_hits, format_hits
 from retrieval.results import MODES, rename_mode
 from utils.cli import positive_int, run_cli
@@ -56,9 +55,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--precision",
-        choices=get_args(PrecisionName),
-        default="fp32",
-        help="of the query encoder, on the CPU; the index may have another (%(default)s)",
+        choices=QUERY_PRECISIONS,
+        default="auto",
+        help="of the query encoder, on the CPU, whatever that of the index; auto: int8 where it is "
+        "near enough to fp32, else fp32 (%(default)s)",
     )
     return parser.parse_args()
 

@@ -23,12 +23,11 @@ import re
 import secrets
 import sys
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from base.config import PrecisionName
 from retrieval import VideoIndex
+from retrieval.index.query_embedder import QUERY_PRECISIONS
 from retrieval.printing import escape
 from retrieval.web.access import LOCAL_NAMES, Access
 from retrieval.web.server import build_app, get_public_name, is_local, open_socket, serve
@@ -37,6 +36,7 @@ from utils.errors import UserError
 from utils.run_dir import setup_logging
 
 TOKEN_VARIABLE = "TEXTVR_TOKEN"
+SWITCH_S = 1e-3
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,9 +55,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--precision",
-        choices=get_args(PrecisionName),
-        default="fp32",
-        help="of the query encoder, on the CPU; the index may have another (%(default)s)",
+        choices=QUERY_PRECISIONS,
+        default="auto",
+        help="of the query encoder, on the CPU, whatever that of the index; auto: int8 where it is "
+        "near enough to fp32, else fp32 (%(default)s)",
     )
     return parser.parse_args()
 
@@ -85,6 +86,9 @@ def main() -> None:
     setup_logging(verbosity=0)
     token = choose_token(arguments.token)
     torch.set_num_threads(1)  # several searches run side by side
+    # A thread that computes outside of Python, step by step as the query encoder does, asks for
+    # Python's lock after each step, and gets it from one that runs Python after so long.
+    sys.setswitchinterval(SWITCH_S)
     with VideoIndex.open(arguments.index, arguments.precision) as index:
         if arguments.resume is not None:
             index.check_model(arguments.resume)

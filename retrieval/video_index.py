@@ -17,8 +17,7 @@ from retrieval.search.hybrid import SearchRequest, choose_mode, run_search
 from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
 
 if TYPE_CHECKING:
-    from base.config import PrecisionName
-    from retrieval.index.query_embedder import QueryEmbedder
+    from retrieval.index.query_embedder import QueryEmbedder, QueryPrecision
 
 
 class VideoIndex:
@@ -31,7 +30,7 @@ class VideoIndex:
         videos: the folder that was indexed.
     """
 
-    def __init__(self, path: Path, precision: "PrecisionName" = "fp32") -> None:
+    def __init__(self, path: Path, precision: "QueryPrecision" = "auto") -> None:
         self.path = path
         self._precision = precision
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
@@ -43,11 +42,12 @@ class VideoIndex:
         self.videos = database.decode_path(meta["folder"])
 
     @classmethod
-    def open(cls, path: str | Path, precision: "PrecisionName" = "fp32") -> "VideoIndex":
+    def open(cls, path: str | Path, precision: "QueryPrecision" = "auto") -> "VideoIndex":
         """Open an index folder; the query encoder is loaded with the first search that needs it.
 
         Args:
-            precision: that queries are embedded in; whatever that of the index.
+            precision: that queries are embedded in, whatever that of the index; see
+                ``retrieval.index.query_embedder.QueryEmbedder``.
 
         Raises:
             IndexFolderError: it is no index, is damaged, or was written by a newer version.

@@ -120,11 +120,19 @@ def score_entries(matches: Sequence[TermMatch]) -> tuple[NDArray, NDArray]:
 
 
 def sum_scores(ids: Sequence[NDArray], scores: Sequence[NDArray]) -> tuple[NDArray, NDArray]:
-    """Sum the scores of equal ids over several lists; returns (N,) each, best first, then by id."""
-    distinct, position = np.unique(np.concatenate(ids), return_inverse=True)
-    sums = np.bincount(position, weights=np.concatenate(scores), minlength=len(distinct))
-    order = np.lexsort((distinct, -sums))
-    return distinct[order], sums[order]
+    """Sum the scores of equal ids over several lists; returns (N,) each, best first, then by id.
+
+    No list has an id twice.
+    """
+    sums = np.zeros(1 + max(part.max(initial=0) for part in ids))  # of each id
+    for part, of_part in zip(ids, scores, strict=True):
+        sums[part] += of_part
+    found = np.zeros(len(sums), dtype=bool)
+    for part in ids:
+        found[part] = True
+    distinct = np.flatnonzero(found)
+    order = np.argsort(-sums[distinct], kind="stable")
+    return distinct[order], sums[distinct][order]
 
 
 def find_matches(
@@ -149,13 +157,14 @@ def _match_word(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) 
     if not words:
         return TermMatch(term, {}, 0.0, np.zeros(0, np.int64), np.zeros(0))
     by_word = snapshot.find_entries(connection, [word.word_id for word in words])
-    ids = [by_word[word.word_id] for word in words]
-    scores = np.repeat([word.score for word in words], [len(part) for part in ids])
-    # The words come best first, and unique keeps the first of equal ids.
-    entries, first = np.unique(np.concatenate(ids), return_index=True)
-    best = [by_word[word.word_id] for word in words if word.kind == words[0].kind]
-    idf = _compute_idf(len(np.unique(np.concatenate(best))), snapshot.num_entries)
-    return TermMatch(term, {word.text: word for word in words}, idf, entries, scores[first])
+    best = np.zeros(1 + max(by_word[word.word_id].max(initial=0) for word in words))  # of each id
+    for word in reversed(words):  # the words come best first
+        best[by_word[word.word_id]] = word.score
+    entries = np.flatnonzero(best)
+    scores = best[entries]
+    least = min(word.score for word in words if word.kind == words[0].kind)
+    idf = _compute_idf(np.count_nonzero(scores >= least), snapshot.num_entries)
+    return TermMatch(term, {word.text: word for word in words}, idf, entries, scores)
 
 
 def _match_vocabulary(

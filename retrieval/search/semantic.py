@@ -29,7 +29,7 @@ def find_nearest(
         newer = np.arange(ann.num_rows, len(snapshot.ids))
         rows = np.setdiff1d(np.concatenate([ann.find_rows(query, count), newer]), snapshot.dead)
     if rows is None:
-        scores = snapshot.vectors.score_all(query)
+        scores = snapshot.score_all(query)
         scores[snapshot.dead] = -np.inf
         ids = snapshot.ids
     else:

@@ -20,9 +20,11 @@ from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
 from retrieval.index.writer import query_encoder_folder
 from retrieval.results import Box, Entry, TextTrack
 from retrieval.search.calibration import MIN_ENTRIES, Calibration
+from utils.batching import Batcher
 from utils.errors import UserError
 
 MAX_CACHED = 4_000_000  # ids of entries, 8 bytes each
+MAX_TOGETHER = 8  # queries that are compared with all vectors at a time
 MAX_LETTERS = 32  # of a word that fuzzy search compares
 
 
@@ -61,12 +63,20 @@ class Snapshot:
         dead = connection.execute("SELECT row FROM dead_rows").fetchall()
         self.dead = np.array(dead, dtype=np.int64).ravel()
         self.num_entries = meta["num_rows"] - len(self.dead)
+        self._scores = Batcher(self.vectors.score_together, MAX_TOGETHER)
         self._load_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._calibration: Calibration | None = None
         self._vocabulary: Vocabulary | None = None
         self._entries: dict[int, NDArray] = {}
         self._num_cached = 0
         self._folders: dict[str, NDArray] = {}
+
+    def score_all(self, query: NDArray) -> NDArray:
+        """Return the score (N,) of every row, dead or alive, for a query (E,) of length 1.
+
+        What takes time is to read the vectors; so they are read once for all threads that wait.
+        """
+        return self._scores.ask(query)
 
     def load_ann(self) -> AnnIndex | None:
         """Return the FAISS index, read when it is first needed; None where there is none."""

@@ -22,6 +22,7 @@ from retrieval.results import MatchKind, Mode, rename_mode
 from retrieval.search.hybrid import MAX_QUERY
 
 MAX_HITS = 100
+MAX_SEARCHES = 32  # at a time, each in a thread
 # Not those of the system's table: that one knows other types on every machine.
 MEDIA_TYPES = {
     "video/mp4": ".mp4 .m4v .f4v",
@@ -182,8 +183,9 @@ def build_api(index: VideoIndex) -> APIRouter:
     }
     unknown = {404: {"model": Problem, "description": "There is no such entry, or file, any more"}}
     router = APIRouter(prefix="/api", responses=problems)
-    # As many searches at a time as there are cores; the others wait, and files need not.
-    limiter = CapacityLimiter(os.cpu_count() or 1)
+    # More searches at a time than there are cores, for those that wait are embedded and compared
+    # together; files need not wait for searches.
+    limiter = CapacityLimiter(MAX_SEARCHES)
 
     @router.get("/search")
     async def search(asked: Annotated[SearchQuery, Query()]) -> SearchAnswer:

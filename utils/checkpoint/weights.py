@@ -2,12 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from utils.checkpoint.files import CheckpointError, load_checkpoint
 from utils.checkpoint.unpickling import make_printable
@@ -48,8 +49,13 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+def fit_weights(
+    model: nn.Module, weights: dict[str, Tensor], source: str | Path, assign: bool = False
+) -> None:
     """Load weights strictly.
+
+    Args:
+        assign: the model gets the tensors themselves, with their dtypes, and not their values.
 
     Raises:
         CheckpointError: keys are missing or unexpected, or shapes differ; all are listed.
@@ -74,7 +80,8 @@ def fit_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path
             f"{source}: its weights do not fit the model of this configuration\n  "
             + "\n  ".join(lines)
         )
-    model.load_state_dict(weights, strict=False)  # but for what is no weight, all are there
+    # But for what is no weight, all are there.
+    model.load_state_dict(weights, strict=False, assign=assign)
 
 
 def load_weights(model: nn.Module, path: str | Path, state: dict[str, Any] | None = None) -> None:
@@ -99,3 +106,31 @@ def load_weights(model: nn.Module, path: str | Path, state: dict[str, Any] | Non
     logger.info("weights of %s loaded", path)
     for note in notes:
         logger.warning("weights of %s: %s", path, note)
+
+
+def build_with_weights(build: Callable[[], nn.Module], path: Path) -> nn.Module:
+    """Build a module that has the weights of a file, in the file's dtypes.
+
+    No memory is taken for weights that would be replaced at once, and nothing is drawn for them.
+
+    Raises:
+        CheckpointError: the file can't be read, or does not fit.
+    """
+    weights = get_weights(load_checkpoint(path), path)
+    with _LeaveOutWeights():
+        module = build()
+    fit_weights(module, weights, path, assign=True)
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        module = build()  # it begins with something that the file does not hold
+        fit_weights(module, weights, path, assign=True)
+    return module
+
+
+class _LeaveOutWeights(TorchFunctionMode):
+    """Lets what begins with ``torch.empty``, as layers' weights do, have a shape and no memory."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
