@@ -35,7 +35,8 @@ whose file can't be read any more is not taken along.
 Videos are embedded in evaluation.precision of the configuration, by default that of training; with
 -r or --model another one can be chosen: --set evaluation.precision=bf16, and with --model how many
 frames of a window are seen: --set data_loader.args.video_params.num_frames=4. Embeddings of several
-precisions go together in one index. Queries are embedded in fp32, see search.py --precision.
+precisions go together in one index. What queries are embedded in is chosen
+apart, see search.py --precision.
 """
 
 import argparse

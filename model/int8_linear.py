@@ -107,15 +107,15 @@ class Int8Weight(Tensor):
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(..., I) -> (..., O)."""
         if self.source is not None:
-            largest = x.flatten(0, -2).abs().amax(0)
+            largest = x.reshape(-1, x.shape[-1]).abs().amax(0)
             self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
             return F.linear(x, self.source.float(), bias)
-        rows = x.flatten(0, -2) * self.shrink  # (M, I)
+        rows = x.reshape(-1, x.shape[-1]) * self.shrink  # (M, I)
         scales = rows.abs().amax(1, keepdim=True).clamp_min_(1e-12).div_(_INPUT_LEVELS)
         rows = rows.div_(scales).round_().to(torch.int8)
         out = torch._int_mm(rows, self.rounded.t()).float().mul_(scales)  # (M, O)
         out = out.mul_(self.scales) if bias is None else torch.addcmul(bias, out, self.scales)
-        return out.unflatten(0, x.shape[:-1])
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     @classmethod
     def __torch_function__(

@@ -218,7 +218,7 @@ class QueryEmbedder:
 
         Of a table only the rows that a query needs are converted, which is the same.
         """
-        from torch import float16, nn
+        from torch import float16, float32, nn
 
         from model.int8_linear import find_linears
         from utils.checkpoint.weights import build_with_weights
@@ -237,7 +237,7 @@ class QueryEmbedder:
         kept = {id(part.weight) for part in find_linears(encoder)} if keeps_linears else set()
         for weight in encoder.parameters():
             if id(weight) not in kept and weight.is_floating_point():
-                weight.data = weight.data.float()
+                weight.data = weight.data.to(float32, copy=True)  # not in the file, not aligned
         return encoder.requires_grad_(False)
 
     def _embed_batch(self, queries: Sequence[str]) -> list[NDArray]:

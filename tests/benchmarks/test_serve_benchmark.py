@@ -1,17 +1,24 @@
 """The benchmark of serve.py on a small index: what it counts, and what it writes."""
 
+import math
+import os
+
 import pytest
 
 from benchmarks.inputs import make_index
 from benchmarks.serve import (
     add_query_encoder,
+    compare_precisions,
     compute_percentile,
+    make_comparison_table,
     make_paths,
     make_table,
+    read_cpu_s,
     send_requests,
 )
 from retrieval import VideoIndex
 from tests.retrieval.web.serving import serving
+from utils.errors import UserError
 
 SMALL = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
 
@@ -54,10 +61,33 @@ def test_percentiles():
 
 def test_the_table():
     case = {"encoder": "small", "entries": 10_000, "clients": 20, "seconds": 1.5}
-    case |= {"times": [1.0, 2.0, 9.0], "errors": ["x"]}
+    case |= {"times": [1.0, 2.0, 9.0], "errors": ["x"], "cpu_s": 0.03}
     result = {"date": "today", "machine": "this", "versions": "new", "cases": [case]}
     lines = make_table(result).splitlines()
     assert lines[0] == "today; this; new"
-    assert lines[-1] == "| small | 10,000 | 20 | 3 | 2 | 2 | 9 | 9 | 1 |"
+    assert lines[-1] == "| small | 10,000 | 20 | 3 | 2 | 2 | 9 | 9 | 10.0 | 1 |"
     result["cases"] = [case | {"times": []}]
-    assert make_table(result).splitlines()[-1] == "| small | 10,000 | 20 | 0 | 0 |  |  |  | 1 |"
+    assert make_table(result).splitlines()[-1] == "| small | 10,000 | 20 | 0 | 0 |  |  |  |  | 1 |"
+
+
+def test_cpu_time_is_that_of_the_process():
+    before = read_cpu_s(os.getpid())
+    sum(range(10**7))
+    assert before < read_cpu_s(os.getpid()) < before + 60
+    assert math.isnan(read_cpu_s(2**30))
+
+
+def test_the_default_is_compared_with_float32(made, tmp_path):
+    folder, entries = made
+    queries = tmp_path / "queries.txt"
+    queries.write_text("\n\n".join(entries.make_queries(7)[1]))
+    result = compare_precisions(folder, queries)
+    auto, rounded = result["cases"]
+    assert auto["precision"] == "auto, here fp32" and rounded["precision"] == "int8"
+    assert auto["same"] == auto["hits"] == [10] * 7 and all(auto["in_order"])
+    assert 0.99 < min(rounded["cosines"]) < 1 - 1e-6 and len(rounded["same"]) == 7
+    lines = make_comparison_table({"date": "", "machine": "", "versions": ""} | result).splitlines()
+    assert lines[-2] == "| auto, here fp32 | 7 | 1.00000 | 1.00000 | 100.00 | 7 | 7 |"
+    queries.write_text("\n")
+    with pytest.raises(UserError, match="has no query"):
+        compare_precisions(folder, queries)

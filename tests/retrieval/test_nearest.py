@@ -1,6 +1,7 @@
 """Embeddings in their file, and the ways to the nearest of them."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -27,6 +28,22 @@ def test_arrays_grow_while_they_are_mapped(tmp_path):
     np.testing.assert_array_equal(held, rows[:3])
     np.testing.assert_array_equal(np.load(file), rows[:7])
     np.testing.assert_array_equal(arrays.map_rows(file, np.float32, 7, (4,)), rows[:7])
+
+
+def test_threads_that_search_at_once_get_their_own_answers(tmp_path):
+    folder, rows = tmp_path / "i", made_embeddings(5000)  # more than are multiplied at a time
+    create(folder)
+    add(folder, *(made_video(f"{i}.mp4", [], rows[500 * i : 500 * i + 500]) for i in range(10)))
+    add(folder, drop=[3])
+    alive = np.flatnonzero((np.arange(5000) < 1000) | (np.arange(5000) >= 1500))
+    with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
+        queries = made_embeddings(60, seed=1)
+        with ThreadPoolExecutor(12) as pool:
+            found = list(pool.map(lambda query: find_nearest(snapshot, query, 10), queries))
+    for query, (ids, cosines) in zip(queries, found, strict=True):
+        wanted = alive[np.argsort(-(rows[alive] @ query))[:10]]
+        np.testing.assert_array_equal(ids, wanted + 1)
+        np.testing.assert_allclose(cosines, rows[wanted] @ query, atol=1e-6)
 
 
 def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):

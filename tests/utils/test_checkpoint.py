@@ -19,7 +19,7 @@ from utils.checkpoint.files import (
     load_checkpoint,
     save_checkpoint,
 )
-from utils.checkpoint.weights import get_weights, load_weights
+from utils.checkpoint.weights import build_with_weights, get_weights, load_weights
 from utils.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -264,3 +264,35 @@ def test_a_copy_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         copy_checkpoint(tmp_path / "last.pth", tmp_path / "best.pth")
     assert load_checkpoint(tmp_path / "best.pth") == {"epoch": 0}
     assert sorted(os.listdir(tmp_path)) == ["best.pth", "last.pth"]
+
+
+class Positions(nn.Module):
+    """A layer, and buffers that no file holds; ``drawn`` may begin without numbers."""
+
+    def __init__(self, drawn):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.register_buffer("places", torch.arange(4), persistent=False)
+        begun = torch.empty(2) if drawn else torch.zeros(2)
+        self.register_buffer("begun", begun.fill_(7), persistent=False)
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_module_is_built_around_the_weights_of_a_file(drawn, tmp_path):
+    weights = {"layer.weight": torch.rand(2, 3).half(), "layer.bias": torch.rand(2)}
+    save_checkpoint(tmp_path / "a.pth", {"state_dict": weights})
+    sizes = []
+
+    def build():
+        module = Positions(drawn)
+        sizes.append(0 if module.layer.weight.is_meta else module.layer.weight.numel())
+        return module
+
+    module = build_with_weights(build, tmp_path / "a.pth")
+    assert sizes == ([0, 6] if drawn else [0])  # without memory, where that is all it needs
+    assert all(module.state_dict()[name].equal(weight) for name, weight in weights.items())
+    assert module.layer.weight.dtype == torch.float16
+    assert module.places.tolist() == [0, 1, 2, 3] and module.begun.tolist() == [7, 7]
+    save_checkpoint(tmp_path / "b.pth", {"state_dict": {"layer.weight": torch.rand(2, 4)}})
+    with pytest.raises(CheckpointError, match=r"layer\.weight: \(2, 4\) in the file, \(2, 3\)"):
+        build_with_weights(build, tmp_path / "b.pth")
