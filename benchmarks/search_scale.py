@@ -10,9 +10,9 @@ Synthetic entries: embeddings of --width numbers in clusters, six words each of 
 to an entry, beside which each entry has its window's. A query is an entry's embedding with noise,
 and three of its words, one with a wrong letter. Times of single queries, one after the other: by
 meaning, exactly and with FAISS (recall: share of the exact ten that are found), by words, and
-fused. Queries a second: fused, on two threads, each query embedded by a query encoder of the size
-of DistilBERT with random weights. Everything is read once before, so the index is in memory if
-there is room.
+fused. Queries a second: fused, of 16 threads that ask at once, each query embedded, together with
+those that wait, by a query encoder of the size of DistilBERT with random weights. Everything is
+read once before, so the index is in memory if there is room.
 
 Disk: of the whole index without FAISS's file; that one is held in memory. Memory: most that one
 exact search by meaning allocates, beside the files, which are mapped.
@@ -38,14 +38,17 @@ from model.frozen_in_time import QueryEncoder
 from model.int8_linear import is_int8_usable, quantize_linears
 from retrieval import VideoIndex
 from retrieval.index.ann import MIN_VECTORS, build_ann
+from retrieval.index.query_embedder import MAX_BATCH
 from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.search.hybrid import SearchRequest, run_search
+from utils.batching import Batcher
 from utils.cli import positive_int, run_cli
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 TOP = 10
 QUERY_TOKENS = 12
+CLIENTS, REPEATS = 16, 4  # threads that ask at once, and how often each query is asked
 MODES = {"meaning": "semantic", "words": "keyword", "fused": "hybrid"}  # name in results -> mode
 
 Ask = Callable[[NDArray, str], list[int]]  # embedding and text of a query -> entries
@@ -171,23 +174,29 @@ def compute_recall(exact: Sequence[list[int]], found: Sequence[list[int]]) -> fl
 def measure_throughput(
     ask: Ask, embeddings: NDArray, texts: Sequence[str], encoder: QueryEncoder
 ) -> float:
-    """Return the queries a second of two threads, each query embedded first."""
+    """Return the queries a second of ``CLIENTS`` threads, each query embedded first."""
     tokens = make_tokens(encoder)
 
-    def answer(query: tuple[NDArray, str]) -> None:
+    def embed(queries: Sequence[str]) -> Sequence[str]:
         with torch.inference_mode():
-            encoder(tokens)
+            encoder(Tokens(*(ids.expand(len(queries), -1) for ids in vars(tokens).values())))
+        return queries
+
+    batcher = Batcher(embed, MAX_BATCH)
+
+    def answer(query: tuple[NDArray, str]) -> None:
+        batcher.ask(query[1])
         ask(*query)
 
     queries = list(zip(embeddings, texts, strict=True))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(answer, queries[:4]))
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(answer, queries[:CLIENTS]))
             start = time.perf_counter()
-            list(pool.map(answer, queries))
-            return len(queries) / (time.perf_counter() - start)
+            list(pool.map(answer, queries * REPEATS))
+            return len(queries) * REPEATS / (time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
 
