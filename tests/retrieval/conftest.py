@@ -12,6 +12,7 @@ from base.config import resolve_config
 from parse_config import load_config
 from retrieval.index.embedding import ModelFile
 from retrieval.index.ocr_text import OcrFolder
+from retrieval.index.query_embedder import shrink_weight
 from retrieval.index.update import IndexOptions, UpdateResult, update_index
 from tests.conftest import ROOT, tiny
 from tests.retrieval.frame_colours import write_colour_model, write_colours
@@ -42,7 +43,11 @@ class Library:
 
 @pytest.fixture(scope="session")
 def make_checkpoint(demo, tmp_path_factory):
-    """Return a function: kind of the demo -> a checkpoint of freshly initialised weights."""
+    """Return a function: kind of the demo -> a checkpoint of freshly initialised weights.
+
+    They are such as half precision holds, in which an index keeps the query encoder's: so what it
+    finds can be compared exactly with what the model gives.
+    """
 
     def make(kind: str = "fusion", *changes: str) -> Path:
         folder = tmp_path_factory.mktemp("runs") / kind
@@ -54,6 +59,7 @@ def make_checkpoint(demo, tmp_path_factory):
         config = load_config(ROOT / f"configs/demo/{kind}.json", [*sets, *changes])
         write_json(folder / "config.json", resolve_config(config))
         weights = build_model(config, CPU).state_dict()
+        weights = {name: shrink_weight(weight).float() for name, weight in weights.items()}
         save_checkpoint(folder / "model.pth", {"state_dict": weights})
         return folder / "model.pth"
 
