@@ -150,7 +150,8 @@ def test_some_unrelated_texts_may_be_related():
 def test_frame_vectors_are_compared_as_hits_are(count):
     """An entry's score is the mean of its window's and its best frame's cosine."""
     space = Space(shared=0.6, spread=0.08)
-    windows, frames = space.make_entries(count), space.make_entries(4 * count)
+    windows = space.make_entries(count)
+    frames = _normalize(np.repeat(windows, 4, axis=0) + 0.5 * space.draw(4 * count))
     counts = np.full(count, 4)
     vectors = EntryVectors(
         windows, FrameVectors(frames.astype(np.float16), np.zeros(4 * count), counts)
