@@ -47,12 +47,12 @@ from typing import get_args
 
 import torch
 
-from parse_config import add_config_arguments, load_config, load_run_config
+from parse_config import add_config_arguments, load_run_config
 from retrieval.index.embedding import ModelFile
 from retrieval.index.hub import HubError, locate_model
 from retrieval.index.model_change import describe_stopped
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
-from retrieval.index.tower import DEFAULT_TOWER, TowerModel
+from retrieval.index.tower import DEFAULT_TOWER, TowerModel, open_model
 from retrieval.index.update import (
     IndexOptions,
     list_videos,
@@ -61,7 +61,6 @@ from retrieval.index.update import (
     update_index,
 )
 from retrieval.index.vectors import Vectors
-from retrieval.index.writer import config_file
 from retrieval.printing import format_plan, format_result
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError
@@ -138,9 +137,7 @@ def choose_model(arguments: argparse.Namespace, meta: dict | None) -> ModelFile 
         logger.warning("%s", stopped)
     if kept is None:
         return None
-    if "path" not in kept:
-        return TowerModel(kept["name"], kept=config_file(out, meta))
-    return ModelFile(Path(kept["path"]), load_config(config_file(out, meta), is_kept=True))
+    return open_model(out, meta)
 
 
 def choose_default(arguments: argparse.Namespace) -> ModelFile | None:

@@ -14,17 +14,40 @@ mean a phrase as it stands. Where the index has vectors of frames (see index.py 
 found by meaning has the time of its best frame, too. Where no word matches and the similarity is
 not above that of texts that have nothing to do with the videos, a hit stands below the others, and
 the output says so.
+
+    python search.py my.index/ --like a/b.mp4@12.5            more like this moment of a video
+    python search.py my.index/ --image photo.jpg              what looks like a picture
+    python search.py my.index/ "a beach" --image photo.jpg --like a/b.mp4@1:02 --minus people
+
+An example is a moment of an indexed video (seconds, or 1:02.5), or a picture. All examples and the
+words are one query: the sum of their embeddings, each of length 1, less a half of those of --minus,
+--minus_like and --minus_image. Keyword search knows the words only; what shows a word of --minus
+exactly is not in its list. A picture is embedded by the video model of the index, whose checkpoint
+has to be where it was, as a clip of one frame. What can be read in it is not read: where the model
+fuses frames and words, the picture is compared with what entries are without their words; write
+what it says beside it, in the query.
+
+Windows that share a time, and near-identical ones of any video (cosine --near_duplicate and more),
+are one hit ("+3 alike", named by --explain and --json); what shows another matched line of text
+never is. --all shows each of them.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from retrieval import VideoIndex
 from retrieval.index.query_embedder import QUERY_PRECISIONS
 from retrieval.printing import dump_hits, format_hits
 from retrieval.results import MODES, rename_mode
+from retrieval.search.grouping import NEAR_DUPLICATE
 from utils.cli import positive_int, run_cli
+
+OPTIONS = (  # of VideoIndex.search
+    "k", "mode", "folder", "explain", "exact", "words_weight", "near_duplicate",
+    "like", "image", "minus", "minus_like", "minus_image",
+)  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,7 +56,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("index", type=Path, help="folder of the index")
-    parser.add_argument("query", help="what to look for")
+    parser.add_argument("query", nargs="?", default="", help="what to look for")
+    add_example_arguments(parser)
     parser.add_argument(
         "-k", type=positive_int, default=10, help="most hits (default: %(default)s)"
     )
@@ -41,6 +65,14 @@ def parse_arguments() -> argparse.Namespace:
         "--mode", type=rename_mode, choices=MODES, default="hybrid", help="(default: %(default)s)"
     )
     parser.add_argument("--folder", help="only videos in this folder of the indexed one, and below")
+    parser.add_argument("--all", action="store_true", help="show near-duplicates, too")
+    parser.add_argument(
+        "--near_duplicate",
+        type=float,
+        default=NEAR_DUPLICATE,
+        metavar="COSINE",
+        help="from which entries show the same (%(default)s)",
+    )
     parser.add_argument("--explain", action="store_true", help="say of each hit what matched")
     parser.add_argument(
         "--only_likely", action="store_true", help="leave out what is only the least unlike"
@@ -63,6 +95,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def add_example_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is searched with beside the words, and what is not wanted."""
+    several: dict[str, Any] = {"action": "append", "default": []}
+    moment, picture = {"metavar": "PATH@SECONDS"}, {"metavar": "PICTURE", "type": Path}
+    parser.add_argument("--like", **several, **moment, help="a moment of an indexed video")
+    parser.add_argument("--image", **several, **picture, help="a picture")
+    parser.add_argument("--minus", default="", metavar="WORDS", help="what is not wanted")
+    parser.add_argument("--minus_like", **several, **moment, help="likewise, a moment")
+    parser.add_argument("--minus_image", **several, **picture, help="likewise, a picture")
+
+
 def main() -> None:
     """Run the command."""
     arguments = parse_arguments()
@@ -74,8 +117,8 @@ def main() -> None:
                 "the index holds words only, so that only text is found; index.py --model adds a "
                 "model\n"
             )
-        names = ("k", "mode", "folder", "explain", "exact", "words_weight")
-        hits = index.search(arguments.query, **{name: vars(arguments)[name] for name in names})
+        options = {name: vars(arguments)[name] for name in OPTIONS}
+        hits = index.search(arguments.query, group=not arguments.all, **options)
     if arguments.only_likely:
         hits = [hit for hit in hits if hit.likely is not False]
     text = dump_hits(hits) if arguments.json else format_hits(hits, arguments.explain)

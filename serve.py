@@ -12,9 +12,17 @@ where others on this machine can see it. The connection is not encrypted: across
 do not trust use a tunnel (ssh -L 8000:127.0.0.1:8000 MACHINE).
 
 The page plays a video from the moment that was found and draws the text over it; "/" goes to the
-search box, the arrow keys between results, Enter plays, Escape closes. The same as JSON, for
-programs: /api/search?q=...&k=...&mode=...&folder=..., described in /api/openapi.json. The index may
-be updated by index.py all the while. Ctrl-C or SIGTERM ends the server.
+search box, the arrow keys between results, Enter plays, Escape closes. Every result leads to more
+like it, and a picture that is chosen, dropped or pasted is searched with, alone or with words; the
+model of the index, whose checkpoint has to be where it was, is loaded for the first one.
+Near-duplicates are one result. The same as JSON, for programs:
+/api/search?q=...&k=...&mode=...&folder=..., with like=ID (or like=a/b.mp4@12.5), minus=...,
+group=true; a picture is the body of a POST, with its Content-Type:
+
+    curl -H "Content-Type: image/jpeg" --data-binary @photo.jpg "http://127.0.0.1:8000/api/search"
+
+All is described in /api/openapi.json. The index may be updated by index.py all the while. Ctrl-C or
+SIGTERM ends the server.
 """
 
 import argparse

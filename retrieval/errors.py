@@ -27,3 +27,7 @@ class UnknownEntryError(UserError):
 
 class MissingFileError(UserError):
     """An entry's file is not there (any more), or lies outside of the indexed folder."""
+
+
+class ModelUnavailableError(UserError):
+    """The model of an index, which embeds pictures, is not where it was when the index was made."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.results import Explanation, Hit
+from retrieval.results import Explanation, Hit, SameEntry, WordMatch
 
 if TYPE_CHECKING:
     from retrieval.index.update import UpdatePlan, UpdateResult
@@ -28,6 +28,7 @@ def dump_hits(hits: Sequence[Hit]) -> str:
     values = [
         asdict(hit)
         | {"words": [asdict(match) | {"box": match.box._asdict()} for match in hit.words]}
+        | {"also": [entry._asdict() for entry in hit.also]}
         | {"meaning_rank": hit.semantic_rank, "words_rank": hit.keyword_rank}
         for hit in hits
     ]
@@ -43,13 +44,15 @@ def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
         return "nothing found\n"
     rows = [("", "time", "frame", "score", "words", "video")]
     for number, hit in enumerate(hits, 1):
-        span = f"{format_time(hit.start_s)}-{format_time(hit.end_s)}"
+        span = _format_span(hit)
         words = list(dict.fromkeys(match.word for match in hit.words))
         if len(words) > _MAX_WORDS:
             words[_MAX_WORDS:] = ["…"]
         shown = escape(", ".join(words))
         frame = "" if hit.time_s is None else format_time(hit.time_s)
-        rows.append((str(number), span, frame, f"{hit.score:.4f}", shown, escape(hit.video)))
+        also = f"  (+{hit.num_also} alike)" if hit.num_also else ""
+        video = escape(hit.video) + also
+        rows.append((str(number), span, frame, f"{hit.score:.4f}", shown, video))
     if all(hit.time_s is None for hit in hits):
         rows = [row[:2] + row[3:] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -77,10 +80,15 @@ def _explain_hit(hit: Hit) -> list[str]:
         lines.append(
             f"{escape(match.query)}: {match.kind} in "
             f"{json.dumps(match.text, ensure_ascii=False)}, "
-            f"{format_time(match.start_s)}-{format_time(match.end_s)}, "
+            f"{_format_span(match)}, "
             f"x {left}-{right} %, y {top}-{bottom} % of the frame"
         )
+    lines += [f"also {_format_span(entry)} of {escape(entry.video)}" for entry in hit.also]
     return lines
+
+
+def _format_span(part: Hit | WordMatch | SameEntry) -> str:
+    return f"{format_time(part.start_s)}-{format_time(part.end_s)}"
 
 
 def _format_similarity(found: Explanation, z_score: float | None) -> str:

@@ -44,8 +44,8 @@ class WordMatch:
 class Explanation:
     """Parts of vision and OCR in a hit's similarity, by leaving each out of the fused embedding.
 
-    All but ``similarity`` are None for a model that does not fuse; ``vision`` and ``ocr`` also
-    where the similarity loses nothing without either.
+    All but ``similarity`` are None for a model that does not fuse, and where a picture is searched
+    with; ``vision`` and ``ocr`` also where the similarity loses nothing without either.
     """
 
     similarity: float  # cosine of the query's and the entry's embedding
@@ -53,6 +53,15 @@ class Explanation:
     without_ocr: float | None  # the same, when it may attend to the frames only
     vision: float | None  # share of the loss without vision in both losses; a gain is no loss
     ocr: float | None  # 1 - ``vision``
+
+
+class SameEntry(NamedTuple):
+    """An entry that a hit stands for, beside its own: it shows the same."""
+
+    id: int
+    video: str
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,9 @@ class Hit:
     # Whether it is like the query: its z-score is at least ``MIN_Z_SCORE``, or a word of the query
     # was read in it. False: others are even less alike, no more. None where nothing is judged.
     likely: bool | None = None
+    # With ``group``: how many entries that show the same this one stands for, and the best of them.
+    num_also: int = 0
+    also: tuple[SameEntry, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,31 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retrieval.errors import IndexFolderError, MissingFileError, WordsOnlyError
 from retrieval.index import database, identity, writer
 from retrieval.results import MODES, Entry, Hit, Mode, TextTrack
+from retrieval.search.example import (
+    MINUS_WEIGHT,
+    Like,
+    Picture,
+    Weighted,
+    combine_embeddings,
+    read_examples,
+)
+from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import SearchRequest, choose_mode, run_search
 from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from retrieval.index.picture import PictureEncoder
     from retrieval.index.query_embedder import QueryEmbedder, QueryPrecision
 
 
@@ -37,6 +49,8 @@ class VideoIndex:
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._encoder: tuple[tuple[Path, str], QueryEmbedder] | None = None  # and which it is
+        self._picture_lock = threading.Lock()
+        self._picture_encoder: tuple[dict[str, Any], PictureEncoder] | None = None  # and its model
         with self.reading() as (connection, _):
             meta = database.read_meta(connection)
         self.videos = database.decode_path(meta["folder"])
@@ -58,7 +72,7 @@ class VideoIndex:
         """Release files and memory, as the end of a ``with`` block does."""
         while not self._idle.empty():
             self._idle.get().close()
-        self._snapshot = self._encoder = None
+        self._snapshot = self._encoder = self._picture_encoder = None
 
     def __enter__(self) -> "VideoIndex":
         return self
@@ -100,6 +114,31 @@ class VideoIndex:
                     if snapshot.query_encoder == wanted:
                         raise  # otherwise another model has taken over meanwhile
 
+    def load_picture_encoder(self) -> "PictureEncoder":
+        """Load the video model of the index, before the first picture needs it.
+
+        Raises:
+            ModelUnavailableError: it is gone.
+            UserError: it sees no pictures.
+        """
+        import torch
+
+        from retrieval.index.picture import PictureEncoder, load_video_encoder
+        from utils.precision import Precision
+
+        with self._picture_lock:
+            with self.reading() as (connection, _):
+                meta = database.read_meta(connection)
+            if meta.get("model") is None:
+                raise WordsOnlyError
+            if self._picture_encoder is None or self._picture_encoder[0] != meta["model"]:
+                # 8-bit integers are for texts; a picture now and then may take its time.
+            name = "fp32" if self._precision in ("auto", "int8") else self._precision
+            precision = Precision(name, torch.device("cpu"))
+                loaded = load_video_encoder(self.path, meta, precision)
+                self._picture_encoder = meta["model"], PictureEncoder(*loaded)
+            return self._picture_encoder[1]
+
     def check_model(self, checkpoint: str | Path) -> None:
         """Raise ``IndexFolderError``, which names both, where the index is of another model."""
         file, model = Path(checkpoint), self.model
@@ -121,21 +160,34 @@ class VideoIndex:
 
     def search(
         self,
-        query: str,
+        query: str = "",
         k: int = 10,
         mode: str = "hybrid",
         folder: str | None = None,
         explain: bool = False,
         exact: bool = False,
         words_weight: float = 1.0,
+        *,
+        like: Like | Sequence[Like] = (),
+        image: Picture | Sequence[Picture] = (),
+        minus: str = "",
+        minus_like: Like | Sequence[Like] = (),
+        minus_image: Picture | Sequence[Picture] = (),
+        group: bool = False,
+        near_duplicate: float = NEAR_DUPLICATE,
     ) -> list[Hit]:
         """Return the best entries, at most ``k``: first what was found, best first, then others.
 
         Others are the nearest of what is not like the query; their ``Hit.likely`` is False. It is
-        None where nothing is judged: in the mode ``keyword``, and with too few entries.
+        None where nothing is judged: in the mode ``keyword``, with too few entries, and by example.
+
+        What is given of query, ``like`` and ``image`` is searched for together, as one embedding:
+        see ``retrieval.search.example``. The keyword list knows the query's words only; an entry
+        that shows a word of ``minus`` exactly is not in it.
 
         Args:
-            query: a sentence, words, numbers, ``"quoted phrases"``; anything is plain text.
+            query: a sentence, words, numbers, ``"quoted phrases"``; anything is plain text. May be
+                empty where there is another example.
             k: at least 1.
             mode: ``semantic``, ``keyword``, or ``hybrid``, which fuses both lists by their ranks,
                 and without a model is ``keyword``; their former names are ``meaning``, ``words``
@@ -144,24 +196,71 @@ class VideoIndex:
             explain: also say where the similarity comes from.
             exact: compare with all embeddings, even where ``index.py --ann`` has been used.
             words_weight: weight of the keyword list in the fusion; the semantic one has 1.
+            like: ids of entries, or ``"PATH@SECONDS"``, which is the entry that holds this time
+                (where windows overlap, the one whose centre is nearest). It is compared by its
+                embedding in the index; neither it nor a window that shares a time with it is found.
+            image: files of pictures, or their content. Each is embedded by the video model of the
+                index, which is loaded (on the CPU) with the first of them, as a clip of one frame
+                in which no word is read, and compared with what the entries are without their
+                words. The FAISS index is then left aside.
+            minus: words that say what is not wanted.
+            minus_like: as ``like``, not wanted.
+            minus_image: as ``image``, not wanted.
+            group: whether near-duplicates are one hit, whose ``also`` has the others; ``k`` then
+                counts groups. See ``retrieval.search.grouping``.
+            near_duplicate: cosine from which two entries are near-duplicates.
 
         Raises:
-            UserError: the query is empty or longer than ``MAX_QUERY`` characters, ``k`` below 1,
-                the mode unknown, or there is no such folder.
-            WordsOnlyError: the mode is ``semantic``, and the index has no model.
+            ModelUnavailableError: a picture is given and the model is gone.
+            UserError: nothing is given or a text is longer than ``MAX_QUERY`` characters, ``k``
+                below 1, the mode unknown, there is no such folder, entry or time, a picture can't
+                be read, or the model sees no pictures.
+            WordsOnlyError: the mode is ``semantic``, or an example is given, and the index has no
+                model.
         """
-        query = query.encode("utf-8", "replace").decode()  # half characters become "?"
-        request = SearchRequest(query, k, mode, folder, explain, exact, words_weight)
-        embedded_by = embedding = unrelated = None
+        query, minus = (text.encode("utf-8", "replace").decode() for text in (query, minus))
+        request = SearchRequest(
+            query, k, mode, folder, explain, exact, words_weight, _list(like), _list(image),
+            minus, _list(minus_like), _list(minus_image), group, near_duplicate,
+        )  # fmt: skip
+        given: _Embedded | None = None
         while True:
             with self.reading() as (connection, snapshot):
-                mode = choose_mode(request.mode, snapshot)
-                if embedded_by == (None if mode == "keyword" else snapshot.query_encoder):
-                    request = replace(request, mode=mode)
-                    return run_search(connection, snapshot, request, embedding, unrelated)
+                mode = choose_mode(request, snapshot)
+                if mode == "keyword":
+                    return run_search(connection, snapshot, replace(request, mode=mode), None)
+                if given is not None and given.encoder == snapshot.query_encoder:
+                    found = read_examples(connection, snapshot, request.like, request.minus_like)
+                    whole, seen = combine_embeddings(
+                        given.texts + found.weighted, given.pictures, "ocr" in snapshot.without
+                    )
+                    return run_search(
+                        connection, snapshot, request, whole, given.unrelated, seen, found.nearby
+                    )
             # Once, or again where another model has taken over meanwhile.
-            embedded_by, encoder = self._load_current_encoder()
-            embedding, unrelated = encoder.embed(query), encoder.load_unrelated()
+            given = self._embed(request)
+
+    def _embed(self, request: SearchRequest) -> "_Embedded":
+        with self.reading() as (_, snapshot):
+            wanted = snapshot.query_encoder
+        texts = [(1.0, request.query), (-MINUS_WEIGHT, request.minus)]
+        texts = [(weight, text) for weight, text in texts if text.strip()]
+        words: list[Weighted] = []
+        unrelated = None
+        if texts:
+            wanted, encoder = self._load_current_encoder()
+            words = [(weight, encoder.embed(text)) for weight, text in texts]
+            if len(texts) == 1 and not request.has_examples:  # a text is judged, by other texts
+                unrelated = encoder.load_unrelated()
+        pictures = [(1.0, self._embed_picture(one)) for one in request.image]
+        pictures += [(-MINUS_WEIGHT, self._embed_picture(one)) for one in request.minus_image]
+        return _Embedded(wanted, words, pictures, unrelated)
+
+    def _embed_picture(self, source: Picture) -> "NDArray":
+        name = "the picture" if isinstance(source, bytes) else str(source)
+        return self.load_picture_encoder().embed(
+            source if isinstance(source, bytes) else Path(source), name
+        )
 
     def entry(self, entry_id: int) -> Entry:
         """Return an entry; raises ``UnknownEntryError`` (a ``UserError``)."""
@@ -241,3 +340,17 @@ class VideoIndex:
                 connection.rollback()
                 if database.read_meta(connection)["generation"] == meta["generation"]:
                     raise
+
+
+def _list(values: Any) -> tuple[Any, ...]:
+    """Return one example, or several, as a tuple."""
+    return (values,) if isinstance(values, int | str | bytes | os.PathLike) else tuple(values)
+
+
+class _Embedded(NamedTuple):
+    """What of a search is embedded before the index is read."""
+
+    encoder: tuple[Path, str] | None  # which query encoder the index had: names its model
+    texts: list[Weighted]
+    pictures: list[Weighted]
+    unrelated: "NDArray | None"  # embeddings by which a text is judged

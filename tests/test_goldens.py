@@ -145,7 +145,7 @@ def counts(add: int = 0, update: int = 0, unchanged: int = 0) -> str:
 def test_an_old_index_answers_its_queries(mode, unpacked):
     assert len(HITS["queries"]) == 20
     for case in HITS["queries"]:
-        words = (case["query"], "--mode", mode, "-k", "8", "--json", "--explain")
+        words = (case["query"], "--mode", mode, "-k", "8", "--json", "--explain", "--all")
         done = run("search.py", unpacked / "my.index", *words)
         assert done.code == 0, done.err
         check_contains(case[mode], json.loads(done.out), case["query"])
@@ -227,7 +227,7 @@ def test_an_old_index_refuses_another_model_and_other_settings(work):
 
 def test_an_old_index_with_spotted_text_is_searched_and_updated(work):
     for query, recorded in zip(("casino", "royal"), HITS["spotted"], strict=True):
-        words = (query, "--mode", "words", "-k", "5", "--json", "--explain")
+        words = (query, "--mode", "words", "-k", "5", "--json", "--explain", "--all")
         check_contains(recorded, json.loads(run("search.py", "spotted.index", *words).out))
     pytest.importorskip("rapidocr_onnxruntime")
     add_video(work, "two_videos", None)
@@ -240,7 +240,7 @@ def test_old_documents_of_spotted_text_are_read(work):
     done = run("index.py", "two_videos", *model, "--ocr", "two_ocr", "--out", "again.index")
     assert done.code == 0, done.err
     for query, recorded in zip(("casino", "royal"), HITS["spotted"], strict=True):
-        words = (query, "--mode", "words", "-k", "5", "--json", "--explain")
+        words = (query, "--mode", "words", "-k", "5", "--json", "--explain", "--all")
         check_contains(recorded, json.loads(run("search.py", "again.index", *words).out))
 
 

@@ -4,12 +4,16 @@ import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_loader.readers.base_reader import VideoReader
 from data_loader.readers.container import check_file
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _JPEG_QUALITY = 70
 
@@ -26,16 +30,12 @@ class ImageReader(VideoReader):
     check_file = staticmethod(check_file)
 
     def _open(self) -> int:
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         with Image.open(self.path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode == "F":
+            if file.mode == "F":
                 raise self._make_error("holds numbers, not colours")
-            if image.mode.startswith("I"):  # Pillow would clip what is brighter than 255
-                grey = np.asarray(image, dtype=np.int64) >> 8
-                image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-            self._frame = np.asarray(image.convert("RGB"))  # (H, W, 3)
+            self._frame = convert_to_rgb(file)
         return 1
 
     def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
@@ -52,6 +52,17 @@ class ImageReader(VideoReader):
 def open_image(path: str | Path) -> AbstractContextManager[VideoReader]:
     """Open an image for a ``with`` block; raises ``VideoError``."""
     return closing(ImageReader(path))
+
+
+def convert_to_rgb(image: "Image.Image") -> NDArray:
+    """Decode an image of colours or greys: (H, W, 3) uint8 RGB, turned as its EXIF data ask."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow would clip what is brighter than 255
+        grey = np.asarray(image, dtype=np.int64) >> 8
+        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
 
 
 def encode_jpeg(frame: NDArray, width: int, max_height: int) -> bytes:

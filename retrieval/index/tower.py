@@ -15,6 +15,7 @@ from parsing.json_files import read_config
 from retrieval.errors import IndexFolderError
 from retrieval.index.embedding import ModelFile
 from retrieval.index.hub import HubError, locate_model
+from retrieval.index.writer import config_file
 from utils.errors import UserError
 
 # The base size of SigLIP 2: it was trained on texts of many languages, its licence (Apache-2.0)
@@ -89,6 +90,16 @@ class TowerModel(ModelFile):
         config = resolve_config(self.config)
         config["arch"]["args"]["tower"] = self.tower
         return config
+
+
+def open_model(folder: Path, meta: dict[str, Any]) -> ModelFile:
+    """Return the model of an index; raises ``UserError``."""
+    identity, config = meta["model"], config_file(folder, meta)
+    if "path" not in identity:
+        return TowerModel(identity["name"], kept=config)
+    data, errors = read_config(str(config))
+    built = build_config(data, str(config), (), errors, made_with=data)
+    return ModelFile(Path(identity["path"]), built)
 
 
 def make_tower_config(tower: str, place: str, overrides: Sequence[str] = ()) -> Config:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from retrieval.index.words import get_words
 from retrieval.results import MatchKind, TextTrack, WordMatch
-from retrieval.search.snapshot import Snapshot
+from retrieval.search.snapshot import Snapshot, select_in
 
 MAX_WORDS = 500  # that contain a term: the shortest
 MAX_MATCHES = 50  # of a hit
@@ -150,6 +150,45 @@ def find_matches(
                 found.append((-match.idf * best.score, track.start_s, word))
     found.sort(key=lambda item: item[:2])
     return tuple(word for _, _, word in found[:MAX_MATCHES])
+
+
+def find_lines(
+    connection: sqlite3.Connection, matches: Sequence[TermMatch], entries: Sequence[int]
+) -> dict[int, frozenset[str]]:
+    """Return the lines that terms match in these entries: entry -> their folded texts.
+
+    An entry without any is left out.
+    """
+    if not matches:
+        return {}
+    of_phrases = {word for match in matches if match.term.quoted for word in match.term.words}
+    marks = ", ".join("?" * len(of_phrases))
+    found = connection.execute(f"SELECT id FROM words WHERE text IN ({marks})", [*of_phrases])
+    words = {word_id for (word_id,) in found}
+    words |= {word.word_id for match in matches for word in match.words.values()}
+    columns = "SELECT entry_id, word_id, track_id FROM postings INDEXED BY postings_of_entry"
+    postings = select_in(connection, f"{columns} WHERE entry_id", entries)
+    pairs = [(entry, track) for entry, word, track in postings if word in words]
+    tracks = sorted({track for _, track in pairs})
+    texts = {}
+    for track, text in select_in(connection, "SELECT id, text FROM tracks WHERE id", tracks):
+        folded = get_words(text)
+        if any(match.find_best(folded) for match in matches):
+            texts[track] = " ".join(folded)
+    lines: dict[int, set[str]] = {}
+    for entry, track in pairs:
+        if track in texts:
+            lines.setdefault(entry, set()).add(texts[track])
+    return {entry: frozenset(found) for entry, found in lines.items()}
+
+
+def find_entries_showing(
+    connection: sqlite3.Connection, snapshot: Snapshot, terms: Sequence[Term]
+) -> NDArray:
+    """Return the ids (N,) of the entries that show one of these words or phrases exactly."""
+    phrases = [Term(term.text, quoted=True) for term in terms]
+    found = [_match_phrase(connection, snapshot, phrase).entries for phrase in phrases]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
 
 
 def _match_word(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) -> TermMatch:

@@ -15,7 +15,12 @@ from retrieval.search.snapshot import Snapshot
 
 
 def find_nearest(
-    snapshot: Snapshot, query: NDArray, count: int, rows: NDArray | None = None, exact: bool = False
+    snapshot: Snapshot,
+    query: NDArray,
+    count: int,
+    rows: NDArray | None = None,
+    exact: bool = False,
+    seen: NDArray | None = None,
 ) -> tuple[NDArray, NDArray]:
     """Return ids (M,) and scores (M,) of the nearest entries, nearest first, then by id.
 
@@ -23,18 +28,24 @@ def find_nearest(
         query: (E,) of length 1.
         rows: the only ones to compare; None: all.
         exact: do without the FAISS index.
+        seen: (E,), a part of the query that is compared with the embeddings without OCR words; the
+            FAISS index, which does not have these, is then left aside.
     """
-    ann = snapshot.load_ann() if rows is None and not exact else None
+    ann = snapshot.load_ann() if rows is None and not exact and seen is None else None
     if ann is not None:
         newer = np.arange(ann.num_rows, len(snapshot.ids))
         rows = np.setdiff1d(np.concatenate([ann.find_rows(query, count), newer]), snapshot.dead)
     if rows is None:
         scores = snapshot.score_all(query)
+        if seen is not None:
+            scores += np.asarray(snapshot.without["ocr"]) @ seen
         scores[snapshot.dead] = -np.inf
         ids = snapshot.ids
     else:
         rows = np.sort(rows)
         scores = snapshot.vectors.score_rows(query, rows)
+        if seen is not None:
+            scores += snapshot.without["ocr"][rows] @ seen
         ids = snapshot.ids[rows]
     count = min(count, snapshot.num_entries)
     if count < len(scores):

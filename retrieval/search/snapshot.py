@@ -6,7 +6,7 @@ Shapes: N rows, E width of the common space, M found, W words.
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from utils.errors import UserError
 MAX_CACHED = 4_000_000  # ids of entries, 8 bytes each
 MAX_TOGETHER = 8  # queries that are compared with all vectors at a time
 MAX_LETTERS = 32  # of a word that fuzzy search compares
+_MAX_VALUES = 900  # of one statement, which SQLite limits
 
 
 class Snapshot:
@@ -137,6 +138,19 @@ class Snapshot:
                 raise UserError(f"{folder}: the index has no video in such a folder")
             self._folders[folder] = np.array(rows, dtype=np.int64).ravel()
         return self._folders[folder]
+
+    def find_rows_of(self, ids: NDArray) -> NDArray:
+        """Return the rows (M,) of entries (M,) of the index; later entries have later rows."""
+        return np.searchsorted(self.ids, ids)
+
+
+def select_in(
+    connection: sqlite3.Connection, query: str, values: Sequence[int]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a query that ends with a column, for these values of the column."""
+    for first in range(0, len(values), _MAX_VALUES):
+        part = values[first : first + _MAX_VALUES]
+        yield from connection.execute(f"{query} IN ({', '.join('?' * len(part))})", part)
 
 
 def read_postings(connection: sqlite3.Connection, words: Sequence[int]) -> dict[int, NDArray]:

@@ -10,19 +10,32 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Query
+from anyio import CapacityLimiter, fail_after, to_thread
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    computed_field,
+    field_validator,
+)
+from starlette.requests import ClientDisconnect
 
 from retrieval import VideoIndex
 from retrieval.errors import MissingFileError
 from retrieval.index.words import get_words
 from retrieval.results import MatchKind, Mode, rename_mode
+from retrieval.search.example import MAX_EXAMPLES, MAX_PICTURE_BYTES
+from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import MAX_QUERY
 
 MAX_HITS = 100
 MAX_SEARCHES = 32  # at a time, each in a thread
+MAX_UPLOADS = 4  # pictures that are received or searched with at a time; the others wait
+UPLOAD_S = 60.0  # that a picture may take to come
 # Not those of the system's table: that one knows other types on every machine.
 MEDIA_TYPES = {
     "video/mp4": ".mp4 .m4v .f4v",
@@ -40,6 +53,13 @@ MEDIA_TYPES = {
     "application/mxf": ".mxf",
 }
 _TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in endings.split()}
+_LIKE = "id of an entry, or PATH@SECONDS: more like this"
+_PICTURE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 
 def replace_surrogates(text: str) -> str:
@@ -48,15 +68,20 @@ def replace_surrogates(text: str) -> str:
 
 
 Text = Annotated[str, BeforeValidator(replace_surrogates)]
+Examples = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=MAX_EXAMPLES)]
 
 
-class SearchQuery(BaseModel):
-    """What may be asked of ``/api/search``."""
+class SearchOptions(BaseModel):
+    """What may be asked of ``/api/search``, with a picture or without."""
 
     model_config = ConfigDict(extra="forbid")
 
+    like: Examples = Field([], description=_LIKE)
     q: str = Field(
-        min_length=1, max_length=MAX_QUERY, description='sentence, words, "quoted phrases"'
+        "",
+        max_length=MAX_QUERY,
+        description='sentence, words, "quoted phrases"; may be empty beside an example',
+        validate_default=True,
     )
     k: int = Field(24, ge=1, le=MAX_HITS, description="most hits")
     mode: Annotated[Mode, BeforeValidator(rename_mode)] = Field(
@@ -66,6 +91,32 @@ class SearchQuery(BaseModel):
         "are taken, too",
     )
     folder: str = Field("", max_length=4096, description="only videos in it and below; empty: all")
+    minus: str = Field("", max_length=MAX_QUERY, description="words that say what is not wanted")
+    minus_like: Examples = Field([], description="as like, not wanted")
+    group: bool = Field(
+        False, description="near-duplicates are one hit, whose also has the others; k counts those"
+    )
+    near_duplicate: float = Field(
+        NEAR_DUPLICATE, gt=0, le=1, description="cosine from which entries are near-duplicates"
+    )
+
+
+class SearchQuery(SearchOptions):
+    """What may be asked without a picture."""
+
+    @field_validator("q")
+    @classmethod
+    def check_something_is_wanted(cls, q: str, given: ValidationInfo) -> str:
+        """Raise ``ValueError`` where there are neither words nor an example."""
+        if not q and not given.data.get("like"):
+            raise ValueError("say what to look for, with words or with like")
+        return q
+
+
+class PictureQuery(SearchOptions):
+    """What may be asked with a picture."""
+
+    minus_image: bool = Field(False, description="the picture shows what is not wanted")
 
 
 class Problem(BaseModel):
@@ -107,6 +158,15 @@ class WordAnswer(BaseModel):
         return find_marks(self.text, self.word)
 
 
+class SameAnswer(BaseModel):
+    """An entry that shows the same as a hit."""
+
+    id: int
+    video: Text
+    start_s: float
+    end_s: float
+
+
 class HitAnswer(BaseModel):
     """An entry that was found; see ``retrieval.results.Hit``."""
 
@@ -130,6 +190,8 @@ class HitAnswer(BaseModel):
     likely: bool | None = Field(
         description="whether it is like the query; false: only the least unlike, null: not judged"
     )
+    num_also: int
+    also: list[SameAnswer]
 
 
 class SearchAnswer(BaseModel):
@@ -182,24 +244,43 @@ def build_api(index: VideoIndex) -> APIRouter:
         503: {"model": Problem, "description": "The index can't be read"},
     }
     unknown = {404: {"model": Problem, "description": "There is no such entry, or file, any more"}}
+    refused = unknown | {
+        408: {"model": Problem, "description": "The picture did not come in time"},
+        413: {"model": Problem, "description": "The picture is too large"},
+        415: {"model": Problem, "description": "The body is not called a picture"},
+    }
     router = APIRouter(prefix="/api", responses=problems)
     # More searches at a time than there are cores, for those that wait are embedded and compared
     # together; files need not wait for searches.
     limiter = CapacityLimiter(MAX_SEARCHES)
+    uploads = CapacityLimiter(MAX_UPLOADS)
 
-    @router.get("/search")
-    async def search(asked: Annotated[SearchQuery, Query()]) -> SearchAnswer:
-        """Find the entries that fit a query best."""
-
-        def run_search() -> SearchAnswer:
+    async def run_search(asked: SearchOptions, **pictures: bytes) -> SearchAnswer:
+        def search() -> SearchAnswer:
             folder = asked.folder
             if "\ufffd" in folder:  # perhaps a name that is no text, as /folders shows it
                 names = (name for name in index.folders() if replace_surrogates(name) == folder)
                 folder = next(names, folder)
-            hits = index.search(asked.q, asked.k, asked.mode, folder or None)
+            others = {"q", "k", "mode", "folder", "minus_image"}
+            options = asked.model_dump(exclude=others, exclude_defaults=True)
+            hits = index.search(asked.q, asked.k, asked.mode, folder or None, **options, **pictures)
             return SearchAnswer.model_validate({"hits": hits}, from_attributes=True)
 
-        return await to_thread.run_sync(run_search, limiter=limiter)
+        return await to_thread.run_sync(search, limiter=limiter)
+
+    @router.get("/search", responses=unknown)
+    async def search(asked: Annotated[SearchQuery, Query()]) -> SearchAnswer:
+        """Find the entries that fit a query best."""
+        return await run_search(asked)
+
+    @router.post("/search", responses=refused, openapi_extra=_PICTURE_BODY)
+    async def search_by_picture(
+        request: Request, asked: Annotated[PictureQuery, Query()]
+    ) -> SearchAnswer:
+        """Find what looks like the picture in the body, and fits what else is asked."""
+        async with uploads:
+            name = "minus_image" if asked.minus_image else "image"
+            return await run_search(asked, **{name: await _read_picture(request)})
 
     @router.get("/folders")
     def folders() -> FoldersAnswer:
@@ -244,6 +325,34 @@ def build_api(index: VideoIndex) -> APIRouter:
         return _send_file(file, kind, replace_surrogates(name))
 
     return router
+
+
+async def _read_picture(request: Request) -> bytes:
+    """Return the body of a request; raises ``HTTPException`` where it is no small picture.
+
+    A page of another server can send a body without being asked for permission first, but not one
+    that is called a picture.
+    """
+    if not request.headers.get("content-type", "").startswith("image/"):
+        raise HTTPException(415, "send the picture as the body, with its Content-Type: image/…")
+    too_large = HTTPException(
+        413, f"a picture may have {MAX_PICTURE_BYTES:,} bytes; make it smaller"
+    )
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > MAX_PICTURE_BYTES:
+        raise too_large
+    content = bytearray()
+    try:
+        with fail_after(UPLOAD_S):
+            async for part in request.stream():
+                content += part
+                if len(content) > MAX_PICTURE_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(408, f"the picture did not come within {UPLOAD_S:g} s") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the picture is not complete") from None
+    return bytes(content)
 
 
 def _send_file(file: Path, kind: str, name: str) -> FileResponse:

@@ -16,7 +16,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from retrieval import VideoIndex
-from retrieval.errors import IndexFolderError, MissingFileError, UnknownEntryError
+from retrieval.errors import (
+    IndexFolderError,
+    MissingFileError,
+    ModelUnavailableError,
+    UnknownEntryError,
+)
 from retrieval.web.access import Access, AccessControl
 from retrieval.web.api import build_api, replace_surrogates
 from utils.errors import UserError
@@ -68,6 +73,15 @@ def _handle_errors(app: FastAPI) -> None:
     def answer_missing_file(request: Request, error: MissingFileError) -> JSONResponse:
         logger.warning("%s", error)
         return answer(404, "the file of this entry is not there any more; run index.py again")
+
+    @app.exception_handler(ModelUnavailableError)
+    def answer_without_model(request: Request, error: ModelUnavailableError) -> JSONResponse:
+        logger.error("%s", error)
+        return answer(
+            503,
+            "pictures can't be searched with: the model of this index is not there any more; see "
+            "what the server says",
+        )
 
     @app.exception_handler(IndexFolderError)
     def answer_unreadable_index(request: Request, error: IndexFolderError) -> JSONResponse:

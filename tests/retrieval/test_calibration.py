@@ -345,7 +345,9 @@ def test_the_command_says_that_nothing_was_found(copy, monkeypatch, capsys):
     add_entries(copy, np.stack([query, *space.make_entries(50)]))
 
     def run(query: str, *options: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["search.py", str(copy), query, *map(str, options)])
+        monkeypatch.setattr(
+            sys, "argv", ["search.py", str(copy), query, "--all", *map(str, options)]
+        )
         search_script.main()
         return capsys.readouterr().out
 

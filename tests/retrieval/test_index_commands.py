@@ -60,13 +60,14 @@ def test_make_update_search(library, tmp_path, test_names, run_script):
     code, _, error = run_script(index_script, *command, "--ann")
     assert code == 2 and "--ann is for 10,000 entries and more" in error
 
-    code, text, _ = run_script(search_script, out, "casino", "--json", "--explain", "-k", 20)
+    command = [search_script, out, "casino", "--all"]  # untrained, all are near-duplicates
+    code, text, _ = run_script(*command, "--json", "--explain", "-k", 20)
     hits = json.loads(text)
     assert all(hit["meaning_rank"] == hit["semantic_rank"] for hit in hits)
     assert all(hit["words_rank"] == hit["keyword_rank"] for hit in hits)
     assert code == 0 and len(hits) == 7 and hits[0]["words"][0]["kind"] == "exact"
     assert set(hits[0]["words"][0]["box"]) == {"left", "top", "right", "bottom"}
-    code, text, _ = run_script(search_script, out, "casino", "-k", 2)
+    code, text, _ = run_script(*command, "-k", 2)
     lines = text.splitlines()
     assert code == 0 and lines[0].split() == ["time", "score", "words", "video"] and len(lines) == 3
     assert lines[1].endswith(hits[0]["video"]) and f"{hits[0]['score']:.4f}" in lines[1]

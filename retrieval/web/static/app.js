@@ -3,6 +3,7 @@
 import {
   byId, element, fetchJson, formatSpan, formatTime, getMoment, groupByLine, markText, splitPath,
 } from "./dom.js";
+import { Examples } from "./examples.js";
 import { Player } from "./player.js";
 
 const FIRST_HITS = 24; // results at first
@@ -11,26 +12,47 @@ const MAX_LINES = 3; // of a card
 const OLD_MODES = { fused: "hybrid", meaning: "semantic", words: "keyword" }; // in kept addresses
 
 const [form, query, folder, results] = ["form", "query", "folder", "results"].map(byId);
+const [minus, all, field, file] = ["minus", "all", "field", "file"].map(byId);
 const player = new Player();
+const examples = new Examples(() => {
+  pushAddress();
+  search();
+});
 let running = null; // the AbortController of the search that is under way
 
 const mode = () => form.elements.mode.value;
 const cards = () => [...results.querySelectorAll("button")];
 
-function buildParameters(count) {
-  const values = { q: query.value.trim(), mode: mode(), folder: folder.value, k: count };
-  return new URLSearchParams(Object.entries(values).filter(([, value]) => value !== ""));
+// What is searched for, as the address holds it.
+function buildParameters() {
+  const [q, without] = [query.value.trim(), minus.value.trim()];
+  const texts = { q, mode: mode(), folder: folder.value, minus: without };
+  const values = new URLSearchParams(Object.entries(texts).filter(([, value]) => value !== ""));
+  examples.write(values);
+  return values;
+}
+
+function buildRequest(count) {
+  const values = buildParameters();
+  values.set("k", count);
+  if (!all.checked) values.set("group", "true");
+  if (examples.picture?.minus) values.set("minus_image", "true");
+  return `/api/search?${values}`;
 }
 
 async function search(count = FIRST_HITS) {
   running?.abort();
   running = null;
   show({ error: "" });
-  if (!query.value.trim()) return show({ hits: [], status: "", intro: true, busy: false });
+  if (!query.value.trim() && !examples.wanted.length) {
+    show({ hits: [], status: "", intro: !examples.items.length, busy: false });
+    if (!examples.items.length) return;
+    return show({ error: "Say what to look for, too: words, a moment, or a picture." });
+  }
   const controller = (running = new AbortController());
   show({ busy: true, intro: false });
   try {
-    const { hits } = await fetchJson(`/api/search?${buildParameters(count)}`, controller.signal);
+    const { hits } = await fetchJson(buildRequest(count), controller.signal, examples.file);
     const more = count < MAX_HITS && hits.length === count;
     show({ hits, more, status: describeHits(hits, count) });
   } catch (error) {
@@ -42,7 +64,7 @@ async function search(count = FIRST_HITS) {
 
 function describeHits(hits, count) {
   const found = hits.filter(isFound).length;
-  const text = `“${query.value.trim()}”`;
+  const text = describeSearch();
   const where = folder.value ? ` in ${folder.value}` : "";
   if (!found && (mode() === "keyword" || byId("modes").hidden)) {
     return `Nothing found: no text like ${text} was read${where}.`;
@@ -53,6 +75,14 @@ function describeHits(hits, count) {
   if (!found) return `Nothing found for ${text}${where}.`;
   if (found === count) return `The best ${found} results for ${text}${where}`;
   return `${found} ${found === 1 ? "result" : "results"} for ${text}${where}`;
+}
+
+function describeSearch() {
+  const name = (text, items) =>
+    [...(text ? [`“${text}”`] : []), ...items.map((item) => `like ${item.label}`)];
+  const without = name(minus.value.trim(), examples.unwanted);
+  const wanted = name(query.value.trim(), examples.wanted).join(" and ");
+  return without.length ? `${wanted} without ${without.join(" or ")}` : wanted;
 }
 
 function show({ hits, status, error, intro, busy, more }) {
@@ -100,37 +130,84 @@ function createCard(hit) {
     ...(lines.length > MAX_LINES
       ? [element("span", { class: "place", text: `and ${lines.length - MAX_LINES} more` })]
       : []),
+    ...(hit.num_also
+      ? [element("span", { class: "place also", text: `+ ${hit.num_also} alike` })]
+      : []),
   );
   button.addEventListener("click", () => player.open(hit));
-  return element("li", {}, button);
+  return element("li", {}, button, createLink(hit));
+}
+
+// A link, so that it can be opened in another tab.
+function createLink(hit) {
+  const label = `More like ${hit.video} from ${formatTime(hit.start_s)}`;
+  const values = { href: `/?like=${hit.id}`, "aria-label": label, text: "More like this" };
+  const link = element("a", values);
+  link.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    query.value = minus.value = "";
+    examples.like(hit);
+    searchByExample();
+    scrollTo(0, 0);
+  });
+  return link;
+}
+
+function searchByExample() {
+  if (mode() === "keyword") form.elements.mode.value = "hybrid"; // an example has no words
+  pushAddress();
+  query.focus({ preventScroll: true });
+  search();
+}
+
+function addPicture(files) {
+  try {
+    examples.add(files[0]);
+  } catch (error) {
+    return show({ error: error.message });
+  }
+  searchByExample();
 }
 
 function describeHit(hit, lines) {
   const read = lines.length ? `. Text: ${lines.map((line) => line.text).join("; ")}` : "";
-  return `Play ${hit.video} from ${formatTime(getMoment(hit))} to ${formatTime(hit.end_s)}${read}`;
+  const also = hit.num_also ? `. And ${hit.num_also} alike` : "";
+  const span = `from ${formatTime(getMoment(hit))} to ${formatTime(hit.end_s)}`;
+  return `Play ${hit.video} ${span}${read}${also}`;
 }
 
-// The address holds what is searched for: it can be kept, and the browser's Back goes back.
+// The address holds what is searched for: it can be kept, and the browser's Back goes back. A
+// picture is in the history alone, as long as the page is open.
 function pushAddress() {
-  const values = buildParameters("");
+  const values = buildParameters();
   if (values.get("mode") === "hybrid") values.delete("mode");
-  const address = values.has("q") ? `/?${values}` : "/";
-  if (address !== location.pathname + location.search) history.pushState(null, "", address);
+  if (all.checked) values.set("all", "1");
+  const empty = !query.value.trim() && !examples.items.length;
+  const address = empty ? "/" : `/?${values}`;
+  const isNew = JSON.stringify(examples.state) !== JSON.stringify(history.state);
+  if (isNew || address !== location.pathname + location.search) {
+    history.pushState(examples.state, "", address);
+  }
   updateTitle();
 }
 
 function updateTitle() {
-  const text = query.value.trim();
+  const [first] = examples.wanted;
+  const text = query.value.trim() || (first ? `Like ${first.label}` : "");
   document.title = text ? `${text} – Search your videos` : "Search your videos";
 }
 
-function readAddress() {
+async function readAddress() {
   const values = new URLSearchParams(location.search);
   query.value = values.get("q") ?? "";
+  minus.value = values.get("minus") ?? "";
+  all.checked = values.has("all");
   const name = values.get("mode") ?? "hybrid";
   const chosen = OLD_MODES[name] ?? name;
   for (const radio of form.elements.mode) radio.checked = radio.value === chosen;
   chooseFolder(values.get("folder") ?? "");
+  await examples.read(values, history.state);
   updateTitle();
   return search();
 }
@@ -175,7 +252,7 @@ const MOVE_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "E
 function onKey(event) {
   if (player.dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
   const { key, target } = event;
-  const index = cards().indexOf(target);
+  const index = cards().indexOf(target.closest("#results li")?.querySelector("button"));
   const typing = target.matches("input[type=search], select");
   if (key === "/" && !typing) {
     query.focus();
@@ -198,9 +275,37 @@ form.addEventListener("submit", (event) => {
   search();
 });
 form.addEventListener("change", (event) => {
-  if (event.target === query) return; // Enter submits it
+  if (event.target === file) return;
+  if (event.target === query || event.target === minus) return; // Enter submits them
   pushAddress();
   search();
+});
+byId("choose").addEventListener("click", () => file.click());
+file.addEventListener("change", () => {
+  if (file.files.length) addPicture(file.files);
+  file.value = ""; // so that the same one can be chosen again
+});
+
+// A picture may be dropped anywhere: beside the field, the browser would leave the page for it.
+const holdsFiles = (event) => event.dataTransfer?.types.includes("Files") && !player.dialog.open;
+document.addEventListener("dragover", (event) => {
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  field.classList.add("drop");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) field.classList.remove("drop");
+});
+document.addEventListener("drop", (event) => {
+  field.classList.remove("drop");
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  if (event.dataTransfer.files.length) addPicture(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => {
+  if (!event.clipboardData?.files.length || player.dialog.open) return;
+  event.preventDefault();
+  addPicture(event.clipboardData.files);
 });
 byId("more").addEventListener("click", async () => {
   const before = cards().length;

@@ -59,10 +59,14 @@ export function markText(text, marks) {
 }
 
 // The JSON at an address of this server, or an error that says what to do.
-export async function fetchJson(address, signal) {
+// With a picture, it is sent.
+export async function fetchJson(address, signal, picture) {
+  const sent = picture && {
+    method: "POST", body: picture, headers: { "Content-Type": picture.type },
+  };
   let answer;
   try {
-    answer = await fetch(address, { signal });
+    answer = await fetch(address, { signal, ...sent });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer. Is serve.py still running?");

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from headless_browser import Page, browser_page
 
 from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.web.serving import serving
@@ -39,4 +40,10 @@ def address(street: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def client(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, trust_env=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Page]:
+    with browser_page(tmp_path_factory.mktemp("browser")) as opened:
         yield opened

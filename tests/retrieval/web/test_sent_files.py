@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from data_loader.readers.container import VIDEO_EXTENSIONS
+from retrieval.search.example import MAX_PICTURE_BYTES
 from retrieval.search.hybrid import MAX_QUERY
 from retrieval.web.access import HEADERS
 from retrieval.web.api import MAX_HITS, MEDIA_TYPES
@@ -234,7 +235,8 @@ def test_every_answer_has_the_headers(client, entry):
         assert answer.status_code == status
         assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
         assert "server" not in answer.headers
-    assert client.post("/api/search").status_code == 405
+    assert client.post("/api/folders").status_code == 405
+    assert client.post("/api/search").status_code == 415  # a picture is sent so
     beyond = client.get(f"{entry}/video", headers={"Range": "bytes=-0"})
     assert beyond.headers["content-security-policy"].startswith("default-src 'none'; ")
 
@@ -248,6 +250,7 @@ def test_the_page_is_all_in_its_folder():
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
             assert word not in text, name
     assert f"const MAX_HITS = {MAX_HITS};" in texts["app.js"]
-    assert f'maxlength="{MAX_QUERY}"' in texts["index.html"]
+    assert f"const MAX_PICTURE_BYTES = {MAX_PICTURE_BYTES};" in texts["examples.js"]
+    assert texts["index.html"].count(f'maxlength="{MAX_QUERY}"') == 2
     inline = re.findall(r"<[^>]*\s(?:on\w+|style)=|<script>|<style", texts["index.html"])
     assert inline == []
