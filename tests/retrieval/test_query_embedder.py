@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from base.base_model import describe_model_input
 from data_loader.collate import Collate, load_tokenizer
 from model.int8_linear import is_int8_usable
 from parse_config import load_config
@@ -23,8 +24,10 @@ from retrieval.index.query_embedder import (
     save_query_encoder,
     shrink_weight,
 )
+from retrieval.index.tower import make_tower_config
 from retrieval.index.writer import QUERY_ENCODER
 from tests.conftest import ROOT, tiny
+from tests.model.small_towers import FAMILIES, write_tower
 from trainer.build import build_model
 from utils.checkpoint.files import load_checkpoint
 from utils.errors import UserError
@@ -148,6 +151,30 @@ def test_int8_is_near_float32_alone_and_in_a_batch(trained):
     assert cosines.min() > 0.99 and not np.array_equal(found, expected)
     together = np.stack(encoder._embed_batch(queries))
     assert (found * together).sum(1).min() > 1 - 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_towers_text_side_is_kept_and_rounded_in_the_same_way(family, tmp_path):
+    if family.startswith("open_clip"):
+        pytest.importorskip("open_clip")
+    name = write_tower(tmp_path / "tower", family)
+    config = make_tower_config(name, name)
+    torch.manual_seed(0)
+    model = build_model(config, torch.device("cpu"))
+    takes = describe_model_input(config.arch)
+    form = {"max_tokens": takes.max_tokens, "lowercase": takes.lowercase, "prompt": takes.prompt}
+    collate = Collate.for_queries(load_tokenizer(takes.tokenizer_name), form)
+    checksum = save_query_encoder(tmp_path / QUERY_ENCODER, model, config, collate)
+    queries = ["a red circle", "casino", "the sign reads exit sale on a blue square"]
+    embedders = [
+        QueryEmbedder(tmp_path / QUERY_ENCODER, checksum, precision)
+        for precision in ("fp32", "int8" if is_int8_usable() else "auto")
+    ]
+    expected = embed_exactly(model, embedders[0], queries)
+    for embedder, least in zip(embedders, (1 - 1e-5, 0.99), strict=True):
+        assert (embed(embedder, queries) * expected).sum(1).min() > least
+        together = np.stack(embedder._embed_batch(queries))
+        assert (embed(embedder, queries) * together).sum(1).min() > 1 - 1e-4
 
 
 @needs_int8
