@@ -133,8 +133,8 @@ class VideoIndex:
                 raise WordsOnlyError
             if self._picture_encoder is None or self._picture_encoder[0] != meta["model"]:
                 # 8-bit integers are for texts; a picture now and then may take its time.
-            name = "fp32" if self._precision in ("auto", "int8") else self._precision
-            precision = Precision(name, torch.device("cpu"))
+                name = "fp32" if self._precision in ("auto", "int8") else self._precision
+                precision = Precision(name, torch.device("cpu"))
                 loaded = load_video_encoder(self.path, meta, precision)
                 self._picture_encoder = meta["model"], PictureEncoder(*loaded)
             return self._picture_encoder[1]

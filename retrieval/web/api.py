@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -255,8 +255,8 @@ def build_api(index: VideoIndex) -> APIRouter:
     limiter = CapacityLimiter(MAX_SEARCHES)
     uploads = CapacityLimiter(MAX_UPLOADS)
 
-    async def run_search(asked: SearchOptions, **pictures: bytes) -> SearchAnswer:
-        def search() -> SearchAnswer:
+    async def run_search(asked: SearchOptions, **pictures: bytes) -> Response:
+        def search() -> Response:
             folder = asked.folder
             if "\ufffd" in folder:  # perhaps a name that is no text, as /folders shows it
                 names = (name for name in index.folders() if replace_surrogates(name) == folder)
@@ -264,19 +264,23 @@ def build_api(index: VideoIndex) -> APIRouter:
             others = {"q", "k", "mode", "folder", "minus_image"}
             options = asked.model_dump(exclude=others, exclude_defaults=True)
             hits = index.search(asked.q, asked.k, asked.mode, folder or None, **options, **pictures)
-            return SearchAnswer.model_validate({"hits": hits}, from_attributes=True)
+            answer = SearchAnswer.model_validate({"hits": hits}, from_attributes=True)
+            # As it is: FastAPI would check it once more, in the thread that answers all.
+            return Response(answer.model_dump_json(), media_type="application/json")
 
         return await to_thread.run_sync(search, limiter=limiter)
 
-    @router.get("/search", responses=unknown)
-    async def search(asked: Annotated[SearchQuery, Query()]) -> SearchAnswer:
+    @router.get("/search", response_model=SearchAnswer, responses=unknown)
+    async def search(asked: Annotated[SearchQuery, Query()]) -> Response:
         """Find the entries that fit a query best."""
         return await run_search(asked)
 
-    @router.post("/search", responses=refused, openapi_extra=_PICTURE_BODY)
+    @router.post(
+        "/search", response_model=SearchAnswer, responses=refused, openapi_extra=_PICTURE_BODY
+    )
     async def search_by_picture(
         request: Request, asked: Annotated[PictureQuery, Query()]
-    ) -> SearchAnswer:
+    ) -> Response:
         """Find what looks like the picture in the body, and fits what else is asked."""
         async with uploads:
             name = "minus_image" if asked.minus_image else "image"
