@@ -92,8 +92,9 @@ def measure_training(name: str, way: str, batch_size: int, device: torch.device)
         weight.requires_grad_(False)
     if config.trainer.activation_checkpointing:
         network.recompute_activations()
-    side = describe_tower(name).frame_size
-    batch = make_batch(load_texts(None), batch_size, WORDS, FRAMES, side, device)
+    taken = describe_tower(name)
+    batch = make_batch(load_texts(None), batch_size, WORDS, FRAMES, taken.frame_size, device)
+    batch.query = cut_texts(batch.query, taken.max_tokens)
     step = build_step(config, network, batch)
     try:
         step()
@@ -103,6 +104,11 @@ def measure_training(name: str, way: str, batch_size: int, device: torch.device)
         return {"tower": name, "way": way, "clips/s": None, "GiB": None}
     peak = torch.cuda.max_memory_allocated() / 2**30
     return {"tower": name, "way": way, "clips/s": batch_size / seconds, "GiB": peak}
+
+
+def cut_texts(tokens: Tokens, length: int) -> Tokens:
+    """Return texts that have no more tokens than a tower takes."""
+    return Tokens(tokens.input_ids[:, :length], tokens.attention_mask[:, :length])
 
 
 def make_table(result: measuring.Result) -> str:
