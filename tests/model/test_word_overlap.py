@@ -136,4 +136,4 @@ def test_a_model_with_weights_needs_a_checkpoint(demo, run_main):
     code, _, err = run_main(script, "-c", ROOT / "configs/demo/ocr.json", *sets)
     assert code == 2 and "names no checkpoint (arch.args.load_checkpoint)" in err.splitlines()[-1]
     code, _, err = run_main(script)
-    assert code == 2 and "whose model has no weights" in " ".join(err.split())
+    assert code == 2 and "whose model needs no training" in " ".join(err.split())

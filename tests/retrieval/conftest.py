@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 
 from base.config import resolve_config
+from base.registry import ARCHITECTURES
 from parse_config import load_config
 from retrieval.index.embedding import ModelFile
 from retrieval.index.ocr_text import OcrFolder
 from retrieval.index.query_embedder import shrink_weight
 from retrieval.index.update import IndexOptions, UpdateResult, update_index
 from tests.conftest import ROOT, tiny
-from tests.retrieval.frame_colours import write_colour_model, write_colours
+from tests.retrieval.frame_colours import FrameColours, write_colour_model, write_colours
 from trainer.build import build_model
 from utils.checkpoint.files import save_checkpoint
 from utils.files import write_json
@@ -106,10 +108,16 @@ def copy(built, tmp_path) -> Path:
     return Path(shutil.copytree(built[0], tmp_path / "copy.index"))
 
 
-@pytest.fixture(scope="session")
-def colours(demo, tmp_path_factory) -> tuple[Path, ModelFile]:
-    """Two videos, in one of which red is seen from second 6 to 8; and a model. Read only."""
+@pytest.fixture(scope="module")
+def colours(demo, tmp_path_factory) -> Iterator[tuple[Path, ModelFile]]:
+    """Two videos, in one of which red is seen from second 6 to 8; and a model. Read only.
+
+    The model's architecture is registered as long as a module's tests run.
+    """
+    registered = dict(ARCHITECTURES._entries)
+    ARCHITECTURES.register("FrameColours")(FrameColours)
     folder = tmp_path_factory.mktemp("colours")
     write_colours(folder / "videos/moment.mp4", ("blue", 6), ("red", 2), ("blue", 6))
     write_colours(folder / "videos/short.mp4", ("cyan", 0.5))
-    return folder / "videos", write_colour_model(folder / "run", demo)
+    yield folder / "videos", write_colour_model(folder / "run", demo)
+    ARCHITECTURES._entries = registered

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from base.base_model import ModelInput, RetrievalModel
 from base.config import resolve_config
-from base.registry import ARCHITECTURES
 from data_loader.collate import load_tokenizer
 from data_loader.synthetic.layout import write_video
 from parse_config import load_config
@@ -36,7 +35,6 @@ class ColourWords(nn.Module):
         """Nothing is needed beside the tokenizer."""
 
 
-@ARCHITECTURES.register("FrameColours")
 class FrameColours(RetrievalModel):
     """Embeds frames, and windows as their mean."""
 
