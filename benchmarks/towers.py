@@ -35,6 +35,7 @@ TOWERS = (
 )  # fmt: skip
 FRAMES, WORDS, QUERY_TOKENS = 12, 50, 16
 STEPS = 5
+MANY = 8  # frames, or queries, that are encoded together
 LORA = 'arch.args.lora={"rank": 16}'
 # Ways to train: name -> changes of the configuration.
 WAYS = {
@@ -55,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure_tower(name: str, device: torch.device) -> measuring.Result:
-    """Return a tower's size, and the milliseconds of a frame and of a query, alone and in 32."""
+    """Return a tower's size, and the milliseconds of a frame and of a query, alone and of many."""
     tower = load_tower(name, pretrained=False).to(device).eval()
     side = describe_tower(name).frame_size
     precision = Precision("bf16" if device.type == "cuda" else "fp32", device)
@@ -65,7 +66,7 @@ def measure_tower(name: str, device: torch.device) -> measuring.Result:
         "of texts": sum(weight.numel() for weight in tower.list_text_parameters()),
         "side": side,
     }
-    for count in (1, 32):
+    for count in (1, MANY):
         images = torch.randn(count, 3, side, side, device=device)
         ids = torch.randint(3, 1000, (count, QUERY_TOKENS), device=device)
         tokens = Tokens(ids, torch.ones_like(ids))
@@ -115,11 +116,11 @@ def make_table(result: measuring.Result) -> str:
     """Return the tables in Markdown."""
     lines = [measuring.format_head(result), ""]
     names = ["tower", "parameters, M", "of texts, M", "side"]
-    columns = [*names, "ms a frame", "… of 32", "ms a query", "… of 32"]
+    columns = [*names, "ms a frame", f"… of {MANY}", "ms a query", f"… of {MANY}"]
     rows = [
         [found["tower"], f"{found['parameters'] / 1e6:.0f}", f"{found['of texts'] / 1e6:.0f}",
          str(found["side"]), *(f"{found[key]:.2f}" for key in (
-             "frame, 1", "frame, 32", "query, 1", "query, 32"))]
+             "frame, 1", f"frame, {MANY}", "query, 1", f"query, {MANY}"))]
         for found in result["towers"]
     ]  # fmt: skip
     lines.append(measuring.format_table(columns, rows))
