@@ -11,7 +11,7 @@ help:  ## show this list
 
 setup: $(VENV)/.installed  ## make the environment (5.5 GB, mostly torch)
 
-demo: $(VENV)/.installed  ## make data, train three models, test them, print a table
+demo: $(VENV)/.installed  ## make data, train four models, test them, print a table
 	$(BIN)/python demo.py
 
 test: $(VENV)/.installed-dev  ## run the default tests
