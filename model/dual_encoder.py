@@ -164,7 +164,9 @@ class DualEncoder(RetrievalModel):
             freeze_parameters(self.tower.model, freeze)
         if lora is not None:
             add_adapters(self.tower.model, lora)
-        self.embeds_frames = self.uses_vision and not self.tower.takes_videos
+        # A fusion layer's output alone is not where the frames are.
+        has_frames = self.uses_vision and not self.tower.takes_videos
+        self.embeds_frames = has_frames and (self.residual or not self.uses_ocr)
         width = self.tower.embed_dim
         if self.uses_vision and temporal.head == "transformer":
             if self.tower.takes_videos:
@@ -388,13 +390,12 @@ class DualEncoder(RetrievalModel):
     def _encode_clips(self, batch: Batch) -> Tensor:
         """Return the vectors (B, E) that a tower of videos gives, without padding."""
         lengths = _mask_frames(batch).sum(1).tolist()
-        clips: list[Tensor] = [batch.video[0, 0, 0, 0]] * len(lengths)  # each is replaced
+        clips: dict[int, Tensor] = {}
         for length in sorted(set(lengths)):
             rows = [row for row, found in enumerate(lengths) if found == length]
             encoded = self.tower.encode_videos(batch.video[rows, :length])
-            for row, clip in zip(rows, encoded, strict=True):
-                clips[row] = clip
-        return torch.stack(clips)
+            clips |= dict(zip(rows, encoded, strict=True))
+        return torch.stack([clips[row] for row in range(len(lengths))])
 
     def _encode_frames(self, batch: Batch) -> Tensor:
         """Return the frames' vectors (B, F, E) of length 1, through the temporal head."""

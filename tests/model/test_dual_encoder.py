@@ -257,8 +257,10 @@ def test_frames_in_chunks_are_those_at_once(towers):
     assert frames[0].shape == (3, FRAMES, 24)
     for other in frames[1:]:
         torch.testing.assert_close(other, frames[0], rtol=0, atol=1e-6)
-    with pytest.raises(UserError, match="as a whole"):
-        build(towers["videoprism"], modalities=("vision",)).embed_frames(batch)
+    others = {"videoprism": {"modalities": ("vision",)}, "clip": {"ocr": OcrBranch(residual=False)}}
+    for family, options in others.items():
+        with pytest.raises(UserError, match="as a whole"):
+            build(towers[family], **options).embed_frames(batch)
 
 
 @pytest.fixture
