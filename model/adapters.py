@@ -1,4 +1,4 @@
-"""Which weights of a pretrained tower are trained: all, some, none, or low-rank adapters (LoRA).
+"""Trained weights of a pretrained tower: all, some, none, or low-rank adapters (LoRA).
 
 LoRA: Hu et al., arXiv 2106.09685. Shapes: a weight is (O, I), its adapter (O, r) and (r, I).
 """

@@ -9,6 +9,7 @@ Shapes: N texts, T tokens of the longest, U distinct words, D width.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,13 +71,8 @@ class TextEncoder:
         return self.run(input_ids, attention_mask).last_hidden_state[:, 0]
 
     def encode_words(self, words: Words) -> Tensor:
-        """Return (U, D), without padding: words of equal token count go together."""
-        encoded, start = [], 0
-        for length, count in words.groups:
-            ids = words.input_ids[start : start + count, :length]
-            encoded.append(self.pool(ids, torch.ones_like(ids)))
-            start += count
-        return torch.cat(encoded)
+        """Return (U, D), without padding."""
+        return encode_unpadded(words, self.pool)
 
     def find_unused_parts(self) -> dict[str, nn.Module]:
         """Return the modules that ``pool`` does not use, by name."""
@@ -204,6 +200,20 @@ def read_padding(name: str) -> tuple[int | None, str]:
 
     tokenizer = AutoTokenizer.from_pretrained(name)
     return tokenizer.pad_token_id, tokenizer.padding_side
+
+
+def encode_unpadded(words: Words, encode: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return a vector a distinct word, (U, D): words of equal token count go together.
+
+    Args:
+        encode: token ids (N, T) and their mask -> (N, D).
+    """
+    encoded, start = [], 0
+    for length, count in words.groups:
+        ids = words.input_ids[start : start + count, :length]
+        encoded.append(encode(ids, torch.ones_like(ids)))
+        start += count
+    return torch.cat(encoded)
 
 
 def get_text_encoder(model: PreTrainedModel) -> TextEncoder:

@@ -24,7 +24,7 @@ from typing_extensions import Self
 
 from base.batch import Words
 from base.registry import TOWERS
-from model.text_encoder import pad_texts, read_padding
+from model.text_encoder import encode_unpadded, pad_texts, read_padding
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -214,12 +214,7 @@ class Tower(nn.Module):
             ]).to(words.input_ids.device)  # fmt: skip
             places = torch.arange(words.input_ids.shape[1], device=lengths.device)
             return self.encode_texts(words.input_ids, (places < lengths[:, None]).long())
-        encoded, start = [], 0
-        for length, count in words.groups:
-            ids = words.input_ids[start : start + count, :length]
-            encoded.append(self.encode_texts(ids, torch.ones_like(ids)))
-            start += count
-        return torch.cat(encoded)
+        return encode_unpadded(words, self.encode_texts)
 
     def save_text_config(self, folder: Path) -> None:
         """Write what ``build_text_side`` wants to find."""

@@ -1,4 +1,8 @@
-"""Runs train.py in a process of its own without importing everything anew: it is forked."""
+"""Runs train.py in a process of its own without importing everything anew.
+
+It is forked from a server that has imported it and done nothing else: torch refuses a backward pass
+in what is forked from a process that has had one, as pytest's may.
+"""
 
 import logging
 import multiprocessing
@@ -22,7 +26,9 @@ def arguments(data_dir: Path, folder: Path, *changes: str) -> list[str]:
 
 def start(argv: list[str], stderr: Path) -> multiprocessing.Process:
     """Start train.py; what it says goes to a file."""
-    process = multiprocessing.get_context("fork").Process(target=run_training, args=(argv, stderr))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.processes"])
+    process = context.Process(target=run_training, args=(argv, stderr))
     process.start()
     return process
 

@@ -37,7 +37,7 @@ def epochs_done(folder: Path) -> int:
 def said(stderr: Path) -> list[str]:
     """The lines of standard error but for progress bars and those of torchrun."""
     lines = stderr.read_text().replace("\r", "\n").splitlines()
-    return [line for line in lines if line and not re.search(r"samples/s|batch/s|\?batch", line)]
+    return [line for line in lines if line and not re.search(r"samples/s|batch/s|\?batch|\ds/(batch|samples)", line)]
 
 
 @pytest.fixture(scope="module")

@@ -237,19 +237,44 @@ class FoldersAnswer(BaseModel):
     modes: list[Mode] = Field(description="without a model only keyword: there is no meaning")
 
 
+_UNKNOWN: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "There is no such entry, or file, any more"}
+}
+
+
 def build_api(index: VideoIndex) -> APIRouter:
     """Return the routes for an index that is open."""
     problems: dict[int | str, dict[str, Any]] = {
         422: {"model": Problem, "description": "The request can't be answered as it is"},
         503: {"model": Problem, "description": "The index can't be read"},
     }
-    unknown = {404: {"model": Problem, "description": "There is no such entry, or file, any more"}}
-    refused = unknown | {
+    router = APIRouter(prefix="/api", responses=problems)
+    _add_searches(router, index)
+
+    @router.get("/folders")
+    def folders() -> FoldersAnswer:
+        """List the folders that a search can be limited to, and the modes that there are."""
+        return FoldersAnswer(
+            num_entries=len(index), folders=index.folders(), modes=list(index.modes)
+        )
+
+    @router.get("/entries/{entry_id}", responses=_UNKNOWN)
+    def entry(entry_id: int) -> EntryAnswer:
+        """Describe an entry and the lines of text in it."""
+        found = vars(index.entry(entry_id)) | {"tracks": index.tracks(entry_id)}
+        return EntryAnswer.model_validate(found, from_attributes=True)
+
+    _add_files(router, index)
+    return router
+
+
+def _add_searches(router: APIRouter, index: VideoIndex) -> None:
+    """Add the routes that find entries."""
+    refused = _UNKNOWN | {
         408: {"model": Problem, "description": "The picture did not come in time"},
         413: {"model": Problem, "description": "The picture is too large"},
         415: {"model": Problem, "description": "The body is not called a picture"},
     }
-    router = APIRouter(prefix="/api", responses=problems)
     # More searches at a time than there are cores, for those that wait are embedded and compared
     # together; files need not wait for searches.
     limiter = CapacityLimiter(MAX_SEARCHES)
@@ -270,7 +295,7 @@ def build_api(index: VideoIndex) -> APIRouter:
 
         return await to_thread.run_sync(search, limiter=limiter)
 
-    @router.get("/search", response_model=SearchAnswer, responses=unknown)
+    @router.get("/search", response_model=SearchAnswer, responses=_UNKNOWN)
     async def search(asked: Annotated[SearchQuery, Query()]) -> Response:
         """Find the entries that fit a query best."""
         return await run_search(asked)
@@ -286,23 +311,14 @@ def build_api(index: VideoIndex) -> APIRouter:
             name = "minus_image" if asked.minus_image else "image"
             return await run_search(asked, **{name: await _read_picture(request)})
 
-    @router.get("/folders")
-    def folders() -> FoldersAnswer:
-        """List the folders that a search can be limited to, and the modes that there are."""
-        return FoldersAnswer(
-            num_entries=len(index), folders=index.folders(), modes=list(index.modes)
-        )
 
-    @router.get("/entries/{entry_id}", responses=unknown)
-    def entry(entry_id: int) -> EntryAnswer:
-        """Describe an entry and the lines of text in it."""
-        found = vars(index.entry(entry_id)) | {"tracks": index.tracks(entry_id)}
-        return EntryAnswer.model_validate(found, from_attributes=True)
+def _add_files(router: APIRouter, index: VideoIndex) -> None:
+    """Add the routes that send an entry's picture and its video."""
 
     def route_file(path: str, kind: str) -> Any:
         """Return a decorator: answers GET and HEAD; understands byte ranges (RFC 9110, 14)."""
         content: dict[str, Any] = {"content": {kind: {}}}
-        responses = unknown | {
+        responses = _UNKNOWN | {
             200: content | {"description": "The file"},
             206: content | {"description": "The range of bytes that was asked for"},
             416: {"description": "The file has no such bytes"},
@@ -327,8 +343,6 @@ def build_api(index: VideoIndex) -> APIRouter:
         name = Path(index.entry(entry_id).video).name
         kind = _TYPE_OF.get(Path(name).suffix.lower(), "application/octet-stream")
         return _send_file(file, kind, replace_surrogates(name))
-
-    return router
 
 
 async def _read_picture(request: Request) -> bytes:
