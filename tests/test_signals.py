@@ -34,10 +34,13 @@ def epochs_done(folder: Path) -> int:
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
+PROGRESS = r"samples/s|batch/s|\?batch|\ds/(batch|samples)"  # fast bars, new ones, slow ones
+
+
 def said(stderr: Path) -> list[str]:
     """The lines of standard error but for progress bars and those of torchrun."""
     lines = stderr.read_text().replace("\r", "\n").splitlines()
-    return [line for line in lines if line and not re.search(r"samples/s|batch/s|\?batch|\ds/(batch|samples)", line)]
+    return [line for line in lines if line.strip() and not re.search(PROGRESS, line)]
 
 
 @pytest.fixture(scope="module")
