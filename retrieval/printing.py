@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.results import Explanation, Hit, SameEntry, WordMatch
+from retrieval.results import Box, Explanation, Hit, SameEntry, WordMatch
 
 if TYPE_CHECKING:
     from retrieval.index.update import UpdatePlan, UpdateResult
@@ -27,12 +27,16 @@ def dump_hits(hits: Sequence[Hit]) -> str:
     """
     values = [
         asdict(hit)
-        | {"words": [asdict(match) | {"box": match.box._asdict()} for match in hit.words]}
+        | {"words": [asdict(match) | {"box": _dump_box(match.box)} for match in hit.words]}
         | {"also": [entry._asdict() for entry in hit.also]}
         | {"meaning_rank": hit.semantic_rank, "words_rank": hit.keyword_rank}
         for hit in hits
     ]
     return json.dumps(values, indent=2) + "\n"
+
+
+def _dump_box(box: Box | None) -> dict[str, float] | None:
+    return None if box is None else box._asdict()
 
 
 def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
@@ -75,16 +79,21 @@ def _explain_hit(hit: Hit) -> list[str]:
     lines = [] if hit.explanation is None else [_format_similarity(hit.explanation, hit.z_score)]
     if hit.time_s is not None:
         lines.append(f"best frame {hit.frame_similarity:.3f}, at {format_time(hit.time_s)}")
-    for match in hit.words:
-        left, top, right, bottom = (round(100 * share) for share in match.box)
-        lines.append(
-            f"{escape(match.query)}: {match.kind} in "
-            f"{json.dumps(match.text, ensure_ascii=False)}, "
-            f"{_format_span(match)}, "
-            f"x {left}-{right} %, y {top}-{bottom} % of the frame"
-        )
+    lines += [_format_match(match) for match in hit.words]
     lines += [f"also {_format_span(entry)} of {escape(entry.video)}" for entry in hit.also]
     return lines
+
+
+def _format_match(match: WordMatch) -> str:
+    text = json.dumps(match.text, ensure_ascii=False)
+    found = f"{escape(match.query)}: {match.kind} in "
+    if match.track_kind == "name":
+        return f"{found}the name of the file"
+    if match.box is None:
+        return f"{found}{text}, said {_format_span(match)}"
+    left, top, right, bottom = (round(100 * share) for share in match.box)
+    place = f"x {left}-{right} %, y {top}-{bottom} % of the frame"
+    return f"{found}{text}, {_format_span(match)}, {place}"
 
 
 def _format_span(part: Hit | WordMatch | SameEntry) -> str:

@@ -11,6 +11,8 @@ MODES: tuple[Mode, ...] = ("hybrid", "semantic", "keyword")
 _FORMER_MODES = {"fused": "hybrid", "meaning": "semantic", "words": "keyword"}
 # ``fuzzy``: some letters away; see ``retrieval.search.keyword.Term.max_distance``.
 MatchKind = Literal["exact", "prefix", "substring", "fuzzy"]
+# ``read`` in the picture, ``spoken`` (subtitles or speech), or the ``name`` of the file.
+TrackKind = Literal["read", "spoken", "name"]
 
 
 def rename_mode(name: str) -> str:
@@ -29,15 +31,16 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class WordMatch:
-    """A word of a query that was read in an entry."""
+    """A word of a query that an entry has in a line of text."""
 
     query: str  # the word or quoted phrase of the query, folded
     word: str  # the word, or words, of the video that it matches, folded
     kind: MatchKind
     text: str  # the line as it was read
-    start_s: float  # when the line is first seen
+    start_s: float  # when the line is first seen, or begins to be said
     end_s: float  # when it was last seen
-    box: Box  # the mean over its frames
+    box: Box | None  # the mean over its frames; None of what is not in the picture
+    track_kind: TrackKind = "read"
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class TextTrack:
-    """A line of text that was followed through a video."""
+    """A line of text that was followed through a video, or said in it."""
 
     text: str  # as it was read
     score: float  # confidence of the reading, as the OCR document has it
-    start_s: float  # when it is first seen
+    start_s: float  # when it is first seen, or begins to be said
     end_s: float  # when it was last seen
-    box: Box  # the mean over its frames
+    box: Box | None  # the mean over its frames; None of what is not in the picture
     boxes: tuple[tuple[float, Box], ...]  # (time, box) of every frame in which it was spotted
+    kind: TrackKind = "read"

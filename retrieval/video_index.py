@@ -294,10 +294,14 @@ class VideoIndex:
         return file
 
     def tracks(self, entry_id: int) -> list[TextTrack]:
-        """Return the lines of text seen within an entry, by time; raises ``UnknownEntryError``."""
+        """Return the lines of text seen or said in an entry, by time.
+
+        Raises ``UnknownEntryError``.
+        """
         with self.reading() as (connection, _):
             read_entry(connection, entry_id)
-            return read_tracks(connection, entry_id)
+            tracks = read_tracks(connection, entry_id)
+        return [track for track in tracks if track.kind != "name"]
 
     def folders(self) -> list[str]:
         """Return every folder below the indexed one that holds videos, sorted, with parents."""

@@ -5,6 +5,12 @@ A document is one JSON object per video; each member is one tracked line of text
     "17": {"text": "SALE UP TO 60 OFF", "score": 0.93,
            "tracks": {"0": [x1, y1, x2, y2, x3, y3, x4, y4, a, b], "5": [...]}}
 
+What is said, in subtitles or speech, may stand beside it. It has a time and no place; models are
+not given it::
+
+    "18": {"text": "everything must go", "score": 1.0, "kind": "spoken",
+           "start_s": 12.5, "end_s": 14.0}
+
 Track vectors have 12 numbers: first frame, last frame, number of tracked frames, mean x, mean y,
 width, height, ex, ey, growth of the width, growth of the height, score; frames and pixels until
 ``normalise_tracks`` makes them shares of the video's length and size. First and last are those of
@@ -79,15 +85,21 @@ class OcrParams(ConfigModel):
         )
 
 
+LineKind = Literal["read", "spoken"]
+
+
 class OcrLine(NamedTuple):
     """A record of a document: the text, its score, and frame -> 8 coordinates (4 corners).
 
-    The frames are in the document's order.
+    The frames are in the document's order. A spoken line has none, but when it begins and ends, in
+    seconds from the video's first frame.
     """
 
     text: str
     score: float
     frames: dict[int, list[float]]
+    kind: LineKind = "read"
+    span_s: tuple[float, float] | None = None
 
     def within(self, first: int, stop: int) -> "OcrLine":
         """Return the line as it is seen in the frames ``first`` … ``stop - 1``, then from 0."""
@@ -143,12 +155,14 @@ def extract_words(document: dict[str, Any], params: OcrParams, source: str = "")
 def select_words(lines: Sequence[OcrLine], params: OcrParams) -> OcrWords:
     """Split lines into words and choose those that the model reads.
 
-    A line that is seen in no frame is counted and left out: spotters write such records.
+    A line that is read in no frame is counted and left out: spotters write such records. One that
+    is spoken is left out.
     """
     kept: list[tuple[str, np.ndarray]] = []
     seen: set[str] = set()
-    tracked = [line for line in lines if line.frames]
-    for text, score, frames in tracked:
+    read = [line for line in lines if line.kind == "read"]
+    tracked = [line for line in read if line.frames]
+    for text, score, frames, *_ in tracked:
         numbers = sorted(frames) if params.track_order == "time" else list(frames)
         track = _make_track_vector({number: frames[number] for number in numbers}, score)
         for piece in text.split(" "):
@@ -166,7 +180,7 @@ def select_words(lines: Sequence[OcrLine], params: OcrParams) -> OcrWords:
     # sorted() is stable: words of equal score stay in document order.
     kept = sorted(kept, key=lambda pair: -pair[1][-1])[: params.max_words]
     tracks = np.array([track for _, track in kept], dtype=np.float64).reshape(-1, TRACK_SIZE)
-    return OcrWords([word for word, _ in kept], tracks, len(lines) - len(tracked))
+    return OcrWords([word for word, _ in kept], tracks, len(read) - len(tracked))
 
 
 def normalise_tracks(tracks: np.ndarray, num_frames: int, width: int, height: int) -> np.ndarray:
@@ -207,6 +221,15 @@ def _parse_record(record: Any, where: str) -> OcrLine:
     score = _parse_number(record.get("score"))
     if score is None:
         raise error('a finite number "score" (or a string of one)', record.get("score"))
+    kind = record.get("kind", "read")
+    if kind == "spoken":
+        start_s, end_s = (_parse_number(record.get(name)) for name in ("start_s", "end_s"))
+        if start_s is None or end_s is None or not 0 <= start_s <= end_s:
+            span = record.get("start_s"), record.get("end_s")
+            raise error("seconds of a spoken line, 0 <= start_s <= end_s", span)
+        return OcrLine(text, score, {}, "spoken", (start_s, end_s))
+    if kind != "read":
+        raise error('a "kind" of "read" or "spoken"', kind)
     if not isinstance(tracks, dict):
         raise error('an object "tracks" of frame numbers', tracks)
     frames = {}

@@ -7,6 +7,7 @@ are on the disk before it. Shapes: E width of the common space.
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -20,13 +21,15 @@ from typing_extensions import Self
 
 from retrieval.errors import IndexFolderError
 from retrieval.index.words import get_words
+from retrieval.results import TrackKind
 from utils.errors import UserError
 from utils.files import FileStamp, hash_file
 
 DATABASE = "index.db"
-# Format 1 has the windows' vectors of the model that it was made with, and nothing else: an earlier
-# release would leave vectors of frames behind, and look for the files of a model where it has none.
-FORMAT_VERSION = 2
+# Format 2 may have vectors of frames, another model than its first one, or none. Format 3 has lines
+# that are spoken, and the names of the videos as lines, which formats before can't tell from those
+# that were read. All are read, and become the last one when they are written to.
+FORMAT_VERSION = 3
 FIRST_QUERY_ENCODER = "query_encoder"  # folder, of the model that an index is made with
 APPLICATION_ID = 0x54565258  # "TVRX": tells our databases from others
 NO_INDEX = "index.py makes one: python index.py VIDEOS --out {}"
@@ -47,7 +50,8 @@ CREATE INDEX entries_of_video ON entries (video_id);
 CREATE TABLE dead_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE tracks (
     id INTEGER PRIMARY KEY, video_id INTEGER NOT NULL REFERENCES videos, text TEXT NOT NULL,
-    score REAL NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, boxes BLOB NOT NULL);
+    score REAL NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, boxes BLOB NOT NULL,
+    kind TEXT NOT NULL DEFAULT 'read');
 CREATE INDEX tracks_of_video ON tracks (video_id);
 CREATE TABLE words (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE VIRTUAL TABLE words_fts USING fts5 (
@@ -113,7 +117,8 @@ class NewTrack:
     start_s: float  # when it is first seen
     end_s: float  # when it was last seen
     boxes: NDArray  # (N, 5) float32: time, left, top, right, bottom; by time
-    seen_in: tuple[int, ...]  # positions of the video's entries in which it is seen
+    seen_in: tuple[int, ...]  # positions of the video's entries in which it is seen or said
+    kind: TrackKind = "read"
 
 
 @dataclass
@@ -149,7 +154,7 @@ class KnownEntry(NamedTuple):
 
 
 class KnownLine(NamedTuple):
-    """A line of text of a video of the index, as ``NewTrack``."""
+    """A line of text that was read in a video of the index, as ``NewTrack``."""
 
     text: str
     score: float
@@ -165,18 +170,30 @@ def create_database(folder: Path, meta: dict[str, Any]) -> None:
             connection.execute(statement)
         write_meta(connection, meta)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        set_version(connection, meta)
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         connection.execute("COMMIT")
 
 
-def set_version(connection: sqlite3.Connection, meta: dict[str, Any]) -> None:
-    """Set the format of an index: the oldest that allows what its ``meta`` says."""
-    has_first_model = meta.get("width") is not None and (
-        meta.get("query_encoder_folder", FIRST_QUERY_ENCODER) == FIRST_QUERY_ENCODER
-    )
-    is_plain = has_first_model and meta.get("num_frames") is None
-    version = 1 if is_plain else FORMAT_VERSION
-    connection.execute(f"PRAGMA user_version = {version}")
+def upgrade_database(connection: sqlite3.Connection) -> None:
+    """Bring a database that is open for writing to the last format, in one commit."""
+    if _read_version(connection) >= FORMAT_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute("ALTER TABLE tracks ADD COLUMN kind TEXT NOT NULL DEFAULT 'read'")
+        videos = connection.execute("SELECT id, path, duration_s FROM videos").fetchall()
+        entries = read_entries(connection)
+        for video_id, path, duration_s in videos:
+            ids = [entry.id for entry in entries.get(video_id, [])]
+            track = build_name_track(os.fsdecode(path), duration_s, len(ids))
+            insert_track(connection, video_id, track, ids)
+        write_meta(connection, {"commits": read_meta(connection)["commits"] + 1})
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
@@ -203,6 +220,10 @@ def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
             _check_version(connection, folder)
             if writing:
                 connection.execute("PRAGMA synchronous = FULL")
+            elif _read_version(connection) < 3:  # all lines of such an index were read
+                connection.execute(
+                    "CREATE TEMP VIEW tracks AS SELECT *, 'read' AS kind FROM main.tracks"
+                )
         except sqlite3.Error as error:
             raise explain_read_error(folder, error) from error
         stack.pop_all()
@@ -211,7 +232,7 @@ def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
 
 def _check_version(connection: sqlite3.Connection, folder: Path) -> None:
     found = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = _read_version(connection)
     if found != APPLICATION_ID:
         raise IndexFolderError(f"{folder}: holds no finished index; {NO_INDEX.format(folder)}")
     if version > FORMAT_VERSION:
@@ -219,6 +240,10 @@ def _check_version(connection: sqlite3.Connection, folder: Path) -> None:
             f"{folder}: is an index of format {version}, from a newer version of this project; "
             f"this one reads format {FORMAT_VERSION}: update the project, or make the index anew"
         )
+
+
+def _read_version(connection: sqlite3.Connection) -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
 def explain_read_error(folder: Path, error: sqlite3.Error) -> IndexFolderError:
@@ -273,9 +298,10 @@ def read_entries(connection: sqlite3.Connection) -> dict[int, list[KnownEntry]]:
 
 
 def read_lines(connection: sqlite3.Connection, video_id: int) -> list[KnownLine]:
-    """Return the lines of text of a video, in the order in which they came."""
+    """Return the lines of text that were read in a video, in the order in which they came."""
     rows = connection.execute(
-        "SELECT text, score, boxes FROM tracks WHERE video_id = ? ORDER BY id", (video_id,)
+        "SELECT text, score, boxes FROM tracks WHERE video_id = ? AND kind = 'read' ORDER BY id",
+        (video_id,),
     )
     return [
         KnownLine(text, score, np.frombuffer(boxes, dtype=np.float32).reshape(-1, 5))
@@ -312,18 +338,37 @@ def insert_video(
         ).lastrowid
         for row, entry in enumerate(video.entries, first_row)
     ]
-    for track in video.tracks:
-        boxes = np.ascontiguousarray(track.boxes, dtype=np.float32).tobytes()
-        track_id = connection.execute(
-            "INSERT INTO tracks (video_id, text, score, start_s, end_s, boxes) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (video_id, track.text, track.score, track.start_s, track.end_s, boxes),
-        ).lastrowid
-        for word in dict.fromkeys(get_words(track.text)):
-            word_id = _find_or_insert_word(connection, word)
-            rows = ((word_id, ids[position], track_id) for position in track.seen_in)
-            connection.executemany("INSERT INTO postings VALUES (?, ?, ?)", rows)
+    name = build_name_track(video.path, video.duration_s, len(ids))
+    for track in (*video.tracks, name):
+        insert_track(connection, video_id, track, ids)
     return list(zip(ids, video.entries, strict=True))
+
+
+def build_name_track(path: str, duration_s: float, num_entries: int) -> NewTrack:
+    """Return the words of a video's path within its folder as a line that all its entries have.
+
+    ``2019/charlie_chaplin.mp4`` is ``2019 charlie chaplin``.
+    """
+    words = re.sub(r"[\W_]+", " ", os.path.splitext(path)[0]).strip()
+    nowhere = np.zeros((0, 5), np.float32)
+    return NewTrack(words, 1.0, 0.0, duration_s, nowhere, tuple(range(num_entries)), "name")
+
+
+def insert_track(
+    connection: sqlite3.Connection, video_id: int, track: NewTrack, entries: Sequence[int]
+) -> None:
+    """Insert a line of text of a video that has these entries, in their order."""
+    boxes = np.ascontiguousarray(track.boxes, dtype=np.float32).tobytes()
+    values = track.text, track.score, track.start_s, track.end_s, boxes, track.kind
+    track_id = connection.execute(
+        "INSERT INTO tracks (video_id, text, score, start_s, end_s, boxes, kind) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (video_id, *values),
+    ).lastrowid
+    for word in dict.fromkeys(get_words(track.text)):
+        word_id = _find_or_insert_word(connection, word)
+        rows = ((word_id, entries[position], track_id) for position in track.seen_in)
+        connection.executemany("INSERT INTO postings VALUES (?, ?, ?)", rows)
 
 
 def _find_or_insert_word(connection: sqlite3.Connection, text: str) -> int:

@@ -89,10 +89,14 @@ class VideoFile:
                 reader.path, last, reader.num_frames,
             )  # fmt: skip
         for line in lines:
-            seen_in = find_windows(list(line.frames), self.windows)
-            for position in seen_in:
-                self._lines_in[position].append(line)
-            track = _build_track(line, times, size, seen_in)
+            if line.span_s is not None:
+                heard_in = find_windows_at(line.span_s, self.windows)
+                track = _build_spoken_track(line, heard_in)
+            else:
+                seen_in = find_windows(list(line.frames), self.windows)
+                for position in seen_in:
+                    self._lines_in[position].append(line)
+                track = _build_track(line, times, size, seen_in)
             self.video.tracks += [] if track is None else [track]
 
     def read_windows(self) -> Iterator[tuple[NewEntry, Sample]]:
@@ -225,6 +229,16 @@ def find_windows(frames: Sequence[int], windows: Sequence[Window]) -> tuple[int,
     return tuple(np.flatnonzero(has_one).tolist())
 
 
+def find_windows_at(span_s: tuple[float, float], windows: Sequence[Window]) -> tuple[int, ...]:
+    """Return the positions of the windows that have a part of a time span, in seconds."""
+    start_s, end_s = span_s
+    return tuple(
+        position
+        for position, window in enumerate(windows)
+        if start_s < window.end_s and max(end_s, start_s + 1e-6) > window.start_s
+    )
+
+
 def _choose_frames(window: Window, count: int) -> list[int]:
     """Return up to ``count`` frames of a window, spread over it."""
     if not count:
@@ -248,6 +262,17 @@ def _build_track(
     quads = np.clip(quads / np.array(size), 0.0, 1.0)
     corners = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
     boxes = np.column_stack([times[frames], corners]).astype(np.float32)
-    text = line.text.encode("utf-8", "replace").decode()  # JSON may hold half characters
     span = float(times[frames[0]]), float(times[frames[-1]])
-    return NewTrack(text, line.score, *span, boxes, seen_in)
+    return NewTrack(_clean_text(line.text), line.score, *span, boxes, seen_in)
+
+
+def _build_spoken_track(line: OcrLine, heard_in: tuple[int, ...]) -> NewTrack | None:
+    """Return a spoken line as an index keeps it; None where the video has ended before it."""
+    if not heard_in or line.span_s is None:
+        return None
+    nowhere = np.zeros((0, 5), np.float32)
+    return NewTrack(_clean_text(line.text), line.score, *line.span_s, nowhere, heard_in, "spoken")
+
+
+def _clean_text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # JSON may hold half characters

@@ -85,6 +85,7 @@ class IndexWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._database = database.connect(folder, writing=True)
+        database.upgrade_database(self._database)
         self.meta = database.read_meta(self._database)
 
     @staticmethod
@@ -249,7 +250,6 @@ class IndexWriter:
                     execute("INSERT INTO dead_rows VALUES (?)", (row,))
             taken = self.meta["successor"] | {"successor": None, "ann": None}
             database.write_meta(self._database, taken)
-            database.set_version(self._database, taken)
         for entry in gone:
             thumbnail_file(self.folder, entry).unlink(missing_ok=True)
 

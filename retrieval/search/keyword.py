@@ -146,7 +146,7 @@ def find_matches(
             best = match.find_best(words)
             if best is not None:
                 line = track.text, track.start_s, track.end_s, track.box
-                word = WordMatch(match.term.text, best.text, best.kind, *line)
+                word = WordMatch(match.term.text, best.text, best.kind, *line, track.kind)
                 found.append((-match.idf * best.score, track.start_s, word))
     found.sort(key=lambda item: item[:2])
     return tuple(word for _, _, word in found[:MAX_MATCHES])

@@ -176,18 +176,18 @@ def read_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[Entry, in
 
 
 def read_tracks(connection: sqlite3.Connection, entry_id: int) -> list[TextTrack]:
-    """Return the lines that are seen within an entry, by time."""
+    """Return the lines that are seen or said within an entry, by time, and its video's name."""
     rows = connection.execute(
-        "SELECT text, score, start_s, end_s, boxes FROM tracks WHERE id IN "
+        "SELECT text, score, start_s, end_s, boxes, kind FROM tracks WHERE id IN "
         "(SELECT track_id FROM postings WHERE entry_id = ?) ORDER BY start_s, id",
         (entry_id,),
     )
     tracks = []
-    for *values, blob in rows:
+    for *values, blob, kind in rows:
         boxes = np.frombuffer(blob, dtype=np.float32).reshape(-1, 5)  # time and corners
         timed = tuple((time, Box(*corners)) for time, *corners in boxes.tolist())
-        mean = Box(*boxes[:, 1:].mean(axis=0).tolist())
-        tracks.append(TextTrack(*values, mean, timed))
+        mean = Box(*boxes[:, 1:].mean(axis=0).tolist()) if len(boxes) else None
+        tracks.append(TextTrack(*values, mean, timed, kind))
     return tracks
 
 

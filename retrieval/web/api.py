@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect
 from retrieval import VideoIndex
 from retrieval.errors import MissingFileError
 from retrieval.index.words import get_words
-from retrieval.results import MatchKind, Mode, rename_mode
+from retrieval.results import MatchKind, Mode, TrackKind, rename_mode
 from retrieval.search.example import MAX_EXAMPLES, MAX_PICTURE_BYTES
 from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import MAX_QUERY
@@ -141,7 +141,7 @@ class TimedBox(BoxAnswer):
 
 
 class WordAnswer(BaseModel):
-    """A word of the query that was read in an entry, and the line that it stands in."""
+    """A word of the query that an entry has, and the line that it stands in."""
 
     query: Text
     word: Text
@@ -149,7 +149,8 @@ class WordAnswer(BaseModel):
     text: Text
     start_s: float
     end_s: float
-    box: BoxAnswer
+    box: BoxAnswer | None = Field(description="null: not in the picture, but said or a file's name")
+    track_kind: TrackKind
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -201,13 +202,14 @@ class SearchAnswer(BaseModel):
 
 
 class TrackAnswer(BaseModel):
-    """A line of text that was followed through a video; ``boxes`` are in the order of time."""
+    """A line of text that was followed through a video, or said; ``boxes`` are by time."""
 
     text: Text
     score: float
     start_s: float
     end_s: float
-    box: BoxAnswer
+    kind: TrackKind
+    box: BoxAnswer | None
     boxes: Annotated[
         list[TimedBox],
         BeforeValidator(

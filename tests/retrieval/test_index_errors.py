@@ -37,7 +37,7 @@ def damage(folder: Path, pattern: str, keep: int | None = None) -> None:
 
 
 DAMAGED = {
-    "newer": (lambda f: version(f, 3), "format 3, from a newer version"),
+    "newer": (lambda f: version(f, 9), "format 9, from a newer version"),
     "of another program": (lambda f: application(f, 5), "holds no finished index"),
     "no database": (lambda f: damage(f, "index.db"), "holds no finished index; index.py makes one"),
     "no embeddings": (lambda f: damage(f, "embeddings-*"), r"embeddings-000001.npy: No such file"),

@@ -6,6 +6,7 @@ const SLACK_S = 0.25; // text is looked for in some frames only: it was there be
 
 // The box of a track at a time, between the frames in which it was spotted; null: not seen.
 export function interpolateBox(track, time) {
+  if (!track.boxes.length) return null; // said, not shown
   if (time < track.start_s - SLACK_S || time > track.end_s + SLACK_S) return null;
   const next = track.boxes.findIndex((box) => box.time_s >= time);
   if (next < 0) return track.boxes.at(-1);

@@ -42,7 +42,10 @@ def test_a_search_finds_what_the_index_finds(client, index, mode, query):
             (word.text, word.word, word.kind) for word in other.words
         ]
         assert all(w["marks"] for w in hit["words"])
-        assert [tuple(w["box"].values()) for w in hit["words"]] == [w.box for w in other.words]
+        boxes = [w["box"] and tuple(w["box"].values()) for w in hit["words"]]
+        assert boxes == [word.box for word in other.words]
+        kinds = [word.track_kind for word in other.words]
+        assert [w["track_kind"] for w in hit["words"]] == kinds
 
 
 def test_a_hit_has_the_time_of_its_best_frame(colours, client, tmp_path):
