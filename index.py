@@ -43,29 +43,19 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-import torch
-
-from parse_config import add_config_arguments, load_run_config
-from retrieval.index.embedding import ModelFile
+from parsing.arguments import add_config_arguments
 from retrieval.index.hub import HubError, locate_model
-from retrieval.index.model_change import describe_stopped
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
-from retrieval.index.tower import DEFAULT_TOWER, TowerModel, open_model
-from retrieval.index.update import (
-    IndexOptions,
-    list_videos,
-    preview_update,
-    read_index_meta,
-    update_index,
-)
 from retrieval.index.vectors import Vectors
 from retrieval.printing import format_plan, format_result
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError
-from utils.launch import choose_devices
 from utils.run_dir import setup_logging
+
+if TYPE_CHECKING:  # what imports torch is imported where it is used, for --help comes first
+    from retrieval.index.embedding import ModelFile
 
 logger = logging.getLogger("retrieval")
 
@@ -114,11 +104,16 @@ def choose_source(arguments: argparse.Namespace, meta: dict | None) -> OcrSource
     return load_source(arguments.out, before)
 
 
-def choose_model(arguments: argparse.Namespace, meta: dict | None) -> ModelFile | None:
+def choose_model(arguments: argparse.Namespace, meta: dict | None) -> "ModelFile | None":
     """Return the model that is asked for, that of the index, or for a new one the default.
 
     None: the index holds words only. Raises ``UserError``.
     """
+    from parse_config import load_run_config
+    from retrieval.index.embedding import ModelFile
+    from retrieval.index.model_change import describe_stopped
+    from retrieval.index.tower import TowerModel, open_model
+
     out, kept = arguments.out, None if meta is None else meta.get("model")
     if arguments.resume is not None:
         config = load_run_config(arguments.resume, arguments.config, arguments.overrides)
@@ -140,8 +135,11 @@ def choose_model(arguments: argparse.Namespace, meta: dict | None) -> ModelFile 
     return open_model(out, meta)
 
 
-def choose_default(arguments: argparse.Namespace) -> ModelFile | None:
+def choose_default(arguments: argparse.Namespace) -> "ModelFile | None":
     """Return the default tower for a new index, or None where it can't be had."""
+    from retrieval.index.tower import DEFAULT_TOWER, TowerModel
+    from retrieval.index.update import list_videos
+
     list_videos(arguments.videos)  # before anything is downloaded for them
     try:
         locate_model(DEFAULT_TOWER)
@@ -165,6 +163,11 @@ def choose_default(arguments: argparse.Namespace) -> ModelFile | None:
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
+    import torch
+
+    from retrieval.index.update import IndexOptions, preview_update, read_index_meta, update_index
+    from utils.launch import choose_devices
+
     setup_logging(verbosity=0)
     meta = read_index_meta(arguments.out)
     source = choose_source(arguments, meta)

@@ -19,6 +19,7 @@ import data_loader.registrations  # noqa: F401
 import model.registrations  # noqa: F401
 import trainer.registrations  # noqa: F401
 from base.config import Config, ConfigError, resolve_config
+from parsing.arguments import SetOption, add_config_arguments, add_override_argument
 from parsing.config_builder import build_config
 from parsing.json_files import merge_configs, parse_json, read_config, to_plain_values
 from parsing.schema import make_file_schema
@@ -99,42 +100,6 @@ def config_from_dict(data: dict[str, Any], source: str, overrides: Sequence[str]
     data, problems = to_plain_values(parse_json(json.dumps(data)))
     data.pop("$schema", None)
     return build_config(data, source, overrides, problems)
-
-
-def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``-c/--config`` and ``--set``, the arguments of ``load_config``, to a command."""
-    parser.add_argument(
-        "-c", "--config", required=required, metavar="FILE", help="configuration file (JSON)"
-    )
-    add_override_argument(parser)
-
-
-def add_override_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--set`` alone, for a command that finds its configuration elsewhere."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="change a value, for example optimizer.args.lr=1e-4 or "
-        "data_loader.0.args.batch_size=8; VALUE is JSON, or else text; repeatable",
-    )
-
-
-class SetOption(argparse.Action):
-    """An option of the published commands that changes one value: short for ``--set KEY=VALUE``."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, key: str, **settings: Any) -> None:
-        settings.setdefault("help", f"the same as --set {key}=…")
-        super().__init__(option_strings, "overrides", default=[], **settings)
-        self.key = key
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
-    ) -> None:
-        """Add the change behind those given so far."""
-        namespace.overrides = [*namespace.overrides, f"{self.key}={values}"]
 
 
 def main() -> None:

@@ -21,8 +21,9 @@ group=true; a picture is the body of a POST, with its Content-Type:
 
     curl -H "Content-Type: image/jpeg" --data-binary @photo.jpg "http://127.0.0.1:8000/api/search"
 
-All is described in /api/openapi.json. The index may be updated by index.py all the while. Ctrl-C or
-SIGTERM ends the server.
+All is described in /api/openapi.json. The index may be updated by index.py all the while. The
+server answers at once; what needs the model of the index waits until that is loaded. Ctrl-C or
+SIGTERM ends it.
 """
 
 import argparse
@@ -30,9 +31,9 @@ import os
 import re
 import secrets
 import sys
+import time
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from retrieval import VideoIndex
 from retrieval.index.query_embedder import QUERY_PRECISIONS
@@ -93,7 +94,6 @@ def main() -> None:
     arguments = parse_arguments()
     setup_logging(verbosity=0)
     token = choose_token(arguments.token)
-    torch.set_num_threads(1)  # several searches run side by side
     # A thread that computes outside of Python, step by step as the query encoder does, asks for
     # Python's lock after each step, and gets it from one that runs Python after so long.
     sys.setswitchinterval(SWITCH_S)
@@ -105,8 +105,6 @@ def main() -> None:
                 f"{escape(str(arguments.index))}: holds words only, so that only text is found; "
                 "index.py --model adds a model\n"
             )
-        else:
-            index.load_query_encoder()
         with open_socket(arguments.host, arguments.port) as listener:
             name, number = get_public_name(listener, arguments.host), listener.getsockname()[1]
             names = LOCAL_NAMES | {name} if is_local(listener) else None
@@ -118,7 +116,21 @@ def main() -> None:
             link = f"http://{name}:{number}/" + (f"?token={token}" if token else "")
             sys.stdout.write(f"{len(index):,} entries of {escape(str(index.videos))} at {link}\n")
             sys.stdout.flush()
-            serve(build_app(index, Access(names, token, f"textvr-{number}")), listener)
+            app = build_app(index, Access(names, token, f"textvr-{number}"))
+            serve(app, listener, partial(load_model, index))
+
+
+def load_model(index: VideoIndex) -> None:
+    """Load the query encoder of an index, while its text can be searched already."""
+    if index.model is None:
+        return
+    sys.stderr.write("loading the model; until it is there, only searches for text are answered\n")
+    start = time.monotonic()
+    import torch
+
+    torch.set_num_threads(1)  # several searches run side by side
+    index.load_query_encoder()
+    sys.stderr.write(f"the model is there, after {time.monotonic() - start:.1f} s\n")
 
 
 if __name__ == "__main__":

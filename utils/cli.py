@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from utils.distributed import get_dist_info
+from utils.dist_info import get_dist_info
 from utils.errors import UserError
 from utils.interrupt import Stopped
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.dist_info import DistInfo, get_dist_info
 from utils.running_time import Stopwatch, is_suspended
 
 T = TypeVar("T")
@@ -26,34 +26,6 @@ BAR_DELAY_S = 1.0  # what is done before that needs no bar
 _POLL_S, _SECOND_S = 0.5, 30.0
 _DAY = timedelta(days=1)
 _STALLED = 2  # exit code
-
-
-@dataclass(frozen=True)
-class DistInfo:
-    """The place of this process among those of the run.
-
-    Attributes:
-        rank: 0 … world_size - 1 over all machines.
-        world_size: number of processes.
-        local_rank: number of this process on its machine, which is also its GPU's.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that writes."""
-        return self.rank == 0
-
-
-def get_dist_info() -> DistInfo:
-    """Return this process's place, as torchrun set it."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    if not all(name in os.environ for name in names):
-        return DistInfo()
-    return DistInfo(*(int(os.environ[name]) for name in names))
 
 
 def show_progress(items: Sequence[T], text: str, unit: str) -> Iterable[T]:

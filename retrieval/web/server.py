@@ -6,6 +6,8 @@ import ipaddress
 import logging
 import signal
 import socket
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -149,13 +151,31 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer until SIGINT or SIGTERM, also one that comes before the start."""
-    server = Server(app)
+def serve(app: ASGIApp, listener: socket.socket, prepare: Callable[[], None] | None = None) -> None:
+    """Answer until SIGINT or SIGTERM, also one that comes before the start.
+
+    Args:
+        prepare: is called in a thread of its own meanwhile. Where it fails, the server ends with
+            its exception.
+    """
+    server, failures = Server(app), []
+
+    def run_preparation() -> None:
+        try:
+            prepare()
+        except BaseException as error:
+            failures.append(error)
+            server.should_exit = True
+
     caught = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, server.handle_exit) for number in caught}
     try:
+        if prepare is not None:
+            # A daemon: a model that is being loaded keeps nobody from ending the server.
+            threading.Thread(target=run_preparation, daemon=True).start()
         server.run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if failures:
+        raise failures[0]

@@ -127,7 +127,7 @@ def test_errors_are_one_message(street, tmp_path, monkeypatch, capsys):
             ([street], "holds no finished index"),
             ([newer], "format 99, from a newer version"),
             ([index, "-r", other], "was made with the model"),
-            ([damaged], "weights.safetensors: is not the query encoder"),
+            ([damaged, "--port", "0"], "weights.safetensors: is not the query encoder"),
             ([index, "--port", port], f"127.0.0.1:{port}: can't be listened at (the port is in"),
             ([index, "--host", "192.0.2.1", "--port", "0"], "with --host"),
             ([index, "--host", "no.such.host.invalid"], "with --host"),
@@ -147,9 +147,31 @@ def test_the_query_encoder_computes_in_what_is_asked_for(street, monkeypatch, ca
 
     monkeypatch.setattr(serve.VideoIndex, "load_query_encoder", load_and_end)
     for options in ([], ["--precision", "fp32"], ["--precision", "bf16"]):
-        assert refused(monkeypatch, capsys, street / "my.index", *options) == "loaded"
+        argv = street / "my.index", "--port", "0", *options
+        assert refused(monkeypatch, capsys, *argv) == "loaded"
     plain, full, half = found
     assert np.array_equal(plain, full) and 0 < np.abs(full - half).max() < 0.02
+
+
+def test_text_is_searched_while_the_model_is_loaded(street, tmp_path, monkeypatch):
+    """The gate is opened by the test: no search for text has waited for it."""
+    gate, load = multiprocessing.get_context("fork").Event(), serve.VideoIndex.load_query_encoder
+
+    def wait_and_load(index):
+        assert gate.wait(60)
+        return load(index)
+
+    monkeypatch.setattr(serve.VideoIndex, "load_query_encoder", wait_and_load)
+    with process(tmp_path, street / "my.index") as (_, address, out):
+        found = httpx.get(f"{address}api/search?q=sale&mode=keyword").json()["hits"]
+        assert found and "the model is there" not in out.read_text()
+        gate.set()
+        hits = httpx.get(f"{address}api/search?q=sale&mode=semantic", timeout=60).json()["hits"]
+        assert hits[0]["similarity"] is not None
+        deadline = time.monotonic() + 60
+        while "the model is there, after" not in out.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_the_token_of_the_environment(monkeypatch):
