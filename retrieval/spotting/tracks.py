@@ -1,13 +1,14 @@
-"""Tracks: the same line of text from picture to picture, and the one text that it is given."""
+"""Tracks: the same line of text from picture to picture, and the texts that it is given."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from retrieval.spotting.segmentation import Look, compare_texts, find_changes
 from retrieval.spotting.text_spotter import TextLine
 
 MAX_MISSED = 2  # pictures in which a line may go unread before its track ends
@@ -18,11 +19,16 @@ MAX_GROWTH = 1.6  # of the height, from one picture to the next
 
 
 class Sighting(NamedTuple):
-    """A line in one frame; ``read`` is false where it is carried over from the frame before."""
+    """A line in one frame.
+
+    ``read`` is false where it is carried over from the frame before; ``changed`` where the picture
+    is, there, that in which the line was read before.
+    """
 
     frame: int
     line: TextLine
     read: bool
+    changed: bool = True
 
 
 @dataclass
@@ -49,7 +55,7 @@ class Track:
         """
         weights: dict[str, float] = defaultdict(float)
         num_readings = 0
-        for _, line, read in self.sightings:
+        for _, line, read, _ in self.sightings:
             weights[line.text] += line.score * read
             num_readings += read
         votes = {
@@ -58,6 +64,18 @@ class Track:
         }
         winner = max(votes, key=lambda text: (votes[text], weights[text]))
         return winner, votes[winner] / num_readings
+
+    def split(self) -> list["Track"]:
+        """Return a track for each text that was shown one after the other."""
+        starts = [number for number, sighting in enumerate(self.sightings) if sighting.read]
+        looks = []
+        for start, stop in pairwise([*starts, len(self.sightings)]):
+            _, line, _, changed = self.sightings[start]
+            # One carried sighting confirms the reading; more are still the same guess.
+            looks.append(Look(line.text, line.score, changed, min(stop - start, 1 + changed)))
+        ends = [starts[number] for number in find_changes(looks)]
+        bounds = pairwise([0, *ends, len(self.sightings)])
+        return [Track(self.sightings[start:stop]) for start, stop in bounds]
 
 
 class LineTracker:
@@ -72,8 +90,14 @@ class LineTracker:
         self._reach = reach
         self._open: list[Track] = []
 
-    def update(self, frame: int, lines: Sequence[TextLine]) -> None:
-        """Add what was read in a frame; frames must ascend."""
+    def update(
+        self, frame: int, lines: Sequence[TextLine], changed: Sequence[bool] | None = None
+    ) -> None:
+        """Add what was read in a frame; frames must ascend.
+
+        ``changed`` says of each line whether the picture differs there from that of the frame that
+        was read before; None: this is not known.
+        """
         matched = self._match_lines(frame, lines)
         for track in self._open:
             track.missed += 1
@@ -83,7 +107,8 @@ class LineTracker:
                 track = Track()
                 self.tracks.append(track)
                 self._open.append(track)
-            track.sightings.append(Sighting(frame, line, read=True))
+            is_changed = changed is None or changed[number] or track.missed != 1
+            track.sightings.append(Sighting(frame, line, read=True, changed=is_changed))
             track.missed = 0
         self._open = [track for track in self._open if track.missed <= MAX_MISSED]
 
@@ -91,7 +116,8 @@ class LineTracker:
         """Add a frame that looks like the one before: its lines are there still."""
         for track in self._open:
             if not track.missed:
-                track.sightings.append(Sighting(frame, track.sightings[-1].line, read=False))
+                line = track.sightings[-1].line
+                track.sightings.append(Sighting(frame, line, read=False, changed=False))
 
     def _match_lines(self, frame: int, lines: Sequence[TextLine]) -> dict[int, Track]:
         """Return the open track that each line, by its number, goes on with: best pairs first."""
@@ -124,14 +150,6 @@ class LineTracker:
         return similarity + iou - distance / self._reach
 
 
-def compare_texts(text: str, other: str) -> float:
-    """Return how alike two texts are, in [0, 1]; neither case nor blanks count."""
-    text, other = ("".join(t.casefold().split()) for t in (text, other))
-    if text == other:
-        return 1.0
-    return SequenceMatcher(None, text, other, autojunk=False).ratio()
-
-
 def compute_iou(corners: np.ndarray, other: np.ndarray) -> float:
     """Return intersection over union of two quadrangles' upright bounding boxes, in [0, 1]."""
     low = np.maximum(corners.min(axis=0), other.min(axis=0))
@@ -150,11 +168,14 @@ def measure_height(corners: np.ndarray) -> float:
 def make_document(tracks: Sequence[Track]) -> dict[str, dict[str, Any]]:
     """Return the OCR document of a video in the form of Kwai_VideoOCR (data_loader.ocr.ocr_words).
 
+    A track whose text changes is a line for each of its texts, with the frames in which it is shown.
     The two numbers after the corners are the confidence of the reading, and 1, or 0 where the
     frame was not read because it looked like the one before.
     """
     document = {}
-    for number, track in enumerate(tracks):
+    texts = [part for track in tracks for part in track.split()]
+    texts.sort(key=lambda track: track.sightings[0].frame)
+    for number, track in enumerate(texts):
         text, score = track.elect_text()
         lines = [sighting.line for sighting in track.sightings]
         best = max(lines, key=lambda line: (line.text == text, line.score))
@@ -163,7 +184,7 @@ def make_document(tracks: Sequence[Track]) -> dict[str, dict[str, Any]]:
             "score": round(score, 4),
             "tracks": {
                 str(frame): [*_round_corners(line.corners), round(line.score, 4), int(read)]
-                for frame, line, read in track.sightings
+                for frame, line, read, _ in track.sightings
             },
             "recommend_box": _round_corners(best.corners),
         }

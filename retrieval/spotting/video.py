@@ -11,7 +11,7 @@ import numpy as np
 
 from data_loader.readers.video_readers import open_video
 from retrieval.spotting.text_spotter import TextSpotter
-from retrieval.spotting.tracks import LineTracker, make_document
+from retrieval.spotting.tracks import LineTracker, make_document, measure_height
 
 EVERY_S = 0.4
 # PyAV opens every container and turns pictures as their file asks; decord, the training's reader,
@@ -58,7 +58,8 @@ def spot_video(
         change = ChangeDetector()
         for index, frame in zip(indices.tolist(), video.stream(indices), strict=True):
             if change.is_new(frame):
-                tracker.update(index, spotter.spot(frame))
+                lines = spotter.spot(frame)
+                tracker.update(index, lines, [change.has_changed(line.corners) for line in lines])
             else:
                 tracker.carry(index)
             if progress is not None:
@@ -82,16 +83,31 @@ class ChangeDetector:
 
     def __init__(self) -> None:
         self._last: np.ndarray | None = None
+        self._changes: np.ndarray | None = None  # (rows, columns) bool of blocks; None: all of them
 
     def is_new(self, frame: np.ndarray) -> bool:
         """Whether a frame, (H, W, 3) uint8, differs; the first one always does."""
         green = frame[..., 1].astype(np.int16)  # most of the brightness
+        changes = None
         if self._last is not None and green.shape == self._last.shape:
             strong = np.maximum(np.abs(green - self._last) - FAINT, 0)
-            if average_blocks(strong).max() < NOTICEABLE:
+            changes = average_blocks(strong) >= NOTICEABLE
+            if not changes.any():
                 return False
-        self._last = green
+        self._last, self._changes = green, changes
         return True
+
+    def has_changed(self, corners: np.ndarray) -> bool:
+        """Whether the last new frame differs at a line, or right beside it, where a digit went.
+
+        ``corners``, (4, 2), are in pixels.
+        """
+        if self._changes is None:
+            return True
+        margin = measure_height(corners)
+        low = np.maximum((corners.min(axis=0) - margin) // BLOCK, 0).astype(int)
+        high = ((corners.max(axis=0) + margin) // BLOCK).astype(int) + 1
+        return bool(self._changes[low[1] : high[1], low[0] : high[0]].any())
 
 
 def average_blocks(values: np.ndarray) -> np.ndarray:
