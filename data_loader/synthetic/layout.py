@@ -33,14 +33,15 @@ def write_json_line(path: Path, value: Any, indent: int | None = None) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, crf: int = 20) -> None:
     """Write an H.264 mp4 file, the same bytes for the same frames; its folder is made.
 
-    ``frames`` are at least one array (H, W, 3), uint8 RGB, H and W even and the same for all.
+    ``frames`` are at least one array (H, W, 3), uint8 RGB, H and W even and the same for all;
+    ``crf`` is x264's constant rate factor.
     """
     # x264 decides differently, so writes other bytes, with another number of threads; and on
     # processors with AVX-512 even from run to run, unless all processors must give the same.
-    options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+    options = {"preset": "veryfast", "crf": str(crf), "threads": "1"}
     options["x264-params"] = "cpu-independent=1"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from data_loader.ocr.paths import find_documents, name_document
 from data_loader.readers.base_reader import VideoError
 from data_loader.readers.container import VIDEO_EXTENSIONS
 from retrieval.printing import escape
+from retrieval.spotting.journal import name_journal
 from retrieval.spotting.text_spotter import TextSpotter, describe_identity
 from retrieval.spotting.video import EVERY_S, READER, spot_video
 from utils.errors import UserError
@@ -32,6 +35,8 @@ from utils.processes import (
 IDENTITY_FILE = ".spotting.json"  # TextSpotter.identity; hidden: it is no video's document
 _MIXED = {"engine": "several, since a run with --overwrite was stopped"}
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OPENING_S = 5.0  # for the lengths of all videos, before the first one is spotted
 
 
 @dataclass
@@ -58,8 +63,9 @@ def spot_folder(
 
     ``a/b.mp4`` has the document ``a/b.mp4.json``; ``a/b.json`` is kept where it can be no other
     video's (``data_loader.ocr.paths``). A document is written completely or not at all; one that is
-    there is kept unless ``overwrite`` is given, so that the next run goes on where one was stopped.
-    A video that can't be read is named on standard error.
+    there is kept unless ``overwrite`` is given, so that the next run goes on where one was stopped,
+    and within a video at the last look (``a/b.mp4.json.part``, see ``retrieval.spotting.journal``).
+    A video that can't be read is named on standard error, in one line.
 
     Args:
         folder: of the videos.
@@ -83,18 +89,21 @@ def spot_folder(
     _check_engine(out, identity, overwrite)
     documents = dict(zip(names, find_documents(out, names), strict=True))
     unfinished = [name for name in names if overwrite or not _is_finished(documents[name])]
+    for name in names if overwrite else set(names) - set(unfinished):
+        name_journal(out / name_document(name)).unlink(missing_ok=True)
     outcome = Outcome(num_kept=len(names) - len(unfinished))
     events = run_tasks(
         partial(_make_work, spotter, folder, out, every, reader), unfinished, workers
     )
-    videos = [folder / name for name in unfinished]
-    for event in _show_progress(events, videos):
+    num_looks = _estimate_looks([folder / name for name in unfinished], every)
+    for event in _show_progress(events, unfinished, num_looks):
         if isinstance(event, TaskDone):
             outcome.num_spotted += 1
             outcome.num_lines += event.result
         else:
             outcome.num_failed += 1
-            tqdm.write(f"{escape(videos[event.number])}: {event.reason}", file=sys.stderr)
+            reason = " ".join(event.reason.split())
+            tqdm.write(f"{escape(folder / unfinished[event.number])}: {reason}", file=sys.stderr)
     write_json(out / IDENTITY_FILE, identity)
     return outcome
 
@@ -129,29 +138,69 @@ def _is_finished(document: Path | None) -> bool:
 
 
 def _show_progress(
-    events: Iterator[TaskProgress | TaskDone | TaskFailed], videos: list[Path]
+    events: Iterator[TaskProgress | TaskDone | TaskFailed], names: list[str], num_looks: list[int]
 ) -> Iterator[TaskDone | TaskFailed]:
-    """Pass on what has ended; show a bar on standard error that counts bytes of the videos."""
-    sizes = [_get_size(video) for video in videos]
-    done = [0] * len(videos)  # bytes
+    """Pass on what has ended; show a bar on standard error that counts looks at the videos."""
+    done: dict[int, int] = {}  # looks, by the videos' numbers
     num_ended = 0
     with tqdm(
-        total=sum(sizes),
+        total=sum(num_looks),
         desc="text",
         bar_format=_BAR,
+        smoothing=0,  # a video that stands still is done much faster than others
         delay=BAR_DELAY_S,
         mininterval=0.5 if sys.stderr.isatty() else 10,  # seconds; a log file keeps every line
         dynamic_ncols=True,
     ) as bar:
         for event in events:
-            share = event.share if isinstance(event, TaskProgress) else 1.0
-            now = int(share * sizes[event.number])
-            bar.update(now - done[event.number])
-            done[event.number] = now
-            if not isinstance(event, TaskProgress):
-                num_ended += 1
-                bar.set_postfix_str(f"{num_ended} of {len(videos)} videos", refresh=False)
+            number = event.number
+            has_ended = not isinstance(event, TaskProgress)
+            now = math.ceil((1.0 if has_ended else event.share) * num_looks[number])
+            added = now - done.get(number, 0)
+            # What an earlier run has done, and what can't be done, says nothing about the speed.
+            if isinstance(event, TaskFailed):
+                bar.initial += added
+            elif number not in done:
+                bar.initial += max(0, added - 1)
+            done[number] = now
+            num_ended += has_ended
+            videos = f"{num_ended} of {len(names)} videos, {escape(names[number])}"
+            bar.set_postfix_str(videos, refresh=False)
+            bar.update(added)
+            if has_ended:
                 yield event
+
+
+def _estimate_looks(videos: Sequence[Path], every: float) -> list[int]:
+    """Return about how many frames of each video are looked at, at least 1.
+
+    Where the file doesn't say how long it is, or there are too many files to open, the number is
+    that of a video of this size.
+    """
+    until = time.monotonic() + _OPENING_S
+    sizes = [_get_size(video) for video in videos]
+    known: dict[int, float] = {}
+    for number, video in enumerate(videos):
+        if time.monotonic() < until and (looks := _read_looks(video, every)) is not None:
+            known[number] = looks
+    rate = sum(known.values()) / sum(sizes[number] for number in known) if known else 1.0
+    looks = [known.get(number, size * rate) for number, size in enumerate(sizes)]
+    return [max(1, math.ceil(number)) for number in looks]
+
+
+def _read_looks(video: Path, every: float) -> float | None:
+    """Return how many frames are looked at by what a file's head says; None: it doesn't say."""
+    import av
+
+    try:
+        with av.open(str(video)) as container:
+            seconds = container.duration / av.time_base if container.duration else None
+            num_frames = container.streams.video[0].frames if container.streams.video else 0
+    except (av.error.FFmpegError, OSError, ValueError):  # spotting it says what is wrong
+        return None
+    if seconds is None:
+        return None
+    return min(seconds / every, num_frames or math.inf)
 
 
 def _get_size(video: Path) -> int:
@@ -165,21 +214,30 @@ def _make_work(spotter: TextSpotter, folder: Path, out: Path, every: float, read
     spotter.load()
 
     def write_document(name: str, report_progress: Callable[[float], None]) -> int:
+        file = out / name_document(name)
+        journal = name_journal(file)
         try:
-            document = spot_video(folder / name, spotter, every, reader, report_progress)
+            document = spot_video(folder / name, spotter, every, reader, report_progress, journal)
         except VideoError as error:
             raise TaskError(f"{error.reason}; {error.remedy}") from error
-        file = out / name_document(name)
+        text = json.dumps(document, ensure_ascii=False) + "\n"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(document, ensure_ascii=False) + "\n")
+            try:
+                write_text(file, text)
+            except OSError as error:
+                journal.unlink(missing_ok=True)
+                if error.errno not in _DISK_FULL:
+                    raise
+                write_text(file, text)  # where the journal was there is room, perhaps enough
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no other video's would fit, either
+            if error.errno in _DISK_FULL:  # no other video's would fit, either
                 raise
             raise TaskError(
                 f"{escape(file)} can't be written ({error.strerror}); give another --out, or "
                 "another name to the video"
             ) from error
+        journal.unlink(missing_ok=True)
         return len(document)
 
     return write_document

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from retrieval.spotting.journal import VideoLook
 from retrieval.spotting.segmentation import Look, compare_texts, find_changes
 from retrieval.spotting.text_spotter import TextLine
 
@@ -90,6 +91,13 @@ class LineTracker:
         self._reach = reach
         self._open: list[Track] = []
 
+    def add(self, look: VideoLook) -> None:
+        """Add a look at a frame, read or not; frames must ascend."""
+        if look.lines is None:
+            self.carry(look.frame)
+        else:
+            self.update(look.frame, look.lines, look.changed)
+
     def update(
         self, frame: int, lines: Sequence[TextLine], changed: Sequence[bool] | None = None
     ) -> None:
@@ -168,7 +176,7 @@ def measure_height(corners: np.ndarray) -> float:
 def make_document(tracks: Sequence[Track]) -> dict[str, dict[str, Any]]:
     """Return the OCR document of a video in the form of Kwai_VideoOCR (data_loader.ocr.ocr_words).
 
-    A track whose text changes is a line for each of its texts, with the frames in which it is shown.
+    A track whose text changes is a line for each of its texts, with the frames that show it.
     The two numbers after the corners are the confidence of the reading, and 1, or 0 where the
     frame was not read because it looked like the one before.
     """

@@ -3,13 +3,15 @@
 One frame now and then is looked at, and only those are read that differ from the one before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_loader.readers.base_reader import VideoReader
 from data_loader.readers.video_readers import open_video
+from retrieval.spotting.journal import Journal, VideoLook, describe_spotting
 from retrieval.spotting.text_spotter import TextSpotter
 from retrieval.spotting.tracks import LineTracker, make_document, measure_height
 
@@ -19,10 +21,10 @@ EVERY_S = 0.4
 READER = "av"
 # How far a line may come from one read frame to the next, as a share of the picture's diagonal.
 REACH = 0.25
-BLOCK = 8  # pixels a side; a letter that changes fills one, however large the picture is
-# Grey levels. What differs less is noise of the camera and the codec; of what is above, a block's
-# mean: 2 or more where a letter 9 pixels high and of weak contrast becomes another one, up to 1.1
-# in a still picture with noise at x264's crf 28 (above: it is read again, which does no harm).
+CELL = 4  # pixels a side; windows of 2 x 2 cells: however a letter lies, it fills one
+# Grey levels. What differs less is noise of the camera and the codec; of what is above, a window's
+# mean: 1.7 or more where a digit 9 pixels high and of weak contrast (80) becomes another one, up to
+# 1.4 in a still picture with noise at x264's crf 23 (above: it is read again, which does no harm).
 FAINT, NOTICEABLE = 24, 1.5
 
 
@@ -32,6 +34,7 @@ def spot_video(
     every: float = EVERY_S,
     reader: str = READER,
     progress: Callable[[float], None] | None = None,
+    journal: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Find, read and track the text of a video; one frame at a time is in memory.
 
@@ -41,6 +44,10 @@ def spot_video(
         every: seconds from one frame that is looked at to the next.
         reader: a registered video reader: av, decord, cv2 or torchcodec.
         progress: called with the share of the video that is done, in (0, 1], after each frame.
+        journal: file of what is done so far (``retrieval.spotting.journal``). Where it is there
+            already, of this file, engine, ``every`` and reader, the spotting goes on after its last
+            look, and returns what it would have returned without a stop. Who has kept the document
+            removes it.
 
     Returns:
         The OCR document (``data_loader.ocr.ocr_words``): "0", "1", ... -> a tracked line each,
@@ -53,18 +60,40 @@ def spot_video(
         UserError: the reader is unknown or not installed.
     """
     with open_video(path, reader) as video:
-        indices = choose_frames(video.times(), every)
+        frames = choose_frames(video.times(), every).tolist()
         tracker = LineTracker(REACH * float(video.width**2 + video.height**2) ** 0.5)
-        change = ChangeDetector()
-        for index, frame in zip(indices.tolist(), video.stream(indices), strict=True):
-            if change.is_new(frame):
-                lines = spotter.spot(frame)
-                tracker.update(index, lines, [change.has_changed(line.corners) for line in lines])
-            else:
-                tracker.carry(index)
-            if progress is not None:
-                progress((index + 1) / video.num_frames)
+        header = {} if journal is None else describe_spotting(path, spotter, every, reader)
+        with Journal(journal, header, frames) as kept:
+            for look in kept.looks:
+                tracker.add(look)
+            if kept.looks and progress is not None:
+                progress((kept.looks[-1].frame + 1) / video.num_frames)
+            for look in _look_at_frames(video, spotter, frames, kept.looks):
+                tracker.add(look)
+                kept.append(look)
+                if progress is not None:
+                    progress((look.frame + 1) / video.num_frames)
     return make_document(tracker.tracks)
+
+
+def _look_at_frames(
+    video: VideoReader, spotter: TextSpotter, frames: list[int], done: list[VideoLook]
+) -> Iterator[VideoLook]:
+    """Look at the frames after those that are done."""
+    coming = frames[len(done) :]
+    if not coming:
+        return
+    change = ChangeDetector()
+    # The next frame is compared with the last one that was read.
+    last = [look.frame for look in done if look.lines is not None][-1:]
+    for frame, picture in zip(last + coming, video.stream(last + coming), strict=True):
+        if not change.is_new(picture):
+            yield VideoLook(frame)
+        elif last and frame == last[0]:
+            continue
+        else:
+            lines = spotter.spot(picture)
+            yield VideoLook(frame, lines, [change.has_changed(line.corners) for line in lines])
 
 
 def choose_frames(times: np.ndarray, step: float) -> np.ndarray:
@@ -83,7 +112,7 @@ class ChangeDetector:
 
     def __init__(self) -> None:
         self._last: np.ndarray | None = None
-        self._changes: np.ndarray | None = None  # (rows, columns) bool of blocks; None: all of them
+        self._changes: np.ndarray | None = None  # (rows, columns) bool; None: all windows
 
     def is_new(self, frame: np.ndarray) -> bool:
         """Whether a frame, (H, W, 3) uint8, differs; the first one always does."""
@@ -91,7 +120,7 @@ class ChangeDetector:
         changes = None
         if self._last is not None and green.shape == self._last.shape:
             strong = np.maximum(np.abs(green - self._last) - FAINT, 0)
-            changes = average_blocks(strong) >= NOTICEABLE
+            changes = average_windows(strong) >= NOTICEABLE
             if not changes.any():
                 return False
         self._last, self._changes = green, changes
@@ -105,20 +134,18 @@ class ChangeDetector:
         if self._changes is None:
             return True
         margin = measure_height(corners)
-        low = np.maximum((corners.min(axis=0) - margin) // BLOCK, 0).astype(int)
-        high = ((corners.max(axis=0) + margin) // BLOCK).astype(int) + 1
+        low = np.maximum((corners.min(axis=0) - margin) // CELL - 1, 0).astype(int)
+        high = np.maximum((corners.max(axis=0) + margin) // CELL + 1, 0).astype(int)
         return bool(self._changes[low[1] : high[1], low[0] : high[0]].any())
 
 
-def average_blocks(values: np.ndarray) -> np.ndarray:
-    """Return the means of blocks of ``BLOCK`` pixels a side; those at the edges may be smaller.
+def average_windows(values: np.ndarray) -> np.ndarray:
+    """Return the means of windows of 2 x 2 cells, which overlap by one; beyond the edges are zeros.
 
-    (H, W) -> (ceil(H / BLOCK), ceil(W / BLOCK)) float64.
+    (H, W) integers -> (ceil(H / CELL), ceil(W / CELL)) float64.
     """
-    rows, columns = (np.arange(0, length, BLOCK) for length in values.shape)
+    rows, columns = (np.arange(0, length, CELL) for length in values.shape)
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0, dtype=np.int64), columns, axis=1)
-    heights, widths = (
-        np.diff(starts, append=length)
-        for starts, length in zip((rows, columns), values.shape, strict=True)
-    )
-    return sums / np.outer(heights, widths)
+    sums = np.pad(sums, (0, 1))
+    sums = sums[:-1] + sums[1:]
+    return (sums[:, :-1] + sums[:, 1:]) / (2 * CELL) ** 2

@@ -91,7 +91,8 @@ def test_a_full_disk_ends_it_and_what_is_written_stays(tmp_path, clip, small_dis
     assert spot(videos, "--out", small_disk / "out", "--workers", 1) == 2
     error = capsys.readouterr().err
     assert "No space left on device: free some space, or write to another folder" in error
-    written = list_documents(small_disk / "out")
+    # The next run goes on from a journal (.part), where one fitted in.
+    written = [x for x in list_documents(small_disk / "out") if not x.endswith(".part")]
     assert 0 < len(written) < 9 and all(load_ocr_document(small_disk / "out" / x) for x in written)
     (small_disk / "ballast").unlink()
     for name in written:

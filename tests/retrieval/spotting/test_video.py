@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_loader.readers.video_readers import open_video
 from data_loader.synthetic.layout import write_video as write_frames
-from retrieval.spotting.video import ChangeDetector, average_blocks, choose_frames, spot_video
+from retrieval.spotting.video import ChangeDetector, average_windows, choose_frames, spot_video
 from tests.processes import arguments, finish
 from tests.retrieval.spotting.engines import SameText, run_command
 from tests.test_test import ended  # noqa: F401 - a fixture
@@ -126,10 +126,11 @@ def test_one_frame_for_each_step(times, step, expected):
     assert choose_frames(np.asarray(times, dtype=float), step).tolist() == expected
 
 
-def test_average_blocks_by_hand():
-    values = np.zeros((9, 17))
-    values[:8, :8], values[8, 16] = 2, 5
-    np.testing.assert_array_equal(average_blocks(values), [[2, 0, 0], [0, 0, 5]])
+def test_average_windows_by_hand():
+    values = np.zeros((9, 13), dtype=int)
+    values[:4, :4], values[4:8, 4:8], values[8, 12] = 8, 4, 16
+    expected = [[3, 1, 0, 0], [1, 1, 0.25, 0.25], [0, 0, 0.25, 0.25]]
+    np.testing.assert_array_equal(average_windows(values), expected)
 
 
 def draw_text(text: str, noise: int = 0) -> np.ndarray:
