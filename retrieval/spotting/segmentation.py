@@ -124,8 +124,9 @@ def _separate_passing_texts(looks: Sequence[Look], start: int, stop: int) -> lis
 def measure_difference(text: str, other: str) -> float:
     """Return how much two readings speak for two texts, in [0, 1]; 1 where digits differ.
 
-    Letters count less than digits, since misreadings change a letter or two of a line, and so does
-    what is a part of the other text, as while a line comes into the picture or is typed.
+    Letters count less than digits, since misreadings change a letter or two of a line; more of them
+    count up to twice as much. Half of it counts where the texts are nearly alike, and where one is
+    a part of the other, as while a line comes into the picture or is typed.
     """
     keys = _fold_look_alikes(text), _fold_look_alikes(other)
     if keys[0] == keys[1]:
@@ -134,9 +135,11 @@ def measure_difference(text: str, other: str) -> float:
     digits = _get_digits(text), _get_digits(other)
     if digits[0] != digits[1]:
         return 1.0 if all(digits) or not is_part else 0.5
-    alike = compare_texts(text, other)
-    difference = 1 - alike if alike < MIN_ALIKE else (1 - alike) / 2
-    return difference / 2 if is_part else difference
+    share = 1 - compare_texts(text, other)
+    num_letters = share * sum(map(len, keys))  # that have no equal in the other text
+    difference = share * (1 + min(max(0, num_letters - 2) / 6, 1))
+    halves = (share <= 1 - MIN_ALIKE) + is_part
+    return min(1.0, difference) / 2**halves
 
 
 def _fold_look_alikes(text: str) -> str:
