@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import measuring
 from benchmarks.inputs import TextVideo
 from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document
+from data_loader.ocr.paths import find_document
 from parse_config import load_run_config
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
 from retrieval.spotting.text_spotter import TextLine
@@ -126,7 +127,7 @@ def measure_demo(checkpoint: Path) -> measuring.Result:
         }
         for entry in entries:
             word = shown["words"][shown["test"][entry["path"]]["word"]]
-            document = load_ocr_document((documents / entry["path"]).with_suffix(".json"))
+            document = load_ocr_document(find_document(documents, entry["path"]))
             result["videos_with_their_word"] += word in extract_words(document, OcrParams()).words
         options = {"given": [], "spotted": ["--set", f"data_loader.args.ocr_dir={documents}"]}
         for source, changes in options.items():

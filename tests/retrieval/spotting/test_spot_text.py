@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document
 from retrieval.printing import escape
+from retrieval.spotting.video import spot_video
 from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
+    SameText,
     list_documents,
     make_clip,
     put,
@@ -86,6 +89,65 @@ def test_videos_that_cant_be_read_are_named_and_the_rest_is_done(tmp_path, clip,
     assert (
         spot(videos, "--out", tmp_path / "out") == 1
     )  # they are named again, nothing else is done
+
+
+def test_where_every_video_fails_each_is_one_line_and_all_are_counted(tmp_path, capsys):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(3):
+        (videos / f"{number}.mp4").write_bytes(os.urandom(20_000))
+    (videos / "gone.mkv").symlink_to("nowhere.mkv")
+    write_audio(videos / "sound.mp4")
+    assert spot(videos, "--out", tmp_path / "out", "--workers", 2) == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path}/out: 0 videos spotted, 0 lines of text; 5 failed\n"
+    # What a terminal shows: a bar is written over by the line that comes after it.
+    lines = [line.rsplit("\r", 1)[-1] for line in captured.err.split("\n")]
+    names = ["0.mp4", "1.mp4", "2.mp4", "gone.mkv", "sound.mp4"]
+    assert sorted(line.split(": ")[0] for line in lines[:-1]) == [str(videos / n) for n in names]
+    assert lines[-1].strip() == "" or lines[-1].startswith("text: 100%")
+    assert list_documents(tmp_path / "out") == []
+
+
+class SeenBar(tqdm):
+    """A bar that is kept, so that a test may look at it."""
+
+    seen: list["SeenBar"] = []  # noqa: RUF012
+
+    def __init__(self, **options):
+        super().__init__(**options | {"delay": 0, "mininterval": 0})
+        self.seen.append(self)
+
+
+def test_progress_counts_looks_and_names_the_video_in_hand(tmp_path, monkeypatch, capsys):
+    """A file that is short and large, and one that is long and small; one that can't be read."""
+    monkeypatch.setattr("retrieval.spotting.folder.tqdm", SeenBar)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_video(videos / "a.mp4", 20, 320, 240)  # 2 looks
+    write_video(videos / "b.mp4", 200, 32, 32)  # 20 looks
+    (videos / "c.mp4").write_bytes(os.urandom(100))
+    assert (videos / "a.mp4").stat().st_size > (videos / "b.mp4").stat().st_size / 2
+    assert spot(videos, "--out", tmp_path / "out", "--workers", 1) == 1
+    bar = SeenBar.seen.pop()
+    assert bar.n == bar.total and 22 < bar.total < 26
+    assert bar.initial == bar.total - 22  # what can't be read says nothing about the speed
+    shown = capsys.readouterr().err.replace("\r", "\n")
+    assert "0 of 3 videos, a.mp4" in shown and "1 of 3 videos, b.mp4" in shown
+    assert "3 of 3 videos, c.mp4" in shown and "left" in shown
+
+
+def test_what_an_earlier_run_has_done_says_nothing_about_the_speed(tmp_path, monkeypatch, clip):
+    monkeypatch.setattr("retrieval.spotting.folder.tqdm", SeenBar)
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    write_video(videos / "b.mp4", 200)  # 20 looks
+    journal = out / "b.mp4.json.part"
+    spot_video(videos / "b.mp4", SameText(), journal=journal)
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:16]))
+    assert spot(videos, "--out", out, "--workers", 1) == 0
+    bar = SeenBar.seen.pop()
+    assert (bar.total, bar.n, bar.initial) == (20, 20, 14)  # of 15 looks one is counted
 
 
 def test_videos_of_one_name_have_a_document_each(tmp_path, clip):
