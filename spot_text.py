@@ -12,8 +12,10 @@ another one (CONTRIBUTING.md says how one is added). Its models are in the packa
 downloaded, nothing leaves the machine. They read Latin letters without accents, and Chinese.
 
 Stopped, it goes on where it was: documents that are there are kept (--overwrite makes them anew),
-a/b.json of earlier versions too, where it can be of one video only. A folder that another engine
-has spotted is refused. Videos that can't be read are named and left out.
+a/b.json of earlier versions too, where it can be of one video only; within a video it goes on at
+the last frame that was looked at (a/b.mp4.json.part, which goes when the document is complete). A
+folder that another engine has spotted is refused. Videos that can't be read are named, in one line
+each, and left out.
 Exit code 0: every video has its document; 1: some could not be read; 2: the run could not begin,
 or the disk is full.
 """

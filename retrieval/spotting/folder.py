@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -220,16 +221,8 @@ def _make_work(spotter: TextSpotter, folder: Path, out: Path, every: float, read
             document = spot_video(folder / name, spotter, every, reader, report_progress, journal)
         except VideoError as error:
             raise TaskError(f"{error.reason}; {error.remedy}") from error
-        text = json.dumps(document, ensure_ascii=False) + "\n"
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                write_text(file, text)
-            except OSError as error:
-                journal.unlink(missing_ok=True)
-                if error.errno not in _DISK_FULL:
-                    raise
-                write_text(file, text)  # where the journal was there is room, perhaps enough
+            _write_document(file, document, journal)
         except OSError as error:
             if error.errno in _DISK_FULL:  # no other video's would fit, either
                 raise
@@ -237,7 +230,20 @@ def _make_work(spotter: TextSpotter, folder: Path, out: Path, every: float, read
                 f"{escape(file)} can't be written ({error.strerror}); give another --out, or "
                 "another name to the video"
             ) from error
-        journal.unlink(missing_ok=True)
         return len(document)
 
     return write_document
+
+
+def _write_document(file: Path, document: dict[str, Any], journal: Path) -> None:
+    """Write a document in the place of its journal; raises ``OSError``."""
+    text = json.dumps(document, ensure_ascii=False) + "\n"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_text(file, text)
+    except OSError as error:
+        journal.unlink(missing_ok=True)
+        if error.errno not in _DISK_FULL:
+            raise
+        write_text(file, text)  # where the journal was there is room, perhaps enough
+    journal.unlink(missing_ok=True)
