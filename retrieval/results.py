@@ -124,3 +124,15 @@ class TextTrack:
     box: Box | None  # the mean over its frames; None of what is not in the picture
     boxes: tuple[tuple[float, Box], ...]  # (time, box) of every frame in which it was spotted
     kind: TrackKind = "read"
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video of the index."""
+
+    id: int  # stays as long as the file is unchanged
+    video: str  # path within the indexed folder
+    duration_s: float
+    width: int  # of a frame, pixels
+    height: int
+    modified_s: float  # time of the file's last change, seconds since 1970, UTC

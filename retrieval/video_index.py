@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retrieval.errors import IndexFolderError, MissingFileError, WordsOnlyError
 from retrieval.index import database, identity, writer
-from retrieval.results import MODES, Entry, Hit, Mode, TextTrack
+from retrieval.results import MODES, Entry, Hit, Mode, TextTrack, Video
 from retrieval.search.example import (
     MINUS_WEIGHT,
     Like,
@@ -23,7 +23,13 @@ from retrieval.search.example import (
 )
 from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import SearchRequest, choose_mode, run_search
-from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
+from retrieval.search.snapshot import (
+    Snapshot,
+    read_entry,
+    read_tracks,
+    read_video,
+    read_video_tracks,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -267,15 +273,44 @@ class VideoIndex:
         with self.reading() as (connection, _):
             return read_entry(connection, entry_id)[0]
 
+    def video(self, video_id: int) -> Video:
+        """Return a video; raises ``UnknownEntryError``."""
+        with self.reading() as (connection, _):
+            return read_video(connection, "id", video_id)
+
+    def find_video(self, path: str) -> Video:
+        """Return the video with a path within the folder; raises ``UnknownEntryError``."""
+        with self.reading() as (connection, _):
+            return read_video(connection, "path", os.fsencode(path))
+
+    def video_tracks(self, video_id: int) -> list[TextTrack]:
+        """Return all lines of text of a video, by time; raises ``UnknownEntryError``."""
+        with self.reading() as (connection, _):
+            read_video(connection, "id", video_id)
+            return read_video_tracks(connection, video_id)
+
+    def nearest_entry(self, video_id: int, time_s: float) -> int:
+        """Return the entry of a video whose centre is nearest to a time, by its id."""
+        with self.reading() as (connection, _):
+            read_video(connection, "id", video_id)
+            return connection.execute(
+                "SELECT id FROM entries WHERE video_id = ? "
+                "ORDER BY abs((start_s + end_s) / 2 - ?), id LIMIT 1",
+                (video_id, time_s),
+            ).fetchone()[0]
+
     def video_file(self, entry_id: int) -> Path:
-        """Return the absolute path of an entry's video file.
+        """Return the absolute path of an entry's video file; errors as ``locate_video``."""
+        return self.locate_video(self.entry(entry_id))
+
+    def locate_video(self, video: Video | Entry) -> Path:
+        """Return the absolute path of a video's file.
 
         Raises:
-            UnknownEntryError: there is no such entry.
             MissingFileError: the file is gone, or is a link to where no link led when the folder
                 was indexed.
         """
-        root, name = self.videos.resolve(), self.entry(entry_id).video
+        root, name = self.videos.resolve(), video.video
         file = (root / name).resolve()
         if not any(file.is_relative_to(target) for target in (root, *self.link_targets)):
             raise MissingFileError(
@@ -286,7 +321,12 @@ class VideoIndex:
         return file
 
     def thumbnail_file(self, entry_id: int) -> Path:
-        """Return the path of an entry's thumbnail, a JPEG; errors as ``video_file``."""
+        """Return the path of an entry's thumbnail, a JPEG.
+
+        Raises:
+            UnknownEntryError: there is no such entry.
+            MissingFileError: the file is gone.
+        """
         entry = self.entry(entry_id)
         file = writer.thumbnail_file(self.path, entry.id).absolute()
         if not file.is_file():

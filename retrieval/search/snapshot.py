@@ -3,6 +3,7 @@
 Shapes: N rows, E width of the common space, M found, W words.
 """
 
+import json
 import os
 import sqlite3
 import threading
@@ -18,7 +19,7 @@ from retrieval.errors import UnknownEntryError
 from retrieval.index.ann import AnnIndex
 from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
 from retrieval.index.writer import query_encoder_folder
-from retrieval.results import Box, Entry, TextTrack
+from retrieval.results import Box, Entry, TextTrack, Video
 from retrieval.search.calibration import MIN_ENTRIES, Calibration
 from utils.batching import Batcher
 from utils.errors import UserError
@@ -175,12 +176,40 @@ def read_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[Entry, in
     return Entry(entry_id, os.fsdecode(path), *values), row
 
 
+def read_video(connection: sqlite3.Connection, column: str, value: int | bytes) -> Video:
+    """Return the video of an ``id`` or a ``path``; raises ``UnknownEntryError``."""
+    assert column in ("id", "path")
+    found = None
+    if isinstance(value, bytes) or abs(value) < 1 << 63:  # SQLite has no larger numbers
+        found = connection.execute(
+            f"SELECT id, path, duration_s, width, height, stamp FROM videos WHERE {column} = ?",
+            (value,),
+        ).fetchone()
+    if found is None:
+        name = os.fsdecode(value) if isinstance(value, bytes) else value
+        raise UnknownEntryError(f"{name}: the index has no such video (any more); search again")
+    video_id, path, *values, stamp = found
+    modified_s = json.loads(stamp)["mtime_ns"] / 1e9
+    return Video(video_id, os.fsdecode(path), *values, modified_s)
+
+
 def read_tracks(connection: sqlite3.Connection, entry_id: int) -> list[TextTrack]:
     """Return the lines that are seen or said within an entry, by time, and its video's name."""
+    return _read_tracks(
+        connection, "id IN (SELECT track_id FROM postings WHERE entry_id = ?)", entry_id
+    )
+
+
+def read_video_tracks(connection: sqlite3.Connection, video_id: int) -> list[TextTrack]:
+    """Return all lines of a video, by time, and its name."""
+    return _read_tracks(connection, "video_id = ?", video_id)
+
+
+def _read_tracks(connection: sqlite3.Connection, condition: str, value: int) -> list[TextTrack]:
     rows = connection.execute(
-        "SELECT text, score, start_s, end_s, boxes, kind FROM tracks WHERE id IN "
-        "(SELECT track_id FROM postings WHERE entry_id = ?) ORDER BY start_s, id",
-        (entry_id,),
+        "SELECT text, score, start_s, end_s, boxes, kind FROM tracks "
+        f"WHERE {condition} ORDER BY start_s, id",
+        (value,),
     )
     tracks = []
     for *values, blob, kind in rows:

@@ -52,7 +52,7 @@ MEDIA_TYPES = {
     "video/ogg": ".ogv .ogm",
     "application/mxf": ".mxf",
 }
-_TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in endings.split()}
+TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in endings.split()}
 _LIKE = "id of an entry, or PATH@SECONDS: more like this"
 _PICTURE_BODY = {
     "requestBody": {
@@ -239,18 +239,18 @@ class FoldersAnswer(BaseModel):
     modes: list[Mode] = Field(description="without a model only keyword: there is no meaning")
 
 
-_UNKNOWN: dict[int | str, dict[str, Any]] = {
+UNKNOWN: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "There is no such entry, or file, any more"}
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    422: {"model": Problem, "description": "The request can't be answered as it is"},
+    503: {"model": Problem, "description": "The index can't be read"},
 }
 
 
 def build_api(index: VideoIndex) -> APIRouter:
     """Return the routes for an index that is open."""
-    problems: dict[int | str, dict[str, Any]] = {
-        422: {"model": Problem, "description": "The request can't be answered as it is"},
-        503: {"model": Problem, "description": "The index can't be read"},
-    }
-    router = APIRouter(prefix="/api", responses=problems)
+    router = APIRouter(prefix="/api", responses=PROBLEMS)
     _add_searches(router, index)
 
     @router.get("/folders")
@@ -260,7 +260,7 @@ def build_api(index: VideoIndex) -> APIRouter:
             num_entries=len(index), folders=index.folders(), modes=list(index.modes)
         )
 
-    @router.get("/entries/{entry_id}", responses=_UNKNOWN)
+    @router.get("/entries/{entry_id}", responses=UNKNOWN)
     def entry(entry_id: int) -> EntryAnswer:
         """Describe an entry and the lines of text in it."""
         found = vars(index.entry(entry_id)) | {"tracks": index.tracks(entry_id)}
@@ -272,7 +272,7 @@ def build_api(index: VideoIndex) -> APIRouter:
 
 def _add_searches(router: APIRouter, index: VideoIndex) -> None:
     """Add the routes that find entries."""
-    refused = _UNKNOWN | {
+    refused = UNKNOWN | {
         408: {"model": Problem, "description": "The picture did not come in time"},
         413: {"model": Problem, "description": "The picture is too large"},
         415: {"model": Problem, "description": "The body is not called a picture"},
@@ -297,7 +297,7 @@ def _add_searches(router: APIRouter, index: VideoIndex) -> None:
 
         return await to_thread.run_sync(search, limiter=limiter)
 
-    @router.get("/search", response_model=SearchAnswer, responses=_UNKNOWN)
+    @router.get("/search", response_model=SearchAnswer, responses=UNKNOWN)
     async def search(asked: Annotated[SearchQuery, Query()]) -> Response:
         """Find the entries that fit a query best."""
         return await run_search(asked)
@@ -317,34 +317,35 @@ def _add_searches(router: APIRouter, index: VideoIndex) -> None:
 def _add_files(router: APIRouter, index: VideoIndex) -> None:
     """Add the routes that send an entry's picture and its video."""
 
-    def route_file(path: str, kind: str) -> Any:
-        """Return a decorator: answers GET and HEAD; understands byte ranges (RFC 9110, 14)."""
-        content: dict[str, Any] = {"content": {kind: {}}}
-        responses = _UNKNOWN | {
-            200: content | {"description": "The file"},
-            206: content | {"description": "The range of bytes that was asked for"},
-            416: {"description": "The file has no such bytes"},
-        }
-
-        def add_routes(endpoint: Any) -> Any:
-            options: dict[str, Any] = {"response_class": FileResponse, "response_model": None}
-            router.head(path, include_in_schema=False, **options)(endpoint)
-            return router.get(path, responses=responses, **options)(endpoint)
-
-        return add_routes
-
-    @route_file("/entries/{entry_id}/thumbnail", "image/jpeg")
+    @route_file(router, "/entries/{entry_id}/thumbnail", "image/jpeg")
     def thumbnail(entry_id: int) -> FileResponse:
         """Send an entry's picture."""
-        return _send_file(index.thumbnail_file(entry_id), "image/jpeg", f"{entry_id}.jpg")
+        return send_file(index.thumbnail_file(entry_id), "image/jpeg", f"{entry_id}.jpg")
 
-    @route_file("/entries/{entry_id}/video", "video/*")
+    @route_file(router, "/entries/{entry_id}/video", "video/*")
     def video(entry_id: int) -> FileResponse:
         """Send the whole file that an entry is a part of, or the range that is asked for."""
         file = index.video_file(entry_id)
         name = Path(index.entry(entry_id).video).name
-        kind = _TYPE_OF.get(Path(name).suffix.lower(), "application/octet-stream")
-        return _send_file(file, kind, replace_surrogates(name))
+        kind = TYPE_OF.get(Path(name).suffix.lower(), "application/octet-stream")
+        return send_file(file, kind, replace_surrogates(name))
+
+
+def route_file(router: APIRouter, path: str, kind: str) -> Any:
+    """Return a decorator: answers GET and HEAD; understands byte ranges (RFC 9110, 14)."""
+    content: dict[str, Any] = {"content": {kind: {}}}
+    responses = UNKNOWN | {
+        200: content | {"description": "The file"},
+        206: content | {"description": "The range of bytes that was asked for"},
+        416: {"description": "The file has no such bytes"},
+    }
+
+    def add_routes(endpoint: Any) -> Any:
+        options: dict[str, Any] = {"response_class": FileResponse, "response_model": None}
+        router.head(path, include_in_schema=False, **options)(endpoint)
+        return router.get(path, responses=responses, **options)(endpoint)
+
+    return add_routes
 
 
 async def _read_picture(request: Request) -> bytes:
@@ -375,7 +376,7 @@ async def _read_picture(request: Request) -> bytes:
     return bytes(content)
 
 
-def _send_file(file: Path, kind: str, name: str) -> FileResponse:
+def send_file(file: Path, kind: str, name: str) -> FileResponse:
     """Return the answer that sends a file; raises ``MissingFileError`` before it has begun."""
     try:
         with file.open("rb") as opened:

@@ -1,0 +1,201 @@
+"""Media of a video file: its streams, and how a browser can play them.
+
+Times are seconds from the first frame that is shown, as in the index.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+
+from data_loader.readers.container import check_container
+from utils.files import FileStamp
+
+PlaybackKind = Literal["file", "stream", "pictures", "missing"]
+SEGMENT_S = 6
+AAC = "mp4a.40.2"
+ENCODED_H264 = "avc1.640028"  # High profile, level 4: what is encoded here
+_LATE_S = 0.1  # how much later than the sound the pictures of a file may begin to play as it is
+_MAX_DAMAGED = 250  # packets at the start that give no frame
+_EIGHT_BIT = ("yuv420p", "yuvj420p")
+_TEN_BIT = ("yuv420p10le",)
+# Containers, as FFmpeg calls them: media type, pixel formats of each video codec, sound.
+_PLAYABLE: dict[str, tuple[str, dict[str, tuple[str, ...]], tuple[str, ...]]] = {
+    "mov,mp4,m4a,3gp,3g2,mj2": (
+        "video/mp4",
+        {"h264": _EIGHT_BIT, "vp9": _EIGHT_BIT, "av1": _EIGHT_BIT + _TEN_BIT},
+        ("aac", "mp3", "opus", "flac"),
+    ),
+    "matroska,webm": (
+        "video/webm",
+        {"vp8": _EIGHT_BIT, "vp9": _EIGHT_BIT + _TEN_BIT, "av1": _EIGHT_BIT + _TEN_BIT},
+        ("opus", "vorbis"),
+    ),
+}
+
+
+class UnplayableError(Exception):
+    """Nothing can be decoded; the message says why, without the file's path."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """What a file holds, and how it is played.
+
+    Attributes:
+        audio: number of the stream; None: it has no sound that can be decoded.
+        start: time stamp of the first frame, seconds.
+        rotation: quarter turns, counter-clockwise, that set a frame upright.
+        pixel_ratio: width of a pixel in heights of one, before it is turned.
+        can_copy: whether browsers decode the packets of its pictures, once they are in MP4.
+        codecs: of what a ``SourceBuffer`` is given.
+    """
+
+    path: Path
+    container: str
+    video: int
+    audio: int | None
+    codec: str
+    audio_codec: str | None
+    start: Fraction
+    duration_s: float
+    rotation: int
+    pixel_ratio: Fraction
+    can_copy: bool
+    codecs: str
+    kind: PlaybackKind
+    media_type: str
+    reason: str | None  # why it isn't played as it is
+
+    @property
+    def num_segments(self) -> int:
+        """How many segments it is streamed in, the last one perhaps shorter."""
+        return max(1, -int(-self.duration_s // SEGMENT_S))
+
+    def to_seconds(self, time_stamp: int, time_base: Fraction) -> Fraction:
+        """Return when something with that time stamp is shown."""
+        return time_stamp * time_base - self.start
+
+
+@lru_cache(maxsize=512)
+def probe_media(path: Path, stamp: FileStamp, duration_s: float) -> Media:
+    """Look at a file's streams and decode its first frame.
+
+    Args:
+        stamp: of the file as it is now.
+        duration_s: as the index has it; 0: not known.
+
+    Raises:
+        UnplayableError: no frame can be decoded.
+    """
+    wrong = check_container(path)
+    if wrong is not None:
+        raise UnplayableError(f"the file {wrong[0]}")
+    try:
+        with av.open(str(path)) as container:
+            video = choose_video_stream(container)
+            if video is None:
+                raise UnplayableError("the file holds no pictures")
+            return _describe(path, container, video, duration_s)
+    except (av.FFmpegError, OSError) as error:
+        raise UnplayableError(f"the file can't be read ({error.strerror})") from error
+
+
+def choose_video_stream(container: Any) -> Any | None:
+    """Return the first stream of pictures that is no cover; None: there is none."""
+    attached = av.stream.Disposition.attached_pic
+    streams = [one for one in container.streams.video if not one.disposition & attached]
+    return streams[0] if streams else None
+
+
+def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Media:
+    audio = next((one for one in container.streams.audio if one.codec_context is not None), None)
+    first = _decode_first_frame(container, video)
+    context, name = video.codec_context, video.codec_context.name
+    start = first.pts * first.time_base
+    rotation = round(first.rotation / 90) % 4
+    ratio = video.sample_aspect_ratio or Fraction(1)
+    ratio = ratio if Fraction(1, 8) < ratio < 8 else Fraction(1)  # junk in the header
+    late_s = start - Fraction(container.start_time or 0, av.time_base)
+    if duration_s <= 0:
+        duration_s = _read_duration(container, video, late_s)
+    avc = _read_avc(context.extradata) if name == "h264" else None
+    codec, pix_fmt = video.codec.canonical_name, first.format.name
+    # Of rotation in fragments of MP4 not every browser takes notice.
+    can_copy = avc is not None and pix_fmt in _EIGHT_BIT and rotation == 0
+    media_type, videos, audios = _PLAYABLE.get(container.format.name, ("video/mp4", {}, ()))
+    sound = None if audio is None else audio.codec.canonical_name
+    reason = None
+    if pix_fmt not in videos.get(codec, ()):
+        reason = f"browsers do not play {codec} in this container"
+    elif sound is not None and sound not in audios:
+        reason = f"browsers do not play sound of the kind {sound}"
+    elif abs(late_s) > _LATE_S:
+        reason = "pictures and sound do not begin together"
+    kind: PlaybackKind = "file" if reason is None else "stream"
+    if kind == "stream" and not can_copy and not has_encoder():
+        kind, reason = "pictures", f"{reason}, and this PyAV can't encode H.264"
+    streamed = avc if can_copy and avc is not None else ENCODED_H264
+    return Media(
+        path, container.format.name, video.index, None if audio is None else audio.index, codec,
+        sound, start, duration_s, rotation, ratio, can_copy, streamed + ("" if audio is None else f",{AAC}"),
+        kind, media_type if kind == "file" else "video/mp4", reason,
+    )  # fmt: skip
+
+
+def _read_duration(container: Any, video: Any, late_s: Fraction) -> float:
+    """Return the seconds that the headers say, or those of one frame."""
+    if video.duration:
+        return float(video.duration * video.time_base)
+    if container.duration:
+        return max(0.04, float(Fraction(container.duration, av.time_base) - late_s))
+    return float(1 / (video.average_rate or 25))
+
+
+def _decode_first_frame(container: Any, stream: Any) -> Any:
+    damaged = 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            frames = []
+        for frame in frames:
+            if frame.pts is not None:
+                return frame
+        damaged += 1
+        if damaged > _MAX_DAMAGED:
+            break
+    raise UnplayableError("none of its pictures can be decoded")
+
+
+def has_encoder() -> bool:
+    """Whether this PyAV encodes H.264."""
+    return "libx264" in av.codecs_available
+
+
+def _read_avc(extradata: bytes | None) -> str | None:
+    """Return the codec of an H.264 stream as browsers want it (RFC 6381); None: not known."""
+    if extradata is None or len(extradata) < 8:
+        return None
+    if extradata[0] == 1:  # an AVCDecoderConfigurationRecord (ISO/IEC 14496-15)
+        return f"avc1.{extradata[1:4].hex()}"
+    for unit in extradata.split(b"\0\0\1"):
+        if unit and unit[0] & 31 == 7 and len(unit) > 3:  # a sequence parameter set
+            return f"avc1.{unit[1:4].hex()}"
+    return None
+
+
+def is_idr(packet: Any) -> bool:
+    """Whether an H.264 packet is a key frame at which a decoder can start afresh (NAL unit 5)."""
+    data, extradata = bytes(packet), packet.stream.codec_context.extradata
+    if extradata[0] != 1:
+        return any(unit and unit[0] & 31 == 5 for unit in data.split(b"\0\0\1"))
+    size, position = (extradata[4] & 3) + 1, 0
+    while position + size < len(data):
+        if data[position + size] & 31 == 5:
+            return True
+        position += size + int.from_bytes(data[position : position + size], "big")
+    return False
