@@ -343,11 +343,15 @@ class VideoIndex:
             tracks = read_tracks(connection, entry_id)
         return [track for track in tracks if track.kind != "name"]
 
-    def folders(self) -> list[str]:
-        """Return every folder below the indexed one that holds videos, sorted, with parents."""
+    def paths(self) -> list[str]:
+        """Return the paths of all videos within the folder."""
         with self.reading() as (connection, _):
             paths = connection.execute("SELECT path FROM videos").fetchall()
-        names = {PurePosixPath(os.fsdecode(path)).parent for (path,) in paths}
+        return [os.fsdecode(path) for (path,) in paths]
+
+    def folders(self) -> list[str]:
+        """Return every folder below the indexed one that holds videos, sorted, with parents."""
+        names = {PurePosixPath(path).parent for path in self.paths()}
         return sorted({str(folder) for name in names for folder in (name, *name.parents)} - {"."})
 
     @contextmanager

@@ -26,15 +26,26 @@ from retrieval.errors import (
 )
 from retrieval.web.access import Access, AccessControl
 from retrieval.web.api import build_api, replace_surrogates
+from retrieval.web.playback.cache import DiskCache
+from retrieval.web.playback.routes import build_playback_api
 from utils.errors import UserError
+from utils.files import get_cache_folder
 
 STATIC = Path(__file__).parent / "static"
 GRACE_S = 1.0  # for answers that are being sent
 logger = logging.getLogger(__name__)
 
 
-def build_app(index: VideoIndex, access: Access) -> AccessControl:
-    """Return the application for an open index, which may be updated while it is served."""
+def build_app(index: VideoIndex, access: Access, cache: DiskCache | None = None) -> AccessControl:
+    """Return the application for an open index, which may be updated while it is served.
+
+    Args:
+        cache: of what is made for players; None: the folder ``playback`` of the cache folder, if
+            there is one.
+    """
+    if cache is None:
+        folder = get_cache_folder(None)
+        cache = DiskCache(None if folder is None else folder / "playback")
     app = FastAPI(
         title="TextVR",
         description="Search your own videos.",
@@ -45,6 +56,7 @@ def build_app(index: VideoIndex, access: Access) -> AccessControl:
         redirect_slashes=False,
     )
     app.include_router(build_api(index))
+    app.include_router(build_playback_api(index, cache))
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.head("/", include_in_schema=False)

@@ -57,7 +57,9 @@ class DiskCache:
 
     def _get_file(self, key: str) -> Path:
         assert self._folder is not None
-        return self._folder / (hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() + _ENDING)
+        return self._folder / (
+            hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() + _ENDING
+        )
 
     def _remove_oldest(self) -> None:
         assert self._folder is not None

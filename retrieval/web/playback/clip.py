@@ -10,10 +10,18 @@ from typing import Any
 
 import av
 
-from retrieval.web.playback.decoding import Job, demux, demux_from, find_key_frame, open_stream, seek
+from retrieval.web.playback.decoding import (
+    Job,
+    NoPictureError,
+    demux,
+    demux_from,
+    find_key_frame,
+    open_stream,
+    seek,
+)
 from retrieval.web.playback.encoding import SAMPLE_RATE, PictureEncoder, SoundEncoder
 from retrieval.web.playback.media import Media, has_encoder
-from retrieval.web.playback.segments import NoPictureError, mux, retime_packets
+from retrieval.web.playback.segments import mux, retime_packets
 
 NEAR_S = 0.5  # how much earlier than asked a copied clip may begin
 MAX_ENCODED_S = 600.0  # a longer clip is copied, from the key frame before its start
@@ -89,9 +97,7 @@ def _open_output(file: Path) -> Any:
     return av.open(str(file), "w", format="mp4", options={"movflags": "faststart"})
 
 
-def _collect_pictures(
-    media: Media, start_s: Fraction, end_s: float, job: Job
-) -> Iterator[Any]:
+def _collect_pictures(media: Media, start_s: Fraction, end_s: float, job: Job) -> Iterator[Any]:
     """Yield the packets from a key frame on until all are there that are shown before the end."""
     begun = False
     for packet in demux_from(media, start_s, job):

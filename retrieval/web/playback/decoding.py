@@ -25,6 +25,10 @@ class JobCancelledError(Exception):
     """Nobody waits for the result any more."""
 
 
+class NoPictureError(Exception):
+    """Nothing of a part of a video can be decoded, or it can't be encoded."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a job is allowed.
@@ -152,14 +156,14 @@ def decode_from(media: Media, time_s: Fraction | float, job: Job) -> Iterator[tu
         yield shown
 
 
-def decode_picture(media: Media, time_s: float, width: int, job: Job) -> bytes | None:
-    """Return the frame that is shown at a time as a JPEG, upright; None: it can't be decoded."""
+def decode_picture(media: Media, time_s: float, width: int, job: Job) -> bytes:
+    """Return the frame that is shown at a time as a JPEG, upright; raises ``NoPictureError``."""
     for _, frame in decode_from(media, time_s, job):
         size = compute_square_size(media, frame)
         rgb = frame.reformat(*size, format="rgb24", interpolation="BICUBIC").to_ndarray()
         picture = np.ascontiguousarray(np.rot90(rgb, media.rotation))
         return encode_jpeg(picture, min(width, picture.shape[1]), 4 * width)
-    return None
+    raise NoPictureError("nothing of this part can be decoded")
 
 
 def compute_square_size(media: Media, frame: Any) -> tuple[int, int]:

@@ -152,9 +152,7 @@ class SoundEncoder:
 
     def encode(self, start_s: Fraction | float, end_s: Fraction | float) -> Iterator[Any]:
         """Yield the packets that begin in a time span; times are of the whole video."""
-        first, stop = (
-            ceil(Fraction(s) * SAMPLE_RATE / FRAME_SAMPLES) for s in (start_s, end_s)
-        )
+        first, stop = (ceil(Fraction(s) * SAMPLE_RATE / FRAME_SAMPLES) for s in (start_s, end_s))
         begin, end = (first - _LEAD) * FRAME_SAMPLES, (stop + _TAIL) * FRAME_SAMPLES
         samples = read_samples(self._media, begin, end, self._layout, self._job)
         for packet in self._encode_samples(samples, begin):
@@ -222,7 +220,9 @@ def _resample(
     holds a few of them back.
     """
     resampler, given = None, None
-    for frame in _decode_frames(media, Fraction(begin, SAMPLE_RATE), Fraction(end, SAMPLE_RATE), job):
+    for frame in _decode_frames(
+        media, Fraction(begin, SAMPLE_RATE), Fraction(end, SAMPLE_RATE), job
+    ):
         position = float(media.to_seconds(frame.pts, frame.time_base) * SAMPLE_RATE)
         length = frame.samples * SAMPLE_RATE / frame.sample_rate
         if given != (frame.format.name, frame.layout.name, frame.sample_rate):

@@ -139,9 +139,10 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
     if kind == "stream" and not can_copy and not has_encoder():
         kind, reason = "pictures", f"{reason}, and this PyAV can't encode H.264"
     streamed = avc if can_copy and avc is not None else ENCODED_H264
+    streamed += "" if audio is None else f",{AAC}"
     return Media(
         path, container.format.name, video.index, None if audio is None else audio.index, codec,
-        sound, start, duration_s, rotation, ratio, can_copy, streamed + ("" if audio is None else f",{AAC}"),
+        sound, start, duration_s, rotation, ratio, can_copy, streamed,
         kind, media_type if kind == "file" else "video/mp4", reason,
     )  # fmt: skip
 

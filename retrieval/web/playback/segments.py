@@ -12,7 +12,13 @@ from typing import Any
 
 import av
 
-from retrieval.web.playback.decoding import Job, demux_from, find_key_frame, open_stream
+from retrieval.web.playback.decoding import (
+    Job,
+    NoPictureError,
+    demux_from,
+    find_key_frame,
+    open_stream,
+)
 from retrieval.web.playback.encoding import CLOCK, PictureEncoder, SoundEncoder
 from retrieval.web.playback.media import SEGMENT_S, Media, has_encoder, is_idr
 
@@ -26,10 +32,6 @@ _FRAGMENT = {
     "video_track_timescale": str(CLOCK),
 }
 _QUALITY = {"preset": "superfast", "crf": "23"}
-
-
-class NoPictureError(Exception):
-    """Nothing of a part of a video can be decoded, or it can't be encoded."""
 
 
 def make_segment(media: Media, number: int, job: Job) -> bytes:
@@ -58,7 +60,9 @@ def find_boundary(media: Media, number: int, job: Job) -> Fraction:
         return Fraction(0)
     if number >= media.num_segments:
         return Fraction(media.duration_s)
-    return _find_key_boundary(media, number, job) if media.can_copy else Fraction(number * SEGMENT_S)
+    return (
+        _find_key_boundary(media, number, job) if media.can_copy else Fraction(number * SEGMENT_S)
+    )
 
 
 def _find_key_boundary(media: Media, number: int, job: Job) -> Fraction:
