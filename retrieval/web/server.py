@@ -27,7 +27,7 @@ from retrieval.errors import (
 from retrieval.web.access import Access, AccessControl
 from retrieval.web.api import build_api, replace_surrogates
 from retrieval.web.playback.cache import DiskCache
-from retrieval.web.playback.routes import build_playback_api
+from retrieval.web.playback.routes import Playback, build_playback_api
 from utils.errors import UserError
 from utils.files import get_cache_folder
 
@@ -56,7 +56,7 @@ def build_app(index: VideoIndex, access: Access, cache: DiskCache | None = None)
         redirect_slashes=False,
     )
     app.include_router(build_api(index))
-    app.include_router(build_playback_api(index, cache))
+    app.include_router(build_playback_api(Playback(index, cache)))
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.head("/", include_in_schema=False)

@@ -11,6 +11,7 @@ from typing import Any
 import av
 
 from retrieval.web.playback.decoding import (
+    INSTANT,
     Job,
     NoPictureError,
     demux,
@@ -48,35 +49,44 @@ def cut_clip(media: Media, start_s: float, end_s: float, file: Path, job: Job) -
     """
     end_s = min(end_s, media.duration_s)
     key_s = None
-    if media.codec in _PICTURES:
+    if media.codec in _PICTURES and (media.can_copy or not media.is_unordered):
         key_s = find_key_frame(media, Fraction(start_s) + Fraction(1, 1000), job)
     is_near = key_s is not None and start_s - key_s <= NEAR_S
     if key_s is not None and (is_near or end_s - start_s > MAX_ENCODED_S or not has_encoder()):
-        if _copy(media, key_s, end_s, file, job):
-            return Clip(float(key_s), end_s, True)
+        copied_s = _copy(media, key_s, end_s, file, job)
+        if copied_s is not None:
+            return Clip(float(key_s), copied_s, True)
     if end_s - start_s > MAX_ENCODED_S:
         raise NoPictureError(f"more than {MAX_ENCODED_S:g} s of this video can't be cut")
     _encode(media, start_s, end_s, file, job)
     return Clip(start_s, end_s, False)
 
 
-def _copy(media: Media, start_s: Fraction, end_s: float, file: Path, job: Job) -> bool:
-    """Copy what is shown from a key frame on; False: the packets have no times."""
+def _copy(media: Media, start_s: Fraction, end_s: float, file: Path, job: Job) -> float | None:
+    """Copy what is shown from a key frame on; returns the end, None: the packets have no times."""
     packets = list(_collect_pictures(media, start_s, end_s, job))
     if not packets or any(packet.pts is None for packet in packets):
-        return False
-    # Those after the last one that is shown are not referred to.
-    last = max(n for n, packet in enumerate(packets) if _get_time(media, packet) < end_s)
+        return None
+    # The last frame may need one that is shown after it; those between are shown, too.
+    needed = packets[: _find_last(media, packets, end_s) + 1]
+    shown_s = max(float(_get_time(media, packet)) + media.frame_s for packet in needed)
+    end_s = min(max(end_s, shown_s), media.duration_s)
+    packets = packets[: _find_last(media, packets, end_s) + 1]
     with ExitStack() as stack:
         _, template = stack.enter_context(open_stream(media, media.video))
         output = stack.enter_context(_open_output(file))
         stream = output.add_stream_from_template(template)
         sounds = _add_sound(media, output, start_s, end_s, job, stack)
         shift = round((start_s + media.start) / packets[0].time_base)
-        mux(output, stream, retime_packets(packets[: last + 1], shift, end_s + media.start))
+        mux(output, stream, retime_packets(packets, shift, end_s + media.start))
         for sound, sound_packets in sounds:
             mux(output, sound, sound_packets)
-    return True
+    return end_s
+
+
+def _find_last(media: Media, packets: list[Any], end_s: float) -> int:
+    """Return the last packet, as they are decoded, that is shown before a time."""
+    return max(n for n, one in enumerate(packets) if _get_time(media, one) < end_s - INSTANT)
 
 
 def _encode(media: Media, start_s: float, end_s: float, file: Path, job: Job) -> None:
@@ -98,7 +108,10 @@ def _open_output(file: Path) -> Any:
 
 
 def _collect_pictures(media: Media, start_s: Fraction, end_s: float, job: Job) -> Iterator[Any]:
-    """Yield the packets from a key frame on until all are there that are shown before the end."""
+    """Yield the packets from a key frame on until all are there that are shown before the end.
+
+    And those that are shown before one of them.
+    """
     begun = False
     for packet in demux_from(media, start_s, job):
         if not packet.size:
@@ -109,6 +122,7 @@ def _collect_pictures(media: Media, start_s: Fraction, end_s: float, job: Job) -
         begun = begun or (packet.is_keyframe and _get_time(media, packet) == start_s)
         if begun:
             yield packet
+            end_s = max(end_s, float(_get_time(media, packet) or 0))
 
 
 def _get_time(media: Media, packet: Any) -> Fraction | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from heapq import heappop, heappush
 from typing import Any
 
 import av
@@ -74,7 +75,8 @@ def seek(container: Any, media: Media, time_s: Fraction | float) -> bool:
 def demux_from(media: Media, time_s: Fraction | float, job: Job) -> Iterator[Any]:
     """Yield the packets of the pictures from a key frame on that is shown at or before a time."""
     limit = time_s + INSTANT
-    for back_s in (*_BACK_S, None):
+    # MPEG program streams carry few time stamps: after seeking those of the first frames are wrong.
+    for back_s in (*_BACK_S[media.container == "mpeg" :], None):
         with open_stream(media, media.video, job.num_threads) as (container, stream):
             begun = back_s is None or time_s - back_s <= 0
             if not begun and not seek(container, media, time_s - back_s):
@@ -127,33 +129,40 @@ def decode_from(media: Media, time_s: Fraction | float, job: Job) -> Iterator[tu
 
     After the last frame it is the last one.
     """
-    shown, last_s, period_s = None, None, 0.04
+    shown, last_s = None, float(time_s) + INSTANT
+    for frame_s, frame in _decode_frames(media, time_s, job):
+        if frame_s <= time_s + INSTANT:
+            shown = frame_s, frame
+        elif frame_s > last_s:
+            if shown is not None:
+                yield shown
+                shown = None
+            yield frame_s, frame
+            last_s = frame_s
+    if shown is not None:
+        yield shown
+
+
+def _decode_frames(media: Media, time_s: Fraction | float, job: Job) -> Iterator[tuple[float, Any]]:
+    """Yield the frames from a key frame on, with the times that they have."""
+    stamps: list[int] = []
+    frame_s = -media.frame_s
     for packet in demux_from(media, time_s, job):
+        if media.is_unordered and packet.pts is not None:
+            heappush(stamps, packet.pts)
         try:
             frames = packet.decode()
         except av.FFmpegError:
             continue
         for frame in frames:
             job.check()
-            if frame.is_corrupt:
-                continue
-            now_s = None
-            if frame.pts is not None:
-                now_s = float(media.to_seconds(frame.pts, frame.time_base))
-            if last_s is not None:
-                if now_s is None or now_s <= last_s:  # AVI with B-frames
-                    now_s = last_s + period_s
-                period_s = min(now_s - last_s, 1.0)
-            last_s = now_s = 0.0 if now_s is None else now_s
-            if now_s <= time_s + INSTANT:
-                shown = now_s, frame
-                continue
-            if shown is not None:
-                yield shown
-                shown = None
-            yield now_s, frame
-    if shown is not None:
-        yield shown
+            stamp = heappop(stamps) if stamps else frame.pts
+            if stamp is None:
+                frame_s += media.frame_s
+            else:
+                frame_s = float(media.to_seconds(stamp, frame.time_base))
+            if not frame.is_corrupt:
+                yield frame_s, frame
 
 
 def decode_picture(media: Media, time_s: float, width: int, job: Job) -> bytes:

@@ -18,7 +18,7 @@ PlaybackKind = Literal["file", "stream", "pictures", "missing"]
 SEGMENT_S = 6
 AAC = "mp4a.40.2"
 ENCODED_H264 = "avc1.640028"  # High profile, level 4: what is encoded here
-_LATE_S = 0.1  # how much later than the sound the pictures of a file may begin to play as it is
+_LATE_S = 0.1  # after which the pictures of a file may begin that is played as it is
 _MAX_DAMAGED = 250  # packets at the start that give no frame
 _EIGHT_BIT = ("yuv420p", "yuvj420p")
 _TEN_BIT = ("yuv420p10le",)
@@ -50,6 +50,8 @@ class Media:
         start: time stamp of the first frame, seconds.
         rotation: quarter turns, counter-clockwise, that set a frame upright.
         pixel_ratio: width of a pixel in heights of one, before it is turned.
+        frame_s: how long a frame is shown, mostly.
+        is_unordered: whether the time stamps of packets belong to frames in another order.
         can_copy: whether browsers decode the packets of its pictures, once they are in MP4.
         codecs: of what a ``SourceBuffer`` is given.
     """
@@ -64,6 +66,8 @@ class Media:
     duration_s: float
     rotation: int
     pixel_ratio: Fraction
+    frame_s: float
+    is_unordered: bool
     can_copy: bool
     codecs: str
     kind: PlaybackKind
@@ -119,13 +123,17 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
     rotation = round(first.rotation / 90) % 4
     ratio = video.sample_aspect_ratio or Fraction(1)
     ratio = ratio if Fraction(1, 8) < ratio < 8 else Fraction(1)  # junk in the header
-    late_s = start - Fraction(container.start_time or 0, av.time_base)
+    frame_s = float(1 / (video.average_rate or video.guessed_rate or 25))
     if duration_s <= 0:
-        duration_s = _read_duration(container, video, late_s)
+        duration_s = _read_duration(container, video, start) or frame_s
     avc = _read_avc(context.extradata) if name == "h264" else None
     codec, pix_fmt = video.codec.canonical_name, first.format.name
+    # AVI counts packets; where frames are shown in another order, as with B-frames, FFmpeg's
+    # demuxer does not know it of these.
+    is_unordered = container.format.name == "avi" and name in ("h264", "hevc")
     # Of rotation in fragments of MP4 not every browser takes notice.
     can_copy = avc is not None and pix_fmt in _EIGHT_BIT and rotation == 0
+    can_copy = can_copy and not (is_unordered and context.has_b_frames)
     media_type, videos, audios = _PLAYABLE.get(container.format.name, ("video/mp4", {}, ()))
     sound = None if audio is None else audio.codec.canonical_name
     reason = None
@@ -133,8 +141,8 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
         reason = f"browsers do not play {codec} in this container"
     elif sound is not None and sound not in audios:
         reason = f"browsers do not play sound of the kind {sound}"
-    elif abs(late_s) > _LATE_S:
-        reason = "pictures and sound do not begin together"
+    elif abs(start) > _LATE_S:
+        reason = "its pictures do not begin with it"
     kind: PlaybackKind = "file" if reason is None else "stream"
     if kind == "stream" and not can_copy and not has_encoder():
         kind, reason = "pictures", f"{reason}, and this PyAV can't encode H.264"
@@ -142,18 +150,19 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
     streamed += "" if audio is None else f",{AAC}"
     return Media(
         path, container.format.name, video.index, None if audio is None else audio.index, codec,
-        sound, start, duration_s, rotation, ratio, can_copy, streamed,
+        sound, start, duration_s, rotation, ratio, frame_s, is_unordered, can_copy, streamed,
         kind, media_type if kind == "file" else "video/mp4", reason,
     )  # fmt: skip
 
 
-def _read_duration(container: Any, video: Any, late_s: Fraction) -> float:
-    """Return the seconds that the headers say, or those of one frame."""
+def _read_duration(container: Any, video: Any, start: Fraction) -> float:
+    """Return the seconds that the headers say; 0: they don't."""
     if video.duration:
         return float(video.duration * video.time_base)
     if container.duration:
-        return max(0.04, float(Fraction(container.duration, av.time_base) - late_s))
-    return float(1 / (video.average_rate or 25))
+        end = Fraction((container.start_time or 0) + container.duration, av.time_base)
+        return max(0.0, float(end - start))
+    return 0.0
 
 
 def _decode_first_frame(container: Any, stream: Any) -> Any:

@@ -172,8 +172,9 @@ class Playback:
     """What the routes share.
 
     Attributes:
-        jobs: that encode or cut; ``pictures``: that decode one frame, so that no picture has to
-            wait for a film.
+        index: open; may be updated meanwhile.
+        jobs: that encode or cut.
+        pictures: jobs that decode one frame, so that no picture has to wait for a film.
     """
 
     def __init__(self, index: VideoIndex, cache: DiskCache) -> None:
@@ -232,10 +233,10 @@ class Playback:
             raise HTTPException(422, str(error)) from error
 
 
-def build_playback_api(index: VideoIndex, cache: DiskCache) -> APIRouter:
-    """Return the routes of single videos for an index that is open."""
+def build_playback_api(playback: Playback) -> APIRouter:
+    """Return the routes of single videos."""
     router = APIRouter(prefix="/api", responses=PROBLEMS)
-    playback = Playback(index, cache)
+    index = playback.index
 
     @router.get("/videos/lookup", responses=UNKNOWN)
     def lookup(path: Annotated[str, Query(max_length=4096)]) -> WholeVideoAnswer:
