@@ -14,7 +14,7 @@ export class StreamPlayer {
     this.onError = onError;
     this.loading = null;
     this.wake = () => {};
-    this.onSeeking = () => this.start(this.video.currentTime);
+    this.onSeeking = () => this.follow(this.video.currentTime);
     this.onTime = () => this.wake();
   }
 
@@ -47,6 +47,7 @@ export class StreamPlayer {
     }
     this.video.addEventListener("seeking", this.onSeeking);
     this.video.addEventListener("timeupdate", this.onTime);
+    if (time > 0) this.video.currentTime = time; // as soon as the video is known
     this.start(time);
   }
 
@@ -63,6 +64,13 @@ export class StreamPlayer {
     this.address = null;
   }
 
+  // What lacks at a time may be what is being loaded.
+  follow(time) {
+    const isNext = this.findEnd(time) === this.end || this.findNext(time) === this.number;
+    if (isNext) this.wake();
+    else this.start(time);
+  }
+
   // Loads one segment after the other from the one of a time on; what was loading is given up.
   start(time) {
     this.loading?.abort();
@@ -76,34 +84,50 @@ export class StreamPlayer {
 
   async load(time, signal) {
     const { segment_s: length, num_segments: count } = this.playback;
-    const from = Math.floor(((this.findEnd(time) ?? time) + LATE_S) / length);
-    let number = Math.min(from, count - 1);
-    while (number < count) {
+    this.number = this.findNext(time);
+    while (this.number < count) {
       const now = this.getTime(time);
-      const isAhead = this.findEnd(now) > now + AHEAD_S || number * length > now + MAX_AHEAD_S;
-      if (isAhead || !(await this.loadSegment(number, signal))) await this.wait(signal);
-      else number += 1;
+      this.end = this.findEnd(now) ?? undefined;
+      const isAhead = this.end > now + AHEAD_S || this.number * length > now + MAX_AHEAD_S;
+      if (isAhead) {
+        await this.wait(signal);
+      } else {
+        await this.append(await this.fetchSegment(this.number, signal), signal);
+        this.number = Math.max(this.number + 1, this.findNext(this.getTime(time)));
+      }
     }
+    this.end = undefined;
     if (this.source.readyState === "open") this.source.endOfStream();
   }
 
-  // Returns false where there is no room for it as yet.
-  async loadSegment(number, signal) {
+  // The segment that lacks first from a time on; their number where none does.
+  findNext(time) {
+    const { segment_s: length, num_segments: count, duration_s: duration } = this.playback;
+    const end = this.findEnd(time) ?? time;
+    if (end > time && end >= duration - LATE_S) return count;
+    return Math.min(Math.floor((end + LATE_S) / length), count - 1);
+  }
+
+  async fetchSegment(number, signal) {
     const answer = await fetch(`${this.base}/segments/${number}.mp4`, { signal });
-    if (!answer.ok) {
-      const { detail } = await answer.json().catch(() => ({}));
-      throw new Error(detail ?? `The server failed (${answer.status}).`);
+    if (answer.ok) return answer.arrayBuffer();
+    const { detail } = await answer.json().catch(() => ({}));
+    throw new Error(detail ?? `The server failed (${answer.status}).`);
+  }
+
+  // Browsers keep about 150 MB: where there is no room as yet, what was played makes it.
+  async append(content, signal) {
+    if (!content.byteLength) return; // all of it belongs to a later segment
+    for (let behind = BEHIND_S; ; behind = 1) {
+      const kept = this.video.currentTime - behind;
+      if (kept > 0) await this.change(() => this.buffer.remove(0, kept), signal);
+      try {
+        return await this.change(() => this.buffer.appendBuffer(content), signal);
+      } catch (error) {
+        if (error.name !== "QuotaExceededError") throw error;
+      }
+      await this.wait(signal);
     }
-    const content = await answer.arrayBuffer();
-    const kept = this.video.currentTime - BEHIND_S;
-    if (kept > 0) await this.change(() => this.buffer.remove(0, kept), signal);
-    try {
-      if (content.byteLength) await this.change(() => this.buffer.appendBuffer(content), signal);
-    } catch (error) {
-      if (error.name !== "QuotaExceededError") throw error;
-      return false;
-    }
-    return true;
   }
 
   // Where the player is, or will be as soon as it knows the video.
