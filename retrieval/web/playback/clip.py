@@ -49,7 +49,7 @@ def cut_clip(media: Media, start_s: float, end_s: float, file: Path, job: Job) -
     """
     end_s = min(end_s, media.duration_s)
     key_s = None
-    if media.codec in _PICTURES and (media.can_copy or not media.is_unordered):
+    if media.codec in _PICTURES and media.has_times:
         key_s = find_key_frame(media, Fraction(start_s) + Fraction(1, 1000), job)
     is_near = key_s is not None and start_s - key_s <= NEAR_S
     if key_s is not None and (is_near or end_s - start_s > MAX_ENCODED_S or not has_encoder()):

@@ -6,6 +6,7 @@ Times are seconds from the first frame that is shown, as in the index.
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ SEGMENT_S = 6
 AAC = "mp4a.40.2"
 ENCODED_H264 = "avc1.640028"  # High profile, level 4: what is encoded here
 _LATE_S = 0.1  # after which the pictures of a file may begin that is played as it is
+_NUM_COMPARED = 24  # frames
 _MAX_DAMAGED = 250  # packets at the start that give no frame
 _EIGHT_BIT = ("yuv420p", "yuvj420p")
 _TEN_BIT = ("yuv420p10le",)
@@ -51,7 +53,8 @@ class Media:
         rotation: quarter turns, counter-clockwise, that set a frame upright.
         pixel_ratio: width of a pixel in heights of one, before it is turned.
         frame_s: how long a frame is shown, mostly.
-        is_unordered: whether the time stamps of packets belong to frames in another order.
+        is_unordered: whether frames come with each other's time stamps.
+        has_times: whether packets have their own.
         can_copy: whether browsers decode the packets of its pictures, once they are in MP4.
         codecs: of what a ``SourceBuffer`` is given.
     """
@@ -68,6 +71,7 @@ class Media:
     pixel_ratio: Fraction
     frame_s: float
     is_unordered: bool
+    has_times: bool
     can_copy: bool
     codecs: str
     kind: PlaybackKind
@@ -128,20 +132,17 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
         duration_s = _read_duration(container, video, start) or frame_s
     avc = _read_avc(context.extradata) if name == "h264" else None
     codec, pix_fmt = video.codec.canonical_name, first.format.name
-    # AVI counts packets; where frames are shown in another order, as with B-frames, FFmpeg's
-    # demuxer does not know it of these.
-    is_unordered = container.format.name == "avi" and name in ("h264", "hevc")
+    # These count packets; where frames are shown in another order, FFmpeg guesses at their times,
+    # of frames and, with H.264, of packets.
+    counts_packets = container.format.name in ("avi", "asf")
+    is_unordered = counts_packets and not _is_ascending(container, video, first.pts)
+    has_times = not is_unordered and not (counts_packets and name in ("h264", "hevc"))
+    has_times = has_times or not context.has_b_frames
     # Of rotation in fragments of MP4 not every browser takes notice.
-    can_copy = avc is not None and pix_fmt in _EIGHT_BIT and rotation == 0
-    can_copy = can_copy and not (is_unordered and context.has_b_frames)
-    media_type, videos, audios = _PLAYABLE.get(container.format.name, ("video/mp4", {}, ()))
+    can_copy = avc is not None and pix_fmt in _EIGHT_BIT and rotation == 0 and has_times
     sound = None if audio is None else audio.codec.canonical_name
-    reason = None
-    if pix_fmt not in videos.get(codec, ()):
-        reason = f"browsers do not play {codec} in this container"
-    elif sound is not None and sound not in audios:
-        reason = f"browsers do not play sound of the kind {sound}"
-    elif abs(start) > _LATE_S:
+    media_type, reason = _find_obstacle(container.format.name, codec, pix_fmt, sound)
+    if reason is None and abs(start) > _LATE_S:
         reason = "its pictures do not begin with it"
     kind: PlaybackKind = "file" if reason is None else "stream"
     if kind == "stream" and not can_copy and not has_encoder():
@@ -150,9 +151,21 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
     streamed += "" if audio is None else f",{AAC}"
     return Media(
         path, container.format.name, video.index, None if audio is None else audio.index, codec,
-        sound, start, duration_s, rotation, ratio, frame_s, is_unordered, can_copy, streamed,
-        kind, media_type if kind == "file" else "video/mp4", reason,
+        sound, start, duration_s, rotation, ratio, frame_s, is_unordered, has_times,
+        can_copy, streamed, kind, media_type if kind == "file" else "video/mp4", reason,
     )  # fmt: skip
+
+
+def _find_obstacle(
+    container: str, codec: str, pix_fmt: str, sound: str | None
+) -> tuple[str, str | None]:
+    """Return the media type of a container, and why browsers don't play what is in it, if so."""
+    media_type, videos, sounds = _PLAYABLE.get(container, ("video/mp4", {}, ()))
+    if pix_fmt not in videos.get(codec, ()):
+        return media_type, f"browsers do not play {codec} in this container"
+    if sound is not None and sound not in sounds:
+        return media_type, f"browsers do not play sound of the kind {sound}"
+    return media_type, None
 
 
 def _read_duration(container: Any, video: Any, start: Fraction) -> float:
@@ -179,6 +192,18 @@ def _decode_first_frame(container: Any, stream: Any) -> Any:
         if damaged > _MAX_DAMAGED:
             break
     raise UnplayableError("none of its pictures can be decoded")
+
+
+def _is_ascending(container: Any, stream: Any, last: int) -> bool:
+    """Whether the frames that are decoded next have ascending time stamps."""
+    try:
+        for frame in islice(container.decode(stream), _NUM_COMPARED):
+            if frame.pts is not None and frame.pts <= last:
+                return False
+            last = last if frame.pts is None else frame.pts
+    except av.FFmpegError:
+        pass  # it is damaged there
+    return True
 
 
 def has_encoder() -> bool:
