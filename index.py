@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     text.add_argument("--spot", action="store_true", help="spot the text (a new index does)")
     text.add_argument("--no-ocr", action="store_true", help="do without the text")
     parser.add_argument("--engine", default="rapidocr", help="that spots text (%(default)s)")
-    parser.add_argument("--script", help="of the text: latin, or chinese and latin (latin)")
+    parser.add_argument("--script", help="of the text, as for spot_text.py (latin)")
     parser.add_argument("--ann", action="store_true", help="FAISS index for a million entries")
     parser.add_argument(
         "--vectors", choices=get_args(Vectors), help="a vector a window, or also one a frame"

@@ -9,7 +9,9 @@ Writes one OCR document for each video, in the form of TextVR's Kwai_VideoOCR: m
 has my_ocr/a/b.mp4.json. train.py and test.py read them with data_loader.args.ocr_dir. Linked files
 and folders are followed. The engine is RapidOCR (rapidocr-onnxruntime 1.4.4) unless --engine names
 another one (CONTRIBUTING.md says how one is added). Its models are in the package: nothing is
-downloaded, nothing leaves the machine. They read Latin letters without accents, and Chinese.
+downloaded, nothing leaves the machine. They read Latin letters without accents, and Chinese; other
+scripts need another recogniser, and --script says which one and where it goes. Lines that look like
+another script than the one that is read are left out, and a video that has some is named.
 
 Stopped, it goes on where it was: documents that are there are kept (--overwrite makes them anew),
 a/b.json of earlier versions too, where it can be of one video only; within a video it goes on at
@@ -27,7 +29,7 @@ from pathlib import Path
 import retrieval.registrations  # noqa: F401
 from base.registry import VIDEO_READERS
 from retrieval.spotting.folder import spot_folder
-from retrieval.spotting.rapid_ocr import SCRIPTS
+from retrieval.spotting.scripts import SCRIPTS
 from retrieval.spotting.text_spotter import build_spotter
 from retrieval.spotting.video import EVERY_S, READER
 from utils.cli import positive_int, run_cli
@@ -48,12 +50,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--workers", type=positive_int, default=count_cpus(), help=workers)
     engine = "what reads the text (default: %(default)s)"
     add("--engine", default="rapidocr", metavar="NAME", help=engine)
-    script = "letters that may be read: latin, or chinese and latin (default: latin)"
-    add("--script", choices=SCRIPTS, help=script)
+    script = f"letters that may be read: {', '.join(SCRIPTS)} (default: latin)"
+    add("--script", choices=SCRIPTS, metavar="NAME", help=script)
     add("--rec_model", type=Path, metavar="ONNX", help="another recogniser, for another script")
     add("--rec_keys", type=Path, metavar="TXT", help="its characters, if the file has them not")
     add("--min_score", type=parse_share, help="least confidence (default: 0.5)")
-    side = "longer side of the picture in which text is looked for (default: 960)"
+    side = "longer side of the picture in which text is looked for (default: by the frame)"
     add("--max_side", type=positive_int, metavar="PIXELS", help=side)
     reader = "av reads every container and turned files (default: %(default)s)"
     add("--reader", choices=VIDEO_READERS.names(), default=READER, help=reader)

@@ -2,10 +2,14 @@
 
     python -m benchmarks.spotting                      # a table
     python -m benchmarks.spotting --json               # the same as JSON, each video's numbers
+    python -m benchmarks.spotting --scenes             # signage, pixel fonts, watermarks, ...
+    python -m benchmarks.spotting --scenes --max_side 960
     python -m benchmarks.spotting --demo work_dirs/demo/fusion/model_last.pth
 
 Writes videos with known words (640 x 360 pixels, 4 seconds) for every letter height, blur and speed
-and compares the words that a model would be given with those that were written. With --demo: R@1 of
+and compares the words that a model would be given with those that were written. With --scenes: the
+same for the hard kinds of ``benchmarks.text_scenes``, with the seconds of a whole run by frame that
+was looked at; --max_side is that of spot_text.py (former versions had 960). With --demo: R@1 of
 a demonstration's model (make demo) with the OCR documents that came with its test videos, and with
 those that spot_text.py writes.
 """
@@ -26,6 +30,7 @@ import numpy as np
 
 from benchmarks import measuring
 from benchmarks.inputs import TextVideo
+from benchmarks.text_scenes import SCENES, TextScene
 from data_loader.ocr.ocr_words import OcrParams, extract_words, load_ocr_document
 from data_loader.ocr.paths import find_document
 from parse_config import load_run_config
@@ -45,6 +50,8 @@ def main() -> None:
     parser = measuring.make_parser(__doc__)
     parser.add_argument("--videos", type=positive_int, default=3, help="of each kind")
     parser.add_argument("--demo", type=Path, metavar="CHECKPOINT", help="a demonstration's model")
+    parser.add_argument("--scenes", action="store_true", help="the hard kinds")
+    parser.add_argument("--max_side", type=positive_int, metavar="PIXELS", help="for the detector")
     asked = parser.parse_args()
     packages = ("rapidocr-onnxruntime", "onnxruntime")
     versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
@@ -55,8 +62,19 @@ def main() -> None:
         result["demo"] = measure_demo(asked.demo)
         measuring.write_result(result, asked.json, make_demo_table)
         return
+    if asked.scenes:
+        result["kinds"] = [
+            {"name": scene.name} | measure_kind(scene, asked.videos, asked.max_side)
+            for scene in SCENES
+        ]
+        measuring.write_result(result, asked.json, make_scenes_table)
+        return
     kinds = itertools.starmap(TextVideo, itertools.product(LETTER_HEIGHTS, BLURS, SPEEDS))
-    result["kinds"] = [measure_kind(kind, asked.videos) for kind in kinds]
+    result["kinds"] = [
+        {name: getattr(kind, name) for name in KIND}
+        | measure_kind(kind, asked.videos, asked.max_side)
+        for kind in kinds
+    ]
     measuring.write_result(result, asked.json, make_table)
 
 
@@ -73,19 +91,23 @@ class TimedSpotter(RapidOcrSpotter):
         return lines
 
 
-def measure_kind(kind: TextVideo, num_videos: int) -> measuring.Result:
+def measure_kind(
+    kind: TextVideo | TextScene, num_videos: int, max_side: int | None
+) -> measuring.Result:
     """Write and spot videos of a kind; returns the numbers of each."""
-    spotter, found = TimedSpotter(), []
+    spotter, found = TimedSpotter(max_side=max_side), []
     spotter.load()
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(num_videos):
             path = Path(folder) / f"{seed}.mp4"
             lines = kind.write(path, seed)
             spotter.seconds = []
+            start = time.process_time()
             counts = count_words(lines, spot_video(path, spotter))
-            found.append(counts | {"s_per_frame": statistics.median(spotter.seconds)})
-    numbers = {name: [video[name] for video in found] for name in found[0]}
-    return {name: getattr(kind, name) for name in KIND} | numbers
+            run = (time.process_time() - start) / len(spotter.seconds)
+            times = {"s_per_frame": statistics.median(spotter.seconds), "run_s_per_frame": run}
+            found.append(counts | times)
+    return {name: [video[name] for video in found] for name in found[0]}
 
 
 def count_words(lines: Iterable[str], document: dict[str, Any]) -> dict[str, int]:
@@ -163,6 +185,16 @@ def make_table(result: measuring.Result) -> str:
             rows.append(_make_row(cells, [k for k in result["kinds"] if k[name] == value]))
     rows.append(_make_row(["all"] * len(KIND), result["kinds"]))
     return f"{measuring.format_head(result)}\n\n{measuring.format_table(columns, rows, 0)}"
+
+
+def make_scenes_table(result: measuring.Result) -> str:
+    """Return the results of the scenes as Markdown."""
+    columns = ["scene", "recall", "precision", "in one track", "s/frame", "CPU s/frame of the run"]
+    rows = []
+    for kind in result["kinds"]:
+        run = statistics.median(kind["run_s_per_frame"])
+        rows.append([*_make_row([kind["name"]], [kind]), f"{run:.3f}"])
+    return f"{measuring.format_head(result)}\n\n{measuring.format_table(columns, rows)}"
 
 
 def _make_row(cells: list[str], kinds: list[measuring.Result]) -> list[str]:

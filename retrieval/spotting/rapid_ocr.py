@@ -1,13 +1,12 @@
 """Text spotting by RapidOCR: PP-OCR's detector and recogniser on onnxruntime, without network.
 
 The models come inside the package. Its recogniser (PP-OCRv4) knows Chinese and the Latin letters
-without accents; other scripts need another recogniser in ONNX form, which the user names.
+without accents; other scripts need another recogniser (``retrieval.spotting.scripts``).
 """
 
 import os
 import unicodedata
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,11 +16,13 @@ import numpy as np
 
 from base.registry import TEXT_SPOTTERS
 from data_loader.readers.base_reader import load_library
+from retrieval.spotting.ctc import CtcDecoder, Reading, drop_icons
+from retrieval.spotting.foreign_text import ForeignText
+from retrieval.spotting.scripts import ANY, Script, find_recogniser, get_script, order_right_to_left
 from retrieval.spotting.text_spotter import TextLine, TextSpotter
 from utils.errors import UserError
 from utils.files import hash_file
 
-SCRIPTS = ("latin", "chinese")
 # Without --no-deps it brings opencv-python, which lies over opencv-python-headless and needs libGL.
 _INSTALL = (
     "text spotting needs RapidOCR: pip install onnxruntime pyclipper shapely pyyaml six, then "
@@ -35,30 +36,33 @@ _BLANK_GAIN = 32.0
 # As keyboards write them: TextVR's models leave out words with characters beyond ASCII.
 _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
 _RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"  # of the package
-_SIGNS = "€£¥©®™°•·×‘’“”–—…"
+# Pixels of the longer side of the picture in the detector: as large as it is up to here. Letters 9
+# to 16 pixels high in 1080p are found to 19 % at 960, to 57 % at 1280 and to 83 % at 1600, in three
+# times the detector's and up to 1.7 times a run's time; enlarged pictures, where letters are small
+# already, take longer and are not read better (BENCHMARKS.md).
+_MAX_SIDE, _LARGE, _MAX_LARGE_SIDE = 1600, 2560, 1920
 
 
 @TEXT_SPOTTERS.register("rapidocr")
 class RapidOcrSpotter(TextSpotter):
     """RapidOCR 1.4 in one thread.
 
-    The detector sees the picture shrunk to ``max_side`` and never enlarged, which takes longer and
-    finds less, even of letters 8 pixels high; the recogniser sees the lines as large as they are.
-    (RapidOCR's own ``limit_side_len`` is not used with ``limit_type=max``: it takes 960, 1500 or
-    2000 after the picture's size.) Lines that stand on their head are not turned.
+    The detector sees the picture no larger than it is, and shrunk to ``max_side``; the recogniser
+    sees the lines as large as they are. (RapidOCR's own ``limit_side_len`` is not used with
+    ``limit_type=max``: it takes 960, 1500 or 2000 after the picture's size.) Lines that stand on
+    their head are not turned.
 
     Args:
-        script: "latin": what is no Latin letter, digit or usual sign is never read, and full-width
-            forms and typographic quotes become plain ones; "chinese": everything the packaged
-            recogniser knows, Latin letters included. None: latin with the packaged recogniser,
+        script: a name of ``retrieval.spotting.scripts.SCRIPTS``. What is no letter of it, Latin
+            letter, digit or usual sign is never read. None: latin with the packaged recogniser,
             everything that another one knows.
-        rec_model: another recogniser, an ONNX file of PP-OCR's form.
+        rec_model: another recogniser, an ONNX file of PP-OCR's form; None: the script's own.
         rec_keys: its characters, one a line, where the file itself doesn't list them.
         min_score: lines read with less confidence are left out.
-        max_side: of the picture in the detector, pixels.
+        max_side: of the picture in the detector, pixels; None: chosen by the picture.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file or script, or the script's recogniser is nowhere.
     """
 
     def __init__(
@@ -67,15 +71,22 @@ class RapidOcrSpotter(TextSpotter):
         rec_model: str | Path | None = None,
         rec_keys: str | Path | None = None,
         min_score: float = 0.5,
-        max_side: int = 960,
+        max_side: int | None = None,
     ) -> None:
         self._min_score, self._max_side = min_score, max_side
-        self._script = script or ("latin" if rec_model is None else "any")
+        self._name = script or ("latin" if rec_model is None else "any")
+        self._script: Script = ANY if self._name == "any" else get_script(self._name)
+        if rec_model is None:
+            rec_model, found_keys = find_recogniser(self._name)
+            rec_keys = found_keys if rec_keys is None else rec_keys
         files = {"rec_model_path": rec_model, "rec_keys_path": rec_keys}
         self._files = {name: str(path) for name, path in files.items() if path is not None}
         for path in self._files.values():
             if not Path(path).is_file():
                 raise UserError(f"{path}: no such file; give a recogniser's ONNX file and keys")
+        # Only the packaged recogniser's look-alikes are known.
+        is_judged = self._name == "latin" and not self._files
+        self._foreign = ForeignText() if is_judged else None
         self._cv2: Any = None
         self._engine: Any = None  # RapidOCR's, once it is loaded
 
@@ -93,7 +104,7 @@ class RapidOcrSpotter(TextSpotter):
         if "rec_keys_path" in self._files:
             files["characters"] = self._files["rec_keys_path"]
         hashes = {name: hash_file(Path(path)) for name, path in files.items()}
-        return {"engine": "rapidocr", "version": number, "script": self._script} | hashes
+        return {"engine": "rapidocr", "version": number, "script": self._name} | hashes
 
     def load(self) -> None:
         """Load the models, once."""
@@ -108,9 +119,10 @@ class RapidOcrSpotter(TextSpotter):
                 **self._files,
             )
             recogniser = engine.text_rec
-            decoder = recogniser.postprocess_op
-            weights = _weigh_characters(decoder.character, self._script)
-            recogniser.postprocess_op = partial(_decode, decoder, weights)
+            characters = recogniser.postprocess_op.character
+            gain = _BLANK_GAIN if self._name == "latin" else 1.0
+            weights = weigh_characters(characters, self._script, gain)
+            recogniser.postprocess_op = CtcDecoder(characters, weights)
             recogniser([np.zeros((48, 96, 3), np.uint8)])  # fails where files don't fit together
         except Exception as error:  # onnxruntime's share no base class
             if not self._files:
@@ -130,19 +142,41 @@ class RapidOcrSpotter(TextSpotter):
         if not len(boxes):
             return []
         crops = self._engine.get_crop_img_list(picture, list(boxes))
-        readings, _ = self._engine.text_rec(crops)
+        readings: list[Reading] = [drop_icons(x) for x in self._engine.text_rec(crops)[0]]
+        sure = [number for number, reading in enumerate(readings) if self._is_seen(reading)]
+        if self._foreign is not None:
+            self._foreign.note_unread(len(readings) - len(sure))
+            is_own = self._foreign.sort_out([readings[number] for number in sure])
+            sure = [number for number, own in zip(sure, is_own, strict=True) if own]
         lines = []
-        for corners, (text, score) in zip(boxes, readings, strict=True):
-            text = _normalise_signs(text) if self._script == "latin" else text
-            text = " ".join(text.split())
-            if text and score >= self._min_score:
-                lines.append(TextLine(text, float(score), corners.astype(np.float64)))
+        for number in sure:
+            text = " ".join(self._clean(readings[number].text).split())
+            if text:
+                corners = boxes[number].astype(np.float64)
+                lines.append(TextLine(text, readings[number].score, corners))
         return lines
+
+    def _is_seen(self, reading: Reading) -> bool:
+        return reading.score >= self._min_score or bool(self._foreign and reading.unmasked)
+
+    def _clean(self, text: str) -> str:
+        if self._name == "arabic":
+            text = order_right_to_left(text)
+        return _normalise_signs(text) if self._script.is_plain else text
+
+    def reset(self) -> None:
+        """Forget what was left out of the last video."""
+        if self._foreign is not None:
+            self._foreign = ForeignText()
+
+    def describe_unread(self) -> str | None:
+        """Return which text was left out since ``reset``, and what reads it."""
+        return None if self._foreign is None else self._foreign.describe()
 
     def _detect(self, picture: np.ndarray) -> np.ndarray:
         """Return the corners of the lines, (N, 4, 2) float32 in pixels of the picture."""
         cv2, (height, width) = self._cv2, picture.shape[:2]
-        scale = min(1.0, self._max_side / max(height, width))
+        scale = min(1.0, (self._max_side or choose_side(picture)) / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         if scale < 1:
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -155,33 +189,19 @@ class RapidOcrSpotter(TextSpotter):
         return boxes[sides.min(axis=1) >= 2]  # the recogniser can't take a crop without pixels
 
 
-def _weigh_characters(characters: Sequence[str], script: str) -> np.ndarray:
+def choose_side(picture: np.ndarray) -> int:
+    """Return the longer side, in pixels, up to which the detector sees a picture (H, W, 3)."""
+    return _MAX_SIDE if max(picture.shape[:2]) <= _LARGE else _MAX_LARGE_SIDE
+
+
+def weigh_characters(characters: Sequence[str], script: Script, blank_gain: float) -> np.ndarray:
     """Return the factors, (C,), of the characters' probabilities; 0: it is never read."""
     weights = np.ones(len(characters), np.float32)
-    if script == "latin":
-        # The first one stands for no character (CTC's "blank"), and a blank is the last one.
-        weights[1:] = [_is_latin(character) for character in characters[1:]]
-        weights[characters.index(" ")] = _BLANK_GAIN
+    # The first one stands for no character (CTC's "blank").
+    weights[1:] = [script.may_read(character) for character in characters[1:]]
+    if script.letters:
+        weights[characters.index(" ")] = blank_gain
     return weights
-
-
-def _decode(
-    decoder: Any, weights: np.ndarray, probabilities: np.ndarray, *_: Any, **__: Any
-) -> Sequence[tuple[str, float]]:
-    """Return N texts and their mean confidence from (N, T, C) probabilities (CTC, best path)."""
-    if probabilities.shape[2] != len(weights):
-        raise ValueError(f"{probabilities.shape[2]} classes, but {len(weights)} characters")
-    weighted = probabilities * weights  # (N, T, C)
-    best, confidence = weighted.argmax(axis=2), weighted.max(axis=2).clip(max=1)
-    return decoder.decode(best, confidence, is_remove_duplicate=True)
-
-
-def _is_latin(character: str) -> bool:
-    if len(character) != 1:
-        return False
-    if character.isascii() or character in _SIGNS:
-        return True
-    return unicodedata.name(character, "").startswith(("LATIN ", "FULLWIDTH "))
 
 
 def _normalise_signs(text: str) -> str:

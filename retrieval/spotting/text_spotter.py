@@ -38,6 +38,16 @@ class TextSpotter(ABC):
     def load(self) -> None:  # noqa: B027 - an engine may have nothing to load
         """Load what ``spot`` needs; raises ``UserError`` where that can't be done."""
 
+    def reset(self) -> None:  # noqa: B027 - an engine may notice nothing
+        """Forget what was noticed, before another video."""
+
+    def describe_unread(self) -> str | None:
+        """Return what couldn't be read since ``reset``, and the remedy, in a line; None: nothing.
+
+        Called once, when a video is read to its end.
+        """
+        return None
+
     @abstractmethod
     def spot(self, picture: np.ndarray) -> list[TextLine]:
         """Find and read the lines of text of a picture (H, W, 3) uint8 RGB, from the top down."""

@@ -3,6 +3,7 @@
 One frame now and then is looked at, and only those are read that differ from the one before.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from data_loader.readers.video_readers import open_video
 from retrieval.spotting.journal import Journal, VideoLook, describe_spotting
 from retrieval.spotting.text_spotter import TextSpotter
 from retrieval.spotting.tracks import LineTracker, make_document, measure_height
+
+logger = logging.getLogger(__name__)
 
 EVERY_S = 0.4
 # PyAV opens every container and turns pictures as their file asks; decord, the training's reader,
@@ -59,6 +62,7 @@ def spot_video(
         VideoError: the video can't be read to its end.
         UserError: the reader is unknown or not installed.
     """
+    spotter.reset()
     with open_video(path, reader) as video:
         frames = choose_frames(video.times(), every).tolist()
         tracker = LineTracker(REACH * float(video.width**2 + video.height**2) ** 0.5)
@@ -73,7 +77,12 @@ def spot_video(
                 kept.append(look)
                 if progress is not None:
                     progress((look.frame + 1) / video.num_frames)
-    return make_document(tracker.tracks)
+    records = make_document(tracker.tracks).values()
+    confirmed = [record for record in records if spotter.confirm(record["text"])]
+    unread = spotter.describe_unread()
+    if unread is not None:
+        logger.warning("%s: %s", path, unread)
+    return {str(number): record for number, record in enumerate(confirmed)}
 
 
 def _look_at_frames(

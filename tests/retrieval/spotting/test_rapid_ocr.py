@@ -78,11 +78,12 @@ def test_the_script_decides_which_letters_may_be_read(script, expected, score):
     spotter = RapidOcrSpotter(script=script)
     spotter.load()
     decoder = spotter._engine.text_rec.postprocess_op
-    characters = decoder.args[0].character
+    characters = decoder.characters
     probabilities = np.zeros((1, 2, len(characters)), np.float32)
     for step, character, value in ((0, "区", 0.6), (0, "B", 0.3), (1, "：", 0.9)):
         probabilities[0, step, characters.index(character)] = value
-    assert decoder(probabilities) == [(expected, pytest.approx(score))]
+    (reading,) = decoder(probabilities)
+    assert (reading.text, reading.score) == (expected, pytest.approx(score))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,35 @@ def test_the_script_decides_which_letters_may_be_read(script, expected, score):
 )
 def test_latin_signs_become_plain_ones(read, plain):
     assert rapid_ocr._normalise_signs(read) == plain
+
+
+def test_small_and_large_pictures_are_seen_as_they_are_and_larger_ones_smaller(monkeypatch):
+    seen = []
+    spotter, small = RapidOcrSpotter(), RapidOcrSpotter(max_side=960)
+    for each in (spotter, small):
+        each.load()
+        monkeypatch.setattr(
+            each._engine, "auto_text_det", lambda x: (seen.append(x.shape[:2]) or None, 0)
+        )
+    for width, height in ((320, 240), (1280, 720), (1920, 1080), (1080, 1920), (3840, 2160)):
+        spotter.spot(np.zeros((height, width, 3), np.uint8))
+    small.spot(np.zeros((720, 1280, 3), np.uint8))
+    assert seen == [(240, 320), (720, 1280), (900, 1600), (1600, 900), (1080, 1920), (540, 960)]
+
+
+def test_small_letters_of_a_large_picture_are_found():
+    image = picture(("Grand Royal", 1500, 900), size=(1920, 1080), font_size=13)
+    assert [line.text for line in RapidOcrSpotter().spot(image)] == ["Grand Royal"]
+
+
+@pytest.mark.parametrize("width", [20, 26])
+def test_an_icon_beside_a_line_is_not_read_as_a_letter(spotter, monkeypatch, width):
+    canvas = Image.fromarray(picture(("Profile", 40, 60), size=(320, 120)))
+    for top in (62, 62 + width / 3, 62 + 2 * width / 3):  # a menu's bars
+        ImageDraw.Draw(canvas).line((124, top, 124 + width, top), fill=(240, 240, 240), width=3)
+    assert [line.text for line in spotter.spot(np.asarray(canvas))] == ["Profile"]
+    monkeypatch.setattr(rapid_ocr, "drop_icons", lambda reading: reading)
+    assert [line.text for line in spotter.spot(np.asarray(canvas))] != ["Profile"]
 
 
 def test_unsure_lines_are_left_out():
