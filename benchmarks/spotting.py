@@ -92,7 +92,7 @@ class TimedSpotter(RapidOcrSpotter):
 
 
 def measure_kind(
-    kind: TextVideo | TextScene, num_videos: int, max_side: int | None
+    kind: TextVideo | TextScene, num_videos: int, max_side: int | None = None
 ) -> measuring.Result:
     """Write and spot videos of a kind; returns the numbers of each."""
     spotter, found = TimedSpotter(max_side=max_side), []

@@ -16,12 +16,12 @@ from benchmarks.inputs import FPS, TEXT_WORDS, render_line
 from data_loader.synthetic.layout import write_video
 from data_loader.synthetic.words import change_case
 
-# Rows of the capitals A to Z, a digit each: 3 x 5 pixels, octal, and 5 x 7, base 32.
-_TINY = (
+# Bitmap fonts: rows of the capitals A to Z, a digit each: 3 x 5 pixels, octal, and 5 x 7, base 32.
+TINY = (
     "25755 65656 34443 65556 74647 74644 34553 55755 72227 11152 55655 44447 57755 65555 25552 "
     "65644 25563 65655 34216 72222 55557 55552 55775 55255 55222 71247"
 ).split()
-_SMALL = (
+SMALL = (
     "4AHHVHH UHHUHHU EHGGGHE UHHHHHU VGGUGGV VGGUGGG EHGNHHF HHHVHHH E44444E 72222IC HIKOKIH "
     "GGGGGGV HRLLHHH HPLJHHH EHHHHHE UHHUGGG EHHHLID UHHUKIH FGGE11U V444444 HHHHHHE HHHHHA4 "
     "HHHLLRH HHA4AHH HHA4444 V1248GV"
@@ -102,7 +102,7 @@ class TextScene:
     def _render(self, rng: np.random.Generator, line: str) -> np.ndarray:
         """Return a line's ink (and board), (h, w, 2) float32 in [0, 1]."""
         if self.letters is None:
-            font = (None, _TINY, _SMALL)[rng.integers(3)]
+            font = (None, TINY, SMALL)[rng.integers(3)]
             ink = np.pad(draw_bitmap(line) if font is None else draw_dots(font, line), 2)
         else:
             ink = render_line(line, int(rng.integers(self.letters[0], self.letters[1] + 1)))
@@ -127,10 +127,10 @@ class TextScene:
         return ground + self.opacity * ink * (colour - ground)
 
 
-SIGNAGE = {"warp": 0.35, "board": True, "texture": 60}
+_SIGNAGE = {"warp": 0.35, "board": True, "texture": 60}
 SCENES = (
-    TextScene("signage", 1920, 1080, (16, 40), 14, contrast=110, blur=1.8, **SIGNAGE),
-    TextScene("signage, far", 1920, 1080, (9, 16), 14, contrast=110, blur=0.7, **SIGNAGE),
+    TextScene("signage", 1920, 1080, (16, 40), 14, contrast=110, blur=1.8, **_SIGNAGE),
+    TextScene("signage, far", 1920, 1080, (9, 16), 14, contrast=110, blur=0.7, **_SIGNAGE),
     TextScene("perspective", letters=(20, 40), warp=1.0, board=True),
     TextScene("pixel font, 320", 320, 240, None, 10, contrast=110, tint=90, texture=15),
     TextScene("pixel font, 640", 640, 480, None, 16, contrast=110, tint=90, texture=15),
@@ -162,7 +162,7 @@ def draw_bitmap(text: str) -> np.ndarray:
 
 def draw_dots(letters: list[str], text: str) -> np.ndarray:
     """Return a line's ink in capitals of a table above, (h, w) uint8; letters and blanks only."""
-    width, height = (3, 5) if letters is _TINY else (5, 7)
+    width, height = (3, 5) if letters is TINY else (5, 7)
     ink = np.zeros((height, (width + 1) * len(text)), np.uint8)
     for place, letter in enumerate(text.upper()):
         if letter in string.ascii_uppercase:

@@ -39,6 +39,7 @@ class ForeignText:
         self._num_lines = self._num_sure = self._num_left_out = 0  # readings of all frames
         self._num_unread = 0
         self._left_out: dict[str, str] = {}  # distinct texts -> what they may be
+        self._kept: dict[str, tuple[float, str]] = {}  # least score, and what they may be
 
     def note_unread(self, number: int) -> None:
         """Count what was found, but could not be read with any confidence."""
@@ -51,11 +52,22 @@ class ForeignText:
         self._num_sure += sum(score > SURE for score in scores)
         bound = self._choose_bound()
         is_own = [score <= bound for score in scores]
-        for reading, own in zip(readings, is_own, strict=True):
+        for reading, score, own in zip(readings, scores, is_own, strict=True):
+            text = reading.unmasked or " ".join(reading.text.split())
             if not own:
                 self._num_left_out += 1
-                self._left_out[reading.unmasked or reading.text] = _guess(reading)
+                self._left_out[text] = _guess(reading)
+            elif score > _BOUNDS[0][1]:
+                self._kept[text] = min((score, _guess(reading)), self._kept.get(text, (score, "")))
         return is_own
+
+    def confirm(self, text: str) -> bool:
+        """Whether a line that was kept is still to be, now that the whole video is known."""
+        score, guess = self._kept.get(text, (-np.inf, ""))
+        if score <= self._choose_bound():
+            return True
+        self._left_out[text] = guess
+        return False
 
     def _choose_bound(self) -> float:
         if self._num_sure >= _MIN_SURE:

@@ -169,6 +169,10 @@ class RapidOcrSpotter(TextSpotter):
         if self._foreign is not None:
             self._foreign = ForeignText()
 
+    def confirm(self, text: str) -> bool:
+        """Whether a line of the video is no look-alike of another script."""
+        return self._foreign is None or self._foreign.confirm(text)
+
     def describe_unread(self) -> str | None:
         """Return which text was left out since ``reset``, and what reads it."""
         return None if self._foreign is None else self._foreign.describe()

@@ -41,6 +41,10 @@ class TextSpotter(ABC):
     def reset(self) -> None:  # noqa: B027 - an engine may notice nothing
         """Forget what was noticed, before another video."""
 
+    def confirm(self, text: str) -> bool:
+        """Whether a text that was read still counts; called for each when a video is read."""
+        return True
+
     def describe_unread(self) -> str | None:
         """Return what couldn't be read since ``reset``, and the remedy, in a line; None: nothing.
 

@@ -1,10 +1,13 @@
 """``python -m benchmarks.spotting``: its videos, what it counts, and its tables."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from benchmarks import spotting
+from benchmarks import spotting, text_scenes
 from benchmarks.inputs import TextVideo, render_line
+from benchmarks.text_scenes import SCENES, TextScene, draw_bitmap, draw_dots
 from data_loader.readers.video_readers import open_video
 
 
@@ -70,6 +73,38 @@ def test_a_kind_is_measured_by_the_real_engine():
     pytest.importorskip("rapidocr_onnxruntime")
     found = spotting.measure_kind(TextVideo(24, width=320, height=180, num_frames=12), 1)
     assert found["found"] == found["written"] and found["s_per_frame"][0] > 0
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_scenes_show_their_lines_where_the_camera_pans(tmp_path, scene):
+    short = dataclasses.replace(scene, num_frames=2, width=320, height=240, num_lines=4)
+    lines = short.write(tmp_path / "scene.mp4", seed=1)
+    assert len(lines) == 4 and short.write(tmp_path / "again.mp4", seed=1) == lines
+    frames = frames_of(tmp_path / "scene.mp4")
+    assert frames.shape == (2, 240, 320, 3)
+    moved = np.abs(frames[0][:, 1:] - frames[1][:, :-1]).mean()
+    assert moved < np.abs(frames[0] - frames[1]).mean()
+
+
+def test_bitmap_letters_are_five_to_seven_pixels_high():
+    for letters, height in ((text_scenes.TINY, 5), (text_scenes.SMALL, 7)):
+        assert len(letters) == 26 and len(set(letters)) == 26
+        ink = draw_dots(letters, "Il")
+        assert ink.shape[0] == height and set(np.unique(ink)) == {0, 255}
+    assert np.flatnonzero(draw_bitmap("HXE").any(axis=1)).size == 6
+    expected = ["#..", "#..", "#..", "#..", "###"]
+    rows = draw_dots(text_scenes.TINY, "L")[:, :3]
+    assert ["".join("#" if dot else "." for dot in row) for row in rows] == expected
+
+
+def test_the_table_of_scenes_and_a_scene_by_the_real_engine():
+    pytest.importorskip("rapidocr_onnxruntime")
+    scene = TextScene("sign", 640, 180, (16, 18), 2, board=True, num_frames=2)
+    found = spotting.measure_kind(scene, 1, max_side=640)
+    assert found["found"] == found["written"]
+    head = {"date": "2001-02-03", "machine": "one thread", "versions": "Python 3"}
+    table = spotting.make_scenes_table(head | {"kinds": [{"name": "sign"} | found]})
+    assert table.splitlines()[-1].startswith("| sign | 100.0 | ")
 
 
 def test_the_demonstrations_table():

@@ -91,8 +91,12 @@ def test_the_video_decides_about_lines_that_could_be_either():
     assert text.sort_out([doubtful, own]) == [True, True]
     assert text.sort_out([sure, sure]) == [False, False]  # two may be chance
     assert text.sort_out([doubtful, own]) == [True, True]
+    assert text.confirm("HOBOCTU AHA") and text.confirm("SALE")
     assert text.sort_out([sure, sure, sure]) == [False, False, False]
     assert text.sort_out([doubtful, own]) == [False, True]
+    # Nor is it kept where it was read before.
+    assert not text.confirm("HOBOCTU AHA") and text.confirm("SALE") and text.confirm("never read")
+    assert text.describe().startswith("2 lines look like")
 
 
 def test_chinese_under_latin_is_told_by_what_may_not_be_read():
