@@ -25,7 +25,8 @@ _BOUNDS = ((0.4, -3.0), (0.25, -2.0))
 _MIN_SURE = 3  # lines
 # Of 389 places of text in the scenes one can't be read at all; of 60 of Korean, 54.
 _MIN_UNREAD, _UNREAD_SHARE = 10, 0.75
-_WORTH_SAYING = 0.03  # least share of what is left out
+# Least share of what is left out; of a single text, which may be a misread line of Latin, more.
+_WORTH_SAYING, _WORTH_SAYING_OF_ONE = 0.03, 0.3
 # "BoK3an", "MbICnAX", "06pa30BaHMA"; not "iPod", "getElementById", "McDonald", "MP3".
 _ODD = re.compile(r"[a-z][A-Z](?![a-z]{2})|[^\W\d_]{2}[0346][^\W\d_]{2}")
 _MIN_LETTERS = 4  # of a word that is judged by its shape
@@ -78,7 +79,9 @@ class ForeignText:
 
     def describe(self) -> str | None:
         """Return what was left out, and how it is read, in one line; None: (nearly) nothing."""
-        if self._num_left_out <= _WORTH_SAYING * self._num_lines:
+        left_out = self._num_left_out / max(1, self._num_lines)
+        least = _WORTH_SAYING if len(self._left_out) > 1 else _WORTH_SAYING_OF_ONE
+        if left_out <= least:
             share = self._num_unread / max(1, self._num_unread + self._num_lines)
             if self._num_unread < _MIN_UNREAD or share < _UNREAD_SHARE:
                 return None

@@ -36,11 +36,13 @@ _BLANK_GAIN = 32.0
 # As keyboards write them: TextVR's models leave out words with characters beyond ASCII.
 _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
 _RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"  # of the package
-# Pixels of the longer side of the picture in the detector: as large as it is up to here. Letters 9
-# to 16 pixels high in 1080p are found to 19 % at 960, to 57 % at 1280 and to 83 % at 1600, in three
-# times the detector's and up to 1.7 times a run's time; enlarged pictures, where letters are small
-# already, take longer and are not read better (BENCHMARKS.md).
-_MAX_SIDE, _LARGE, _MAX_LARGE_SIDE = 1600, 2560, 1920
+# Longer side of the picture in the detector: a share of the frame's, at least and at most so many
+# pixels; the last is the most for frames above _LARGE. Letters 9 to 16 pixels high in 1080p are
+# found to 19 % at 960, to 61 % at 1280, 71 % at 1440 and 90 % at 1600, what 1280 x 720 has of weak
+# contrast to 30 % at 960 and 48 % at 1120; at 1280 it is 53 %, but what is smeared or seen from
+# the side is found less. Enlarged, small pictures take longer and are not read better, letters of
+# bitmap fonts 5 to 7 pixels high worse (BENCHMARKS.md).
+_SHARE, _MIN_SIDE, _MAX_SIDE, _LARGE, _MAX_LARGE_SIDE = 0.875, 960, 1600, 2560, 1920
 
 
 @TEXT_SPOTTERS.register("rapidocr")
@@ -194,8 +196,11 @@ class RapidOcrSpotter(TextSpotter):
 
 
 def choose_side(picture: np.ndarray) -> int:
-    """Return the longer side, in pixels, up to which the detector sees a picture (H, W, 3)."""
-    return _MAX_SIDE if max(picture.shape[:2]) <= _LARGE else _MAX_LARGE_SIDE
+    """Return the longer side, in pixels, at which the detector sees a picture (H, W, 3) at most."""
+    side = max(picture.shape[:2])
+    if side > _LARGE:
+        return _MAX_LARGE_SIDE
+    return max(_MIN_SIDE, min(round(_SHARE * side), _MAX_SIDE))
 
 
 def weigh_characters(characters: Sequence[str], script: Script, blank_gain: float) -> np.ndarray:
