@@ -30,7 +30,6 @@ _WORTH_SAYING, _WORTH_SAYING_OF_ONE = 0.03, 0.3
 # "BoK3an", "MbICnAX", "06pa30BaHMA"; not "iPod", "getElementById", "McDonald", "MP3".
 _ODD = re.compile(r"[a-z][A-Z](?![a-z]{2})|[^\W\d_]{2}[0346][^\W\d_]{2}")
 _MIN_LETTERS = 4  # of a word that is judged by its shape
-_ALPHABETIC = 0.65  # mean confidence of look-alikes; of what looks like no letter it is less
 
 
 class ForeignText:
@@ -39,8 +38,8 @@ class ForeignText:
     def __init__(self) -> None:
         self._num_lines = self._num_sure = self._num_left_out = 0  # readings of all frames
         self._num_unread = 0
-        self._left_out: dict[str, str] = {}  # distinct texts -> what they may be
-        self._kept: dict[str, tuple[float, str]] = {}  # least score, and what they may be
+        self._left_out: dict[str, tuple[str, ...]] = {}  # distinct texts -> what they may be
+        self._kept: dict[str, tuple[float, tuple[str, ...]]] = {}  # least score, what they may be
 
     def note_unread(self, number: int) -> None:
         """Count what was found, but could not be read with any confidence."""
@@ -59,12 +58,12 @@ class ForeignText:
                 self._num_left_out += 1
                 self._left_out[text] = _guess(reading)
             elif score > _BOUNDS[0][1]:
-                self._kept[text] = min((score, _guess(reading)), self._kept.get(text, (score, "")))
+                self._kept[text] = min((score, _guess(reading)), self._kept.get(text, (np.inf, ())))
         return is_own
 
     def confirm(self, text: str) -> bool:
         """Whether a line that was kept is still to be, now that the whole video is known."""
-        score, guess = self._kept.get(text, (-np.inf, ""))
+        score, guess = self._kept.get(text, (-np.inf, ()))
         if score <= self._choose_bound():
             return True
         self._left_out[text] = guess
@@ -91,10 +90,10 @@ class ForeignText:
             )
         count, guess = len(self._left_out), Counter(self._left_out.values()).most_common(1)[0][0]
         lines = "1 line looks" if count == 1 else f"{count} lines look"
-        names = " or ".join(f"--script {name}" for name in guess.split(" or "))
+        first, *others = guess
         return (
-            f"{lines} like another script than latin ({guess}?) and "
-            f"{'is' if count == 1 else 'are'} left out: {names} reads it, or says which file it "
+            f"{lines} like another script than latin and {'is' if count == 1 else 'are'} left out: "
+            f"--script {first} (or {', '.join(others)}) reads such text, or says which file it "
             "needs"
         )
 
@@ -119,8 +118,8 @@ def _list_confidences(reading: Reading) -> list[float]:
     return [value for letter, value in pairs if letter != " "]
 
 
-def _guess(reading: Reading) -> str:
+def _guess(reading: Reading) -> tuple[str, ...]:
+    """Return the names of scripts that the line may be of; of look-alikes not even the kind."""
     if reading.unmasked:
-        return "chinese or japanese"
-    is_alphabetic = np.mean(_list_confidences(reading)) >= _ALPHABETIC
-    return "cyrillic or greek" if is_alphabetic else "arabic or devanagari"
+        return "chinese", "japanese"
+    return "cyrillic", "greek", "arabic", "devanagari"

@@ -49,8 +49,8 @@ def spot_video(
         progress: called with the share of the video that is done, in (0, 1], after each frame.
         journal: file of what is done so far (``retrieval.spotting.journal``). Where it is there
             already, of this file, engine, ``every`` and reader, the spotting goes on after its last
-            look, and returns what it would have returned without a stop. Who has kept the document
-            removes it.
+            look, and returns what it would have returned without a stop (but for what the engine
+            noticed before, see ``TextSpotter.confirm``). Who has kept the document removes it.
 
     Returns:
         The OCR document (``data_loader.ocr.ocr_words``): "0", "1", ... -> a tracked line each,

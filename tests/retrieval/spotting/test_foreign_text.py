@@ -51,8 +51,8 @@ def test_look_alikes_are_left_out_and_named_with_the_option_that_reads_them(spot
     assert spotter.spot(draw(*lines)) == []
     said = spotter.describe_unread()
     assert said[1:] == (
-        " lines look like another script than latin (cyrillic or greek?) and are left out: "
-        "--script cyrillic or --script greek reads it, or says which file it needs"
+        " lines look like another script than latin and are left out: --script cyrillic (or greek, "
+        "arabic, devanagari) reads such text, or says which file it needs"
     )
     assert 2 <= int(said[0]) <= 4  # some are read so badly that they are left out anyway
     spotter.reset()
@@ -103,8 +103,8 @@ def test_chinese_under_latin_is_told_by_what_may_not_be_read():
     text = ForeignText()
     lines = [make_reading("", 0.0, 0.0, chinese) for chinese in ("欢迎光临", "出口", "出口")]
     assert text.sort_out(lines) == [False, False, False]
-    assert text.describe().startswith("2 lines look like another script than latin (chinese or ")
-    assert "--script chinese or --script japanese" in text.describe()
+    assert text.describe().startswith("2 lines look like another script than latin and are left ")
+    assert "--script chinese (or japanese) reads" in text.describe()
 
 
 def test_text_that_cant_be_read_at_all_is_said_where_it_is_most_of_it():
