@@ -9,6 +9,7 @@ import numpy as np
 # Mean probability of letters that may not be read: 0.007 in 99 of 100 lines of Latin, 0.97 and
 # more in 95 of 100 of Chinese; half of the Japanese ones are above this, no line of Latin is.
 _MOSTLY = 0.4
+_SURE = 0.5  # least mean confidence of what is read then; blurred Latin letters are read with 0.1
 EMPTY = 0  # the class that stands for no character (CTC's "blank")
 
 
@@ -74,7 +75,9 @@ def decode_readings(
         unmasked = ""
         if (mass > 0).any() and np.nanmean(mass) > _MOSTLY:
             whole = free.argmax(axis=1)
-            unmasked = "".join(characters[number] for number in whole[_find_characters(whole)])
+            found = _find_characters(whole)
+            if len(found) > 1 and free[found, whole[found]].mean() >= _SURE:
+                unmasked = "".join(characters[number] for number in whole[found])
         text = "".join(characters[number] for number in path[steps])
         score = float(sure[steps].mean()) if len(steps) else 0.0
         readings.append(Reading(text, score, sure[steps], steps, mass, unmasked))

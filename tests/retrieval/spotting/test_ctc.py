@@ -30,6 +30,7 @@ def test_what_may_not_be_read_is_told_apart():
     assert masked.text == "ab" and masked.unmasked == "字字"
     assert masked.get_foreign() == pytest.approx(0.85)
     assert free.text == "字字" and free.get_foreign() == 0 and free.unmasked == ""
+    assert decode(*({"字": 0.45, "a": 0.1},) * 3).unmasked == ""  # one, and unsure
     nothing = decode({"blank": 1})
     assert nothing.text == "" and nothing.score == nothing.get_foreign() == 0
 
