@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrieval.spoken.subtitles import Caption, SpokenLine, clean_lines, merge_captions
-from retrieval.spoken.timeline import open_streams, read_start_times
+from retrieval.spoken.timeline import open_streams
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -98,17 +98,3 @@ def _decode_lines(packet: object) -> Iterator[str]:
         event = pysubs2.SSAEvent(text=fields[-1])
         if event.is_text:
             yield from clean_lines(event.plaintext)
-
-
-def shift_to_first_frame(lines: list[SpokenLine], path: Path, is_beside: bool) -> list[SpokenLine]:
-    """Return lines with seconds from a video's first frame.
-
-    Args:
-        lines: of a subtitle file, whose times are those of players, or of the video's own clock.
-        is_beside: whether they are of a file beside the video.
-    """
-    start = read_start_times(path)
-    offset = (start.file_s if is_beside else 0.0) - start.first_frame_s
-    return [
-        line._replace(start_s=line.start_s + offset, end_s=line.end_s + offset) for line in lines
-    ]
