@@ -16,9 +16,12 @@ command with --model adds a model later, without spotting any text again.
 
 A long video is cut into windows, each of them one entry. The text in the videos is taken from --ocr
 (a/b.mp4 has a/b.mp4.json or a/b.json, as spot_text.py writes them, in several processes), or
-spotted on the way. Run again, it adds new videos, updates those whose file or OCR document has
+spotted on the way. What is said is found like what is read: subtitles beside a video (b.srt,
+b.en.vtt, b.mp4.ass) and in it are always taken; --speech transcribes the English speech of videos
+that have none (moonshine-voice; spot_text.py --speech does it in several processes and may be
+stopped). Run again, it adds new videos, updates those whose file, OCR document or subtitle file has
 changed (by size and time, then by content) and drops those that are gone; model, windows, vectors,
-precision and OCR are then as before. Where another version of the text engine is installed
+precision, OCR and speech are then as before. Where another version of the text engine is installed
 meanwhile, --spot spots all text anew. Stopped at any moment, the index stays valid and the next run
 goes on; it may be searched all the while. Exit code 1: a video could not be read, the others are in
 the index.
@@ -50,6 +53,7 @@ from retrieval.index.hub import HubError, locate_model
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
 from retrieval.index.vectors import Vectors
 from retrieval.printing import format_plan, format_result
+from retrieval.spoken.source import SpokenSource
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError
 from utils.run_dir import setup_logging
@@ -79,7 +83,9 @@ def parse_arguments() -> argparse.Namespace:
     text = parser.add_mutually_exclusive_group()
     text.add_argument("--ocr", type=Path, metavar="DIR", help="folder of OCR documents")
     text.add_argument("--spot", action="store_true", help="spot the text (a new index does)")
-    text.add_argument("--no-ocr", action="store_true", help="do without the text")
+    text.add_argument("--no-ocr", action="store_true", help="do without text and subtitles")
+    speech = "transcribe the English speech of videos without subtitles"
+    parser.add_argument("--speech", action="store_true", help=speech)
     parser.add_argument("--engine", default="rapidocr", help="that spots text (%(default)s)")
     parser.add_argument("--script", help="of the text, as for spot_text.py (latin)")
     parser.add_argument("--ann", action="store_true", help="FAISS index for a million entries")
@@ -94,14 +100,21 @@ def parse_arguments() -> argparse.Namespace:
 
 def choose_source(arguments: argparse.Namespace, meta: dict | None) -> OcrSource:
     """Return where the text comes from: as is asked for, as before, or spotted."""
-    before = None if meta is None else meta.get("ocr")
+    before = dict(meta["ocr"]) if meta is not None and "ocr" in meta else {}
+    speech = before.pop("speech", False) or arguments.speech
     if arguments.ocr is not None:
-        return OcrFolder(arguments.ocr)
-    if arguments.no_ocr:
-        return OcrSource()
-    if arguments.spot or before is None:
-        return spot_anew(arguments.engine, arguments.script, before)
-    return load_source(arguments.out, before)
+        text: OcrSource = OcrFolder(arguments.ocr)
+    elif arguments.no_ocr:
+        text = OcrSource()
+    elif arguments.spot or not before:
+        text = spot_anew(arguments.engine, arguments.script, before or None)
+    else:
+        text = load_source(arguments.out, before)
+    if text.kind == OcrSource.kind:
+        if arguments.speech:
+            raise UserError("--speech: this index does without text; give --spot or --ocr, too")
+        return text
+    return SpokenSource(text, arguments.videos.joinpath, speech)
 
 
 def choose_model(arguments: argparse.Namespace, meta: dict | None) -> "ModelFile | None":

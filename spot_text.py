@@ -13,6 +13,11 @@ downloaded, nothing leaves the machine. They read Latin letters without accents,
 scripts need another recogniser, and --script says which one and where it goes. Lines that look like
 another script than the one that is read are left out, and a video that has some is named.
 
+--speech writes down what is said in English, too, as "spoken" lines of the same documents: by
+Moonshine (pip install moonshine-voice==0.0.62; offline). It is added to documents that are there.
+A video that has subtitles, beside it or in it, is left out, since index.py takes those;
+--force_speech listens to all.
+
 Stopped, it goes on where it was: documents that are there are kept (--overwrite makes them anew),
 a/b.json of earlier versions too, where it can be of one video only; within a video it goes on at
 the last frame that was looked at (a/b.mp4.json.part, which goes when the document is complete). A
@@ -28,6 +33,8 @@ from pathlib import Path
 
 import retrieval.registrations  # noqa: F401
 from base.registry import VIDEO_READERS
+from retrieval.spoken.folder import transcribe_folder
+from retrieval.spoken.transcription import identify_recogniser
 from retrieval.spotting.folder import spot_folder
 from retrieval.spotting.scripts import SCRIPTS
 from retrieval.spotting.text_spotter import build_spotter
@@ -60,6 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     reader = "av reads every container and turned files (default: %(default)s)"
     add("--reader", choices=VIDEO_READERS.names(), default=READER, help=reader)
     add("--overwrite", action="store_true", help="spot everything anew")
+    add("--speech", action="store_true", help="transcribe English speech, too")
+    forced = "likewise, also of videos that have subtitles"
+    add("--force_speech", action="store_true", help=forced)
     return parser.parse_args()
 
 
@@ -85,6 +95,9 @@ def _parse_number(text: str, low: float, high: float, expected: str) -> float:
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
+    speech = arguments.speech or arguments.force_speech
+    if speech:
+        identify_recogniser()  # before hours are spent on what can be seen
     names = ("script", "rec_model", "rec_keys", "min_score", "max_side")
     spotter = build_spotter(arguments.engine, {name: getattr(arguments, name) for name in names})
     outcome = spot_folder(
@@ -100,7 +113,14 @@ def main() -> int:
     text += f"; {outcome.num_kept} kept" if outcome.num_kept else ""
     text += f"; {outcome.num_failed} failed" if outcome.num_failed else ""
     sys.stdout.write(f"{arguments.out}: {text}\n")
-    return 1 if outcome.num_failed else 0
+    num_failed = outcome.num_failed
+    if speech:
+        heard = transcribe_folder(
+            arguments.videos, arguments.out, arguments.workers, arguments.force_speech
+        )
+        sys.stdout.write(f"{arguments.out}: {heard.summarize()}\n")
+        num_failed += heard.num_failed
+    return 1 if num_failed else 0
 
 
 if __name__ == "__main__":

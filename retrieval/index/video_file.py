@@ -267,8 +267,12 @@ def _build_track(
 
 
 def _build_spoken_track(line: OcrLine, heard_in: tuple[int, ...]) -> NewTrack | None:
-    """Return a spoken line as an index keeps it; None where the video has ended before it."""
-    if not heard_in or line.span_s is None:
+    """Return a spoken line as an index keeps it; None where the video has ended before it.
+
+    Also None of a line without text: a document has one where it was listened to and nothing is
+    said.
+    """
+    if not heard_in or line.span_s is None or not line.text.strip():
         return None
     nowhere = np.zeros((0, 5), np.float32)
     return NewTrack(_clean_text(line.text), line.score, *line.span_s, nowhere, heard_in, "spoken")

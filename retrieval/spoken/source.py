@@ -2,67 +2,82 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_loader.ocr.ocr_words import OcrLine
+from data_loader.ocr.ocr_words import OcrLine, parse_document
 from retrieval.index.database import ContentStamp
 from retrieval.index.ocr_text import OcrSource
 from retrieval.spoken.embedded import read_embedded_subtitles
 from retrieval.spoken.subtitles import SpokenLine, find_subtitle_files, read_subtitle_file
 from retrieval.spoken.timeline import read_start_times
+from retrieval.spoken.transcription import (
+    find_model,
+    identify_recogniser,
+    make_records,
+    transcribe_video,
+)
+from retrieval.spotting.text_spotter import describe_identity
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_SEPARATOR = "; subtitles "  # in the stamp of a text, before the checksum of its subtitles
+_SEPARATOR = "; "  # in a stamp, between what is read and what is said
 
 
-class WithSubtitles(OcrSource):
-    """The text of another source, and the subtitles of the videos: beside them, and in them.
+class SpokenSource(OcrSource):
+    """The text of another source, and what is said: subtitles beside the videos and in them.
 
     A video is indexed again when a subtitle file beside it has come, changed or gone. One that
     can't be read is named in the log, and left out.
 
     Args:
-        text: where the other lines come from.
-        folder: of the videos.
+        text: where the other lines come from, those of documents that hold speech among them.
+        locate: gives the file of a video.
+        speech: whether videos without subtitles and without speech in their documents are
+            transcribed.
     """
 
-    def __init__(self, text: OcrSource, folder: Path) -> None:
-        self.text, self._folder = text, folder
-        self.kind, self.is_costly = text.kind, text.is_costly
+    def __init__(
+        self, text: OcrSource, locate: Callable[[str], Path], speech: bool = False
+    ) -> None:
+        self.text, self.speech, self._locate = text, speech, locate
+        self.kind, self.is_costly = text.kind, text.is_costly or speech
         self._files: dict[str, list[Path]] = {}
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
-        return self.text.settings()
+        return self.text.settings() | ({"speech": True} if self.speech else {})
 
     def find_documents(self, videos: Sequence[str]) -> None:  # noqa: D102
         self.text.find_documents(videos)
-        self._files = find_subtitle_files(self._folder, videos)
+        self._files = find_subtitle_files({video: self._locate(video) for video in videos})
 
     def prepare(self) -> None:  # noqa: D102
         self.text.prepare()
+        if self.speech:
+            find_model()
 
     def get_stamp(self, video: str, known: ContentStamp | None) -> ContentStamp | None:  # noqa: D102
         if known is not None:  # what the other source knows is without the subtitles
             known = replace(known, sha256=known.sha256.partition(_SEPARATOR)[0])
-        stamp = self.text.get_stamp(video, known)
-        if not self._files.get(video):
+        stamp, spoken = self.text.get_stamp(video, known), ""
+        if self._files.get(video):
+            spoken = f"subtitles {hash_files(self._files[video])}"
+        elif self.speech:
+            spoken = f"speech {describe_identity(identify_recogniser())}"
+        if not spoken:
             return stamp
         stamp = ContentStamp(0, 0, "") if stamp is None else stamp
-        checksum = hash_files(self._files[video])
-        return replace(stamp, sha256=f"{stamp.sha256}{_SEPARATOR}{checksum}")
+        return replace(stamp, sha256=f"{stamp.sha256}{_SEPARATOR}{spoken}")
 
     def read_lines(self, video: str, file: Path) -> list[OcrLine]:  # noqa: D102
         lines = self.text.read_lines(video, file)
-        spoken = read_subtitles(file, self._files.get(video, ()))
-        return lines + [
-            OcrLine(line.text, line.score, {}, "spoken", (line.start_s, line.end_s))
-            for line in spoken
-        ]
+        spoken = make_records(read_subtitles(file, self._files.get(video, ())))
+        if self.speech and not spoken and all(line.kind != "spoken" for line in lines):
+            spoken = transcribe_video(file)
+        return lines + parse_document(dict(enumerate(spoken)), str(file))
 
 
 def hash_files(files: Sequence[Path]) -> str:

@@ -1,7 +1,7 @@
 """Subtitle files beside a video: which are a video's, and what is said in them at what time.
 
-``a/talk.mp4`` has ``a/talk.srt``, ``a/talk.en.srt`` and ``a/talk.mp4.srt``, of every language that is
-there, in the forms SubRip, WebVTT and SubStation Alpha.
+``a/talk.mp4`` has ``a/talk.srt``, ``a/talk.en.srt`` and ``a/talk.mp4.srt``, of every language that
+is there, in the forms SubRip, WebVTT and SubStation Alpha.
 """
 
 import codecs
@@ -9,8 +9,8 @@ import html
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError
@@ -47,20 +47,19 @@ class SpokenLine(NamedTuple):
     score: float = 1.0  # confidence of a transcription, in [0, 1]; subtitles were written by people
 
 
-def find_subtitle_files(folder: Path, videos: Sequence[str]) -> dict[str, list[Path]]:
-    """Return the subtitle files of each of the videos of a folder, sorted by name.
+def find_subtitle_files(videos: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Return the subtitle files of each video (name -> file), sorted by name.
 
     A file belongs to the videos whose name, with or without extension, is the longest part of its
     own: ``talk.2.srt`` to ``talk.2.mp4`` and not to ``talk.mp4``.
     """
-    owners: dict[PurePosixPath, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for video in videos:
-        path = PurePosixPath(video)
+    owners: dict[Path, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for video, path in videos.items():
         for name in (path.name, path.stem):
             owners[path.parent][name].append(video)
     found: dict[str, list[Path]] = {video: [] for video in videos}
-    for inner, names in owners.items():
-        for file in _list_subtitles(folder / inner):
+    for folder, names in owners.items():
+        for file in _list_subtitles(folder):
             part = file.stem
             while part not in names and "." in part:
                 part = part.rpartition(".")[0]
@@ -154,7 +153,9 @@ def parse_captions(text: str, file: Path) -> list[Caption]:
         ) from error
     events = [event for event in found if event.is_text]
     captions = [
-        Caption(event.start / 1000, max(event.start, event.end) / 1000, clean_lines(event.plaintext))
+        Caption(
+            event.start / 1000, max(event.start, event.end) / 1000, clean_lines(event.plaintext)
+        )
         for event in events
     ]
     return sorted(caption for caption in captions if caption.lines)
@@ -190,7 +191,7 @@ def merge_captions(captions: Iterable[Caption]) -> list[SpokenLine]:
     goes on, or is continued, in the next caption is the same line.
     """
     spoken: list[SpokenLine] = []
-    # Text of a line that was just shown -> which of ``spoken`` it is in, and when it was last shown.
+    # Text of a line that was just shown -> which of ``spoken`` it is in, and until when.
     shown: dict[str, tuple[int, float]] = {}
     for caption in captions:
         earliest = caption.start_s - _ADJACENT_S

@@ -123,9 +123,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
     return file | identify_recogniser()
 
 
-def _read_journal(
-    journal: Path | None, header: dict[str, Any]
-) -> tuple[int, list[dict[str, Any]]]:
+def _read_journal(journal: Path | None, header: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     """Return how many samples are done, and their records; 0 of a journal of anything else."""
     try:
         kept = json.loads(journal.read_text(encoding="utf-8")) if journal is not None else {}
@@ -177,9 +175,7 @@ class _Stretch:
         return _Part(lines, self._start)
 
 
-def _leave_unfinished(
-    lines: list[SpokenLine], end_s: float
-) -> tuple[list[SpokenLine], float]:
+def _leave_unfinished(lines: list[SpokenLine], end_s: float) -> tuple[list[SpokenLine], float]:
     """Return the lines of sound of ``end_s`` seconds that goes on, and when the next part begins.
 
     A line that may go on after the end is left to that.
