@@ -46,7 +46,7 @@ from utils.cli import positive_int, run_cli
 
 OPTIONS = (  # of VideoIndex.search
     "k", "mode", "folder", "explain", "exact", "words_weight", "near_duplicate",
-    "like", "image", "minus", "minus_like", "minus_image",
+    "like", "image", "minus", "minus_like", "minus_image", "like_meaning",
 )  # fmt: skip
 
 
@@ -81,6 +81,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--words_weight", type=float, default=1.0, help="of the keyword list (%(default)s)"
     )
+    like_meaning = "find words of like meaning, too, last (needs wordllama==0.4.0.post1)"
+    parser.add_argument("--like_meaning", action="store_true", help=like_meaning)
     parser.add_argument("--exact", action="store_true", help="leave the FAISS index aside")
     parser.add_argument(
         "-r", "--resume", type=Path, metavar="MODEL", help="refuse an index of another model"

@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = ("hybrid", "semantic", "keyword")
 _FORMER_MODES = {"fused": "hybrid", "meaning": "semantic", "words": "keyword"}
-# ``fuzzy``: some letters away; see ``retrieval.search.keyword.Term.max_distance``.
-MatchKind = Literal["exact", "prefix", "substring", "fuzzy"]
+# ``fuzzy``: some letters away; see ``retrieval.search.keyword.Term.max_distance``. ``similar``: of
+# like meaning, where that is asked for; see ``retrieval.search.word_vectors``.
+MatchKind = Literal["exact", "prefix", "substring", "fuzzy", "similar"]
 # ``read`` in the picture, ``spoken`` (subtitles or speech), or the ``name`` of the file.
 TrackKind = Literal["read", "spoken", "name"]
 

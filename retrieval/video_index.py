@@ -181,6 +181,7 @@ class VideoIndex:
         minus_image: Picture | Sequence[Picture] = (),
         group: bool = False,
         near_duplicate: float = NEAR_DUPLICATE,
+        like_meaning: bool = False,
     ) -> list[Hit]:
         """Return the best entries, at most ``k``: first what was found, best first, then others.
 
@@ -215,6 +216,8 @@ class VideoIndex:
             group: whether near-duplicates are one hit, whose ``also`` has the others; ``k`` then
                 counts groups. See ``retrieval.search.grouping``.
             near_duplicate: cosine from which two entries are near-duplicates.
+            like_meaning: whether words of like meaning are found, too, after all others; needs
+                the package ``wordllama``.
 
         Raises:
             ModelUnavailableError: a picture is given and the model is gone.
@@ -227,7 +230,7 @@ class VideoIndex:
         query, minus = (text.encode("utf-8", "replace").decode() for text in (query, minus))
         request = SearchRequest(
             query, k, mode, folder, explain, exact, words_weight, _list(like), _list(image),
-            minus, _list(minus_like), _list(minus_image), group, near_duplicate,
+            minus, _list(minus_like), _list(minus_image), group, near_duplicate, like_meaning,
         )  # fmt: skip
         given: _Embedded | None = None
         while True:

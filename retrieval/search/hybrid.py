@@ -85,6 +85,7 @@ class SearchRequest:
     minus_image: tuple[Picture, ...] = ()
     group: bool = False
     near_duplicate: float = NEAR_DUPLICATE
+    like_meaning: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mode", rename_mode(self.mode))
@@ -165,7 +166,9 @@ def run_search(
         found = find_nearest(snapshot, query, depth + len(left_out), rows, request.exact, seen)
         lists["semantic"] = add_ranks(*_leave_out(*found, left_out))
     if request.mode != "semantic":
-        matches = match_terms(connection, snapshot, parse_terms(request.query))
+        matches = match_terms(
+            connection, snapshot, parse_terms(request.query, request.like_meaning)
+        )
         inside = None if rows is None else snapshot.ids[rows]
         showing = find_entries_showing(connection, snapshot, parse_terms(request.minus))
         scored = _leave_out(*score_entries(matches), np.concatenate([left_out, showing]))

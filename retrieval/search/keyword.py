@@ -24,6 +24,8 @@ MAX_MATCHES = 50  # of a hit
 # Least score of a match of a kind and what the covered share of the word adds; they never overlap.
 _SCORES = {"exact": (1.0, 0.0), "prefix": (0.6, 0.2), "substring": (0.35, 0.2)}
 _FUZZY_SCORES = {1: 0.3, 2: 0.15}  # by edit distance
+# Of a word of like meaning, times the cosine: even of a rare one less than a fuzzy match.
+_SIMILAR_SCORE = 0.05
 _TRIGRAM = 3
 # Words that make a sentence and name nothing; they count where a query has no other, or in quotes.
 FUNCTION_WORDS = frozenset(
@@ -41,6 +43,7 @@ class Term:
 
     text: str  # folded; the words of a phrase are one blank apart
     quoted: bool = False  # whether it is found only as it stands
+    like_meaning: bool = False  # whether words of like meaning match it, too
 
     @property
     def words(self) -> list[str]:
@@ -58,13 +61,13 @@ class Term:
         return 1 if len(self.text) < 8 else 2
 
 
-def parse_terms(query: str) -> list[Term]:
+def parse_terms(query: str, like_meaning: bool = False) -> list[Term]:
     """Return the words and quoted phrases of a query, each once; all of it is plain text.
 
     A quotation mark without a partner is punctuation. A query of punctuation has no term.
     """
     phrases = [Term(" ".join(get_words("".join(found))), True) for found in _QUOTED.findall(query)]
-    words = [Term(word) for word in get_words(_QUOTED.sub(" ", query))]
+    words = [Term(word, like_meaning=like_meaning) for word in get_words(_QUOTED.sub(" ", query))]
     phrases = [phrase for phrase in phrases if phrase.text]
     naming = [word for word in words if word.text not in FUNCTION_WORDS]
     return list(dict.fromkeys(phrases + (naming or ([] if phrases else words))))
@@ -221,6 +224,12 @@ def _match_vocabulary(
     for word_id, text, distance in vocabulary.find_similar(term.text, term.max_distance):
         fuzzy = VocabularyMatch(word_id, text, "fuzzy", _FUZZY_SCORES[distance])
         found.setdefault(word_id, fuzzy)
+    if term.like_meaning:
+        for word_id, text, cosine in snapshot.load_similar_words(connection).find_similar(
+            term.text
+        ):
+            similar = VocabularyMatch(word_id, text, "similar", _SIMILAR_SCORE * cosine)
+            found.setdefault(word_id, similar)
     return sorted(found.values(), key=lambda word: -word.score)
 
 

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from retrieval.results import Box, Entry, TextTrack, Video
 from retrieval.search.calibration import MIN_ENTRIES, Calibration
 from utils.batching import Batcher
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from retrieval.search.word_vectors import SimilarWords
 
 MAX_CACHED = 4_000_000  # ids of entries, 8 bytes each
 MAX_TOGETHER = 8  # queries that are compared with all vectors at a time
@@ -69,6 +72,7 @@ class Snapshot:
         self._load_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._calibration: Calibration | None = None
         self._vocabulary: Vocabulary | None = None
+        self._similar_words: SimilarWords | None = None
         self._entries: dict[int, NDArray] = {}
         self._num_cached = 0
         self._folders: dict[str, NDArray] = {}
@@ -108,6 +112,19 @@ class Snapshot:
                 rows = connection.execute("SELECT id, text FROM words").fetchall()
                 self._vocabulary = Vocabulary(rows)
             return self._vocabulary
+
+    def load_similar_words(self, connection: sqlite3.Connection) -> "SimilarWords":
+        """Return the distinct words by their meaning, made when they are first needed.
+
+        Raises ``UserError`` where the vectors are not installed.
+        """
+        from retrieval.search.word_vectors import SimilarWords
+
+        words = self.load_vocabulary(connection).words
+        with self._load_lock:
+            if self._similar_words is None:
+                self._similar_words = SimilarWords(words)
+            return self._similar_words
 
     def find_entries(
         self, connection: sqlite3.Connection, words: Sequence[int]

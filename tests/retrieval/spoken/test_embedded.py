@@ -46,9 +46,7 @@ def test_a_video_that_begins_late(tmp_path, name, has_sound):
     """Its index counts from its first frame, players count from the beginning of its sound."""
     sound = place(8.0) if has_sound else None
     codec = "mov_text" if name.endswith("mp4") else "subrip"
-    video = write_talk(
-        tmp_path / name, sound=sound, subtitles=[(codec, CUES)], video_start_s=2.0
-    )
+    video = write_talk(tmp_path / name, sound=sound, subtitles=[(codec, CUES)], video_start_s=2.0)
     beside = tmp_path / "late.srt"
     beside.write_text(SRT)
     start = read_start_times(video)

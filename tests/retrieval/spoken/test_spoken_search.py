@@ -157,8 +157,8 @@ def test_a_video_that_cannot_be_heard_is_one_line(videos, documents, monkeypatch
     monkeypatch.setattr(speech_folder, "transcribe_video", transcribe)
     found = transcribe_folder(videos, documents, 1, forced=True)
     assert (found.num_transcribed, found.num_failed) == (2, 1)
-    (line,) = (line for line in capfd.readouterr().err.splitlines() if "mute.mp4" in line)
-    assert "its sound and subtitles can't be read" in line
+    lines = [line for line in capfd.readouterr().err.splitlines() if "mute.mp4: " in line]
+    assert len(lines) == 1 and "its sound and subtitles can't be read" in lines[0]
     assert len(load_ocr_document(documents / "mute.mp4.json")) == 1
 
 

@@ -142,15 +142,15 @@ def test_a_stopped_run_goes_on_and_gives_the_same(bursts, tmp_path, monkeypatch,
     expected = transcribe_video(bursts)
     journal = name_journal(tmp_path / "documents" / "bursts.mp4.json")
 
-    class Stopped(Exception):
+    class StopError(Exception):
         pass
 
     def stop(share: float) -> None:
         if len(first) == num_parts:
-            raise Stopped
+            raise StopError
 
     make_fake_recogniser(monkeypatch, first)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopError):
         transcribe_video(bursts, stop, journal)
     make_fake_recogniser(monkeypatch, second)
     assert transcribe_video(bursts, None, journal) == expected
