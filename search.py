@@ -10,7 +10,8 @@ Semantic search compares the embedding of the query with those of the entries; k
 words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: with one
 or two wrong letters); hybrid search fuses both lists by their ranks. An index without a model holds
 words only, and is searched by them. Everything in a query is plain text; only "quotation marks"
-mean a phrase as it stands. Where the index has vectors of frames (see index.py --vectors), a hit
+mean a phrase as it stands. What is said (subtitles, speech) is searched like what can be read;
+--explain says which it was. Where the index has vectors of frames (see index.py --vectors), a hit
 found by meaning has the time of its best frame, too. Where no word matches and the similarity is
 not above that of texts that have nothing to do with the videos, a hit stands below the others, and
 the output says so.
