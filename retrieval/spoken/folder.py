@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,19 +17,11 @@ from retrieval.printing import escape
 from retrieval.spoken.embedded import has_subtitles
 from retrieval.spoken.subtitles import find_subtitle_files
 from retrieval.spoken.transcription import identify_recogniser, name_journal, transcribe_video
+from retrieval.spotting.folder import estimate_looks, show_progress
 from utils.errors import UserError
 from utils.files import list_files, write_text
-from utils.processes import (
-    BAR_DELAY_S,
-    TaskDone,
-    TaskError,
-    TaskFailed,
-    TaskProgress,
-    Work,
-    run_tasks,
-)
+from utils.processes import TaskDone, TaskError, Work, run_tasks
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
 # Stands in a document that has been listened to, where nothing is said; it is no line of an index.
 _SILENCE = {"text": "", "score": 1.0, "kind": "spoken", "start_s": 0.0, "end_s": 0.0}
 
@@ -88,7 +80,9 @@ def transcribe_folder(
         else:
             unfinished.append(name)
     make_work = partial(_make_work, folder, out, documents)
-    for event in _show_progress(run_tasks(make_work, unfinished, workers), unfinished):
+    events = run_tasks(make_work, unfinished, workers)
+    seconds = estimate_looks([folder / name for name in unfinished], every=1.0)
+    for event in show_progress(events, unfinished, seconds, "speech"):
         if isinstance(event, TaskDone):
             outcome.num_transcribed += 1
             outcome.num_lines += event.result
@@ -139,29 +133,3 @@ def _make_work(folder: Path, out: Path, documents: dict[str, Path | None]) -> Wo
         return len(records)
 
     return add_to_document
-
-
-def _show_progress(
-    events: Iterator[TaskProgress | TaskDone | TaskFailed], names: Sequence[str]
-) -> Iterator[TaskDone | TaskFailed]:
-    """Pass on what has ended; show a bar on standard error that counts shares of the videos."""
-    done = [0.0] * len(names)
-    num_ended = 0
-    with tqdm(
-        total=len(names),
-        desc="speech",
-        bar_format=_BAR,
-        delay=BAR_DELAY_S,
-        mininterval=0.5 if sys.stderr.isatty() else 10,  # seconds; a log file keeps every line
-        dynamic_ncols=True,
-    ) as bar:
-        for event in events:
-            has_ended = not isinstance(event, TaskProgress)
-            share = 1.0 if has_ended else event.share
-            added, done[event.number] = share - done[event.number], share
-            num_ended += has_ended
-            videos = f"{num_ended} of {len(names)} videos, {escape(names[event.number])}"
-            bar.set_postfix_str(videos, refresh=False)
-            bar.update(added)
-            if has_ended:
-                yield event

@@ -50,8 +50,8 @@ class SpokenSource(OcrSource):
     def settings(self) -> dict[str, Any]:  # noqa: D102
         return self.text.settings() | ({"speech": True} if self.speech else {})
 
-    def find_documents(self, videos: Sequence[str]) -> None:  # noqa: D102
-        self.text.find_documents(videos)
+    def find_documents(self, videos: Sequence[str], *others: Any) -> None:  # noqa: D102
+        self.text.find_documents(videos, *others)
         self._files = find_subtitle_files({video: self._locate(video) for video in videos})
 
     def prepare(self) -> None:  # noqa: D102
@@ -102,8 +102,10 @@ def read_subtitles(video: Path, files: Sequence[Path]) -> list[SpokenLine]:
     """
     spoken: dict[tuple[str, int], SpokenLine] = {}
     try:
-        start = read_start_times(video)
         embedded = read_embedded_subtitles(video)
+        if not embedded and not files:  # as of most videos
+            return []
+        start = read_start_times(video)
     except UserError as error:
         logger.warning("%s", error)
         return []

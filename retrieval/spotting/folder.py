@@ -96,8 +96,8 @@ def spot_folder(
     events = run_tasks(
         partial(_make_work, spotter, folder, out, every, reader), unfinished, workers
     )
-    num_looks = _estimate_looks([folder / name for name in unfinished], every)
-    for event in _show_progress(events, unfinished, num_looks):
+    num_looks = estimate_looks([folder / name for name in unfinished], every)
+    for event in show_progress(events, unfinished, num_looks, "text"):
         if isinstance(event, TaskDone):
             outcome.num_spotted += 1
             outcome.num_lines += event.result
@@ -138,15 +138,18 @@ def _is_finished(document: Path | None) -> bool:
         return False
 
 
-def _show_progress(
-    events: Iterator[TaskProgress | TaskDone | TaskFailed], names: list[str], num_looks: list[int]
+def show_progress(
+    events: Iterator[TaskProgress | TaskDone | TaskFailed],
+    names: Sequence[str],
+    num_looks: Sequence[int],
+    label: str,
 ) -> Iterator[TaskDone | TaskFailed]:
     """Pass on what has ended; show a bar on standard error that counts looks at the videos."""
     done: dict[int, int] = {}  # looks, by the videos' numbers
     num_ended = 0
     with tqdm(
         total=sum(num_looks),
-        desc="text",
+        desc=label,
         bar_format=_BAR,
         smoothing=0,  # a video that stands still is done much faster than others
         delay=BAR_DELAY_S,
@@ -172,7 +175,7 @@ def _show_progress(
                 yield event
 
 
-def _estimate_looks(videos: Sequence[Path], every: float) -> list[int]:
+def estimate_looks(videos: Sequence[Path], every: float) -> list[int]:
     """Return about how many frames of each video are looked at, at least 1.
 
     Where the file doesn't say how long it is, or there are too many files to open, the number is
