@@ -49,7 +49,7 @@ def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
     rows = [("", "time", "frame", "score", "words", "video")]
     for number, hit in enumerate(hits, 1):
         span = _format_span(hit)
-        words = list(dict.fromkeys(match.word for match in hit.words))
+        words = list(dict.fromkeys(map(_name_word, hit.words)))
         if len(words) > _MAX_WORDS:
             words[_MAX_WORDS:] = ["…"]
         shown = escape(", ".join(words))
@@ -73,6 +73,11 @@ def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
         if explain and hit is not None:
             lines += [f"      {text}" for text in _explain_hit(hit)]
     return "\n".join(lines) + "\n"
+
+
+def _name_word(match: WordMatch) -> str:
+    """Return a matched word as a table of hits has it."""
+    return f'said "{match.word}"' if match.track_kind == "spoken" else match.word
 
 
 def _explain_hit(hit: Hit) -> list[str]:
