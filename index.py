@@ -4,6 +4,7 @@
     python index.py my_videos/ --model google/siglip2-base-patch16-224 --out my.index/
     python index.py my_videos/ -r RUN/model_best.pth --ocr my_videos_ocr/ --out my.index/
     python index.py my_videos/ --out my.index/ --dry-run            say what that would do
+    python index.py /mnt/v --out my.index/ --relocate /media/v /mnt/v   the folder lies elsewhere
     python search.py my.index/ "a red car passes the sign casino"
 
 What is shown is found by a model. --model takes an image-text tower as it is: a name of the Hugging
@@ -20,11 +21,12 @@ spotted on the way. What is said is found like what is read: subtitles beside a 
 b.en.vtt, b.mp4.ass) and in it are always taken; --speech transcribes the English speech of videos
 that have none (moonshine-voice; spot_text.py --speech does it in several processes and may be
 stopped). Run again, it adds new videos, updates those whose file, OCR document or subtitle file has
-changed (by size and time, then by content) and drops those that are gone; model, windows, vectors,
+changed (by size and time, then by content) and drops those that are gone; one that was renamed or
+moved within the folder, which its content tells, keeps its entries. Model, windows, vectors,
 precision, OCR and speech are then as before. Where another version of the text engine is installed
 meanwhile, --spot spots all text anew. Stopped at any moment, the index stays valid and the next run
-goes on; it may be searched all the while. Exit code 1: a video could not be read, the others are in
-the index.
+goes on, within a long video, too; it may be searched all the while. Exit code 1: a video could not
+be read, the others are in the index.
 
 A model that embeds frames, too, as towers do, gives an entry a vector for each frame that it was
 shown, in half precision, beside that of the window: a hit then has the time of the frame that fits
@@ -49,10 +51,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from parsing.arguments import add_config_arguments
-from retrieval.index.hub import HubError, locate_model
+from retrieval.index.hub import DEFAULT_TOWER, HubError, locate_model
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
+from retrieval.index.relocation import relocate_folder
 from retrieval.index.vectors import Vectors
-from retrieval.printing import format_plan, format_result
+from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
+from retrieval.printing import escape, format_plan, format_result
 from retrieval.spoken.source import SpokenSource
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError
@@ -94,6 +98,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch_size", type=positive_int, default=16, help="windows a batch")
     parser.add_argument("-d", "--device", help="GPU to use, such as 1")
+    relocate = "the folder OLD is NEW now, videos or a folder above them"
+    parser.add_argument("--relocate", type=Path, nargs=2, metavar=("OLD", "NEW"), help=relocate)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     return parser.parse_args()
 
@@ -150,7 +156,7 @@ def choose_model(arguments: argparse.Namespace, meta: dict | None) -> "ModelFile
 
 def choose_default(arguments: argparse.Namespace) -> "ModelFile | None":
     """Return the default tower for a new index, or None where it can't be had."""
-    from retrieval.index.tower import DEFAULT_TOWER, TowerModel
+    from retrieval.index.tower import TowerModel
     from retrieval.index.update import list_videos
 
     list_videos(arguments.videos)  # before anything is downloaded for them
@@ -173,15 +179,28 @@ def choose_default(arguments: argparse.Namespace) -> "ModelFile | None":
     return TowerModel(DEFAULT_TOWER, arguments.overrides)
 
 
+def relocate(out: Path, old: Path, new: Path) -> None:
+    """Let an index look for its videos elsewhere; raises ``UserError``."""
+    if read_index_meta(out) is None:
+        raise UserError(f"{out}: holds no index as yet; leave out --relocate")
+    with lock_index(out), IndexWriter(out) as writer:
+        number = relocate_folder(writer, old.absolute(), new.absolute())
+    sys.stdout.write(f"{escape(old)}: is {escape(new)} from now on, {number} videos\n")
+
+
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
     import torch
 
-    from retrieval.index.update import IndexOptions, preview_update, read_index_meta, update_index
+    from retrieval.index.update import IndexOptions, preview_update, update_index
     from utils.launch import choose_devices
 
     setup_logging(verbosity=0)
+    if arguments.relocate is not None and arguments.dry_run:
+        raise UserError("--relocate is done at once; give it without --dry-run")
+    if arguments.relocate is not None:
+        relocate(arguments.out, *arguments.relocate)
     meta = read_index_meta(arguments.out)
     source = choose_source(arguments, meta)
     is_given = arguments.model is not None or arguments.resume is not None

@@ -114,7 +114,9 @@ def main() -> None:
                     risk = "they can search and watch these videos; --token keeps others out"
                 sys.stderr.write(f"warning: other machines can reach {arguments.host}: {risk}\n")
             link = f"http://{name}:{number}/" + (f"?token={token}" if token else "")
-            sys.stdout.write(f"{len(index):,} entries of {escape(str(index.videos))} at {link}\n")
+            sys.stdout.write(
+                f"{len(index):,} entries of {escape(index.roots.describe())} at {link}\n"
+            )
             sys.stdout.flush()
             app = build_app(index, Access(names, token, f"textvr-{number}"))
             serve(app, listener, partial(load_model, index))

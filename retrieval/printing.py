@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from retrieval.results import Box, Explanation, Hit, SameEntry, WordMatch
 
 if TYPE_CHECKING:
-    from retrieval.index.update import UpdatePlan, UpdateResult
+    from retrieval.index.update import UpdateResult
+    from retrieval.index.update_plan import UpdatePlan
 
 _MAX_WORDS = 3  # of a hit, in a line
 
@@ -120,6 +121,7 @@ def format_plan(plan: "UpdatePlan") -> str:
     """Return what an update would do, a line for each video."""
     groups = {"add": plan.add, "update": plan.update, "drop": plan.drop}
     lines = [f"{what:<7} {escape(name)}" for what, names in groups.items() for name in names]
+    lines += [f"moved   {escape(name)}: was {escape(old)}" for name, old in plan.moved.items()]
     lines += [f"failed  {escape(name)}: {reason}" for name, reason in plan.failed.items()]
     lines += [f"{plan.num_anew} to be embedded by another model"] if plan.num_anew else []
     return "\n".join([*lines, plan.summarize()]) + "\n"
@@ -127,9 +129,14 @@ def format_plan(plan: "UpdatePlan") -> str:
 
 def format_result(result: "UpdateResult", out: Path) -> str:
     """Return what an update did."""
-    lines = [f"failed  {escape(name)}: {reason}" for name, reason in result.failed.items()]
+    lines = [
+        f"failed  {escape(name)}: {' '.join(reason.split())}"
+        for name, reason in result.failed.items()
+    ]
     lines += [f"{result.num_anew} embedded by the new model"] if result.num_anew else []
-    lines.append(result.plan.summarize())
+    if result.plan.num_without_document:
+        lines.append(f"{result.plan.num_without_document} of the videos have no document of text")
+    lines.append(result.summarize())
     if result.recall is not None:
         lines.append(f"FAISS index: {result.recall:.1%} of the ten nearest of an entry are found")
     lines.append(f"{out}: {result.num_videos} videos, {result.num_entries} entries")

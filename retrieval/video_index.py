@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retrieval.errors import IndexFolderError, MissingFileError, WordsOnlyError
 from retrieval.index import database, identity, writer
+from retrieval.index.roots import Roots
 from retrieval.results import MODES, Entry, Hit, Mode, TextTrack, Video
 from retrieval.search.example import (
     MINUS_WEIGHT,
@@ -45,7 +46,7 @@ class VideoIndex:
     folder: each call sees one commit, the last one.
 
     Attributes:
-        videos: the folder that was indexed.
+        videos: the folder that was indexed; of a library of several, the first one.
     """
 
     def __init__(self, path: Path, precision: "QueryPrecision" = "auto") -> None:
@@ -57,9 +58,7 @@ class VideoIndex:
         self._encoder: tuple[tuple[Path, str], QueryEmbedder] | None = None  # and which it is
         self._picture_lock = threading.Lock()
         self._picture_encoder: tuple[dict[str, Any], PictureEncoder] | None = None  # and its model
-        with self.reading() as (connection, _):
-            meta = database.read_meta(connection)
-        self.videos = database.decode_path(meta["folder"])
+        self.videos = next(iter(self.roots.folders.values()), path)
 
     @classmethod
     def open(cls, path: str | Path, precision: "QueryPrecision" = "auto") -> "VideoIndex":
@@ -153,8 +152,14 @@ class VideoIndex:
         identity.check_weights(self.path, model, identity.identify_file(file, file.stem))
 
     @property
+    def roots(self) -> Roots:
+        """The folders that were indexed, by name; more may come while the index is open."""
+        with self.reading() as (connection, _):
+            return Roots.from_meta(database.read_meta(connection))
+
+    @property
     def link_targets(self) -> list[Path]:
-        """Files and folders outside of ``videos`` to which links in it led, when last indexed."""
+        """Files and folders outside of the roots to which links in them led, when last indexed."""
         with self.reading() as (connection, _):
             targets = database.read_meta(connection).get("link_targets", [])
         return [database.decode_path(target) for target in targets]
@@ -313,14 +318,19 @@ class VideoIndex:
             MissingFileError: the file is gone, or is a link to where no link led when the folder
                 was indexed.
         """
-        root, name = self.videos.resolve(), video.video
-        file = (root / name).resolve()
-        if not any(file.is_relative_to(target) for target in (root, *self.link_targets)):
+        name = video.video
+        roots = self.roots
+        root, path = roots.split(name)
+        folder = roots.folders.get(root)
+        if folder is None:
+            raise MissingFileError(f"{name}: its folder is no part of the library any more")
+        file = (folder.resolve() / path).resolve()
+        if not any(file.is_relative_to(at) for at in (folder.resolve(), *self.link_targets)):
             raise MissingFileError(
-                f"{name}: leads out of the indexed folder {self.videos}; run index.py again"
+                f"{name}: leads out of the indexed folder {folder}; run index.py again"
             )
         if not file.is_file():
-            raise MissingFileError(f"{name}: is not in {self.videos} any more; run index.py again")
+            raise MissingFileError(f"{name}: is not in {folder} any more; run index.py again")
         return file
 
     def thumbnail_file(self, entry_id: int) -> Path:

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 ABOVE = ("tools", "benchmarks")  # they stand with the scripts
 SCRIPTS = ("train", "test", "parse_config", "check_data", "demo")
-SCRIPTS += ("spot_text", "index", "search", "serve")
+SCRIPTS += ("find", "spot_text", "index", "search", "serve")
 UTILS_IMPORTS = {"torch", "numpy", "safetensors", "tqdm", "typing_extensions"}
 UTILS_IMPORTS |= set(sys.stdlib_module_names)
 LIBRARY = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))

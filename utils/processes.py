@@ -8,6 +8,8 @@ import errno
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -266,6 +268,21 @@ def _run_task(
     except Exception as error:  # whatever a library makes of a strange file; it is told, not hidden
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return TaskFailed(number, reason, traceback.format_exc())
+
+
+def end_with_parent() -> None:
+    """End this process, whatever it is at, soon after the one that started it has ended.
+
+    What a killed process has started would go on for hours otherwise. A thread looks now and then.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while True:
+            time.sleep(_POLL_S)
+            _end_if_orphaned(parent)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end_if_orphaned(parent: int) -> None:

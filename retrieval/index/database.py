@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -378,6 +378,45 @@ def _find_or_insert_word(connection: sqlite3.Connection, text: str) -> int:
     word_id = connection.execute("INSERT INTO words (text) VALUES (?)", (text,)).lastrowid
     connection.execute("INSERT INTO words_fts (rowid, text) VALUES (?, ?)", (word_id, text))
     return word_id
+
+
+def rename_videos(connection: sqlite3.Connection, names: Mapping[int, str]) -> None:
+    """Give videos (by id) other paths, and their entries the words of these."""
+    # No two may have the same path at any time, and no video's begins with a slash.
+    free = ((f"/{video}", video) for video in names)
+    connection.executemany("UPDATE videos SET path = CAST(? AS BLOB) WHERE id = ?", free)
+    for video, path in names.items():
+        connection.execute("UPDATE videos SET path = ? WHERE id = ?", (os.fsencode(path), video))
+        _replace_tracks(connection, video, "name", [])
+
+
+def replace_tracks(connection: sqlite3.Connection, video_id: int, video: NewVideo) -> None:
+    """Give a video that is known other lines of text; its entries stay as they are."""
+    for kind in ("read", "spoken"):
+        tracks = [track for track in video.tracks if track.kind == kind]
+        _replace_tracks(connection, video_id, kind, tracks)
+    update_stamps(connection, {video_id: (video.stamp, video.ocr_stamp)})
+
+
+def _replace_tracks(
+    connection: sqlite3.Connection, video_id: int, kind: TrackKind, tracks: Sequence[NewTrack]
+) -> None:
+    """Replace a video's lines of a kind; its name is made of its path."""
+    found = connection.execute("SELECT id FROM entries WHERE video_id = ? ORDER BY id", (video_id,))
+    entries = [entry for (entry,) in found]
+    old = connection.execute(
+        "SELECT id FROM tracks WHERE video_id = ? AND kind = ?", (video_id, kind)
+    ).fetchall()
+    pairs = ((entry, track) for (track,) in old for entry in entries)
+    connection.executemany("DELETE FROM postings WHERE entry_id = ? AND track_id = ?", pairs)
+    connection.executemany("DELETE FROM tracks WHERE id = ?", old)
+    if kind == "name":
+        path, duration_s = connection.execute(
+            "SELECT path, duration_s FROM videos WHERE id = ?", (video_id,)
+        ).fetchone()
+        tracks = [build_name_track(os.fsdecode(path), duration_s, len(entries))]
+    for track in tracks:
+        insert_track(connection, video_id, track, entries)
 
 
 def delete_video(connection: sqlite3.Connection, video_id: int) -> list[int]:

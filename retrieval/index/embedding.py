@@ -1,10 +1,9 @@
-"""Embeddings of videos by a trained model, a batch of windows at a time.
+"""Model of an index: its checkpoint and configuration, and the embeddings of windows by it.
 
 Shapes: E width of the common space.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,22 +29,18 @@ from data_loader.transforms import (
     TransformParams,
 )
 from retrieval.index.arrays import EMBEDDINGS, FRAMES, WITHOUT
-from retrieval.index.database import NewEntry, NewVideo
+from retrieval.index.config_paths import make_paths_absolute
 from retrieval.index.query_embedder import normalize_rows
-from retrieval.index.video_file import ReadingParams, VideoFile
+from retrieval.index.video_file import ReadingParams
+from retrieval.index.window_batches import BrokenModelError
 from trainer.build import build_model
 from utils.checkpoint.weights import hash_weights, load_weights
-from utils.errors import UserError
 from utils.precision import Precision
 
 # Transforms that only training uses: embeddings do not depend on them.
 _AUGMENTATIONS = {
     "resize_train", "randcrop_scale", "hflip", "color_jitter", "color_jitter_p", "grayscale_p"
 }  # fmt: skip
-
-
-class BrokenModelError(UserError):
-    """The model's embeddings are not finite, whatever the video."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +60,9 @@ class ModelFile:
         return self.config.name
 
     def resolve_config(self) -> dict[str, Any]:
-        """Return the configuration as an index keeps it."""
-        return resolve_config(self.config)
+        """Return the configuration as an index keeps it, which holds from any current folder."""
+        tokenizers = self.model_input.tokenizer_name, self.model_input.word_tokenizer_name
+        return make_paths_absolute(resolve_config(self.config), tokenizers)
 
     @cached_property
     def model_input(self) -> ModelInput:
@@ -181,63 +177,3 @@ class WindowEncoder:
                 f"damaged; use an earlier checkpoint{self.precision.explain_overflow()}"
             )
         return normalize_rows(embeds.float().cpu().numpy())
-
-
-class NoEncoder:
-    """Stands for the encoder of an index without a model: entries get no embeddings."""
-
-    def embed(self, samples: Sequence[Sample], frames: bool = False) -> list[dict[str, NDArray]]:
-        """Return nothing for each window."""
-        return [{} for _ in samples]
-
-
-def embed_videos(
-    names: Iterable[str],
-    open_file: Callable[[str], AbstractContextManager[VideoFile]],
-    encoder: WindowEncoder | NoEncoder,
-    batch_size: int,
-    frames: bool = False,
-) -> Iterator[tuple[list[NewVideo], dict[str, str]]]:
-    """Embed videos, whose windows share batches; raises ``BrokenModelError``.
-
-    Args:
-        open_file: opens one by its name; raises ``UserError`` where it can't be read.
-        frames: whether their frames are embedded, too.
-
-    Yields:
-        Videos as they are complete, in order, and name -> why one could not be read.
-    """
-    waiting: list[tuple[NewVideo, NewEntry, Sample]] = []  # for a full batch
-    unfinished: list[NewVideo] = []  # read, with windows that wait
-
-    def embed_waiting() -> None:
-        samples = [sample for *_, sample in waiting]
-        embeddings = encoder.embed(samples, frames) if waiting else []
-        for (video, entry, _), arrays in zip(waiting, embeddings, strict=True):
-            entry.embeddings = arrays
-            video.entries.append(entry)
-        waiting.clear()
-
-    for name in names:
-        current: NewVideo | None = None
-        try:
-            with open_file(name) as file:
-                current = file.video
-                for entry, sample in file.read_windows():
-                    waiting.append((current, entry, sample))
-                    if len(waiting) == batch_size:
-                        embed_waiting()
-            unfinished.append(current)
-        except BrokenModelError:
-            raise
-        except UserError as error:
-            waiting[:] = [pair for pair in waiting if pair[0] is not current]
-            yield [], {name: str(error)}
-        with_waiting = {id(video) for video, *_ in waiting}
-        complete = [video for video in unfinished if id(video) not in with_waiting]
-        if complete:
-            yield complete, {}
-            unfinished = [video for video in unfinished if id(video) in with_waiting]
-    embed_waiting()
-    if unfinished:
-        yield unfinished, {}

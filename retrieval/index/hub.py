@@ -15,6 +15,10 @@ from typing import Any
 
 from utils.errors import UserError
 
+# The base size of SigLIP 2: it was trained on texts of many languages, its licence (Apache-2.0)
+# allows any use, and transformers has it, without code from elsewhere.
+DEFAULT_TOWER = "google/siglip2-base-patch16-224"
+OPEN_CLIP = "open_clip:"  # that package finds its weights by itself
 TIMEOUT_S = 10.0  # that a hub which refuses, or does not answer, may cost in all
 _TEXT_FILES = {".json", ".txt", ".model"}  # configuration, tokenizer, processor
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,19 @@ from tqdm import tqdm
 from data_loader.ocr.ocr_words import OcrLine
 from retrieval.index.arrays import WITHOUT, keeps_frames
 from retrieval.index.database import KnownEntry, KnownLine, KnownVideo
-from retrieval.index.embedding import ModelFile, WindowEncoder, embed_videos
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
+from retrieval.index.roots import Roots
+from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.vectors import Vectors
 from retrieval.index.video_file import ReadingParams, VideoFile, open_reader
+from retrieval.index.window_batches import embed_videos
 from retrieval.index.writer import CONFIG, QUERY_ENCODER, IndexWriter, config_file
 from utils.errors import UserError
 from utils.files import write_json
+
+if TYPE_CHECKING:
+    from retrieval.index.embedding import ModelFile, WindowEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +45,9 @@ _SAME_TIME_S = 1e-3  # rounding of times
 
 def save_model(
     out: Path,
-    model: ModelFile,
+    model: "ModelFile",
     identity: dict[str, Any],
-    encoder: WindowEncoder,
+    encoder: "WindowEncoder",
     vectors: Vectors | None = None,
     generation: int | None = None,
 ) -> dict[str, Any]:
@@ -85,24 +90,36 @@ def save_model(
     }
 
 
+class EmbeddingProgress(Protocol):
+    """Is told how far all videos are embedded anew."""
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Take note of the videos that are to be embedded."""
+
+    def advance(self, name: str, share: float) -> None:
+        """Take note of the share of a video that is read."""
+
+
 def embed_anew(
     writer: IndexWriter,
-    videos: Path,
-    model: ModelFile,
+    roots: Roots,
+    model: "ModelFile",
     identity: dict[str, Any],
     source: OcrSource,
     windows: tuple[float, float],
-    load_encoder: Callable[[], WindowEncoder],
+    load_encoder: "Callable[[], WindowEncoder]",
     batch_size: int,
     vectors: Vectors | None = None,
+    progress: EmbeddingProgress | None = None,
 ) -> int:
     """Embed all entries of an index by another model, and switch to it.
 
     Args:
-        videos: the folder that was indexed.
+        roots: the folders that were indexed.
         identity: of the model.
-        source: that has found the documents of the folder's videos.
+        source: that has found the documents of the folders' videos.
         vectors: as in ``save_model``.
+        progress: told what is embedded, in the place of a bar.
 
     Returns:
         How many videos have their embeddings.
@@ -121,25 +138,38 @@ def embed_anew(
         name
         for name, video in sorted(known.items())
         if not done.issuperset(entry.id for entry in entries[video.id])
-        and _has_content(videos / name, video)
+        and _has_content(roots.locate(name), video)
     ]
     params = model.reading_params(*windows)
-    open_file = partial(_open_known, writer, videos, params, source, known, entries)
-    bar = tqdm(left, desc="embedding", unit="video", dynamic_ncols=True)
+    open_file = partial(_open_known, writer, roots, params, source, known, entries)
+    bar = tqdm(left, desc="embedding", unit="video", dynamic_ncols=True, disable=bool(progress))
+    if progress is not None:
+        progress.begin(left)
     reasons: dict[str, str] = {}
-    frames = keeps_frames(writer.meta["successor"])
-    for complete, failed in embed_videos(bar, open_file, load_encoder(), batch_size, frames):
+    frames, precision = keeps_frames(writer.meta["successor"]), load_encoder().precision.name
+    settings = [windows, precision, frames]
+    unfinished = UnfinishedVideos(writer.folder, identity, settings, params.uses_ocr)
+    for complete, failed in embed_videos(
+        bar,
+        open_file,
+        load_encoder(),
+        batch_size,
+        frames,
+        unfinished,
+        progress and progress.advance,
+    ):
         reasons |= failed
         for video in complete:
             ids = (entry.id for entry in entries[known[video.path].id])
             writer.write_successor(list(zip(ids, video.entries, strict=True)))
+            unfinished.remove(video)
     for name, reason in reasons.items():
         logger.info("%s: not embedded anew: %s", name, reason)
     if known and not len(writer.read_succeeded()):
         detail = next(iter(reasons.values()), "none of their files is what it was")
         raise UserError(
-            f"{videos}: none of the {len(known)} videos can be embedded ({detail}); the index is "
-            "left as it was: give access to them, or make another one with --out"
+            f"{roots.describe()}: none of the {len(known)} videos can be embedded ({detail}); the "
+            "index is left as it was: give access to them, or make another one with --out"
         )
     writer.switch_to_successor()
     return len(writer.read_videos())
@@ -167,7 +197,7 @@ def _has_content(file: Path, video: KnownVideo) -> bool:
 @contextmanager
 def _open_known(
     writer: IndexWriter,
-    folder: Path,
+    roots: Roots,
     params: ReadingParams,
     source: OcrSource,
     known: Mapping[str, KnownVideo],
@@ -175,7 +205,7 @@ def _open_known(
     name: str,
 ) -> Iterator[VideoFile]:
     """Open a video of the index; raises ``UserError`` where its windows are others by now."""
-    path, video = folder / name, known[name]
+    path, video = roots.locate(name), known[name]
     with open_reader(path, params.reader) as reader:
         lines: Sequence[OcrLine] = ()
         if params.uses_ocr:

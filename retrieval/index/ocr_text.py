@@ -1,6 +1,6 @@
 """Source of the text in videos: OCR documents, a text spotter, or none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,8 +29,19 @@ class OcrSource:
         """Return what ``load_source`` makes the same source of, as JSON values."""
         return {"kind": self.kind}
 
-    def find_documents(self, videos: Sequence[str]) -> None:
-        """Find the text of all videos of the folder, before ``get_stamp`` and ``read_lines``."""
+    def find_documents(self, videos: Sequence[str], moved: Mapping[str, str] | None = None) -> None:
+        """Find the text of all videos of the folder, before ``get_stamp`` and ``read_lines``.
+
+        Args:
+            moved: name of a video -> the one that its document may still have.
+        """
+
+    def count_missing(self, videos: Sequence[str]) -> int:
+        """Return how many of these videos should have a document and have none."""
+        return 0
+
+    def move_documents(self, moved: Mapping[str, str]) -> None:
+        """Rename the documents of videos that have moved (new name -> old), where they are ours."""
 
     def prepare(self) -> None:
         """Load what ``read_lines`` needs; a ``UserError`` concerns all videos."""
@@ -62,12 +73,21 @@ class OcrFolder(OcrSource):
     def settings(self) -> dict[str, Any]:  # noqa: D102
         return {"kind": self.kind, "folder": encode_path(self.folder.absolute())}
 
-    def find_documents(self, videos: Sequence[str]) -> None:  # noqa: D102
+    def find_documents(  # noqa: D102
+        self, videos: Sequence[str], moved: Mapping[str, str] | None = None
+    ) -> None:
         self._documents = dict(zip(videos, find_documents(self.folder, videos), strict=True))
+
+    def count_missing(self, videos: Sequence[str]) -> int:  # noqa: D102
+        return sum(not self._has_document(video) for video in videos)
+
+    def _has_document(self, video: str) -> bool:
+        file = self._documents[video]
+        return file is not None and file.exists()
 
     def get_stamp(self, video: str, known: ContentStamp | None) -> ContentStamp | None:  # noqa: D102
         file = self._documents[video]
-        if file is None or not file.exists():
+        if file is None or not self._has_document(video):
             return None
         if known is not None and known.matches_size_and_time(file):
             return known

@@ -13,17 +13,15 @@ from base.config import Config, resolve_config
 from parsing.config_builder import build_config
 from parsing.json_files import read_config
 from retrieval.errors import IndexFolderError
+from retrieval.index.config_paths import find_relative_paths
 from retrieval.index.embedding import ModelFile
-from retrieval.index.hub import HubError, locate_model
+from retrieval.index.hub import OPEN_CLIP, HubError, locate_model
 from retrieval.index.writer import config_file
 from utils.errors import UserError
 
-# The base size of SigLIP 2: it was trained on texts of many languages, its licence (Apache-2.0)
-# allows any use, and transformers has it, without code from elsewhere.
-DEFAULT_TOWER = "google/siglip2-base-patch16-224"
 ARCHITECTURE = "DualEncoder"
-OPEN_CLIP = "open_clip:"  # that package finds its weights by itself
 NUM_FRAMES = 8  # of a window: of 10 s one every 1.25 s, a compromise with the time on a CPU
+PROJECT = Path(__file__).parents[2]
 _MAX_NAME = 100  # characters of a configuration's name
 
 
@@ -98,8 +96,12 @@ def open_model(folder: Path, meta: dict[str, Any]) -> ModelFile:
     if "path" not in identity:
         return TowerModel(identity["name"], kept=config)
     data, errors = read_config(str(config))
+    checkpoint = Path(identity["path"])
+    # Where earlier versions, which kept paths as they were given, may have been called.
+    folders = [*checkpoint.parents, *folder.absolute().parents, PROJECT]
+    data = find_relative_paths(data, folders, config)
     built = build_config(data, str(config), (), errors, made_with=data)
-    return ModelFile(Path(identity["path"]), built)
+    return ModelFile(checkpoint, built)
 
 
 def make_tower_config(tower: str, place: str, overrides: Sequence[str] = ()) -> Config:

@@ -2,39 +2,48 @@
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from base.config import PrecisionName
-from data_loader.readers.container import VIDEO_EXTENSIONS
 from retrieval.errors import IndexFolderError, OtherModelError
 from retrieval.index import database
 from retrieval.index.ann import MIN_VECTORS, build_ann, count_vectors
 from retrieval.index.arrays import keeps_frames
-from retrieval.index.database import KnownVideo, Stamps, decode_path, encode_path
-from retrieval.index.embedding import ModelFile, NoEncoder, WindowEncoder, embed_videos
+from retrieval.index.database import encode_path
 from retrieval.index.identity import check_model, describe_model, identify_model
-from retrieval.index.model_change import embed_anew, save_model
+from retrieval.index.model_change import EmbeddingProgress, embed_anew, save_model
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.roots import ONLY, Roots, VideoListing
+from retrieval.index.unfinished import UnfinishedVideos, remove_unfinished
+from retrieval.index.update_plan import UpdatePlan, apply_plan, has_changed, plan_update
 from retrieval.index.vectors import Vectors
 from retrieval.index.video_file import (
-    STRIDE_S,
-    WINDOW_S,
     ReadingParams,
+    VideoFile,
     check_windows,
     open_video_file,
 )
-from retrieval.index.writer import LOCK, IndexWriter, lock_index
+from retrieval.index.window_batches import NoEncoder, embed_videos
+from retrieval.index.writer import (
+    STRIDE_S,
+    WINDOW_S,
+    IndexWriter,
+    lock_index,
+    read_index_meta,
+)
 from utils.errors import UserError
-from utils.files import FileListing, list_files
-from utils.precision import Precision
+
+if TYPE_CHECKING:  # without a model nothing needs torch
+    import torch
+
+    from retrieval.index.embedding import ModelFile, WindowEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -49,30 +58,10 @@ class IndexOptions:
     stride_s: float | None = None  # seconds between the starts of two entries; ``STRIDE_S``
     batch_size: int = 16  # windows that are embedded at a time
     ann: bool = False  # whether a FAISS index is wanted, too
-    device: torch.device = torch.device("cpu")
+    device: "torch.device | None" = None  # None: the CPU
     precision: PrecisionName | None = None  # of the model; a new one: that of its configuration
     replace_model: bool = False  # whether a model that is not the index's takes its place
     vectors: Vectors | None = None  # of a new one: ``frames`` where it embeds frames
-
-
-@dataclass
-class UpdatePlan:
-    """Videos, by their paths within the folder, and what is to be done with them."""
-
-    add: list[str] = field(default_factory=list)
-    update: list[str] = field(default_factory=list)  # the file, or its text, has changed
-    drop: list[str] = field(default_factory=list)  # they are gone
-    touch: dict[int, Stamps] = field(default_factory=dict)  # by id: only times have changed
-    failed: dict[str, str] = field(default_factory=dict)  # path -> why it can't be compared
-    num_same: int = 0
-    num_anew: int = 0  # videos of the index that another model is to embed
-
-    def summarize(self) -> str:
-        """Return one line with the number of videos of each kind."""
-        return (
-            f"{len(self.add)} to add, {len(self.update)} to update, {len(self.drop)} to drop, "
-            f"{len(self.failed)} unreadable, {self.num_same} unchanged"
-        )
 
 
 @dataclass
@@ -86,6 +75,16 @@ class UpdateResult:
     num_anew: int = 0  # videos that another model, or the first one, has embedded
     recall: float | None = None  # of the FAISS index, where one was made: see ``build_ann``
 
+    def summarize(self) -> str:
+        """Return one line with the number of videos that were added, dropped, unreadable …"""
+        plan = self.plan
+        added, updated = (len(set(names) - self.failed.keys()) for names in (plan.add, plan.update))
+        moved = f"{len(plan.moved)} moved, " if plan.moved else ""
+        return (
+            f"{added} added, {updated} updated, {moved}{len(plan.drop)} dropped, "
+            f"{len(self.failed)} unreadable, {plan.num_same} unchanged"
+        )
+
 
 def preview_update(
     videos: Path, out: Path, source: OcrSource, changes_model: bool = False
@@ -98,7 +97,7 @@ def preview_update(
     names, meta = list_videos(videos).names, read_index_meta(out)
     if meta is None:
         return plan_update(videos, names, {}, source)
-    _check_folder(videos, out, meta)
+    _check_roots(Roots.of(videos), out, meta)
     with closing(database.connect(out)) as connection:
         plan = plan_update(videos, names, database.read_videos(connection), source)
     plan.num_anew = plan.num_same if changes_model else 0
@@ -106,7 +105,7 @@ def preview_update(
 
 
 def update_index(
-    videos: Path, out: Path, model: ModelFile | None, source: OcrSource, options: IndexOptions
+    videos: Path, out: Path, model: "ModelFile | None", source: OcrSource, options: IndexOptions
 ) -> UpdateResult:
     """Make an index, or update one.
 
@@ -122,11 +121,162 @@ def update_index(
         UserError: there are no videos, the model or the windows are not those of the index, the
             index can't be used, or the disk is full.
     """
-    if options.ann and model is None:
-        raise UserError(f"{out}: --ann is for embeddings, and an index of words only has none")
-    if options.vectors is not None and model is None:
-        raise UserError(f"{out}: --vectors is for embeddings, and an index of words only has none")
     listing = list_videos(videos)
+    with begin_update(Roots.of(videos), listing, out, model, source, options) as update:
+        plan = update.result.plan
+        if names := sorted(plan.add + plan.update):
+            source.prepare()
+            update.index_videos(_show_progress(names))
+        update.finish()
+    return update.result
+
+
+def _show_progress(names: Sequence[str]) -> Iterator[str]:
+    """Yield each of some names, with a bar on standard error that has the one in hand."""
+    with tqdm(names, desc="indexing", unit="video", dynamic_ncols=True) as bar:
+        for name in bar:
+            bar.set_postfix_str(name if name.isprintable() else ascii(name), refresh=False)
+            yield name
+
+
+class IndexUpdate:
+    """An update of an index, whose folder is locked; what has moved or is gone, it knows already.
+
+    Attributes:
+        result: what has been done so far, and ``result.plan``, what there was to do.
+        has_model: whether videos are embedded.
+    """
+
+    def __init__(
+        self,
+        writer: IndexWriter,
+        roots: Roots,
+        model: "ModelFile | None",
+        source: OcrSource,
+        options: IndexOptions,
+        load_encoder: "Callable[[], WindowEncoder | NoEncoder]",
+    ) -> None:
+        self._writer, self._roots, self._source, self._options = writer, roots, source, options
+        self._load_encoder = load_encoder
+        self._had_ann = writer.meta.get("ann") is not None
+        self._params = partial(_choose_reading, model, tuple(writer.meta["windows"]))
+        self.has_model = model is not None
+        self.result = UpdateResult(UpdatePlan())
+
+    def apply(self, listing: VideoListing, settings: dict[str, Any]) -> None:
+        """Compare the index with the videos that there are, and write all that takes no time.
+
+        Args:
+            settings: values of ``meta`` from now on.
+        """
+        known = self._writer.read_videos()
+        kept = listing.find_kept(known)
+        plan = plan_update(self._roots, listing.names, known, self._source, kept)
+        self._known = {name: known[old] for name, old in plan.moved.items()}
+        self._known = {
+            name: video for name, video in known.items() if name not in plan.moved.values()
+        } | self._known
+        apply_plan(self._writer, plan, known, self._source)
+        settings = settings | {"link_targets": [encode_path(path) for path in listing.link_targets]}
+        if any(self._writer.meta.get(key) != value for key, value in settings.items()):
+            self._writer.set_meta(**settings)
+        first = self.result  # where another model has embedded what is there, in between
+        plan.moved, plan.drop = first.plan.moved | plan.moved, first.plan.drop + plan.drop
+        self.result = UpdateResult(plan, dict(plan.failed), num_anew=first.num_anew)
+
+    def index_videos(
+        self, names: Iterable[str], report: Callable[[str, float], None] | None = None
+    ) -> None:
+        """Add or replace videos, each in a commit of its own as it is complete.
+
+        Args:
+            report: called with a video's name and the share of it that is read.
+        """
+        writer, params = self._writer, self._params()
+        encoder, frames = self._load_encoder(), keeps_frames(writer.meta)
+        unfinished = None
+        if not isinstance(encoder, NoEncoder):
+            settings = [writer.meta["windows"], encoder.precision.name, frames]
+            unfinished = UnfinishedVideos(
+                writer.folder, writer.meta["model"], settings, params.uses_ocr
+            )
+        open_file = partial(open_video_file, self._roots, params, self._source)
+        if not params.uses_ocr:  # embeddings do not depend on the text
+            names = (name for name in names if not self._replace_text(name, open_file))
+        for complete, failed in embed_videos(
+            names, open_file, encoder, self._options.batch_size, frames, unfinished, report
+        ):
+            writer.write(complete)
+            for name, reason in failed.items():
+                self.fail(name, reason)
+            for video in complete if unfinished is not None else ():
+                unfinished.remove(video)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Take note that a video can't be read; what the index has of it is dropped."""
+        self.result.failed[name] = reason
+        if name in self._known:
+            self._writer.write((), [self._known.pop(name).id])
+
+    def _replace_text(
+        self, name: str, open_file: Callable[[str], AbstractContextManager[VideoFile]]
+    ) -> bool:
+        """Replace the text of a video whose file is unchanged; returns whether that could be."""
+        known = self._known.get(name)
+        if known is None or has_changed(self._roots.locate(name), known):
+            return False
+        try:
+            with open_file(name) as file:
+                if len(file.windows) != self._writer.count_entries(known.id):
+                    return False
+                self._writer.replace_tracks(known.id, file.video)
+        except UserError:  # it is said when the video is read
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Drop dead rows, and make the FAISS index where one is wanted or was there."""
+        writer, result, ann = self._writer, self.result, self._options.ann
+        writer.compact()
+        num_rows, kept = writer.meta["num_rows"], writer.meta.get("ann")
+        covers_most = kept is not None and kept["num_rows"] >= _MIN_COVERED * num_rows
+        if ann or (self._had_ann and not covers_most and count_vectors(writer.meta) >= MIN_VECTORS):
+            result.recall = build_ann(writer)
+        writer.remove_leftovers()
+        if "successor" not in writer.meta:
+            remove_unfinished(writer.folder)
+        result.num_videos = len(writer.read_videos())
+        result.num_entries = num_rows - writer.count_dead_rows()
+
+
+@contextmanager
+def begin_update(
+    roots: Roots,
+    listing: VideoListing,
+    out: Path,
+    model: "ModelFile | None",
+    source: OcrSource,
+    options: IndexOptions,
+    progress: EmbeddingProgress | None = None,
+) -> Iterator[IndexUpdate]:
+    """Make an index, or open one for a ``with`` block that brings it up to date.
+
+    Where the model is not that of the index, or its first one, all videos are embedded anew; what
+    has moved, is gone or has another time is written.
+
+    Args:
+        listing: the videos of the roots.
+        out, model: as in ``update_index``.
+        progress: told what is embedded anew, in the place of a bar.
+
+    Raises:
+        UserError: as ``update_index``.
+    """
+    for wanted, option in ((options.ann, "--ann"), (options.vectors is not None, "--vectors")):
+        if wanted and model is None:
+            raise UserError(
+                f"{out}: {option} is for embeddings, and an index of words only has none"
+            )
     read_index_meta(out)  # before anything is written to a folder that is no index
     with _explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -138,67 +288,54 @@ def update_index(
         load_encoder = cache(partial(_load_encoder, out, meta, model, precision, options))
         identity, changes_model = None, False
         if meta is None:
-            _create_index(videos, out, model, windows, load_encoder(), options.vectors)
+            _create_index(roots, out, model, windows, load_encoder(), options.vectors)
         else:
-            _check_folder(videos, out, meta)
+            _check_roots(roots, out, meta)
             identity, changes_model = _compare_models(out, meta, model, options, load_encoder)
             if not changes_model and _changes_vectors(out, meta, options):
                 identity, changes_model = identify_model(model, load_encoder), True
         with IndexWriter(out) as writer:
             writer.remove_leftovers()
-            had_ann, num_anew = writer.meta.get("ann") is not None, 0
+            update = IndexUpdate(writer, roots, model, source, options, load_encoder)
+            settings = {"ocr": source.settings(), "precision": precision}
+            if identity is not None:
+                settings["model"] = identity
             if changes_model:
-                _drop_missing(writer, videos, listing.names, source)
-                num_anew = embed_anew(
-                    writer, videos, model, identity, source, windows, load_encoder,
-                    options.batch_size, options.vectors,
+                update.apply(listing, {})
+                update.result.num_anew = embed_anew(
+                    writer, roots, model, identity, source, windows, load_encoder,
+                    options.batch_size, options.vectors, progress,
                 )  # fmt: skip
             elif meta is not None and model is not None:
                 _warn_of_precision(out, meta, precision)
                 if options.replace_model:  # of another one's, that has been begun
                     writer.set_meta(successor=None)
-            known = writer.read_videos()
-            plan = plan_update(videos, listing.names, known, source)
-            result = UpdateResult(plan, dict(plan.failed), num_anew=num_anew)
-            writer.update_stamps(plan.touch)
-            link_targets = [encode_path(path) for path in listing.link_targets]
-            settings = {"ocr": source.settings(), "precision": precision}
-            if identity is not None:
-                settings["model"] = identity
-            writer.set_meta(link_targets=link_targets, **settings)
-            writer.write((), [known[name].id for name in plan.drop])
-            if names := sorted(plan.add + plan.update):
-                source.prepare()
-                params = _choose_reading(model, windows)
-                open_file = partial(open_video_file, videos, params, source)
-                bar = tqdm(names, desc="indexing", unit="video", dynamic_ncols=True)
-                frames = keeps_frames(writer.meta)
-                batches = embed_videos(bar, open_file, load_encoder(), options.batch_size, frames)
-                for complete, failed in batches:
-                    # A video that has changed and can't be read is no longer what the index has.
-                    writer.write(complete, [known[name].id for name in failed if name in known])
-                    result.failed |= failed
-            _finish_update(writer, options.ann, had_ann, result)
-    return result
+            update.apply(listing, settings)
+            yield update
 
 
 def _load_encoder(
     out: Path,
     meta: dict[str, Any] | None,
-    model: ModelFile | None,
+    model: "ModelFile | None",
     precision: PrecisionName | None,
     options: IndexOptions,
-) -> WindowEncoder | NoEncoder:
+) -> "WindowEncoder | NoEncoder":
     """Load a model; one that the index has named is compared with what it was."""
     if model is None or precision is None:
         return NoEncoder()
-    encoder = WindowEncoder(model, Precision(precision, options.device))
+    import torch
+
+    from retrieval.index.embedding import WindowEncoder
+    from utils.precision import Precision
+
+    encoder = WindowEncoder(model, Precision(precision, options.device or torch.device("cpu")))
     if model.is_kept and meta is not None:
         check_model(out, meta["model"], model, lambda: encoder)
     return encoder
 
 
-def _choose_reading(model: ModelFile | None, windows: tuple[float, float]) -> ReadingParams:
+def _choose_reading(model: "ModelFile | None", windows: tuple[float, float]) -> ReadingParams:
     """Return how videos are read; without a model the frames are those of the thumbnails."""
     return ReadingParams(*windows) if model is None else model.reading_params(*windows)
 
@@ -206,7 +343,7 @@ def _choose_reading(model: ModelFile | None, windows: tuple[float, float]) -> Re
 def _compare_models(
     out: Path,
     meta: dict[str, Any],
-    model: ModelFile | None,
+    model: "ModelFile | None",
     options: IndexOptions,
     load_encoder: Callable[[], Any],
 ) -> tuple[dict[str, Any] | None, bool]:
@@ -239,111 +376,42 @@ def _compare_models(
     return identify_model(model, load_encoder), True
 
 
-def _drop_missing(
-    writer: IndexWriter, videos: Path, names: Sequence[str], source: OcrSource
-) -> None:
-    """Drop the videos that are gone, and find the documents of the others."""
-    known = writer.read_videos()
-    plan = plan_update(videos, names, known, source)
-    writer.update_stamps(plan.touch)
-    writer.write((), [known[name].id for name in plan.drop])
-
-
-def plan_update(
-    folder: Path, names: Sequence[str], known: Mapping[str, KnownVideo], source: OcrSource
-) -> UpdatePlan:
-    """Compare a folder of videos with those that an index knows.
-
-    The index keeps what it has of a video that can't be compared.
-    """
-    plan = UpdatePlan(drop=sorted(known.keys() - set(names)))
-    source.find_documents(names)
-    for name in names:
-        if name not in known:
-            plan.add.append(name)
-            continue
-        try:
-            stamps = _compare_video(folder / name, name, known[name], source)
-        except (UserError, OSError) as error:
-            plan.failed[name] = str(error)
-            continue
-        if stamps is None:
-            plan.update.append(name)
-            continue
-        plan.num_same += 1
-        if stamps != known[name][1:]:
-            plan.touch[known[name].id] = stamps
-    return plan
-
-
-def _compare_video(file: Path, name: str, before: KnownVideo, source: OcrSource) -> Stamps | None:
-    """Return the stamps of a video whose content and text are unchanged, otherwise None."""
-    ocr = source.get_stamp(name, before.ocr_stamp)
-    if (ocr and ocr.sha256) != (before.ocr_stamp and before.ocr_stamp.sha256):
-        return None
-    stamp = before.stamp.find_same(file)
-    return None if stamp is None else (stamp, ocr)
-
-
-def list_videos(folder: Path) -> FileListing:
+def list_videos(folder: Path) -> VideoListing:
     """List the videos within a folder; raises ``UserError`` where there are none."""
-    listing = list_files(folder, VIDEO_EXTENSIONS)
-    if not listing.names:
-        raise UserError(
-            f"{folder}: holds no video; is a disk not there? (An index of it is left as it is; to "
-            "be rid of that, delete its folder.)"
-        )
-    return listing
-
-
-def read_index_meta(out: Path) -> dict[str, Any] | None:
-    """Return the values of the table ``meta`` of an index; None where there is none as yet.
-
-    Raises:
-        IndexFolderError: the folder holds something else, or an index that can't be read.
-    """
-    begun = (out / LOCK).exists()
-    if (out / database.DATABASE).exists() and not (begun and _is_unfinished(out)):
-        with closing(database.connect(out)) as connection:
-            return database.read_meta(connection)
-    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise IndexFolderError(f"{out}: holds something else than an index; name another --out")
-    return None
-
-
-def _is_unfinished(out: Path) -> bool:
-    """Whether the making of the index was stopped before its database was complete."""
-    try:
-        with closing(sqlite3.connect(out / database.DATABASE)) as connection:
-            return connection.execute("PRAGMA user_version").fetchone()[0] == 0
-    except sqlite3.Error:
-        return False
+    return Roots.of(folder).list_videos()
 
 
 def _create_index(
-    videos: Path,
+    roots: Roots,
     out: Path,
-    model: ModelFile | None,
+    model: "ModelFile | None",
     windows: tuple[float, float],
-    encoder: WindowEncoder | NoEncoder,
+    encoder: "WindowEncoder | NoEncoder",
     vectors: Vectors | None,
 ) -> None:
     """Make an empty index in a locked folder; raises ``UserError``."""
     (out / database.DATABASE).unlink(missing_ok=True)  # of one whose making was stopped
-    meta = {"folder": encode_path(videos.absolute()), "windows": list(windows)}
+    meta = roots.to_meta() | {"windows": list(windows)}
     width, leaves_out = None, ()
-    if model is not None and isinstance(encoder, WindowEncoder):
+    if model is not None and not isinstance(encoder, NoEncoder):
         saved = save_model(out, model, identify_model(model, lambda: encoder), encoder, vectors)
         width, leaves_out = saved.pop("width"), saved.pop("leaves_out")
         meta |= saved
     IndexWriter.create(out, width, leaves_out, meta)
 
 
-def _check_folder(videos: Path, out: Path, meta: dict[str, Any]) -> None:
-    before = decode_path(meta["folder"])
-    if before.resolve() != videos.resolve():
+def _check_roots(roots: Roots, out: Path, meta: dict[str, Any]) -> None:
+    before = Roots.from_meta(meta)
+    if before.folders.keys() == roots.folders.keys() == {ONLY}:
+        if before.folders[ONLY].resolve() != roots.folders[ONLY].resolve():
+            raise IndexFolderError(
+                f"{out}: is the index of {before.describe()}, not of {roots.describe()}; give that "
+                f"folder, or another --out; where it has moved there, give --relocate "
+                f"{before.describe()} {roots.describe()}, too"
+            )
+    elif before != roots:
         raise IndexFolderError(
-            f"{out}: is the index of {before}, not of {videos}; give that folder, or another --out"
+            f"{out}: is a library of find.py, with folders of its own; give another --out"
         )
 
 
@@ -381,7 +449,7 @@ def _changes_vectors(out: Path, meta: dict[str, Any], options: IndexOptions) -> 
 
 
 def _choose_precision(
-    meta: dict[str, Any] | None, model: ModelFile, options: IndexOptions
+    meta: dict[str, Any] | None, model: "ModelFile", options: IndexOptions
 ) -> PrecisionName:
     """Return the precision that windows are embedded in."""
     if options.precision is not None:
@@ -399,18 +467,6 @@ def _warn_of_precision(out: Path, meta: dict[str, Any], precision: PrecisionName
             "%s: its videos were embedded in %s; those that are embedded from now on are in %s",
             out, before, precision,
         )  # fmt: skip
-
-
-def _finish_update(writer: IndexWriter, ann: bool, had_ann: bool, result: UpdateResult) -> None:
-    """Drop dead rows, and make the FAISS index where one is wanted or was there."""
-    writer.compact()
-    num_rows, kept = writer.meta["num_rows"], writer.meta.get("ann")
-    covers_most = kept is not None and kept["num_rows"] >= _MIN_COVERED * num_rows
-    if ann or (had_ann and not covers_most and count_vectors(writer.meta) >= MIN_VECTORS):
-        result.recall = build_ann(writer)
-    writer.remove_leftovers()
-    result.num_videos = len(writer.read_videos())
-    result.num_entries = num_rows - writer.count_dead_rows()
 
 
 @contextmanager

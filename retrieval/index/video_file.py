@@ -12,27 +12,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from base.batch import Sample
 from data_loader.frame_sampling import sample_frame_indices
 from data_loader.ocr.ocr_words import OcrLine, OcrParams, normalise_tracks, select_words
 from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.image_reader import encode_jpeg
 from data_loader.readers.video_readers import open_video
-from data_loader.transforms import ClipTransform
 from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo, Stamps
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.roots import Roots
 from utils.errors import UserError
+
+if TYPE_CHECKING:  # without a model nothing needs torch
+    from torch import Tensor
+
+    from base.batch import Sample
+    from data_loader.transforms import ClipTransform
 
 logger = logging.getLogger(__name__)
 
-WINDOW_S, STRIDE_S = 10.0, 5.0
 SECOND_READER = "av"  # opens every container and applies rotations; decord does not
 THUMBNAIL = 320  # most pixels of each side
 
@@ -53,7 +55,7 @@ class ReadingParams:
     window_s: float  # length of a window
     stride_s: float  # between the starts of two windows
     num_frames: int = 0  # F
-    transform: ClipTransform | None = None  # of a test clip; None: no frames are wanted
+    transform: "ClipTransform | None" = None  # of a test clip; None: no frames are wanted
     reader: str = SECOND_READER  # tried first
     ocr: OcrParams = OcrParams()  # which words the model is given
     uses_vision: bool = False
@@ -99,20 +101,21 @@ class VideoFile:
                 track = _build_track(line, times, size, seen_in)
             self.video.tracks += [] if track is None else [track]
 
-    def read_windows(self) -> Iterator[tuple[NewEntry, Sample]]:
-        """Yield each window as an entry without embeddings, and as the model's input.
+    def read_windows(self, start: int = 0) -> "Iterator[tuple[NewEntry, Sample | None]]":
+        """Yield each window, or those from ``start`` on, as an entry and as the model's input.
 
-        The frames of windows that overlap are decoded once. Raises ``VideoError`` where one can't
-        be.
+        The entries are without embeddings; without a model there is no input. The frames of windows
+        that overlap are decoded once. Raises ``VideoError`` where one can't be.
         """
         pictures = [_choose_frames(window, 1)[0] for window in self.windows]
         num_frames = self._params.num_frames if self._params.uses_vision else 0
         clips = [_choose_frames(window, num_frames) for window in self.windows]
-        in_clips, in_pictures = {frame for clip in clips for frame in clip}, set(pictures)
+        in_clips = {frame for clip in clips[start:] for frame in clip}
+        in_pictures = set(pictures[start:])
         wanted = sorted(in_clips | in_pictures)
         stream = zip(wanted, self._reader.stream(wanted), strict=True)
         held: dict[int, tuple[Tensor | None, bytes | None]] = {}
-        for position, window in enumerate(self.windows):
+        for position, window in enumerate(self.windows[start:], start):
             # Frames of earlier windows only are no longer needed.
             held = {number: frame for number, frame in held.items() if number >= window.first}
             while max(held, default=-1) < max([pictures[position], *clips[position]]):
@@ -126,12 +129,20 @@ class VideoFile:
             times = self._times[clips[position]].tolist()
             yield NewEntry(window.start_s, window.end_s, thumbnail, frame_times=times), sample
 
-    def _transform(self, frame: np.ndarray) -> Tensor:
+    def _transform(self, frame: np.ndarray) -> "Tensor":
         """(H, W, 3) -> (3, R, R) uint8."""
+        import torch
+
         clip = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
         return self._params.transform(clip, None)[0][0]
 
-    def _build_sample(self, position: int, frames: list[Tensor]) -> Sample:
+    def _build_sample(self, position: int, frames: "list[Tensor]") -> "Sample | None":
+        if not self._params.uses_vision and not self._params.uses_ocr:
+            return None
+        import torch
+
+        from base.batch import Sample
+
         window = self.windows[position]
         sample = Sample(f"{self.video.path} {window.start_s:g}", position, [])
         if self._params.uses_vision:
@@ -148,14 +159,14 @@ class VideoFile:
 
 @contextmanager
 def open_video_file(
-    folder: Path, params: ReadingParams, source: OcrSource, name: str
+    roots: Roots, params: ReadingParams, source: OcrSource, name: str
 ) -> Iterator[VideoFile]:
-    """Open a video of a folder; all readers count frames alike.
+    """Open a video by its name; all readers count frames alike.
 
     Raises:
         UserError: no reader can read it, or its OCR document is malformed.
     """
-    path = folder / name
+    path = roots.locate(name)
     # Taken before the video is read: the next run finds what changes meanwhile.
     stamps = ContentStamp.of(path), source.get_stamp(name, None)
     with open_reader(path, params.reader) as reader:

@@ -4,8 +4,9 @@ Shapes: N rows (one an entry), E width of the common space.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ QUERY_ENCODER = database.FIRST_QUERY_ENCODER  # folder of the weights and the to
 MAX_DEAD = 0.25
 _CHUNK = 65536  # rows copied at a time
 _BUCKETS = 256  # folders of thumbnails
+WINDOW_S, STRIDE_S = 10.0, 5.0  # of the entries of a new index
 
 
 def thumbnail_file(folder: Path, entry_id: int) -> Path:
@@ -60,6 +62,30 @@ def query_encoder_folder(folder: Path, meta: dict[str, Any]) -> Path:
 def config_file(folder: Path, meta: dict[str, Any]) -> Path:
     """Return the file of the configuration of an index's model."""
     return folder / meta.get("config_file", CONFIG)
+
+
+def read_index_meta(out: Path) -> dict[str, Any] | None:
+    """Return the values of the table ``meta`` of an index; None where there is none as yet.
+
+    Raises:
+        IndexFolderError: the folder holds something else, or an index that can't be read.
+    """
+    begun = (out / LOCK).exists()
+    if (out / database.DATABASE).exists() and not (begun and _is_unfinished(out)):
+        with closing(database.connect(out)) as connection:
+            return database.read_meta(connection)
+    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise IndexFolderError(f"{out}: holds something else than an index; name another --out")
+    return None
+
+
+def _is_unfinished(out: Path) -> bool:
+    """Whether the making of the index was stopped before its database was complete."""
+    try:
+        with closing(sqlite3.connect(out / database.DATABASE)) as connection:
+            return connection.execute("PRAGMA user_version").fetchone()[0] == 0
+    except sqlite3.Error:
+        return False
 
 
 @contextmanager
@@ -122,6 +148,11 @@ class IndexWriter:
         """Return the entries of each video (by id), in their order."""
         return database.read_entries(self._database)
 
+    def count_entries(self, video_id: int) -> int:
+        """Return the number of entries of a video."""
+        query = "SELECT COUNT(*) FROM entries WHERE video_id = ?"
+        return self._database.execute(query, (video_id,)).fetchone()[0]
+
     def read_lines(self, video_id: int) -> list[KnownLine]:
         """Return the lines of text of a video."""
         return database.read_lines(self._database, video_id)
@@ -130,6 +161,16 @@ class IndexWriter:
         """Write new stamps of videos (by id) whose content is unchanged."""
         with self._transaction():
             database.update_stamps(self._database, stamps)
+
+    def rename_videos(self, names: Mapping[int, str]) -> None:
+        """Give videos (by id) other paths; their entries stay as they are."""
+        with self._transaction():
+            database.rename_videos(self._database, names)
+
+    def replace_tracks(self, video_id: int, video: NewVideo) -> None:
+        """Give a video that is known other lines of text; its entries stay as they are."""
+        with self._transaction():
+            database.replace_tracks(self._database, video_id, video)
 
     def set_meta(self, **values: Any) -> None:
         """Set values of the table ``meta``; None deletes one."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ class SpokenSource(OcrSource):
     def find_documents(self, videos: Sequence[str], *others: Any) -> None:  # noqa: D102
         self.text.find_documents(videos, *others)
         self._files = find_subtitle_files({video: self._locate(video) for video in videos})
+
+    def count_missing(self, videos: Sequence[str]) -> int:  # noqa: D102
+        return self.text.count_missing(videos)
+
+    def move_documents(self, moved: Mapping[str, str]) -> None:  # noqa: D102
+        self.text.move_documents(moved)
 
     def prepare(self) -> None:  # noqa: D102
         self.text.prepare()

@@ -26,6 +26,7 @@ from retrieval.errors import (
 )
 from retrieval.web.access import Access, AccessControl
 from retrieval.web.api import build_api, replace_surrogates
+from retrieval.web.library import GetWork, build_library_api
 from retrieval.web.playback.cache import DiskCache
 from retrieval.web.playback.routes import Playback, build_playback_api
 from utils.errors import UserError
@@ -36,12 +37,18 @@ GRACE_S = 1.0  # for answers that are being sent
 logger = logging.getLogger(__name__)
 
 
-def build_app(index: VideoIndex, access: Access, cache: DiskCache | None = None) -> AccessControl:
+def build_app(
+    index: VideoIndex,
+    access: Access,
+    cache: DiskCache | None = None,
+    get_work: GetWork | None = None,
+) -> AccessControl:
     """Return the application for an open index, which may be updated while it is served.
 
     Args:
         cache: of what is made for players; None: the folder ``playback`` of the cache folder, if
             there is one.
+        get_work: says what the work on the library is at (``work`` of ``/api/library``).
     """
     if cache is None:
         folder = get_cache_folder(None)
@@ -56,6 +63,7 @@ def build_app(index: VideoIndex, access: Access, cache: DiskCache | None = None)
         redirect_slashes=False,
     )
     app.include_router(build_api(index))
+    app.include_router(build_library_api(index, get_work))
     app.include_router(build_playback_api(Playback(index, cache)))
     app.mount("/static", StaticFiles(directory=STATIC))
 

@@ -155,10 +155,12 @@ def test_what_has_changed_since_is_brought_up_to_date_behind_it(library, tmp_pat
     document = (library.ocr / own_text).with_suffix(".json")
     document.write_text(document.read_text() + " ")
     done = change(library, out)
-    assert done.num_anew == 5 and list(done.failed) == [damaged]
+    assert done.num_anew == 6 and list(done.failed) == [damaged]  # the moved one among them
     assert (done.num_videos, done.num_entries) == (7, 7)
-    assert sorted(done.plan.add) == sorted(["moved.mp4", changed, damaged])
-    assert done.plan.update == [own_text] and not done.plan.drop
+    assert sorted(done.plan.add) == sorted([changed, damaged])
+    assert done.plan.moved == {"moved.mp4": gone}
+    # The document of the one that has moved still has its former name: it has no text by now.
+    assert done.plan.update == [own_text, "moved.mp4"] and not done.plan.drop
     library.index(fresh)
     found, wanted = find(out), find(fresh)
     assert found.keys() == wanted.keys() and len(found) == 7

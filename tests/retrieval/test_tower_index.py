@@ -23,10 +23,9 @@ from data_loader.readers.video_readers import open_video
 from retrieval import VideoIndex
 from retrieval.errors import OtherModelError
 from retrieval.index.embedding import ModelFile
-from retrieval.index.hub import HubError
+from retrieval.index.hub import DEFAULT_TOWER, HubError
 from retrieval.index.ocr_text import OcrFolder, OcrSource
 from retrieval.index.tower import (
-    DEFAULT_TOWER,
     NUM_FRAMES,
     TowerModel,
     make_tower_config,

@@ -16,7 +16,8 @@ from retrieval.index.ocr_text import (
     load_source,
     spot_anew,
 )
-from retrieval.index.update import UpdatePlan, list_videos, plan_update
+from retrieval.index.update import list_videos
+from retrieval.index.update_plan import UpdatePlan, plan_update
 from retrieval.spotting.video import EVERY_S
 from utils.errors import UserError
 
