@@ -156,6 +156,7 @@ DISTURBANCES = {
     "zoom": Disturbance(zoom=1.5),
     "moving backdrop": Disturbance(moving=True),
     "compression": Disturbance(moving=True, noise=6.0, crf=35),
+    "together": Disturbance(moving=True, noise=12.0, blur=1.5, flicker=0.1, crf=32),
 }
 
 
@@ -256,7 +257,9 @@ def measure_unchanging(
 
     def draw(number: int) -> list[tuple[np.ndarray, float, float]]:
         share = number / (SECONDS * FPS)
-        left = 20 + disturbance.speed * number / FPS % (WIDTH - 260)
+        span = WIDTH - 260
+        way = disturbance.speed * number / FPS
+        left = 20 + span - abs(span - way % (2 * span))  # thrown back at the edges
         size = 1 + (disturbance.zoom - 1) * share
         masks = still
         if size > 1:
