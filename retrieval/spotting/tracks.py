@@ -1,6 +1,6 @@
 """Tracks: the same line of text from picture to picture, and the texts that it is given."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -63,7 +63,9 @@ class Track:
             text: sum(weight * compare_texts(text, other) for other, weight in weights.items())
             for text in weights
         }
-        winner = max(votes, key=lambda text: (votes[text], weights[text]))
+        # Of nearly equal ones, as a text and one look at the next, that which was there longer.
+        times = Counter(sighting.line.text for sighting in self.sightings)
+        winner = max(votes, key=lambda text: (round(votes[text], 2), times[text], weights[text]))
         return winner, votes[winner] / num_readings
 
     def split(self) -> list["Track"]:

@@ -121,6 +121,29 @@ def test_carried_frames_are_seen_and_have_no_vote():
     assert [s.read for s in first.sightings] == [True, True, False, False, False, False]
 
 
+def test_one_look_at_the_next_text_does_not_win_over_a_text_that_stayed():
+    tracker = LineTracker(100)
+    tracker.update(0, [line("002700", 0, 0, 0.9983)])
+    for frame in range(10, 50, 10):
+        tracker.carry(frame)
+    tracker.update(50, [line("003400", 0, 0, 0.9984)])
+    made = make_document(tracker.tracks)
+    assert [record["text"] for record in made.values()] == ["002700"]
+
+
+def test_a_track_whose_text_changes_is_a_line_for_each_text():
+    tracker = LineTracker(100)
+    for number, text in enumerate(["7 : 1", "7 : 1", "7 : 2", "7 : 7", "7 : 2", "8 : 2", "8 : 2"]):
+        tracker.update(20 * number, [line(text, 0, 0), line("HOME", 0, 90)])
+        tracker.carry(20 * number + 10)
+    made = make_document(tracker.tracks)
+    assert len(tracker.tracks) == 2 and len(made) > 2
+    shown = [(record["text"], *list(record["tracks"])[:: len(record["tracks"]) - 1])
+             for record in made.values()]  # fmt: skip
+    assert shown[:3] == [("7 : 1", "0", "30"), ("HOME", "0", "130"), ("7 : 2", "40", "50")]
+    assert shown[-1] == ("8 : 2", "100", "130")
+
+
 def test_the_document_is_what_the_data_sets_read():
     tracker = LineTracker(100)
     tracker.update(0, [line("Grand Hotel", 10.4, 20), line("été", 10, 80, 0.5)])
