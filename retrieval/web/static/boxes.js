@@ -1,13 +1,15 @@
 // Where lines of text stand on the frame at a time, and drawing them there.
 
-import { element } from "./dom.js";
+import { element, placeBox } from "./dom.js";
 
 const SLACK_S = 0.25; // text is looked for in some frames only: it was there before, and stays
 
+const isOver = (track, time) =>
+  time < track.start_s - SLACK_S || time > track.end_s + SLACK_S;
+
 // The box of a track at a time, between the frames in which it was spotted; null: not seen.
 export function interpolateBox(track, time) {
-  if (!track.boxes.length) return null; // said, not shown
-  if (time < track.start_s - SLACK_S || time > track.end_s + SLACK_S) return null;
+  if (isOver(track, time) || !track.boxes.length) return null;
   const next = track.boxes.findIndex((box) => box.time_s >= time);
   if (next < 0) return track.boxes.at(-1);
   if (next === 0) return track.boxes[0];
@@ -29,25 +31,24 @@ export class BoxLayer {
     this.drawn = [];
   }
 
-  show(tracks, isMatched) {
-    this.drawn = tracks.map((track) => ({
-      track,
-      frame: element("div", { class: isMatched(track) ? "box matched" : "box" }),
-    }));
+  // marksOf: track -> its marks, or undefined where nothing in it was looked for.
+  show(tracks, marksOf) {
+    this.drawn = tracks.map((track) => {
+      const marks = marksOf(track);
+      const isFuzzy = marks?.every((mark) => mark.kind === "fuzzy");
+      const name = marks ? `box matched${isFuzzy ? " fuzzy" : ""}` : "box";
+      return { track, frame: element("div", { class: name }) };
+    });
     this.layer.replaceChildren(...this.drawn.map(({ frame }) => frame));
   }
 
-  // Draws the boxes at a time; returns for each track whether it is seen.
+  // Draws the boxes at a time; returns for each track whether it is seen, or heard.
   draw(time) {
     return this.drawn.map(({ track, frame }) => {
       const box = interpolateBox(track, time);
       frame.hidden = box === null;
-      if (box === null) return false;
-      frame.style.left = `${100 * box.left}%`;
-      frame.style.top = `${100 * box.top}%`;
-      frame.style.width = `${100 * (box.right - box.left)}%`;
-      frame.style.height = `${100 * (box.bottom - box.top)}%`;
-      return true;
+      if (box) placeBox(frame, box);
+      return !isOver(track, time);
     });
   }
 }

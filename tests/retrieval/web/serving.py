@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from retrieval import VideoIndex
 from retrieval.web.access import Access
@@ -11,10 +12,14 @@ from retrieval.web.server import Server, build_app, open_socket
 
 
 @contextmanager
-def serving(folder: Path, access: Access | None = None) -> Iterator[str]:
-    """Serve an index on a free port; yields the address, without the last slash."""
+def serving(folder: Path, access: Access | None = None, **options: Any) -> Iterator[str]:
+    """Serve an index on a free port; yields the address, without the last slash.
+
+    Args:
+        options: of ``build_app``.
+    """
     with VideoIndex.open(folder) as index, open_socket("127.0.0.1", 0) as listener:
-        server = Server(build_app(index, access or Access()))
+        server = Server(build_app(index, access or Access(), **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

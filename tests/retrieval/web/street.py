@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,16 +62,19 @@ SCENES: dict[str, tuple[int, list[Sign]]] = {
 }
 
 
-def draw(seconds: int, signs: list[Sign], seed: int) -> Iterator[np.ndarray]:
+def draw(
+    seconds: int, signs: list[Sign], seed: int, size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) uint8: a sky, a road, and the signs."""
+    width, height = size
     rng = np.random.default_rng(seed)
     sky, road = rng.integers(60, 220, 3), rng.integers(40, 110, 3)
-    shade = np.linspace(1, 0.6, HEIGHT)[:, None, None]
-    scene = np.broadcast_to(sky * shade, (HEIGHT, WIDTH, 3)).astype(np.uint8).copy()
-    scene[HEIGHT * 2 // 3 :] = road
+    shade = np.linspace(1, 0.6, height)[:, None, None]
+    scene = np.broadcast_to(sky * shade, (height, width, 3)).astype(np.uint8).copy()
+    scene[height * 2 // 3 :] = road
     for frame in range(seconds * FPS):
         image = scene.copy()
-        x = (4 * frame) % WIDTH
+        x = (4 * frame) % width
         cv2.rectangle(image, (x, 120), (x + 50, 142), (200, 40, 40), -1)
         for sign in signs:
             if sign.first <= frame <= sign.last:
@@ -94,13 +97,29 @@ def document(signs: list[Sign]) -> dict[str, object]:
     return lines
 
 
-def write_scene(folder: Path, name: str, seconds: int, signs: list[Sign]) -> None:
-    """Write ``videos/NAME`` and, where it has signs, the document beside it in ``ocr/``."""
-    write_video(folder / "videos" / name, draw(seconds, signs, len(name)), FPS)
+def write_scene(
+    folder: Path,
+    name: str,
+    seconds: int,
+    signs: list[Sign],
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    spoken: Sequence[tuple[str, float, float]] = (),
+) -> None:
+    """Write ``videos/NAME`` and, where it has signs, the document beside it in ``ocr/``.
+
+    Args:
+        size: of a frame, width and height.
+        spoken: lines that are said, with the seconds from and to which they are.
+    """
+    write_video(folder / "videos" / name, draw(seconds, signs, len(name), size), FPS)
     file = (folder / "ocr" / name).with_suffix(".json")
     file.parent.mkdir(parents=True, exist_ok=True)
     if signs:
-        file.write_text(json.dumps(document(signs)), encoding="utf-8")
+        lines = document(signs)
+        for line, start_s, end_s in spoken:
+            span = {"kind": "spoken", "start_s": start_s, "end_s": end_s}
+            lines[f"spoken {len(lines)}"] = {"text": line, "score": 0.9} | span
+        file.write_text(json.dumps(lines), encoding="utf-8")
 
 
 def write_street(folder: Path, config: Config) -> None:

@@ -55,7 +55,7 @@ def test_the_page_offers_no_choice_that_it_has_not(words_only, address, tmp_path
         assert page.value(f"{WORDS_ONLY}.hidden")
         with serving(words_only / "my.index") as own:
             page.open(f"{own}/?q=casino", 1280)
-            page.wait_for("document.querySelectorAll('#results button').length === 4")
+            page.wait_for("document.querySelectorAll('#results .play').length === 2")
             assert not page.value(f"{WORDS_ONLY}.hidden")
             assert page.value("getComputedStyle(document.querySelector('#modes')).display") == (
                 "none"
