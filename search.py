@@ -7,8 +7,9 @@
     python search.py my.index/ "a zebra" --only_likely        nothing rather than the least unlike
 
 Semantic search compares the embedding of the query with those of the entries; keyword search its
-words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: with one
-or two wrong letters); hybrid search fuses both lists by their ranks. An index without a model holds
+words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: letters
+that look alike, or in longer words one or two wrong ones); hybrid search adds up the evidence of
+both, in which a rare word outweighs a vague resemblance. An index without a model holds
 words only, and is searched by them. Everything in a query is plain text; only "quotation marks"
 mean a phrase as it stands. What is said (subtitles, speech) is searched like what can be read;
 --explain says which it was. Where the index has vectors of frames (see index.py --vectors), a hit
@@ -80,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--words_weight", type=float, default=1.0, help="of the keyword list (%(default)s)"
+        "--words_weight", type=float, default=1.0, help="of what is read or said (%(default)s)"
     )
     like_meaning = "find words of like meaning, too, last (needs wordllama==0.4.0.post1)"
     parser.add_argument("--like_meaning", action="store_true", help=like_meaning)

@@ -443,7 +443,8 @@ def _insert_contents(connection: database.sqlite3.Connection, contents: IndexCon
     )
     texts = [[contents.vocabulary[word] for word in row] for row in contents.words.tolist()]
     insert(
-        "INSERT INTO tracks VALUES (?, ?, ?, 0.9, 0, 1, ?)",
+        "INSERT INTO tracks (id, video_id, text, score, start_s, end_s, boxes) "
+        "VALUES (?, ?, ?, 0.9, 0, 1, ?)",
         (
             (2 * entry - 1 + line, video, " ".join(words), _BOX)
             for (entry, video, _), text in zip(entries, texts, strict=True)

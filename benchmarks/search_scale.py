@@ -41,7 +41,7 @@ from retrieval.index.ann import MIN_VECTORS, build_ann
 from retrieval.index.query_embedder import MAX_BATCH
 from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter, lock_index
-from retrieval.search.hybrid import SearchRequest, run_search
+from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, run_search
 from utils.batching import Batcher
 from utils.cli import positive_int, run_cli
 
@@ -134,7 +134,7 @@ def ask_index(
     request = SearchRequest(text, TOP, MODES[name], None, False, exact, 1.0)
     with index.reading() as (connection, snapshot):
         query = None if name == "words" else embedding
-        return [hit.id for hit in run_search(connection, snapshot, request, query)]
+        return [hit.id for hit in run_search(connection, snapshot, request, EmbeddedQuery(query))]
 
 
 def time_queries(

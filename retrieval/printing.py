@@ -30,6 +30,8 @@ def dump_hits(hits: Sequence[Hit]) -> str:
         asdict(hit)
         | {"words": [asdict(match) | {"box": _dump_box(match.box)} for match in hit.words]}
         | {"also": [entry._asdict() for entry in hit.also]}
+        | {"evidence": None if hit.evidence is None else hit.evidence._asdict()}
+        | {"moment_box": _dump_box(hit.moment_box)}
         | {"meaning_rank": hit.semantic_rank, "words_rank": hit.keyword_rank}
         for hit in hits
     ]
@@ -83,6 +85,10 @@ def _name_word(match: WordMatch) -> str:
 
 def _explain_hit(hit: Hit) -> list[str]:
     lines = [] if hit.explanation is None else [_format_similarity(hit.explanation, hit.z_score)]
+    if hit.evidence is not None:
+        names = zip(("seen", "read", "said", "named"), hit.evidence, strict=True)
+        parts = [f"{value:.1f} {name}" for name, value in names if value >= 0.05]
+        lines.append(f"evidence {sum(hit.evidence):.1f}: {', '.join(parts)}")
     if hit.time_s is not None:
         lines.append(f"best frame {hit.frame_similarity:.3f}, at {format_time(hit.time_s)}")
     lines += [_format_match(match) for match in hit.words]

@@ -14,6 +14,8 @@ _FORMER_MODES = {"fused": "hybrid", "meaning": "semantic", "words": "keyword"}
 MatchKind = Literal["exact", "prefix", "substring", "fuzzy", "similar"]
 # ``read`` in the picture, ``spoken`` (subtitles or speech), or the ``name`` of the file.
 TrackKind = Literal["read", "spoken", "name"]
+Sort = Literal["relevance", "newest", "oldest", "longest", "shortest", "name"]
+SORTS: tuple[Sort, ...] = ("relevance", "newest", "oldest", "longest", "shortest", "name")
 
 
 def rename_mode(name: str) -> str:
@@ -59,6 +61,15 @@ class Explanation:
     ocr: float | None  # 1 - ``vision``
 
 
+class Evidence(NamedTuple):
+    """Parts of a hit's score in the mode ``hybrid``, in nats: see ``retrieval.search.hybrid``."""
+
+    seen: float
+    read: float
+    said: float
+    named: float  # by the name of the file
+
+
 class SameEntry(NamedTuple):
     """An entry that a hit stands for, beside its own: it shows the same."""
 
@@ -77,8 +88,8 @@ class Hit:
     start_s: float  # of the entry's time span
     end_s: float
     # What hits are ordered by: in the mode ``semantic`` the cosine, or with frame vectors the mean
-    # of ``similarity`` and ``frame_similarity``, in ``keyword`` the sum of the matched words'
-    # scores, in ``hybrid`` the sum of reciprocal ranks.
+    # of ``similarity`` and ``frame_similarity``, in ``keyword`` the evidence of the matched words,
+    # in ``hybrid`` the sum of ``evidence``; in nats.
     score: float
     similarity: float | None  # cosine of query and entry; None in the mode ``keyword``
     semantic_rank: int | None  # in the semantic list, from 1; None: not in it
@@ -99,6 +110,11 @@ class Hit:
     # With ``group``: how many entries that show the same this one stands for, and the best of them.
     num_also: int = 0
     also: tuple[SameEntry, ...] = ()
+    evidence: Evidence | None = None  # in the mode ``hybrid``
+    # When to play from: where the line begins that matches best, or is first seen or said within
+    # the entry; else ``time_s``, else ``start_s``.
+    moment_s: float = 0.0
+    moment_box: Box | None = None  # of that line, at that time
 
 
 @dataclass(frozen=True)
@@ -137,3 +153,77 @@ class Video:
     width: int  # of a frame, pixels
     height: int
     modified_s: float  # time of the file's last change, seconds since 1970, UTC
+
+
+@dataclass(frozen=True)
+class VideoMoment:
+    """A time of a video from which it is worth playing for a query."""
+
+    entry_id: int  # the entry that the time lies in
+    time_s: float  # to play from: where the line begins that matches best, or the best frame
+    start_s: float  # of the entry
+    end_s: float
+    score: float  # as ``Hit.score``
+    similarity: float | None  # as ``Hit.similarity``
+    likely: bool | None  # as ``Hit.likely``
+    box: Box | None  # of the line that matches best; None where nothing is to be marked
+    words: tuple[WordMatch, ...]  # what is read or said from this time on, best first
+
+
+@dataclass(frozen=True)
+class VideoHit:
+    """A video that was found, with its moments."""
+
+    video: Video
+    score: float  # of its best entry
+    likely: bool | None  # as ``Hit.likely``, of any of its entries
+    z_score: float | None  # of its most similar entry
+    has_words: bool  # whether it shows or says a word of the query
+    moments: tuple[VideoMoment, ...]  # best first, no two nearer than a second
+    num_moments: int  # of all, where ``moments`` has the best only
+
+
+@dataclass(frozen=True)
+class QueryTerm:
+    """A word or phrase of a query, and how many of the videos have it."""
+
+    query: str
+    num_videos: int
+    kind: MatchKind | None  # of the best match; None: no video has it
+
+
+@dataclass(frozen=True)
+class VideoResults:
+    """A page of the videos that a query finds."""
+
+    videos: tuple[VideoHit, ...]
+    num_with_words: int  # videos that show or say a word of the query
+    num_likely: int  # videos that are found; the others are only the least unlike
+    num_videos: int  # videos on all pages
+    terms: tuple[QueryTerm, ...]
+
+
+@dataclass(frozen=True)
+class LatestVideo:
+    """A video, and a few of the lines that can be read in it."""
+
+    video: Video
+    texts: tuple[str, ...]
+
+
+class ExampleWord(NamedTuple):
+    """A word to search for."""
+
+    text: str
+    track_kind: TrackKind  # read or spoken
+
+
+@dataclass(frozen=True)
+class LibraryOverview:
+    """What an index holds, for those who have not searched yet."""
+
+    num_videos: int
+    num_entries: int
+    duration_s: float  # of all videos
+    latest: tuple[LatestVideo, ...]  # the last changed first
+    examples: tuple[ExampleWord, ...]  # those of most videos first

@@ -4,16 +4,26 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from retrieval.errors import IndexFolderError, MissingFileError, WordsOnlyError
 from retrieval.index import database, identity, writer
 from retrieval.index.roots import Roots
-from retrieval.results import MODES, Entry, Hit, Mode, TextTrack, Video
+from retrieval.results import (
+    MODES,
+    Entry,
+    Hit,
+    LibraryOverview,
+    Mode,
+    TextTrack,
+    Video,
+    VideoResults,
+)
 from retrieval.search.example import (
     MINUS_WEIGHT,
     Like,
@@ -23,7 +33,8 @@ from retrieval.search.example import (
     read_examples,
 )
 from retrieval.search.grouping import NEAR_DUPLICATE
-from retrieval.search.hybrid import SearchRequest, choose_mode, run_search
+from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, choose_mode, run_search
+from retrieval.search.overview import describe_library
 from retrieval.search.snapshot import (
     Snapshot,
     read_entry,
@@ -31,12 +42,17 @@ from retrieval.search.snapshot import (
     read_video,
     read_video_tracks,
 )
+from retrieval.search.videos import VideoFilter, list_videos, run_video_search
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from retrieval.index.picture import PictureEncoder
     from retrieval.index.query_embedder import QueryEmbedder, QueryPrecision
+
+
+Found = TypeVar("Found")
+Run = Callable[[sqlite3.Connection, Snapshot, SearchRequest, EmbeddedQuery], Found]
 
 
 class VideoIndex:
@@ -201,13 +217,13 @@ class VideoIndex:
             query: a sentence, words, numbers, ``"quoted phrases"``; anything is plain text. May be
                 empty where there is another example.
             k: at least 1.
-            mode: ``semantic``, ``keyword``, or ``hybrid``, which fuses both lists by their ranks,
-                and without a model is ``keyword``; their former names are ``meaning``, ``words``
-                and ``fused``.
+            mode: ``semantic``, ``keyword``, or ``hybrid``, which adds up the evidence of both
+                (``retrieval.search.hybrid``), and without a model is ``keyword``; their former
+                names are ``meaning``, ``words`` and ``fused``.
             folder: only videos in this folder (as ``folders`` names it) and those below.
             explain: also say where the similarity comes from.
             exact: compare with all embeddings, even where ``index.py --ann`` has been used.
-            words_weight: weight of the keyword list in the fusion; the semantic one has 1.
+            words_weight: weight of what is read or said in the sum; what is seen has 1.
             like: ids of entries, or ``"PATH@SECONDS"``, which is the entry that holds this time
                 (where windows overlap, the one whose centre is nearest). It is compared by its
                 embedding in the index; neither it nor a window that shares a time with it is found.
@@ -232,27 +248,82 @@ class VideoIndex:
             WordsOnlyError: the mode is ``semantic``, or an example is given, and the index has no
                 model.
         """
-        query, minus = (text.encode("utf-8", "replace").decode() for text in (query, minus))
-        request = SearchRequest(
-            query, k, mode, folder, explain, exact, words_weight, _list(like), _list(image),
-            minus, _list(minus_like), _list(minus_image), group, near_duplicate, like_meaning,
+        request = self._make_request(
+            query, k, mode, folder, explain, exact, words_weight, like=like, image=image,
+            minus=minus, minus_like=minus_like, minus_image=minus_image, group=group,
+            near_duplicate=near_duplicate, like_meaning=like_meaning,
         )  # fmt: skip
+        return self._search(request, run_search)
+
+    @staticmethod
+    def _make_request(
+        query: str,
+        k: int,
+        mode: str,
+        folder: str | None,
+        explain: bool = False,
+        exact: bool = False,
+        words_weight: float = 1.0,
+        *,
+        minus: str = "",
+        **options: Any,
+    ) -> SearchRequest:
+        """Return what is asked; an example may be one or several. Raises ``UserError``."""
+        query, minus = (text.encode("utf-8", "replace").decode() for text in (query, minus))
+        several = {"like", "image", "minus_like", "minus_image"}
+        options = {name: _list(v) if name in several else v for name, v in options.items()}
+        first = query, k, mode, folder, explain, exact, words_weight
+        return SearchRequest(*first, minus=minus, **options)
+
+    def _search(self, request: SearchRequest, run: Run[Found]) -> Found:
+        """Embed what is searched with, and search in one state of the index."""
         given: _Embedded | None = None
         while True:
             with self.reading() as (connection, snapshot):
                 mode = choose_mode(request, snapshot)
                 if mode == "keyword":
-                    return run_search(connection, snapshot, replace(request, mode=mode), None)
+                    by_words = replace(request, mode=mode)
+                    return run(connection, snapshot, by_words, EmbeddedQuery())
                 if given is not None and given.encoder == snapshot.query_encoder:
                     found = read_examples(connection, snapshot, request.like, request.minus_like)
                     whole, seen = combine_embeddings(
                         given.texts + found.weighted, given.pictures, "ocr" in snapshot.without
                     )
-                    return run_search(
-                        connection, snapshot, request, whole, given.unrelated, seen, found.nearby
-                    )
+                    query = EmbeddedQuery(whole, given.unrelated, seen, found.nearby)
+                    return run(connection, snapshot, request, query)
             # Once, or again where another model has taken over meanwhile.
             given = self._embed(request)
+
+    def search_videos(
+        self,
+        query: str = "",
+        wanted: VideoFilter | None = None,
+        mode: str = "hybrid",
+        folder: str | None = None,
+        **options: Any,
+    ) -> VideoResults:
+        """Return the videos that fit a query, each once, with its moments.
+
+        Args:
+            query: as of ``search``. May be empty where a filter or an order is given: then all
+                videos are listed.
+            wanted: which videos may be found, their order, and which part of the list is returned.
+            options: examples, as of ``search``.
+
+        Raises:
+            as ``search``.
+        """
+        wanted = wanted or VideoFilter()
+        if not query.strip() and not any(options.values()) and (wanted.is_given or folder):
+            with self.reading() as (connection, snapshot):
+                return list_videos(connection, snapshot, wanted, folder)
+        request = self._make_request(query, wanted.k, mode, folder, **options)
+        return self._search(request, partial(run_video_search, wanted=wanted))
+
+    def describe_library(self) -> LibraryOverview:
+        """Return what the index holds: the latest videos, lines in them, and words to look for."""
+        with self.reading() as (connection, snapshot):
+            return describe_library(connection, snapshot)
 
     def _embed(self, request: SearchRequest) -> "_Embedded":
         with self.reading() as (_, snapshot):

@@ -46,6 +46,8 @@ MAX_COMPARED = 10_000  # entries, the sample among them, of which an unrelated t
 _MAX_DEVIATION = 2.5  # of a query's level from those of unrelated texts, in standard deviations
 _QN = 2.2219  # standard deviation of a normal distribution / first quartile of differences
 _EPS = 1e-6  # of a scale
+_GUMBEL_SCALE = math.sqrt(6) / math.pi  # of a Gumbel distribution with standard deviation 1
+_FAR = 500.0  # beyond it float64 ends
 
 
 class ExpectedBest(NamedTuple):
@@ -57,6 +59,15 @@ class ExpectedBest(NamedTuple):
     def compute_z_scores(self, similarities: NDArray) -> NDArray:
         """Return z-scores, in the shape of the similarities."""
         return (similarities - self.mean) / self.std
+
+    def compute_evidence(self, similarities: NDArray) -> NDArray:
+        """Return how surprising similarities are, in nats: -ln P(an unrelated text's best is more).
+
+        The bests have about a Gumbel distribution, whose median and standard deviation are known.
+        """
+        z_scores = self.compute_z_scores(np.asarray(similarities, dtype=np.float64))
+        scaled = np.clip(z_scores / _GUMBEL_SCALE, -_FAR, _FAR)
+        return -np.log(-np.expm1(-math.log(2) * np.exp(-scaled)))
 
 
 class Calibration:

@@ -1,41 +1,79 @@
-"""Hybrid search: the semantic and the keyword list, fused by weighted reciprocal ranks.
+"""Hybrid search: what is seen and what is read or said, added up as evidence.
 
-Source: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion", SIGIR 2009. Shapes: N entries, E width
-of the common space.
+Both kinds of evidence are in nats (natural logarithms of how improbable it is that an entry matches
+by chance), so that they can be added, and a rare word outweighs a vague resemblance:
+
+- **seen**: -ln P(the best of all entries is as similar to a text that has nothing to do with the
+  videos), by the calibration of similarities (``retrieval.search.calibration``). It is 0.7 for what
+  is as similar as such texts find, 3 for what just counts as found (z-score 2), and grows by 1.3
+  with each standard deviation; what is less similar has next to none. Where nothing is calibrated
+  (few entries, or a search by example), the k-th most similar of N counts like a word that k
+  entries have: ln(1 + N / k).
+- **read or said** (``retrieval.search.keyword``): the sum M over the terms of the query of the
+  evidence of their matches, times the share of the terms that are matched, for the one word of
+  many that happens to match says little. Beside it, the same share, less where a match is not
+  exact (``coverage``), of the most that is seen in any entry: a query all of whose words can be
+  read somewhere means these words, and no resemblance is better than reading all of them. Below a
+  coverage of ``MIN_COVERAGE`` words say nothing.
+
+So an entry's evidence is
+
+    seen + words_weight * (share of terms * M + coverage * most seen).
+
+``python -m benchmarks.search_quality`` measures on judged queries that this finds at least what the
+better one of both lists finds, for every kind of query. (Reciprocal rank fusion, Cormack, Clarke,
+Büttcher, SIGIR 2009, drops how good matches are: there the only entry that shows three rare words
+of a query can come ninth.) Entries of equal evidence are in the order of their similarity.
+
+Shapes: N entries, E width of the common space.
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import WordsOnlyError
-from retrieval.results import MODES, Explanation, Hit, Mode, rename_mode
+from retrieval.index.vectors import BestFrame
+from retrieval.results import (
+    MODES,
+    Box,
+    Entry,
+    Evidence,
+    Explanation,
+    Hit,
+    Mode,
+    TrackKind,
+    rename_mode,
+)
 from retrieval.search.calibration import MIN_Z_SCORE, ExpectedBest
 from retrieval.search.example import MAX_EXAMPLES, Like, Picture
 from retrieval.search.grouping import NEAR_DUPLICATE, SCANNED, Group, group_entries
 from retrieval.search.keyword import (
+    LineMatch,
     TermMatch,
+    WordScores,
     find_entries_showing,
-    find_lines,
     find_matches,
+    fold_lines,
+    list_words,
     match_terms,
     parse_terms,
     score_entries,
-    sum_scores,
 )
 from retrieval.search.semantic import find_nearest
-from retrieval.search.snapshot import Snapshot, read_entry, read_tracks
+from retrieval.search.snapshot import Snapshot, read_entries
 from utils.errors import UserError
 
 MAX_QUERY = 1000  # characters
 DEPTH = 1000  # entries of each list that are fused, at least
+MIN_COVERAGE = 0.05  # of the query's words, below which they say nothing
 _NOTHING = np.zeros(0, dtype=np.int64)  # ids of entries
-OFFSET = 60  # k in the paper: the larger, the less the first ranks stand out
+_NO_WORDS = WordScores(_NOTHING, *np.zeros((3, 0)))
 
 
 class RankedList(NamedTuple):
@@ -45,10 +83,11 @@ class RankedList(NamedTuple):
     scores: NDArray  # (N,), descending
     ranks: NDArray  # (N,) int64 from 1; equal scores share the best of their ranks
 
-    def find_rank(self, entry: int) -> int | None:
-        """Return the rank of an entry, or None where it is not in the list."""
-        position = np.flatnonzero(self.ids == entry)
-        return int(self.ranks[position[0]]) if len(position) else None
+    def find_ranks(self, entries: NDArray) -> NDArray:
+        """Return the ranks (M,) of entries (M,); 0 where one is not in the list."""
+        of_entry = np.zeros(1 + max(self.ids.max(initial=0), entries.max(initial=0)), np.int64)
+        of_entry[self.ids] = self.ranks
+        return of_entry[entries]
 
 
 def add_ranks(ids: NDArray, scores: NDArray) -> RankedList:
@@ -56,15 +95,6 @@ def add_ranks(ids: NDArray, scores: NDArray) -> RankedList:
     is_first = np.diff(scores, prepend=np.inf) != 0
     ranks = np.maximum.accumulate(np.where(is_first, np.arange(1, len(ids) + 1), 0))
     return RankedList(ids, scores, ranks)
-
-
-def fuse_lists(lists: Sequence[RankedList], weights: Sequence[float]) -> RankedList:
-    """Return every entry of the lists, best first, then by id.
-
-    A score is the sum over the lists of weight / (``OFFSET`` + rank).
-    """
-    scores = [w / (OFFSET + each.ranks) for each, w in zip(lists, weights, strict=True)]
-    return add_ranks(*sum_scores([each.ids for each in lists], scores))
 
 
 @dataclass(frozen=True)
@@ -140,106 +170,313 @@ def choose_mode(request: SearchRequest, snapshot: Snapshot) -> Mode:
     return "keyword"
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Entries in the order in which they are found, and why.
+
+    All arrays of numbers are (N,) and in that order.
+    """
+
+    ids: NDArray  # int64
+    scores: NDArray  # what they are ordered by, as ``Hit.score``
+    likely: NDArray  # bool; the likely ones come first
+    seen: NDArray  # evidence, nats; 0 in the mode ``keyword``
+    from_words: NDArray  # evidence, nats; 0 in the mode ``semantic``
+    has_words: NDArray  # bool; whether enough of the query is read, said, or in the name
+    similarities: NDArray | None  # as semantic search has them; None in the mode ``keyword``
+    mode: Mode
+    words_weight: float
+    lists: dict[Mode, RankedList]  # of the modes that were searched
+    matches: Sequence[TermMatch]  # of the query's terms
+    expected: ExpectedBest | None  # by which similarities are judged
+
+    def score_line(self, place: int, evidence: float) -> float:
+        """Return the score that the entry at a place of the list would have by one of its lines."""
+        if self.mode == "semantic":
+            return float(self.scores[place])
+        if self.mode == "keyword":
+            return evidence or float(self.scores[place])
+        if evidence:
+            total, most_seen = self._limits
+            share = min(1.0, evidence / total)
+            line = WordScores(self.ids[place], *map(np.float64, (evidence, share, share)))
+            evidence = self.words_weight * float(weigh_words(line, most_seen))
+        return float(self.seen[place]) + evidence
+
+    @cached_property
+    def _limits(self) -> tuple[float, float]:
+        """The most evidence that words can have, and that anything seen has."""
+        return sum(match.idf for match in self.matches), float(self.seen.max())
+
+    @property
+    def words_found(self) -> NDArray:
+        """Whether entries (N,) have a word of the query, however little that says."""
+        return self.from_words > 0
+
+
+@dataclass(frozen=True)
+class EmbeddedQuery:
+    """The embeddings of a search; ``whole`` is None in the mode ``keyword``.
+
+    Attributes:
+        whole: (E,) of length 1.
+        unrelated: (U, E) of texts, by which similarities are judged; None: by nothing.
+        seen: a part of it that is given apart, see ``retrieval.search.example``.
+        left_out: ids (M,) of entries that are not to be found.
+    """
+
+    whole: NDArray | None = None
+    unrelated: NDArray | None = None
+    seen: NDArray | None = None
+    left_out: NDArray = field(default_factory=lambda: _NOTHING)
+
+    def compare_rows(self, snapshot: Snapshot, rows: NDArray) -> NDArray:
+        """Return the cosines (M,) of the windows of rows (M,).
+
+        Row by row, so that last digits don't depend on what else is compared.
+        """
+        cosines = np.vecdot(snapshot.embeddings[rows], self.whole)
+        if self.seen is None:
+            return cosines
+        return cosines + np.vecdot(snapshot.without["ocr"][rows], self.seen)
+
+    def find_best_frame(self, snapshot: Snapshot, row: int) -> BestFrame | None:
+        """Return the frame of a row that is most similar; None without frame vectors."""
+        whole = self.whole if self.seen is None else self.whole + self.seen
+        return snapshot.vectors.find_best_frame(whole, row)
+
+    def score_rows(self, snapshot: Snapshot, rows: NDArray) -> NDArray:
+        """Return the scores (M,) of rows (M,), as semantic search has them."""
+        scores = snapshot.vectors.score_rows(self.whole, rows)
+        return scores if self.seen is None else scores + snapshot.without["ocr"][rows] @ self.seen
+
+
+def rank_entries(
+    connection: sqlite3.Connection,
+    snapshot: Snapshot,
+    request: SearchRequest,
+    query: EmbeddedQuery,
+    depth: int,
+    rows: NDArray | None = None,
+) -> Ranking:
+    """Return the entries that are found, those of each list down to ``depth`` at least.
+
+    Args:
+        connection: within a transaction that sees the snapshot.
+        rows: the only ones that are searched; None: all.
+    """
+    matches: list[TermMatch] = []
+    lists: dict[Mode, RankedList] = {}
+    words = _NO_WORDS
+    expected = _expect_best(snapshot, query)
+    if request.mode != "keyword":
+        count = depth + len(query.left_out)
+        found = find_nearest(snapshot, query.whole, count, rows, request.exact, query.seen)
+        lists["semantic"] = add_ranks(*_leave_out(found.ids, found.scores, query.left_out))
+    if request.mode != "semantic":
+        terms = parse_terms(request.query, request.like_meaning)
+        matches = match_terms(connection, snapshot, terms)
+        showing = find_entries_showing(connection, snapshot, parse_terms(request.minus))
+        inside = None if rows is None else snapshot.ids[rows]
+        words = _keep_entries(score_entries(connection, matches), inside, query.left_out, showing)
+        words = _cut_list(words, depth)
+        lists["keyword"] = add_ranks(words.ids, words.evidence)
+    if request.mode == "hybrid":
+        rows = snapshot.find_rows_of(np.setdiff1d(words.ids, lists["semantic"].ids))
+        all_scores = found.all_scores
+        of_rows = query.score_rows(snapshot, rows) if all_scores is None else all_scores[rows]
+        others = snapshot.ids[rows], of_rows
+        return _fuse_evidence(snapshot, request, lists, others, words, matches, expected)
+    ranked = lists[request.mode]
+    nothing, no = np.zeros(len(ranked.ids)), np.zeros(len(ranked.ids), dtype=bool)
+    parts: dict[str, Any] = {"ids": ranked.ids, "scores": ranked.scores, "likely": ~no}
+    parts |= {"seen": nothing, "from_words": nothing, "has_words": no, "similarities": None}
+    if request.mode == "keyword":
+        parts["from_words"], parts["has_words"] = words.evidence, words.coverage >= MIN_COVERAGE
+    else:
+        parts["similarities"] = ranked.scores
+        if expected is not None:
+            parts["likely"] = expected.compute_z_scores(ranked.scores) >= MIN_Z_SCORE
+    others = (request.mode, request.words_weight, lists, matches, expected)
+    return Ranking(*parts.values(), *others)
+
+
+def _expect_best(snapshot: Snapshot, query: EmbeddedQuery) -> ExpectedBest | None:
+    if query.whole is None or query.unrelated is None:
+        return None
+    calibration = snapshot.load_calibration(query.unrelated)
+    return None if calibration is None else calibration.expect_best(query.whole)
+
+
+def _fuse_evidence(
+    snapshot: Snapshot,
+    request: SearchRequest,
+    lists: dict[Mode, RankedList],
+    others: tuple[NDArray, NDArray],
+    words: WordScores,
+    matches: Sequence[TermMatch],
+    expected: ExpectedBest | None,
+) -> Ranking:
+    """Return the entries of both lists by the sum of what is seen and what is read or said.
+
+    Args:
+        others: ids and scores of the entries that only the keyword list has.
+    """
+    nearest = lists["semantic"]
+    ids = np.concatenate([nearest.ids, others[0]])
+    similarities = np.concatenate([nearest.scores, others[1]])
+    if expected is None:
+        last = np.full(len(others[0]), snapshot.num_entries)
+        seen = np.log1p(snapshot.num_entries / np.concatenate([nearest.ranks, last]))
+    else:
+        seen = expected.compute_evidence(similarities)
+    of_entry = np.zeros(1 + ids.max(initial=0))
+    of_entry[words.ids] = request.words_weight * weigh_words(words, seen.max(initial=0.0))
+    from_words = of_entry[ids]
+    scores = seen + from_words
+    has_words = from_words > 0
+    likely = np.ones(len(ids), dtype=bool)
+    if expected is not None:
+        likely = has_words | (expected.compute_z_scores(similarities) >= MIN_Z_SCORE)
+    order = np.lexsort((ids, -similarities, -scores, ~likely))
+    parts = (ids, scores, likely, seen, from_words, has_words, similarities)
+    others = (request.mode, request.words_weight, lists, matches, expected)
+    return Ranking(*(part[order] for part in parts), *others)
+
+
+def weigh_words(words: WordScores, most_seen: float) -> NDArray:
+    """Return what the words of entries (N,) add to the evidence of what is seen.
+
+    That is nothing below ``MIN_COVERAGE``.
+    """
+    evidence = words.share * words.evidence + words.coverage * most_seen
+    return np.where(words.coverage < MIN_COVERAGE, 0.0, evidence)
+
+
 def run_search(
     connection: sqlite3.Connection,
     snapshot: Snapshot,
     request: SearchRequest,
-    query: NDArray | None,
-    unrelated: NDArray | None = None,
-    seen: NDArray | None = None,
-    left_out: NDArray = _NOTHING,
+    query: EmbeddedQuery,
 ) -> list[Hit]:
     """Return the hits: those that are likely, best first, then the others, best first.
 
     Args:
         connection: within a transaction that sees the snapshot.
-        query: embedding (E,) of length 1; None in the mode ``keyword``.
-        unrelated: embeddings (U, E) of texts, by which similarities are judged; None: by nothing.
-        seen: a part of it that is given apart, see ``retrieval.search.example``.
-        left_out: ids (M,) of entries that are not to be found.
     """
     rows = None if request.folder is None else snapshot.find_rows(connection, request.folder)
-    matches: list[TermMatch] = []
-    lists: dict[Mode, RankedList] = {}
     depth = max(DEPTH, SCANNED * request.k if request.group else request.k)
-    if request.mode != "keyword":
-        found = find_nearest(snapshot, query, depth + len(left_out), rows, request.exact, seen)
-        lists["semantic"] = add_ranks(*_leave_out(*found, left_out))
-    if request.mode != "semantic":
-        matches = match_terms(
-            connection, snapshot, parse_terms(request.query, request.like_meaning)
-        )
-        inside = None if rows is None else snapshot.ids[rows]
-        showing = find_entries_showing(connection, snapshot, parse_terms(request.minus))
-        scored = _leave_out(*score_entries(matches), np.concatenate([left_out, showing]))
-        lists["keyword"] = _cut_list(*scored, depth, inside)
-    if request.mode == "hybrid":
-        both = [lists["semantic"], lists["keyword"]]
-        lists["hybrid"] = fuse_lists(both, [1.0, request.words_weight])
-    ranked, hits = lists[request.mode], []
-    calibration = None
-    if query is not None and unrelated is not None:
-        calibration = snapshot.load_calibration(unrelated)
-    expected = None if calibration is None else calibration.expect_best(query)
-    likely = _find_likely(ranked, lists, expected, request)
-    places = np.argsort(~likely, kind="stable")  # in the list: the likely ones first
-    for group in _form_groups(connection, snapshot, request, ranked.ids[places], matches):
-        place = places[group.position]
-        entry, row = read_entry(connection, int(ranked.ids[place]))
-        tracks = read_tracks(connection, entry.id) if matches else []
-        ranks = {mode: found.find_rank(entry.id) for mode, found in lists.items()}
-        similarity = best = None
-        if query is not None:
-            similarity = float(snapshot.embeddings[row] @ query)
-            if seen is not None:
-                similarity += float(snapshot.without["ocr"][row] @ seen)
-            whole = query if seen is None else query + seen
-            best = snapshot.vectors.find_best_frame(whole, row)
-        explain = request.explain and similarity is not None
-        z_score = None
-        if expected is not None:
-            (nearness,) = snapshot.vectors.score_rows(query, np.array([row]))
-            z_score = float(expected.compute_z_scores(nearness))
+    ranking = rank_entries(connection, snapshot, request, query, depth, rows)
+    groups = _form_groups(connection, snapshot, request, ranking.ids, ranking.matches)
+    places = np.array([group.position for group in groups], dtype=np.int64)
+    ids = ranking.ids[places]
+    entries = read_entries(connection, ids.tolist())
+    lines = find_matches(connection, ranking.matches, ids.tolist())
+    ranks = {mode: found.find_ranks(ids) for mode, found in ranking.lists.items()}
+    similar = _Similarities(snapshot, query, ids, ranking.expected)
+    hits = []
+    for number, (group, place) in enumerate(zip(groups, places.tolist(), strict=True)):
+        entry = entries[int(ids[number])]
+        own = lines.get(entry.id, [])
+        best = similar.find_best_frame(number)
+        moment_s, box = find_moment(entry, own, best)
         hits.append(
             Hit(
                 id=entry.id,
                 video=entry.video,
                 start_s=entry.start_s,
                 end_s=entry.end_s,
-                score=float(ranked.scores[place]),
-                similarity=similarity,
-                semantic_rank=ranks.get("semantic"),
-                keyword_rank=ranks.get("keyword"),
-                words=find_matches(tracks, matches),
-                explanation=_explain(snapshot, row, query, seen, similarity) if explain else None,
+                score=float(ranking.scores[place]),
+                similarity=similar.get(similar.cosines, number),
+                semantic_rank=_get_rank(ranks, "semantic", number),
+                keyword_rank=_get_rank(ranks, "keyword", number),
+                words=list_words(own),
+                explanation=similar.explain(number) if request.explain else None,
                 time_s=None if best is None else best.time_s,
                 frame_similarity=None if best is None else best.cosine,
-                z_score=z_score,
-                likely=None if expected is None else bool(likely[place]),
+                z_score=similar.get(similar.z_scores, number),
+                likely=None if ranking.expected is None else bool(ranking.likely[place]),
                 num_also=group.num_others,
                 also=group.others,
+                evidence=split_evidence(ranking, place, own) if request.mode == "hybrid" else None,
+                moment_s=moment_s,
+                moment_box=box,
             )
         )
     return hits
 
 
-def _find_likely(
-    ranked: RankedList,
-    lists: Mapping[Mode, RankedList],
-    expected: ExpectedBest | None,
-    request: SearchRequest,
-) -> NDArray:
-    """Return which entries (N,) of a list are like the query; all where nothing is judged.
+def find_moment(
+    entry: Entry, lines: Sequence[LineMatch], best: BestFrame | None
+) -> tuple[float, Box | None]:
+    """Return when an entry is best played from, and the box of what is to be looked at then.
 
-    An entry that has a word of the query was found, whatever its similarity.
+    That is where its best matched line begins, or is first seen within the entry; without lines the
+    best frame, else the entry's start. The name of a file has no time.
     """
-    if expected is None:
-        return np.ones(len(ranked.ids), dtype=bool)
-    nearest = lists["semantic"]
-    found = nearest.ids[expected.compute_z_scores(nearest.scores) >= MIN_Z_SCORE]
-    if request.mode == "hybrid" and request.words_weight > 0:
-        found = np.concatenate([found, lists["keyword"].ids])
-    return np.isin(ranked.ids, found)
+    for line in (one.line for one in lines if one.line.kind != "name"):
+        time_s = min(line.find_first(entry.start_s), entry.end_s)
+        return time_s, line.find_box(time_s)
+    return entry.start_s if best is None else best.time_s, None
+
+
+def split_evidence(ranking: Ranking, place: int, lines: Sequence[LineMatch]) -> Evidence:
+    """Return the evidence of an entry by its kinds: that of words in the shares of their lines."""
+    shares = dict.fromkeys(get_args(TrackKind), 0.0)
+    best: dict[str, tuple[float, TrackKind]] = {}  # term -> its best line
+    for one in lines:
+        for word in one.words:
+            best.setdefault(word.query, (one.evidence / len(one.words), one.line.kind))
+    for evidence, kind in best.values():
+        shares[kind] += evidence
+    total = sum(shares.values()) or 1.0
+    whole = float(ranking.from_words[place])
+    parts = {kind: whole * share / total for kind, share in shares.items()}
+    return Evidence(float(ranking.seen[place]), parts["read"], parts["spoken"], parts["name"])
+
+
+class _Similarities:
+    """How similar hits (N,) are to the query, by their ids; nothing in the mode ``keyword``."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        query: EmbeddedQuery,
+        ids: NDArray,
+        expected: ExpectedBest | None,
+    ) -> None:
+        self._snapshot, self._query = snapshot, query
+        self.cosines = self.z_scores = None
+        if query.whole is None:
+            return
+        self._rows = snapshot.find_rows_of(ids)
+        self.cosines = query.compare_rows(snapshot, self._rows)
+        if expected is not None:
+            score = partial(snapshot.vectors.score_rows, query.whole)
+            scores = [score(self._rows[number : number + 1]) for number in range(len(ids))]
+            self.z_scores = expected.compute_z_scores(np.array(scores).ravel())
+
+    @staticmethod
+    def get(values: NDArray | None, number: int) -> float | None:
+        """Return one of the values, where there are any."""
+        return None if values is None else float(values[number])
+
+    def find_best_frame(self, number: int) -> BestFrame | None:
+        """Return the frame of a hit that is most similar; None without frame vectors."""
+        if self.cosines is None:
+            return None
+        return self._query.find_best_frame(self._snapshot, int(self._rows[number]))
+
+    def explain(self, number: int) -> Explanation | None:
+        """Return where the similarity comes from."""
+        if self.cosines is None:
+            return None
+        similarity, row = float(self.cosines[number]), int(self._rows[number])
+        return _explain(self._snapshot, row, self._query.whole, self._query.seen, similarity)
+
+
+def _get_rank(ranks: dict[Mode, NDArray], mode: Mode, number: int) -> int | None:
+    return (int(ranks[mode][number]) or None) if mode in ranks else None
 
 
 def _form_groups(
@@ -252,8 +489,12 @@ def _form_groups(
     """Return the first ``k`` groups of near-duplicates; without ``group`` each entry is one."""
     if not request.group:
         return [Group(position) for position in range(min(request.k, len(ids)))]
-    find = partial(find_lines, connection, matches)
-    return group_entries(connection, snapshot, ids, request.k, request.near_duplicate, find)
+
+    def find_lines(entries: Sequence[int]) -> dict[int, frozenset[str]]:
+        found = find_matches(connection, matches, entries)
+        return {entry: fold_lines(lines) for entry, lines in found.items()}
+
+    return group_entries(connection, snapshot, ids, request.k, request.near_duplicate, find_lines)
 
 
 def _leave_out(ids: NDArray, scores: NDArray, left_out: NDArray) -> tuple[NDArray, NDArray]:
@@ -263,15 +504,23 @@ def _leave_out(ids: NDArray, scores: NDArray, left_out: NDArray) -> tuple[NDArra
     return ids[kept], scores[kept]
 
 
-def _cut_list(ids: NDArray, scores: NDArray, depth: int, inside: NDArray | None) -> RankedList:
-    """Return the first ``depth`` entries that are ``inside``, and all with the last one's score."""
+def _keep_entries(words: WordScores, inside: NDArray | None, *left_out: NDArray) -> WordScores:
+    """Return the entries that are ``inside`` (None: anywhere) and not among others."""
+    kept = np.ones(len(words.ids), dtype=bool)
     if inside is not None:
-        kept = np.isin(ids, inside)
-        ids, scores = ids[kept], scores[kept]
-    count = len(ids)
-    if count > depth:
-        count = int(np.searchsorted(-scores, -scores[depth - 1], side="right"))
-    return add_ranks(ids[:count], scores[:count])
+        kept &= np.isin(words.ids, inside)
+    for ids in left_out:
+        if len(ids):
+            kept &= ~np.isin(words.ids, ids)
+    return words if kept.all() else WordScores(*(part[kept] for part in words))
+
+
+def _cut_list(words: WordScores, depth: int) -> WordScores:
+    """Return the first ``depth`` entries, and all with the last one's evidence."""
+    if len(words.ids) <= depth:
+        return words
+    count = int(np.searchsorted(-words.evidence, -words.evidence[depth - 1], side="right"))
+    return WordScores(*(part[:count] for part in words))
 
 
 def _explain(

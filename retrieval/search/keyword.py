@@ -1,39 +1,76 @@
 """Keyword search: which words of the videos a query's words match, and how well.
 
 Of a term's matches in an entry the best one counts: exact before prefix before substring before
-fuzzy, and a longer share of the word before a shorter one. A term weighs the more, the fewer
-entries have it (inverse document frequency, Sparck Jones 1972); an entry's score is the sum over
-the terms.
+fuzzy (``retrieval.search.misreading``), and a longer share of the word before a shorter one. What
+is said counts as what is read; the words of a file's name count less.
+
+The evidence of a match is in nats: how surprising it would be of an entry that was drawn at random,
+which is ``ln(1 + entries / entries that match at least as well)`` (the inverse document frequency,
+Sparck Jones 1972), times the score of the match. An entry's evidence is the sum over the terms, and
+something for terms that stand in one line, more where they stand beside each other and in the
+query's order. Its *coverage* is the share of what it would have if it had every term of the query
+as well as any entry has it, those that no entry has among them; its *share of terms* is the same
+for an entry that matches the same terms as well as any.
+
+Shapes: N entries, P places of a term, L lines.
 """
 
 import math
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_loader.readers.container import VIDEO_EXTENSIONS
 from retrieval.index.words import get_words
-from retrieval.results import MatchKind, TextTrack, WordMatch
-from retrieval.search.snapshot import Snapshot, select_in
+from retrieval.results import MatchKind, WordMatch
+from retrieval.search.misreading import (
+    LOOKALIKE_SCORE,
+    get_max_edits,
+    is_plausible,
+    score_edits,
+)
+from retrieval.search.snapshot import Line, Postings, Snapshot, Vocabulary, read_lines
 
 MAX_WORDS = 500  # that contain a term: the shortest
 MAX_MATCHES = 50  # of a hit
-# Least score of a match of a kind and what the covered share of the word adds; they never overlap.
-_SCORES = {"exact": (1.0, 0.0), "prefix": (0.6, 0.2), "substring": (0.35, 0.2)}
-_FUZZY_SCORES = {1: 0.3, 2: 0.15}  # by edit distance
+# Least score of a match of a kind, and what the covered share of the word adds.
+_SCORES = {"exact": (1.0, 0.0), "prefix": (0.65, 0.3), "substring": (0.35, 0.3)}
+# Of a term of few letters, which has nothing to do with most of the longer words that begin with it
+# or have it within: at least, and what the cube of the covered share adds at a beginning.
+_SHORT_SCORE, _SHORT_PREFIX = 0.1, 0.8
+_MIN_LETTERS = 4  # of a term that says more
 # Of a word of like meaning, times the cosine: even of a rare one less than a fuzzy match.
 _SIMILAR_SCORE = 0.05
+NAME_SCORE = 0.8  # of the name of a file, times that of the match
 _TRIGRAM = 3
+# What terms in one line add, as a share of all but the best of them: at least, and at most where
+# they stand in the query's order, beside each other.
+_SAME_LINE, _ADJACENT = 0.25, 0.5
+_MAX_READ = 200  # lines that have several terms, whose order is looked at: the best
 # Words that make a sentence and name nothing; they count where a query has no other, or in quotes.
 FUNCTION_WORDS = frozenset(
     "a an the and or but nor so as at by for from in into of on onto over to under with without "
     "is are was were be been being am do does did has have had can could will would it its "
     "he she they we you i his her their our your my me him them us this that these those there "
-    "here which who whom whose what when where while how".split()
+    "here which who whom whose what when where while how than then like against toward towards "
+    "between behind beside during through some someone somebody something showing shows".split()
 )
+# How people begin a query, which says nothing of what they look for.
+_OPENING = re.compile(
+    r"\s*((please\s+)?(show|find)\s+me\s+|(i\s+am|i'm)?\s*looking\s+for\s+)?"
+    r"((an?|the|some|any|all)\s+)?"
+    r"((videos?|clips?|films?|movies?|footage|scenes?|shots?|recordings?|pictures?|images?|photos?)"
+    r"\s+(of|showing|with|about|where|in\s+which|that\s+shows?)\b)?",
+    re.IGNORECASE,
+)
+_ENDING = re.compile(f"({'|'.join(map(re.escape, VIDEO_EXTENSIONS))})$")
 _QUOTED = re.compile(r'"([^"]*)"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»')
 
 
@@ -54,11 +91,11 @@ class Term:
     def max_distance(self) -> int:
         """How many letters of a fuzzy match may be other ones, missing, extra, or swapped.
 
-        None in short words, and in numbers: a number with another digit is another number.
+        None in what is quoted, in short words, in numbers, and in words that name nothing.
         """
-        if self.quoted or self.text.isdecimal() or len(self.text) < 4:
+        if self.quoted or self.text in FUNCTION_WORDS:
             return 0
-        return 1 if len(self.text) < 8 else 2
+        return get_max_edits(self.text)
 
 
 def parse_terms(query: str, like_meaning: bool = False) -> list[Term]:
@@ -67,10 +104,14 @@ def parse_terms(query: str, like_meaning: bool = False) -> list[Term]:
     A quotation mark without a partner is punctuation. A query of punctuation has no term.
     """
     phrases = [Term(" ".join(get_words("".join(found))), True) for found in _QUOTED.findall(query)]
-    words = [Term(word, like_meaning=like_meaning) for word in get_words(_QUOTED.sub(" ", query))]
     phrases = [phrase for phrase in phrases if phrase.text]
-    naming = [word for word in words if word.text not in FUNCTION_WORDS]
-    return list(dict.fromkeys(phrases + (naming or ([] if phrases else words))))
+    rest = _QUOTED.sub(" ", query)
+    for text in (rest[_OPENING.match(rest).end() :], rest):  # type: ignore[union-attr]
+        words = [Term(word, like_meaning=like_meaning) for word in get_words(text)]
+        naming = [word for word in words if word.text not in FUNCTION_WORDS]
+        if naming or phrases:
+            return list(dict.fromkeys(phrases + naming))
+    return list(dict.fromkeys(words))
 
 
 @dataclass(frozen=True)
@@ -85,104 +126,230 @@ class VocabularyMatch:
 
 @dataclass(frozen=True)
 class TermMatch:
-    """A term and the entries that have it."""
+    """A term and where it is matched."""
 
     term: Term
     words: dict[str, VocabularyMatch]  # text -> match; of a phrase none
-    idf: float  # the weight of the term
-    entries: NDArray  # (N,) int64 ids, ascending
-    scores: NDArray  # (N,) float64, of the best match in each
+    idf: float  # the most that a match of the term says
+    entries: NDArray  # (N,) int64 ids of the entries that have it, ascending
+    evidence: NDArray  # (N,) float64, of the best match in each
+    place_entries: (
+        NDArray  # (P,) int64 ids: an entry, ascending, and a line of it that has the term
+    )
+    place_tracks: NDArray  # (P,) int64 ids
+    place_evidence: NDArray  # (P,) float64
+    line_tracks: NDArray  # (L,) int64 ids of the lines, ascending
+    line_evidence: NDArray  # (L,) float64, of the best match in each
 
     def find_best(self, words: Sequence[str]) -> VocabularyMatch | None:
         """Return the best match of the term in the words of a line, or None."""
-        if self.term.quoted:
-            if not _has_phrase(words, self.term):
-                return None
-            return VocabularyMatch(0, self.term.text, "exact", 1.0)
+        phrase = self.term.text if self.term.quoted else _split_path(self.term.text)
+        if phrase is not None and _has_phrase(words, phrase):
+            return VocabularyMatch(0, phrase, "exact", 1.0)
         matches = [self.words[word] for word in words if word in self.words]
         return max(matches, key=lambda match: match.score, default=None)
+
+    @property
+    def is_phrase(self) -> bool:
+        """Whether its words stand beside each other, and not as one."""
+        return self.term.quoted or _split_path(self.term.text) is not None
+
+    @property
+    def kind(self) -> MatchKind | None:
+        """How it is matched at best; None: it is not."""
+        if not len(self.entries):
+            return None
+        return next((word.kind for word in self.words.values()), "exact")
+
+    def count_numbers(self) -> int:
+        """Return how many numbers its arrays have."""
+        return 2 * (len(self.entries) + len(self.line_tracks)) + 3 * len(self.place_entries)
+
+
+class WordScores(NamedTuple):
+    """The entries that match a query's words, best first, then by id."""
+
+    ids: NDArray  # (N,) int64
+    evidence: NDArray  # (N,) float64, nats
+    coverage: NDArray  # (N,) float64, in [0, 1]
+    share: NDArray  # (N,) float64, of terms, in [0, 1], at least the coverage
 
 
 def match_terms(
     connection: sqlite3.Connection, snapshot: Snapshot, terms: Sequence[Term]
 ) -> list[TermMatch]:
-    """Look up terms; those that no entry has are left out."""
-    matches = []
-    for term in terms:
+    """Look up terms; those that no entry has have no entries."""
+
+    def match(term: Term) -> TermMatch:
         match_term = _match_phrase if term.quoted else _match_word
-        matches.append(match_term(connection, snapshot, term))
-    return [match for match in matches if len(match.entries)]
+        return match_term(connection, snapshot, term)
+
+    return [snapshot.keep(term, partial(match, term), TermMatch.count_numbers) for term in terms]
 
 
-def score_entries(matches: Sequence[TermMatch]) -> tuple[NDArray, NDArray]:
-    """Return ids (N,) and scores (N,) of the entries that have a term, best first, then by id."""
+def score_entries(connection: sqlite3.Connection, matches: Sequence[TermMatch]) -> WordScores:
+    """Return the entries that have a term, and the evidence that their words are."""
+    total = sum(match.idf for match in matches)
+    matches = [match for match in matches if len(match.entries)]
     if not matches:
-        return np.zeros(0, np.int64), np.zeros(0)
-    weighted = [match.idf * match.scores for match in matches]
-    return sum_scores([match.entries for match in matches], weighted)
+        return WordScores(np.zeros(0, np.int64), *np.zeros((3, 0)))
+    sums, possible = np.zeros((2, 1 + max(match.entries[-1] for match in matches)))  # of each id
+    for match in matches:
+        sums[match.entries] += match.evidence
+        possible[match.entries] += match.idf
+    ids = np.flatnonzero(possible)
+    coverage, share = sums[ids] / total, possible[ids] / total
+    shared = _score_shared_lines(connection, matches)
+    if shared is not None:
+        sums[shared[0]] += shared[1]
+    order = np.argsort(-sums[ids], kind="stable")
+    return WordScores(ids[order], sums[ids][order], coverage[order], share[order])
 
 
-def sum_scores(ids: Sequence[NDArray], scores: Sequence[NDArray]) -> tuple[NDArray, NDArray]:
-    """Sum the scores of equal ids over several lists; returns (N,) each, best first, then by id.
+def _score_shared_lines(
+    connection: sqlite3.Connection, matches: Sequence[TermMatch]
+) -> tuple[NDArray, NDArray] | None:
+    """Return entries (N,) and what lines with several terms add to their evidence (N,)."""
+    if len(matches) < 2:
+        return None
+    tracks = _find_shared_lines(matches)
+    if not len(tracks):
+        return None
+    places = [np.searchsorted(match.line_tracks, tracks) for match in matches]
+    places = [np.minimum(p, len(m.line_tracks) - 1) for p, m in zip(places, matches, strict=True)]
+    of_terms = np.stack(
+        [
+            np.where(match.line_tracks[place] == tracks, match.line_evidence[place], 0.0)
+            for place, match in zip(places, matches, strict=True)
+        ]
+    )  # (terms, L)
+    sums = of_terms.sum(axis=0)
+    shares = np.full(len(tracks), _SAME_LINE)
+    best = np.argsort(-sums, kind="stable")[:_MAX_READ]
+    lines = read_lines(connection, tracks[best].tolist())
+    for position in best.tolist():
+        words = get_words(lines[int(tracks[position])].text)
+        shares[position] += (_ADJACENT - _SAME_LINE) * _measure_order(words, matches)
+    more = shares * (sums - of_terms.max(axis=0))
+    ids, of_place = [], []
+    for match in matches:  # each line of several terms is among the places of two at least
+        at = np.minimum(np.searchsorted(tracks, match.place_tracks), len(tracks) - 1)
+        is_shared = tracks[at] == match.place_tracks
+        ids.append(match.place_entries[is_shared])
+        of_place.append(more[at[is_shared]])
+    entries, inverse = np.unique(np.concatenate(ids), return_inverse=True)
+    most = np.zeros(len(entries))
+    np.maximum.at(most, inverse, np.concatenate(of_place))
+    return entries, most
 
-    No list has an id twice.
+
+def _find_shared_lines(matches: Sequence[TermMatch]) -> NDArray:
+    """Return the ids (L,) of the lines that have several of the terms, ascending."""
+    by_length = sorted((match.line_tracks for match in matches), key=len)
+    shared = [np.zeros(0, np.int64)]
+    for number, few in enumerate(by_length):
+        for many in by_length[number + 1 :]:
+            at = np.minimum(np.searchsorted(many, few), len(many) - 1)
+            shared.append(few[many[at] == few])
+    return np.unique(np.concatenate(shared))
+
+
+def _measure_order(words: Sequence[str], matches: Sequence[TermMatch]) -> float:
+    """Return the share of neighbouring terms that are neighbours in a line, in this order.
+
+    Words that name nothing are no neighbours. Terms that the line doesn't have don't count.
     """
-    sums = np.zeros(1 + max(part.max(initial=0) for part in ids))  # of each id
-    for part, of_part in zip(ids, scores, strict=True):
-        sums[part] += of_part
-    found = np.zeros(len(sums), dtype=bool)
-    for part in ids:
-        found[part] = True
-    distinct = np.flatnonzero(found)
-    order = np.argsort(-sums[distinct], kind="stable")
-    return distinct[order], sums[distinct][order]
+    places = []
+    kept = [word for word in words if word not in FUNCTION_WORDS] or words
+    for match in matches:
+        if match.term.quoted:
+            found = {
+                n
+                for n in range(len(kept))
+                if kept[n : n + len(match.term.words)] == match.term.words
+            }
+        else:
+            found = {number for number, word in enumerate(kept) if word in match.words}
+        if found:
+            places.append((found, len(match.term.words) if match.term.quoted else 1))
+    pairs = list(pairwise(places))
+    beside = [
+        any(place + length in after for place in found) for (found, length), (after, _) in pairs
+    ]
+    return sum(beside) / len(beside) if beside else 0.0
+
+
+class LineMatch(NamedTuple):
+    """What terms match in one line of an entry."""
+
+    track: int  # id of the line
+    line: Line
+    words: tuple[WordMatch, ...]  # best first
+    evidence: float  # the sum over the terms
 
 
 def find_matches(
-    tracks: Sequence[TextTrack], matches: Sequence[TermMatch]
-) -> tuple[WordMatch, ...]:
-    """Return what terms match in an entry's lines, best first, then by time."""
-    found = []
-    for track in tracks:
-        words = get_words(track.text)
-        for match in matches:
-            best = match.find_best(words)
-            if best is not None:
-                line = track.text, track.start_s, track.end_s, track.box
-                word = WordMatch(match.term.text, best.text, best.kind, *line, track.kind)
-                found.append((-match.idf * best.score, track.start_s, word))
-    found.sort(key=lambda item: item[:2])
-    return tuple(word for _, _, word in found[:MAX_MATCHES])
-
-
-def find_lines(
     connection: sqlite3.Connection, matches: Sequence[TermMatch], entries: Sequence[int]
-) -> dict[int, frozenset[str]]:
-    """Return the lines that terms match in these entries: entry -> their folded texts.
+) -> dict[int, list[LineMatch]]:
+    """Return the lines of entries that terms match, best first, then by time.
 
-    An entry without any is left out.
+    An entry without any is left out; of one with many lines, only the best are there.
     """
-    if not matches:
-        return {}
-    of_phrases = {word for match in matches if match.term.quoted for word in match.term.words}
-    marks = ", ".join("?" * len(of_phrases))
-    found = connection.execute(f"SELECT id FROM words WHERE text IN ({marks})", [*of_phrases])
-    words = {word_id for (word_id,) in found}
-    words |= {word.word_id for match in matches for word in match.words.values()}
-    columns = "SELECT entry_id, word_id, track_id FROM postings INDEXED BY postings_of_entry"
-    postings = select_in(connection, f"{columns} WHERE entry_id", entries)
-    pairs = [(entry, track) for entry, word, track in postings if word in words]
-    tracks = sorted({track for _, track in pairs})
-    texts = {}
-    for track, text in select_in(connection, "SELECT id, text FROM tracks WHERE id", tracks):
-        folded = get_words(text)
-        if any(match.find_best(folded) for match in matches):
-            texts[track] = " ".join(folded)
-    lines: dict[int, set[str]] = {}
-    for entry, track in pairs:
-        if track in texts:
-            lines.setdefault(entry, set()).add(texts[track])
-    return {entry: frozenset(found) for entry, found in lines.items()}
+    wanted = np.array(sorted(set(entries)), dtype=np.int64)
+    of_entry: dict[int, dict[int, dict[int, float]]] = {}  # entry -> line -> term -> evidence
+    for number, match in enumerate(matches):
+        for place in _find_places(match, wanted):
+            lines = of_entry.setdefault(int(match.place_entries[place]), {})
+            terms = lines.setdefault(int(match.place_tracks[place]), {})
+            terms[number] = max(terms.get(number, 0.0), float(match.place_evidence[place]))
+    for entry, lines in of_entry.items():
+        if len(lines) > MAX_MATCHES:
+            best = sorted(lines, key=lambda track: -sum(lines[track].values()))[:MAX_MATCHES]
+            of_entry[entry] = {track: lines[track] for track in best}
+    read = read_lines(connection, sorted({t for lines in of_entry.values() for t in lines}))
+    words = {track: get_words(line.text) for track, line in read.items()}
+    found = {}
+    for entry, lines in of_entry.items():
+        own = [
+            LineMatch(track, read[track], _match_line(read[track], words[track], matches, terms),
+                      sum(terms.values()))
+            for track, terms in lines.items()
+        ]  # fmt: skip
+        found[entry] = sorted(own, key=lambda one: (-one.evidence, one.line.start_s))
+    return found
+
+
+def _find_places(match: TermMatch, entries: NDArray) -> NDArray:
+    """Return which places (P,) of a term are in these entries, ascending."""
+    if not len(entries) or not len(match.place_entries):
+        return np.zeros(0, dtype=np.int64)
+    firsts = np.searchsorted(match.place_entries, entries, side="left")
+    stops = np.searchsorted(match.place_entries, entries, side="right")
+    return np.concatenate(
+        [np.arange(first, stop) for first, stop in zip(firsts, stops, strict=True)]
+    )
+
+
+def _match_line(
+    line: Line, words: Sequence[str], matches: Sequence[TermMatch], terms: dict[int, float]
+) -> tuple[WordMatch, ...]:
+    found, box = [], line.box
+    for number in sorted(terms, key=lambda number: -terms[number]):
+        best = matches[number].find_best(words)
+        if best is not None:
+            place = line.text, line.start_s, line.end_s, box, line.kind
+            found.append(WordMatch(matches[number].term.text, best.text, best.kind, *place))
+    return tuple(found)
+
+
+def list_words(lines: Iterable[LineMatch]) -> tuple[WordMatch, ...]:
+    """Return the words of an entry's lines, best first, at most ``MAX_MATCHES``."""
+    return tuple(word for line in lines for word in line.words)[:MAX_MATCHES]
+
+
+def fold_lines(lines: Iterable[LineMatch]) -> frozenset[str]:
+    """Return the folded texts of lines that are read or said."""
+    return frozenset(" ".join(get_words(one.line.text)) for one in lines if one.line.kind != "name")
 
 
 def find_entries_showing(
@@ -196,17 +363,56 @@ def find_entries_showing(
 
 def _match_word(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) -> TermMatch:
     words = _match_vocabulary(connection, snapshot, term)
-    if not words:
-        return TermMatch(term, {}, 0.0, np.zeros(0, np.int64), np.zeros(0))
-    by_word = snapshot.find_entries(connection, [word.word_id for word in words])
-    best = np.zeros(1 + max(by_word[word.word_id].max(initial=0) for word in words))  # of each id
-    for word in reversed(words):  # the words come best first
-        best[by_word[word.word_id]] = word.score
-    entries = np.flatnonzero(best)
-    scores = best[entries]
-    least = min(word.score for word in words if word.kind == words[0].kind)
-    idf = _compute_idf(np.count_nonzero(scores >= least), snapshot.num_entries)
-    return TermMatch(term, {word.text: word for word in words}, idf, entries, scores)
+    postings = snapshot.find_postings(connection, [word.word_id for word in words])
+    found = [postings[word.word_id] for word in words]
+    scores = [np.full(len(own.entries), word.score) for own, word in zip(found, words, strict=True)]
+    parts = _split_path(term.text)
+    if parts is not None:  # the words of names stand apart: IMG_4711.mp4 is "IMG 4711"
+        found.append(Postings(*_find_phrase(connection, parts)))
+        scores.append(np.ones(len(found[-1].entries)))
+    places = _join([own.entries for own in found]), _join([own.tracks for own in found])
+    by_text = {word.text: word for word in words}
+    return _weigh_places(connection, snapshot, term, by_text, places, _join(scores, np.float64))
+
+
+def _join(parts: Sequence[NDArray], dtype: type = np.int64) -> NDArray:
+    return np.concatenate([np.zeros(0, dtype), *parts])
+
+
+def _weigh_places(
+    connection: sqlite3.Connection,
+    snapshot: Snapshot,
+    term: Term,
+    words: dict[str, VocabularyMatch],
+    places: tuple[NDArray, NDArray],
+    scores: NDArray,
+) -> TermMatch:
+    """Return a term with the evidence of its places, given entries, lines, and scores (P,)."""
+    order = np.argsort(places[0], kind="stable")
+    entries, tracks, scores = places[0][order], places[1][order], scores[order]
+    if not len(entries):
+        idf = len(term.words) * _compute_idf(0, snapshot.num_entries)
+        places = entries, tracks, scores
+        return TermMatch(term, words, idf, entries, scores, *places, tracks, scores)
+    names = snapshot.load_names(connection)
+    scores = np.where(np.isin(tracks, names, kind="sort"), NAME_SCORE * scores, scores)
+    firsts = np.flatnonzero(np.diff(entries, prepend=-1))
+    best = np.maximum.reduceat(scores, firsts)
+    levels = np.sort(best)
+
+    def weigh(values: NDArray) -> NDArray:
+        """Return the evidence of matches with these scores, by how many are as good."""
+        num_with = np.maximum(1, len(levels) - np.searchsorted(levels, values))
+        return values * len(term.words) * np.log1p(snapshot.num_entries / num_with)
+
+    top = len(levels) - np.searchsorted(levels, levels[-1])
+    idf = len(term.words) * _compute_idf(int(top), snapshot.num_entries)
+    evidence = weigh(scores)
+    lines, inverse = np.unique(tracks, return_inverse=True)
+    of_lines = np.zeros(len(lines))
+    np.maximum.at(of_lines, inverse, evidence)
+    of_entries = entries[firsts], weigh(best)
+    return TermMatch(term, words, idf, *of_entries, entries, tracks, evidence, lines, of_lines)
 
 
 def _match_vocabulary(
@@ -217,20 +423,40 @@ def _match_vocabulary(
     for word_id, text in _find_containing(connection, term.text):
         kind: MatchKind = "prefix" if text.startswith(term.text) else "substring"
         kind = "exact" if text == term.text else kind
-        least, more = _SCORES[kind]
-        score = least + more * len(term.text) / len(text)
-        found[word_id] = VocabularyMatch(word_id, text, kind, score)
-    vocabulary = snapshot.load_vocabulary(connection)
-    for word_id, text, distance in vocabulary.find_similar(term.text, term.max_distance):
-        fuzzy = VocabularyMatch(word_id, text, "fuzzy", _FUZZY_SCORES[distance])
-        found.setdefault(word_id, fuzzy)
+        found[word_id] = VocabularyMatch(word_id, text, kind, _score_part(term.text, text, kind))
+    if term.text not in FUNCTION_WORDS:
+        for fuzzy in _match_fuzzily(snapshot.load_vocabulary(connection), term):
+            found.setdefault(fuzzy.word_id, fuzzy)
     if term.like_meaning:
-        for word_id, text, cosine in snapshot.load_similar_words(connection).find_similar(
-            term.text
-        ):
+        words = snapshot.load_similar_words(connection)
+        for word_id, text, cosine in words.find_similar(term.text):
             similar = VocabularyMatch(word_id, text, "similar", _SIMILAR_SCORE * cosine)
             found.setdefault(word_id, similar)
     return sorted(found.values(), key=lambda word: -word.score)
+
+
+def _score_part(part: str, word: str, kind: MatchKind) -> float:
+    """Return the score of a match with the part of a word, or all of it."""
+    least, more = _SCORES[kind]
+    share = len(part) / len(word)
+    is_short = len(part) < _MIN_LETTERS and part.isascii() and part.isalpha()
+    if is_short and kind != "exact":
+        return _SHORT_SCORE + (_SHORT_PREFIX * share**3 if kind == "prefix" else 0.0)
+    return least + more * share
+
+
+def _match_fuzzily(vocabulary: Vocabulary, term: Term) -> list[VocabularyMatch]:
+    """Return the words that a term may have been misread as, or mistyped for."""
+    found = [
+        VocabularyMatch(word_id, text, "fuzzy", LOOKALIKE_SCORE)
+        for word_id, text in vocabulary.find_lookalikes(term.text)
+    ]
+    found += [
+        VocabularyMatch(word_id, text, "fuzzy", score_edits(term.text, distance))
+        for word_id, text, distance in vocabulary.find_similar(term.text, term.max_distance)
+        if is_plausible(term.text, text)
+    ]
+    return [word for word in found if word.text not in FUNCTION_WORDS]
 
 
 def _find_containing(connection: sqlite3.Connection, text: str) -> list[tuple[int, str]]:
@@ -255,27 +481,44 @@ def _find_containing(connection: sqlite3.Connection, text: str) -> list[tuple[in
     return [(word_id, word) for word_id, word in rows if text in word]
 
 
+@lru_cache(1024)
+def _split_path(text: str) -> str | None:
+    """Return the words of a term that may be a file's name, or None where it is one word."""
+    if not any(map(str.isalpha, text)):
+        return None  # 18.4 is a number
+    words = " ".join(re.sub(r"[\W_]+", " ", _ENDING.sub("", text)).split())
+    return words if words and words != text else None
+
+
 def _match_phrase(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) -> TermMatch:
     """Find lines that have the words of a phrase beside each other."""
-    words = list(dict.fromkeys(term.words))
+    places = _find_phrase(connection, term.text)
+    scores = np.ones(len(places[0]))
+    return _weigh_places(connection, snapshot, term, {}, places, scores)
+
+
+def _find_phrase(connection: sqlite3.Connection, text: str) -> tuple[NDArray, NDArray]:
+    """Return the entries (P,) and lines (P,) that have these words beside each other."""
+    distinct = list(dict.fromkeys(text.split(" ")))
     of_word = (
         "SELECT entry_id, track_id FROM postings "
         "WHERE word_id = (SELECT id FROM words WHERE text = ?)"
     )
-    lines = connection.execute(" INTERSECT ".join([of_word] * len(words)), words).fetchall()
-    if len(term.words) > 1:
-        fits = {}
-        for track in {track for _, track in lines}:
-            row = connection.execute("SELECT text FROM tracks WHERE id = ?", (track,)).fetchone()
-            fits[track] = _has_phrase(get_words(row[0]), term)
-        lines = [(entry, track) for entry, track in lines if fits[track]]
-    entries = np.unique(np.array([entry for entry, _ in lines], dtype=np.int64))
-    idf = len(term.words) * _compute_idf(len(entries), snapshot.num_entries)
-    return TermMatch(term, {}, idf, entries, np.ones(len(entries)))
+    statement = " INTERSECT ".join([of_word] * len(distinct))
+    places = np.array(connection.execute(statement, distinct).fetchall(), dtype=np.int64)
+    entries, tracks = np.ascontiguousarray(places.reshape(-1, 2).T)
+    if " " in text:
+        lines = read_lines(connection, np.unique(tracks).tolist())
+        fitting = [
+            track for track, line in lines.items() if _has_phrase(get_words(line.text), text)
+        ]
+        fits = np.isin(tracks, np.array(fitting, dtype=np.int64))
+        entries, tracks = entries[fits], tracks[fits]
+    return entries, tracks
 
 
-def _has_phrase(words: Sequence[str], term: Term) -> bool:
-    return f" {term.text} " in f" {' '.join(words)} "
+def _has_phrase(words: Sequence[str], text: str) -> bool:
+    return f" {text} " in f" {' '.join(words)} "
 
 
 def _compute_idf(num_with: int, num_entries: int) -> float:

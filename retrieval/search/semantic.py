@@ -8,10 +8,20 @@ that and its best frame's: see ``retrieval.index.vectors``.
 Shapes: N rows, E width of the common space, M found.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.search.snapshot import Snapshot
+
+
+class Nearest(NamedTuple):
+    """The nearest entries, nearest first, then by id."""
+
+    ids: NDArray  # (M,) int64
+    scores: NDArray  # (M,) float32
+    all_scores: NDArray | None  # (N,) of all rows, where all were compared
 
 
 def find_nearest(
@@ -21,8 +31,8 @@ def find_nearest(
     rows: NDArray | None = None,
     exact: bool = False,
     seen: NDArray | None = None,
-) -> tuple[NDArray, NDArray]:
-    """Return ids (M,) and scores (M,) of the nearest entries, nearest first, then by id.
+) -> Nearest:
+    """Return the nearest entries.
 
     Args:
         query: (E,) of length 1.
@@ -35,8 +45,9 @@ def find_nearest(
     if ann is not None:
         newer = np.arange(ann.num_rows, len(snapshot.ids))
         rows = np.setdiff1d(np.concatenate([ann.find_rows(query, count), newer]), snapshot.dead)
+    all_scores = None
     if rows is None:
-        scores = snapshot.score_all(query)
+        all_scores = scores = snapshot.score_all(query)
         if seen is not None:
             scores += np.asarray(snapshot.without["ocr"]) @ seen
         scores[snapshot.dead] = -np.inf
@@ -52,4 +63,4 @@ def find_nearest(
         largest = np.argpartition(-scores, count)[:count]
         ids, scores = ids[largest], scores[largest]
     order = np.lexsort((ids, -scores))
-    return ids[order], scores[order]
+    return Nearest(ids[order], scores[order], all_scores)

@@ -7,9 +7,9 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,67 @@ from retrieval.errors import UnknownEntryError
 from retrieval.index.ann import AnnIndex
 from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
 from retrieval.index.writer import query_encoder_folder
-from retrieval.results import Box, Entry, TextTrack, Video
+from retrieval.results import Box, Entry, TextTrack, TrackKind, Video
 from retrieval.search.calibration import MIN_ENTRIES, Calibration
+from retrieval.search.misreading import MIN_ALIKE, fold_lookalikes
 from utils.batching import Batcher
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from retrieval.search.word_vectors import SimilarWords
 
-MAX_CACHED = 4_000_000  # ids of entries, 8 bytes each
+MAX_CACHED = 4_000_000  # places of words, 16 bytes each
+MAX_KEPT = 4_000_000  # numbers of what terms match, 8 bytes each
 MAX_TOGETHER = 8  # queries that are compared with all vectors at a time
 MAX_LETTERS = 32  # of a word that fuzzy search compares
 _MAX_VALUES = 900  # of one statement, which SQLite limits
+
+Kept = TypeVar("Kept")
+
+
+class Postings(NamedTuple):
+    """Where a word stands: the line (M,) and an entry (M,) that has it, by their ids, ascending."""
+
+    entries: NDArray
+    tracks: NDArray
+
+
+class EntryTable(NamedTuple):
+    """Where the entry of each row is: (N,) each; 0 where a row is dead."""
+
+    videos: NDArray  # int64 ids
+    starts: NDArray  # float64, seconds
+    ends: NDArray
+
+
+class Line(NamedTuple):
+    """A line of text of a video."""
+
+    text: str
+    start_s: float
+    end_s: float
+    kind: TrackKind
+    boxes: NDArray  # (F, 5) float32: time and corners; F is 0 without a place
+
+    @property
+    def box(self) -> Box | None:
+        """The mean over its frames."""
+        return Box(*self.boxes[:, 1:].mean(axis=0).tolist()) if len(self.boxes) else None
+
+    def find_box(self, time_s: float) -> Box | None:
+        """Return where it is at a time: in the nearest of the frames in which it was spotted."""
+        if not len(self.boxes):
+            return None
+        nearest = np.abs(self.boxes[:, 0] - time_s).argmin()
+        return Box(*self.boxes[nearest, 1:].tolist())
+
+    def find_first(self, start_s: float) -> float:
+        """Return when it is first seen or said from a time on; if not at all, its beginning."""
+        if self.start_s >= start_s or not len(self.boxes):
+            return max(self.start_s, start_s)
+        times = self.boxes[:, 0]
+        later = times[times >= start_s]
+        return float(later.min()) if len(later) else start_s
 
 
 class Snapshot:
@@ -73,8 +122,13 @@ class Snapshot:
         self._calibration: Calibration | None = None
         self._vocabulary: Vocabulary | None = None
         self._similar_words: SimilarWords | None = None
-        self._entries: dict[int, NDArray] = {}
+        self._postings: dict[int, Postings] = {}
         self._num_cached = 0
+        self._kept: dict[Hashable, Any] = {}
+        self._num_kept = 0
+        self._names: NDArray | None = None
+        self._table: EntryTable | None = None
+        self._videos: dict[int, Video] | None = None
         self._folders: dict[str, NDArray] = {}
 
     def score_all(self, query: NDArray) -> NDArray:
@@ -126,22 +180,65 @@ class Snapshot:
                 self._similar_words = SimilarWords(words)
             return self._similar_words
 
-    def find_entries(
+    def load_names(self, connection: sqlite3.Connection) -> NDArray:
+        """Return the ids (M,) of the lines that are names of videos, ascending."""
+        with self._load_lock:
+            if self._names is None:
+                rows = connection.execute("SELECT id FROM tracks WHERE kind = 'name' ORDER BY id")
+                self._names = np.array(rows.fetchall(), dtype=np.int64).ravel()
+            return self._names
+
+    def load_table(self, connection: sqlite3.Connection) -> EntryTable:
+        """Return where the entry of each row is, read when it is first needed."""
+        with self._load_lock:
+            if self._table is None:
+                rows = connection.execute("SELECT row, video_id, start_s, end_s FROM entries")
+                found = np.array(rows.fetchall(), dtype=np.float64).reshape(-1, 4)
+                columns = np.zeros((3, len(self.ids)))
+                columns[:, found[:, 0].astype(np.int64)] = found[:, 1:].T
+                self._table = EntryTable(columns[0].astype(np.int64), columns[1], columns[2])
+            return self._table
+
+    def load_videos(self, connection: sqlite3.Connection) -> dict[int, Video]:
+        """Return the videos by id, read when they are first needed."""
+        with self._load_lock:
+            if self._videos is None:
+                self._videos = read_videos(connection)
+            return self._videos
+
+    def find_postings(
         self, connection: sqlite3.Connection, words: Sequence[int]
-    ) -> dict[int, NDArray]:
-        """Return the ids of the entries that have each word, ascending."""
+    ) -> dict[int, Postings]:
+        """Return where each word stands."""
         with self._cache_lock:
-            found = {word: self._entries[word] for word in words if word in self._entries}
+            found = {word: self._postings[word] for word in words if word in self._postings}
         missing = [word for word in words if word not in found]
         if missing:
             fresh = read_postings(connection, missing)
             with self._cache_lock:
-                self._entries |= fresh
-                self._num_cached += sum(map(len, fresh.values()))
+                self._postings |= fresh
+                self._num_cached += sum(len(postings.entries) for postings in fresh.values())
                 if self._num_cached > MAX_CACHED:
-                    self._entries, self._num_cached = {}, 0
+                    self._postings, self._num_cached = {}, 0
             found |= fresh
         return found
+
+    def keep(self, key: Hashable, make: Callable[[], Kept], measure: Callable[[Kept], int]) -> Kept:
+        """Return what ``make`` returns, made once for each key as long as there is room.
+
+        Args:
+            measure: how many numbers it holds.
+        """
+        with self._cache_lock:
+            if key in self._kept:
+                return self._kept[key]
+        made = make()
+        with self._cache_lock:
+            self._num_kept += 1 + measure(made)
+            if self._num_kept > MAX_KEPT:
+                self._kept, self._num_kept = {}, 0
+            self._kept[key] = made
+        return made
 
     def find_rows(self, connection: sqlite3.Connection, folder: str) -> NDArray:
         """Return the rows (M,) of the entries in a folder and below; ``UserError`` without any."""
@@ -171,11 +268,34 @@ def select_in(
         yield from connection.execute(f"{query} IN ({', '.join('?' * len(part))})", part)
 
 
-def read_postings(connection: sqlite3.Connection, words: Sequence[int]) -> dict[int, NDArray]:
-    """Read the ids of the entries that have each word (by its id), ascending."""
-    query = "SELECT DISTINCT entry_id FROM postings WHERE word_id = ? ORDER BY entry_id"
-    found = {word: connection.execute(query, (word,)).fetchall() for word in words}
-    return {word: np.array(rows, dtype=np.int64).ravel() for word, rows in found.items()}
+def read_postings(connection: sqlite3.Connection, words: Sequence[int]) -> dict[int, Postings]:
+    """Read where each word (by its id) stands."""
+    query = "SELECT entry_id, track_id FROM postings WHERE word_id = ? ORDER BY entry_id, track_id"
+    found = {}
+    for word in words:
+        rows = np.array(connection.execute(query, (word,)).fetchall(), dtype=np.int64)
+        found[word] = Postings(*np.ascontiguousarray(rows.reshape(-1, 2).T))
+    return found
+
+
+def read_lines(connection: sqlite3.Connection, tracks: Sequence[int]) -> dict[int, Line]:
+    """Read lines of text by their ids."""
+    columns = "SELECT id, text, start_s, end_s, kind, boxes FROM tracks WHERE id"
+    return {
+        track: Line(*values, np.frombuffer(blob, dtype=np.float32).reshape(-1, 5))
+        for track, *values, blob in select_in(connection, columns, tracks)
+    }
+
+
+def read_videos(connection: sqlite3.Connection) -> dict[int, Video]:
+    """Return all videos by id, in the order in which they came."""
+    rows = connection.execute(
+        "SELECT id, path, duration_s, width, height, stamp FROM videos ORDER BY id"
+    )
+    return {
+        number: Video(number, os.fsdecode(path), *size, json.loads(stamp).get("mtime_ns", 0) / 1e9)
+        for number, path, *size, stamp in rows
+    }
 
 
 def read_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[Entry, int]:
@@ -208,6 +328,16 @@ def read_video(connection: sqlite3.Connection, column: str, value: int | bytes) 
     video_id, path, *values, stamp = found
     modified_s = json.loads(stamp)["mtime_ns"] / 1e9
     return Video(video_id, os.fsdecode(path), *values, modified_s)
+
+
+def read_entries(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Entry]:
+    """Return entries of the index by their ids."""
+    columns = "SELECT entries.id, path, start_s, end_s, duration_s, width, height FROM entries "
+    columns += "JOIN videos ON videos.id = entries.video_id WHERE entries.id"
+    return {
+        number: Entry(number, os.fsdecode(path), *values)
+        for number, path, *values in select_in(connection, columns, ids)
+    }
 
 
 def read_tracks(connection: sqlite3.Connection, entry_id: int) -> list[TextTrack]:
@@ -245,6 +375,20 @@ class Vocabulary:
         texts = [text for _, text in self.words]
         self._lengths = np.array([len(text) for text in texts], dtype=np.int16)
         self._letters = _list_letters(texts)
+        self._alike: dict[str, list[int]] = {}  # what look-alikes share -> positions of the words
+        for position, text in enumerate(texts):
+            if len(text) >= MIN_ALIKE:
+                self._alike.setdefault(fold_lookalikes(text), []).append(position)
+
+    def find_lookalikes(self, text: str) -> list[tuple[int, str]]:
+        """Return (id, word) of the other words that are the same but for letters that look alike.
+
+        See ``retrieval.search.misreading``.
+        """
+        if len(text) < MIN_ALIKE:
+            return []
+        found = [self.words[position] for position in self._alike.get(fold_lookalikes(text), ())]
+        return [(word_id, word) for word_id, word in found if word != text]
 
     def find_similar(self, text: str, max_distance: int) -> list[tuple[int, str, int]]:
         """Return (id, word, distance) of the words at a distance of 1 … ``max_distance``.

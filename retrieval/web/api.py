@@ -54,7 +54,7 @@ MEDIA_TYPES = {
 }
 TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in endings.split()}
 _LIKE = "id of an entry, or PATH@SECONDS: more like this"
-_PICTURE_BODY = {
+PICTURE_BODY = {
     "requestBody": {
         "required": True,
         "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
@@ -71,8 +71,8 @@ Text = Annotated[str, BeforeValidator(replace_surrogates)]
 Examples = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=MAX_EXAMPLES)]
 
 
-class SearchOptions(BaseModel):
-    """What may be asked of ``/api/search``, with a picture or without."""
+class QueryOptions(BaseModel):
+    """What is looked for, and where."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,13 +86,18 @@ class SearchOptions(BaseModel):
     k: int = Field(24, ge=1, le=MAX_HITS, description="most hits")
     mode: Annotated[Mode, BeforeValidator(rename_mode)] = Field(
         "hybrid",
-        description="by meaning, by the text that was read, or both lists fused (of an index "
-        "without a model the text alone); the names of earlier versions (meaning, words, fused) "
-        "are taken, too",
+        description="by meaning, by the text that was read or said, or by the evidence of both (of "
+        "an index without a model the text alone); the names of earlier versions (meaning, words, "
+        "fused) are taken, too",
     )
     folder: str = Field("", max_length=4096, description="only videos in it and below; empty: all")
     minus: str = Field("", max_length=MAX_QUERY, description="words that say what is not wanted")
     minus_like: Examples = Field([], description="as like, not wanted")
+
+
+class SearchOptions(QueryOptions):
+    """What may be asked of ``/api/search``, with a picture or without."""
+
     group: bool = Field(
         False, description="near-duplicates are one hit, whose also has the others; k counts those"
     )
@@ -246,6 +251,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "The request can't be answered as it is"},
     503: {"model": Problem, "description": "The index can't be read"},
 }
+REFUSED = UNKNOWN | {
+    408: {"model": Problem, "description": "The picture did not come in time"},
+    413: {"model": Problem, "description": "The picture is too large"},
+    415: {"model": Problem, "description": "The body is not called a picture"},
+}
 
 
 def build_api(index: VideoIndex) -> APIRouter:
@@ -272,11 +282,6 @@ def build_api(index: VideoIndex) -> APIRouter:
 
 def _add_searches(router: APIRouter, index: VideoIndex) -> None:
     """Add the routes that find entries."""
-    refused = UNKNOWN | {
-        408: {"model": Problem, "description": "The picture did not come in time"},
-        413: {"model": Problem, "description": "The picture is too large"},
-        415: {"model": Problem, "description": "The body is not called a picture"},
-    }
     # More searches at a time than there are cores, for those that wait are embedded and compared
     # together; files need not wait for searches.
     limiter = CapacityLimiter(MAX_SEARCHES)
@@ -284,13 +289,10 @@ def _add_searches(router: APIRouter, index: VideoIndex) -> None:
 
     async def run_search(asked: SearchOptions, **pictures: bytes) -> Response:
         def search() -> Response:
-            folder = asked.folder
-            if "\ufffd" in folder:  # perhaps a name that is no text, as /folders shows it
-                names = (name for name in index.folders() if replace_surrogates(name) == folder)
-                folder = next(names, folder)
+            folder = restore_folder(index, asked.folder)
             others = {"q", "k", "mode", "folder", "minus_image"}
             options = asked.model_dump(exclude=others, exclude_defaults=True)
-            hits = index.search(asked.q, asked.k, asked.mode, folder or None, **options, **pictures)
+            hits = index.search(asked.q, asked.k, asked.mode, folder, **options, **pictures)
             answer = SearchAnswer.model_validate({"hits": hits}, from_attributes=True)
             # As it is: FastAPI would check it once more, in the thread that answers all.
             return Response(answer.model_dump_json(), media_type="application/json")
@@ -303,7 +305,7 @@ def _add_searches(router: APIRouter, index: VideoIndex) -> None:
         return await run_search(asked)
 
     @router.post(
-        "/search", response_model=SearchAnswer, responses=refused, openapi_extra=_PICTURE_BODY
+        "/search", response_model=SearchAnswer, responses=REFUSED, openapi_extra=PICTURE_BODY
     )
     async def search_by_picture(
         request: Request, asked: Annotated[PictureQuery, Query()]
@@ -311,7 +313,7 @@ def _add_searches(router: APIRouter, index: VideoIndex) -> None:
         """Find what looks like the picture in the body, and fits what else is asked."""
         async with uploads:
             name = "minus_image" if asked.minus_image else "image"
-            return await run_search(asked, **{name: await _read_picture(request)})
+            return await run_search(asked, **{name: await read_picture(request)})
 
 
 def _add_files(router: APIRouter, index: VideoIndex) -> None:
@@ -348,7 +350,15 @@ def route_file(router: APIRouter, path: str, kind: str) -> Any:
     return add_routes
 
 
-async def _read_picture(request: Request) -> bytes:
+def restore_folder(index: VideoIndex, folder: str) -> str | None:
+    """Return the folder that is meant, whose name may be no text, or None for all of them."""
+    if "\ufffd" in folder:  # perhaps as /folders shows it
+        names = (name for name in index.folders() if replace_surrogates(name) == folder)
+        folder = next(names, folder)
+    return folder or None
+
+
+async def read_picture(request: Request) -> bytes:
     """Return the body of a request; raises ``HTTPException`` where it is no small picture.
 
     A page of another server can send a body without being asked for permission first, but not one

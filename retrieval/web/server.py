@@ -26,9 +26,9 @@ from retrieval.errors import (
 )
 from retrieval.web.access import Access, AccessControl
 from retrieval.web.api import build_api, replace_surrogates
-from retrieval.web.library import GetWork, build_library_api
 from retrieval.web.playback.cache import DiskCache
 from retrieval.web.playback.routes import Playback, build_playback_api
+from retrieval.web.videos import GetWork, build_videos_api
 from utils.errors import UserError
 from utils.files import get_cache_folder
 
@@ -63,7 +63,7 @@ def build_app(
         redirect_slashes=False,
     )
     app.include_router(build_api(index))
-    app.include_router(build_library_api(index, get_work))
+    app.include_router(build_videos_api(index, get_work))
     app.include_router(build_playback_api(Playback(index, cache)))
     app.mount("/static", StaticFiles(directory=STATIC))
 

@@ -16,7 +16,7 @@ from retrieval.index.unrelated import UNRELATED_TEXTS
 from retrieval.index.vectors import EntryVectors, FrameVectors
 from retrieval.index.writer import QUERY_ENCODER
 from retrieval.search.calibration import MIN_ENTRIES, MIN_Z_SCORE, Calibration
-from retrieval.search.hybrid import SearchRequest, run_search
+from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, run_search
 from tests.retrieval.made_index import add, create, made_video
 
 NUM_UNRELATED = len(UNRELATED_TEXTS)
@@ -213,7 +213,7 @@ def search(index: VideoIndex, query, texts, text="casino", mode="semantic", k=10
     request = SearchRequest(text, k, mode, **values)
     with index.reading() as (connection, snapshot):
         embedding = None if mode == "keyword" else query
-        return run_search(connection, snapshot, request, embedding, texts)
+        return run_search(connection, snapshot, request, EmbeddedQuery(embedding, texts))
 
 
 @pytest.fixture(scope="module")

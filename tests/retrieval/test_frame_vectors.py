@@ -28,7 +28,7 @@ from retrieval.index.update import IndexOptions, read_index_meta, update_index
 from retrieval.index.vectors import FrameVectors, multiply_halves
 from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.printing import format_time
-from retrieval.search.hybrid import SearchRequest, run_search
+from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, run_search
 from retrieval.search.semantic import find_nearest
 from tests.retrieval.conftest import Library
 from tests.retrieval.frame_colours import (
@@ -113,7 +113,7 @@ def test_the_ranking_is_that_of_brute_force_in_double_precision(tmp_path):
                 scores = np.where(dead, -np.inf, brute_force.score(query))
                 for inside, name in ((~dead, None), (~dead & in_folder, "2")):
                     only = None if name is None else snapshot.find_rows(connection, name)
-                    found, given = find_nearest(snapshot, query, 400, only)
+                    found, given, _ = find_nearest(snapshot, query, 400, only)
                     wanted = ids[np.argsort(np.where(inside, -scores, np.inf))][: inside.sum()]
                     np.testing.assert_array_equal(found, wanted)
                     np.testing.assert_allclose(given, scores[wanted - 1], atol=1e-6)
@@ -131,7 +131,7 @@ def test_a_hit_says_which_frame_is_best(tmp_path):
         query = made_embeddings(1, seed=9)[0]
         for mode in ("semantic", "hybrid"):
             asked = SearchRequest("casino", 30, mode, None, True, False, 1.0)
-            for hit in run_search(connection, snapshot, asked, query):
+            for hit in run_search(connection, snapshot, asked, EmbeddedQuery(query)):
                 entry = video.entries[hit.id - 1]
                 cosines = entry.embeddings[FRAMES].astype(float) @ query
                 assert hit.time_s == entry.frame_times[int(np.argmax(cosines))]
@@ -166,9 +166,9 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
             near = ann.find_rows(query, 200)
             assert len(near) == len(set(near.tolist())) == 200
             scores = brute_force.score(query)
-            exact, _ = find_nearest(snapshot, query, 10, exact=True)
+            exact, *_ = find_nearest(snapshot, query, 10, exact=True)
             np.testing.assert_array_equal(exact, 101 + np.argsort(-scores[100:])[:10])
-            found, given = find_nearest(snapshot, query, 200)
+            found, given, _ = find_nearest(snapshot, query, 200)
             np.testing.assert_allclose(given, scores[found - 1], atol=1e-6)
             shares.append(len({*exact.tolist()} & {*found[:10].tolist()}) / 10)
             newer += int(np.sum(found[:10] > 2500))

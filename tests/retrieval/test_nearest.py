@@ -40,7 +40,7 @@ def test_threads_that_search_at_once_get_their_own_answers(tmp_path):
         queries = made_embeddings(60, seed=1)
         with ThreadPoolExecutor(12) as pool:
             found = list(pool.map(lambda query: find_nearest(snapshot, query, 10), queries))
-    for query, (ids, cosines) in zip(queries, found, strict=True):
+    for query, (ids, cosines, _) in zip(queries, found, strict=True):
         wanted = alive[np.argsort(-(rows[alive] @ query))[:10]]
         np.testing.assert_array_equal(ids, wanted + 1)
         np.testing.assert_allclose(cosines, rows[wanted] @ query, atol=1e-6)
@@ -63,9 +63,9 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
         shares, newer = [], 0
         for row in range(0, 3000, 50):
             wanted = alive[np.argsort(-(rows[alive] @ rows[row]))[:10]] + 1
-            exact, _ = find_nearest(snapshot, rows[row], 10, exact=True)
+            exact, *_ = find_nearest(snapshot, rows[row], 10, exact=True)
             np.testing.assert_array_equal(exact, wanted)
-            found, cosines = find_nearest(snapshot, rows[row], 200)
+            found, cosines, _ = find_nearest(snapshot, rows[row], 200)
             assert not set(found.tolist()) & set(range(1, 101))
             np.testing.assert_allclose(cosines, rows[found - 1] @ rows[row], atol=1e-6)
             shares.append(len({*wanted.tolist()} & {*found[:10].tolist()}) / 10)

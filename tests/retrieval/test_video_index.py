@@ -1,5 +1,6 @@
 """``VideoIndex`` as programs use it: results, files, threads, and folders that are not right."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +13,7 @@ from retrieval.errors import MissingFileError, UnknownEntryError
 from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.results import MODES
 from retrieval.search import snapshot
-from retrieval.search.hybrid import MAX_QUERY, add_ranks, fuse_lists
+from retrieval.search.hybrid import MAX_QUERY, add_ranks
 from retrieval.search.semantic import find_nearest
 from tests.retrieval.made_index import add, create, index_of_lines, made_embeddings, made_video
 from utils.errors import UserError
@@ -42,38 +43,37 @@ def test_every_mode_through_threads_gives_what_one_thread_gives(built):
                if mode != "keyword")  # fmt: skip
 
 
-def test_fused_is_the_sum_of_reciprocal_ranks(built):
+def test_fused_is_the_sum_of_evidence(built):
+    """Without calibration, the k-th nearest counts like a word that k entries have."""
     with VideoIndex.open(built[0]) as index:
         by_meaning = {hit.id: hit.semantic_rank for hit in index.search("casino", mode="semantic")}
         by_words = {hit.id: hit.keyword_rank for hit in index.search("casino", mode="keyword")}
         assert len(by_words) in range(1, 8)
+        alone = {hit.id: hit for hit in index.search("casino", words_weight=1.0)}
         for weight in (1.0, 0.0, 2.5):
             hits = index.search("casino", words_weight=weight)
             for hit in hits:
                 assert (hit.semantic_rank, hit.keyword_rank) == (
                     by_meaning[hit.id], by_words.get(hit.id),
                 )  # fmt: skip
-                score = 1 / (60 + hit.semantic_rank)
-                score += weight / (60 + hit.keyword_rank) if hit.keyword_rank else 0
-                assert hit.score == pytest.approx(score)
+                seen, *words = hit.evidence
+                assert seen == pytest.approx(math.log(1 + len(index) / hit.semantic_rank))
+                assert sum(words) == pytest.approx(weight * sum(alone[hit.id].evidence[1:]))
+                assert hit.score == pytest.approx(seen + sum(words))
+                assert (sum(words) > 0) == (weight > 0 and hit.id in by_words)
             assert [hit.score for hit in hits] == sorted((h.score for h in hits), reverse=True)
         assert {hit.id for hit in index.search("casino", k=len(by_words), words_weight=50.0)} == (
             by_words.keys()
         )
 
 
-def test_ranks_are_shared_and_lists_joined():
+def test_equal_scores_share_a_rank():
     ids, scores = np.array([7, 3, 9, 1]), np.array([5.0, 2.0, 2.0, 1.0])
-    first = add_ranks(ids, scores)
-    assert first.ranks.tolist() == [1, 2, 2, 4]
-    assert [first.find_rank(entry) for entry in (9, 1, 2)] == [2, 4, None]
+    ranked = add_ranks(ids, scores)
+    assert ranked.ranks.tolist() == [1, 2, 2, 4]
+    assert ranked.find_ranks(np.array([9, 1, 2, 7])).tolist() == [2, 4, 0, 1]
     nothing = add_ranks(ids[:0], scores[:0])
-    assert nothing.ranks.tolist() == fuse_lists([nothing, nothing], [1, 1]).ids.tolist() == []
-    second = add_ranks(np.array([8, 3]), np.array([1.0, 1.0]))
-    joined = fuse_lists([first, second], [1.0, 0.5])
-    assert joined.ids.tolist() == [3, 7, 9, 1, 8]
-    wanted = [1 / 62 + 0.5 / 61, 1 / 61, 1 / 62, 1 / 64, 0.5 / 61]
-    assert joined.scores.tolist() == pytest.approx(wanted)
+    assert nothing.ranks.tolist() == [] and nothing.find_ranks(ids).tolist() == [0] * 4
 
 
 @pytest.mark.parametrize(
