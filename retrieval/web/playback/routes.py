@@ -121,6 +121,11 @@ class JobRunner:
         """How many jobs run now."""
         return 0 if self._limiter is None else self._limiter.borrowed_tokens
 
+    @property
+    def num_waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return 0 if self._limiter is None else self._limiter.statistics().tasks_waiting
+
     async def run(self, request: Request, work: Callable[[Job], T]) -> T:
         """Run a job.
 

@@ -424,6 +424,7 @@ def test_no_more_jobs_than_cores_run_and_the_others_wait(runner, waiting_app):
     wait_until(lambda: len(happened) == runner.num_cores)
     with pytest.raises(httpx.ReadTimeout):  # leaves before its turn has come
         httpx.get(address, timeout=httpx.Timeout(20, read=0.5), trust_env=False)
+    wait_until(lambda: runner.num_waiting == 2)  # it was noticed
     assert happened == ["begun"] * runner.num_cores
     release.set()
     for thread in threads:
