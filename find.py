@@ -46,7 +46,7 @@ from retrieval.library.folder import Library, LibraryOpenError, choose_folder, m
 from retrieval.library.terminal import show_work
 from retrieval.library.work import WorkOptions, run_work
 from retrieval.printing import escape
-from retrieval.spotting.rapid_ocr import SCRIPTS
+from retrieval.spotting.scripts import SCRIPTS
 from retrieval.web.access import LOCAL_NAMES, Access
 from retrieval.web.server import build_app, open_socket, serve
 from serve import SWITCH_S, load_model, parse_port
@@ -71,7 +71,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--watch", action="store_true", help="keep it up to date until Ctrl-C")
     add("--library", type=Path, metavar="DIR", help="where everything is kept")
     add("--model", metavar="TOWER", help="name or folder of an image-text tower, or none")
-    add("--script", choices=SCRIPTS, help="letters that are read (a new library: latin)")
+    script = f"letters that are read: {', '.join(SCRIPTS)} (a new library: latin)"
+    add("--script", choices=SCRIPTS, metavar="NAME", help=script)
     add("--port", type=parse_port, help=f"of the page; 0: any free one ({PORT}, where it is free)")
     add("--no-browser", action="store_true", help="open no browser")
     add("--no-page", action="store_true", help="bring the library up to date, and end")

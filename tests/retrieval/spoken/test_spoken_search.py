@@ -86,20 +86,20 @@ def test_a_subtitle_file_that_changes_is_indexed_again(videos, documents, tmp_pa
     out = tmp_path / "my.index"
     command = index_script, videos, "--out", out, "--ocr", documents
     run_main(*command)
-    assert "0 to add, 0 to update" in run_main(*command)[1]
+    assert "0 added, 0 updated" in run_main(*command)[1]
     (videos / "mute.srt").write_text(SRT.replace("lighthouse", "temple"))
     (videos / "a/tour.en.srt").write_text(SRT.replace("lighthouse", "harbour"))
-    assert "0 to add, 2 to update" in run_main(*command)[1]
+    assert "0 added, 2 updated" in run_main(*command)[1]
     assert find(out, "temple")[0][0] == "mute.mp4" and find(out, "harbour")
     assert not find(out, '"lighthouse"')
-    assert "0 to add, 0 to update" in run_main(*command)[1]
+    assert "0 added, 0 updated" in run_main(*command)[1]
     (videos / "mute.srt").unlink()
-    assert "0 to add, 1 to update" in run_main(*command)[1]
+    assert "0 added, 1 updated" in run_main(*command)[1]
     assert not find(out, '"temple"')
     # A document changes as ever, also of a video with subtitles.
     file = documents / "a/tour.mp4.json"
     file.write_text(file.read_text().replace("Grand", "Royal"))
-    assert "0 to add, 1 to update" in run_main(*command)[1]
+    assert "0 added, 1 updated" in run_main(*command)[1]
     assert find(out, "royal") and find(out, "harbour")
 
 
@@ -189,6 +189,6 @@ def test_an_index_can_listen_by_itself_and_remembers_it(tmp_path, run_main):
     write_talk(videos / "talk.mp4", 8.0, sound=place(8.0, (3.0, say(SUPERMARKET))))
     run_main(index_script, videos, "--out", out, "--ocr", ocr)
     assert find(out, "supermarket") == []
-    assert "1 to update" in run_main(index_script, videos, "--out", out, "--speech")[1]
+    assert "1 updated" in run_main(index_script, videos, "--out", out, "--speech")[1]
     assert find(out, "supermarket")[0][3] == "spoken"
-    assert "0 to update" in run_main(index_script, videos, "--out", out)[1]
+    assert "0 updated" in run_main(index_script, videos, "--out", out)[1]
