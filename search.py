@@ -5,15 +5,17 @@
     python search.py my.index/ '"sale up to" 60' --explain    a quoted phrase; what matched where
     python search.py my.index/ "a beach" -k 50 --folder 2024/summer --json
     python search.py my.index/ "a zebra" --only_likely        nothing rather than the least unlike
+    python search.py my.index/ casino --open                  play it there, by mpv or VLC
 
 Semantic search compares the embedding of the query with those of the entries; keyword search its
 words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: letters
 that look alike, or in longer words one or two wrong ones); hybrid search adds up the evidence of
-both, in which a rare word outweighs a vague resemblance. An index without a model holds
-words only, and is searched by them. Everything in a query is plain text; only "quotation marks"
+both, in which a rare word outweighs a vague resemblance. An index without a model holds words only,
+and is searched by them. The time of a hit is that at which its line begins, or its best frame is
+shown. Everything in a query is plain text; only "quotation marks"
 mean a phrase as it stands. What is said (subtitles, speech) is searched like what can be read;
---explain says which it was. Where the index has vectors of frames (see index.py --vectors), a hit
-found by meaning has the time of its best frame, too. Where no word matches and the similarity is
+--explain says which it was. (Best frames are known where the index has vectors of frames, see
+index.py --vectors.) Where no word matches and the similarity is
 not above that of texts that have nothing to do with the videos, a hit stands below the others, and
 the output says so.
 
@@ -36,15 +38,19 @@ never is. --all shows each of them.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from retrieval import VideoIndex
 from retrieval.index.query_embedder import QUERY_PRECISIONS
-from retrieval.printing import dump_hits, format_hits
-from retrieval.results import MODES, rename_mode
+from retrieval.index.roots import Roots
+from retrieval.media_player import open_player
+from retrieval.printing import dump_hits, escape, format_hits, format_time
+from retrieval.results import MODES, Hit, rename_mode
 from retrieval.search.grouping import NEAR_DUPLICATE
 from utils.cli import positive_int, run_cli
+from utils.errors import UserError
 
 OPTIONS = (  # of VideoIndex.search
     "k", "mode", "folder", "explain", "exact", "words_weight", "near_duplicate",
@@ -80,6 +86,8 @@ def parse_arguments() -> argparse.Namespace:
         "--only_likely", action="store_true", help="leave out what is only the least unlike"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    opened = "play the best hit, or the N-th, from its moment, by mpv or VLC"
+    parser.add_argument("--open", type=positive_int, nargs="?", const=1, metavar="N", help=opened)
     parser.add_argument(
         "--words_weight", type=float, default=1.0, help="of what is read or said (%(default)s)"
     )
@@ -122,11 +130,24 @@ def main() -> None:
                 "model\n"
             )
         options = {name: vars(arguments)[name] for name in OPTIONS}
-        hits = index.search(arguments.query, group=not arguments.all, **options)
+        hits, roots = index.search(arguments.query, group=not arguments.all, **options), index.roots
     if arguments.only_likely:
         hits = [hit for hit in hits if hit.likely is not False]
-    text = dump_hits(hits) if arguments.json else format_hits(hits, arguments.explain)
-    sys.stdout.write(text)
+    if arguments.json:
+        sys.stdout.write(dump_hits(hits))
+    else:
+        sys.stdout.write(format_hits(hits, arguments.explain, roots.locate))
+    if arguments.open is not None:
+        open_hit(hits, arguments.open, roots)
+
+
+def open_hit(hits: Sequence[Hit], number: int, roots: Roots) -> None:
+    """Open the video of the ``number``-th hit, from 1, at its moment."""
+    if number > len(hits):
+        raise UserError(f"--open {number}: there are {len(hits)} hits")
+    hit = hits[number - 1]
+    player = open_player(roots.locate(hit.video), hit.moment_s)
+    sys.stderr.write(f"{player} plays {escape(hit.video)} from {format_time(hit.moment_s)}\n")
 
 
 if __name__ == "__main__":

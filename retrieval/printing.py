@@ -1,7 +1,7 @@
 """Tables and JSON that the commands print."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,26 +42,28 @@ def _dump_box(box: Box | None) -> dict[str, float] | None:
     return None if box is None else box._asdict()
 
 
-def format_hits(hits: Sequence[Hit], explain: bool = False) -> str:
+def format_hits(
+    hits: Sequence[Hit], explain: bool = False, locate: Callable[[str], Path] = Path
+) -> str:
     """Return hits as a table; with ``explain``, each is followed by further lines.
 
-    Those that are not likely stand below a line that says so.
+    The time of each is that to play from. Those that are not likely stand below a line that says
+    so.
+
+    Args:
+        locate: returns the file of a video, by its path in the index.
     """
     if not hits:
         return "nothing found\n"
-    rows = [("", "time", "frame", "score", "words", "video")]
+    rows = [("", "time", "score", "words", "video")]
     for number, hit in enumerate(hits, 1):
-        span = _format_span(hit)
         words = list(dict.fromkeys(map(_name_word, hit.words)))
         if len(words) > _MAX_WORDS:
             words[_MAX_WORDS:] = ["…"]
         shown = escape(", ".join(words))
-        frame = "" if hit.time_s is None else format_time(hit.time_s)
         also = f"  (+{hit.num_also} alike)" if hit.num_also else ""
-        video = escape(hit.video) + also
-        rows.append((str(number), span, frame, f"{hit.score:.4f}", shown, video))
-    if all(hit.time_s is None for hit in hits):
-        rows = [row[:2] + row[3:] for row in rows]
+        video = escape(locate(hit.video)) + also
+        rows.append((str(number), format_time(hit.moment_s), f"{hit.score:.4f}", shown, video))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     if hits[0].likely is False:
@@ -84,7 +86,9 @@ def _name_word(match: WordMatch) -> str:
 
 
 def _explain_hit(hit: Hit) -> list[str]:
-    lines = [] if hit.explanation is None else [_format_similarity(hit.explanation, hit.z_score)]
+    lines = [f"from the window {_format_span(hit)}"]
+    if hit.explanation is not None:
+        lines.append(_format_similarity(hit.explanation, hit.z_score))
     if hit.evidence is not None:
         names = zip(("seen", "read", "said", "named"), hit.evidence, strict=True)
         parts = [f"{value:.1f} {name}" for name, value in names if value >= 0.05]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -161,12 +162,17 @@ def test_the_table():
         Hit(7, "a\nb.mp4", 60.0, 70.0, 0.0325, 0.5, 1, 2, (match,), found),
         Hit(8, "c.mp4", 3600.0, 3612.5, 0.03, 0.4, 2, None, (), alone),
     ]
+    hits[0], hits[1] = (replace(hits[0], moment_s=61.0), replace(hits[1], moment_s=3601.5))
     assert format_hits(hits).splitlines() == [
-        "   time               score   words   video",
-        "1  1:00-1:10          0.0325  casino  'a\\nb.mp4'",
-        "2  1:00:00-1:00:12.5  0.0300          c.mp4",
+        "   time       score   words   video",
+        "1  1:01       0.0325  casino  'a\\nb.mp4'",
+        "2  1:00:01.5  0.0300          c.mp4",
     ]
+    located = format_hits(hits, locate=Path("/my videos").joinpath).splitlines()
+    assert located[2].endswith("  /my videos/c.mp4")
     lines = format_hits(hits, explain=True).splitlines()
+    assert lines.pop(2).strip() == "from the window 1:00-1:10"
+    assert lines.pop(5).strip() == "from the window 1:00:00-1:00:12.5"
     assert lines[2].strip() == (
         "similarity 0.500, without vision 0.250, without OCR 0.400: 71% vision, 29% OCR"
     )
@@ -176,8 +182,8 @@ def test_the_table():
     assert lines[5].strip() == "similarity 0.400"
     likely = [replace(hits[0], z_score=2.25, likely=True), replace(hits[1], likely=False)]
     lines = format_hits(likely, explain=True).splitlines()
-    assert lines[2].strip().startswith("similarity 0.500 (z-score 2.2), without vision 0.250")
-    assert lines[4] == "others look alike:" and lines[5].startswith("2  1:00:00")
+    assert lines[3].strip().startswith("similarity 0.500 (z-score 2.2), without vision 0.250")
+    assert lines[5] == "others look alike:" and lines[6].startswith("2  1:00:01")
     lines = format_hits(likely[1:]).splitlines()
     assert lines[0] == "nothing found that looks like it; the nearest are:" and len(lines) == 3
     assert [format_time(t) for t in (0, 9.96, 59.99, 3599.96, 3661.2)] == [

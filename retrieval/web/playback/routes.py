@@ -11,7 +11,6 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -19,7 +18,7 @@ import av
 from anyio import CapacityLimiter, create_task_group, sleep, to_thread
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, Response
-from pydantic import BaseModel, BeforeValidator, Field, computed_field
+from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 
 from retrieval import VideoIndex
@@ -47,6 +46,7 @@ from retrieval.web.playback.media import (
     probe_media,
 )
 from retrieval.web.playback.segments import make_segment
+from retrieval.web.videos import VideoAnswer
 from utils.files import FileStamp
 
 MAX_WIDTH = 1280  # of a picture
@@ -74,32 +74,6 @@ class PlaybackAnswer(BaseModel):
     num_segments: int | None = None
     duration_s: float | None = None
     reason: Text | None = Field(None, description="why it is not played as it is")
-
-
-class VideoAnswer(BaseModel):
-    """A video of the index."""
-
-    id: int
-    video: Text
-    duration_s: float
-    width: int
-    height: int
-    modified: Annotated[
-        datetime, BeforeValidator(lambda seconds: datetime.fromtimestamp(seconds).astimezone())
-    ] = Field(validation_alias="modified_s", description="last change of the file")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return PurePosixPath(self.video).name
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def folder(self) -> str:
-        """The rest of the path; empty in the indexed folder itself."""
-        folder = str(PurePosixPath(self.video).parent)
-        return "" if folder == "." else folder
 
 
 class WholeVideoAnswer(VideoAnswer):
