@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrieval.results import Box, Explanation, Hit, SameEntry, WordMatch
+from utils.times import format_time
 
 if TYPE_CHECKING:
     from retrieval.index.update import UpdateResult
@@ -151,12 +152,3 @@ def format_result(result: "UpdateResult", out: Path) -> str:
         lines.append(f"FAISS index: {result.recall:.1%} of the ten nearest of an entry are found")
     lines.append(f"{out}: {result.num_videos} videos, {result.num_entries} entries")
     return "\n".join(lines) + "\n"
-
-
-def format_time(seconds: float) -> str:
-    """Return a time as ``1:02:03.5``, with a tenth where it is not a whole second."""
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    text = f"{rest // 10:02}" + (f".{rest % 10}" if rest % 10 else "")
-    return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"

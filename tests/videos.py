@@ -93,6 +93,26 @@ def damage(path: Path, source: Path) -> Path:
     return path
 
 
+def read_packets(path: Path) -> list[tuple[int | None, bytes]]:
+    """Time stamp and data of each packet."""
+    import av
+
+    with av.open(str(path)) as container:
+        return [(packet.pts, bytes(packet)) for packet in container.demux(video=0) if packet.size]
+
+
+def break_packets(path: Path, source: Path, numbers: list[int]) -> Path:
+    """Copy a file in which the data of some packets, all but their start codes, is overwritten."""
+    data, packets = bytearray(source.read_bytes()), read_packets(source)
+    for number in numbers:
+        packet = packets[number][1]
+        assert data.count(packet) == 1
+        start = data.index(packet)
+        data[start : start + len(packet)] = b"\xff" * len(packet)
+    path.write_bytes(data)
+    return path
+
+
 def write_audio(path: Path) -> Path:
     """A second of silence in a container without a video stream."""
     import av

@@ -178,11 +178,13 @@ class FileListing:
         names: POSIX paths within the folder, sorted.
         num_others: files with other extensions.
         link_targets: the resolved files and folders outside of it that links in it lead to.
+        left_out: name -> what a file is that has such an extension for another reason.
     """
 
     names: list[str] = field(default_factory=list)
     num_others: int = 0
     link_targets: list[Path] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def list_files(folder: Path, extensions: Collection[str]) -> FileListing:

@@ -1,14 +1,21 @@
 """Containers of video files: checks that a file is complete and has an index, without decoding."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from utils.files import FileListing, list_files
 
 VIDEO_EXTENSIONS = (
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .m2ts .mts .wmv .asf .flv .f4v .3gp .3g2 "
     ".ogv .ogm .vob .mxf .divx"
 ).split()
+# Of one's own videos: animations, too, see ``list_searchable``. Data sets of images have them.
+SEARCHABLE_EXTENSIONS = [*VIDEO_EXTENSIONS, ".gif"]
 _MATROSKA_MAGIC = b"\x1a\x45\xdf\xa3"
+_SEGMENT = b"\x18\x53\x80\x67"
+_TS_SYNC, _TS_PACKET = b"\x47", 188
 _REPLACE = "download it again, or take it out of the data"
 
 
@@ -44,10 +51,121 @@ def check_file(
         return f"can't be read ({error.strerror})", "check its access rights and the disk"
 
 
+def list_searchable(folder: Path) -> FileListing:
+    """List the videos below a folder that can be searched, see ``utils.files.list_files``.
+
+    Files that only end like a video are left out: a GIF of one picture, TypeScript.
+    """
+    listing = list_files(folder, SEARCHABLE_EXTENSIONS)
+    kinds = {name: find_other_kind(folder / name) for name in listing.names}
+    listing.names = [name for name in listing.names if kinds[name] is None]
+    listing.left_out = {name: kind for name, kind in kinds.items() if kind is not None}
+    listing.num_others += len(listing.left_out)
+    return listing
+
+
+def describe_left_out(listing: FileListing) -> str | None:
+    """Return one line about the files that only end like a video; None: there are none."""
+    if not listing.left_out:
+        return None
+    name, kind = next(iter(listing.left_out.items()))
+    more = f", and {len(listing.left_out) - 1} more such files" * (len(listing.left_out) > 1)
+    return f"{name}: left out, it is {kind}, no video{more}"
+
+
+def find_other_kind(path: Path) -> str | None:
+    """Return what a file is that shares its extension with videos; None: perhaps a video."""
+    try:
+        if path.suffix.lower() == ".gif":
+            return "a picture" if _is_still_gif(path) else None
+        if path.suffix.lower() in (".ts", ".mts"):
+            return "text" if _is_text(path) else None
+    except OSError:  # opening it as a video says so
+        pass
+    return None
+
+
+def _is_still_gif(path: Path) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return not getattr(image, "is_animated", False)
+    except (UnidentifiedImageError, EOFError, SyntaxError, ValueError):
+        return False
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_TS_PACKET * 5)
+    try:  # a character may be cut at the end
+        text = head.decode() if len(head) < _TS_PACKET * 5 else head.decode("utf-8", "ignore")
+    except UnicodeDecodeError:
+        return False
+    is_whole = len(text.encode()) > len(head) - 4
+    return bool(head) and is_whole and b"\0" not in head
+
+
 def has_index(path: str | Path) -> bool:
     """Whether the container lists its frames (MP4, MOV, Matroska, WebM, AVI)."""
     with open(path, "rb") as file:
         return _is_iso(file) or file.read(4) in (_MATROSKA_MAGIC, b"RIFF")
+
+
+def is_cut_short(path: str | Path) -> bool:
+    """Whether a file ends before its container says.
+
+    MP4, MOV, Matroska, WebM, AVI, FLV and MPEG-TS say it; of others this is False.
+    """
+    try:
+        return _is_cut_short(Path(path))
+    except OSError:  # it is gone by now
+        return False
+
+
+def _is_cut_short(path: Path) -> bool:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_TS_PACKET + 1)
+        file.seek(0)
+        if head.startswith(_MATROSKA_MAGIC):
+            return (_find_segment_end(file) or 0) > size
+        if head.startswith(b"RIFF"):
+            return int.from_bytes(head[4:8], "little") + 8 > size
+        if head.startswith(b"FLV"):
+            return not _ends_with_tag(file, size)
+        if head[:1] == head[_TS_PACKET:] == _TS_SYNC:
+            return size % _TS_PACKET != 0
+        return _check_iso(file, size) is not None
+
+
+def _ends_with_tag(file: BinaryIO, size: int) -> bool:
+    """Whether an FLV file ends with a whole tag, which is followed by its size."""
+    file.seek(-4, os.SEEK_END)
+    length = int.from_bytes(file.read(4), "big")
+    if not 11 <= length <= size - 4:  # bytes of a tag's header, and with what is in it
+        return False
+    file.seek(size - 4 - length)
+    return int.from_bytes(file.read(4)[1:], "big") + 11 == length
+
+
+def _find_segment_end(file: BinaryIO) -> int | None:
+    """Return where the segment of a Matroska file should end; None: it doesn't tell (RFC 8794)."""
+    file.seek(4)
+    file.seek(_read_element_size(file) or 0, 1)
+    if file.read(4) != _SEGMENT or (length := _read_element_size(file)) is None:
+        return None
+    return file.tell() + length
+
+
+def _read_element_size(file: BinaryIO) -> int | None:
+    """Read the size of a Matroska element; None: it is unknown, as in a live stream."""
+    first = file.read(1)[0]
+    num_bytes = 9 - first.bit_length()
+    if num_bytes > 8:
+        return None
+    value = int.from_bytes(bytes([first & (0xFF >> num_bytes)]) + file.read(num_bytes - 1), "big")
+    return None if value == (1 << 7 * num_bytes) - 1 else value
 
 
 def _is_iso(file: BinaryIO) -> bool:

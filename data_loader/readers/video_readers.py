@@ -1,5 +1,6 @@
 """Video readers, one per library; their contract is in ``data_loader/readers/base_reader.py``."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -12,6 +13,8 @@ from base.registry import VIDEO_READERS
 from data_loader.readers import av_reader  # noqa: F401  (registers the default reader)
 from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.container import has_index
+
+_QUIET = -8  # FFmpeg's level at which it prints nothing
 
 
 @VIDEO_READERS.register("decord")
@@ -113,8 +116,10 @@ class Cv2Reader(VideoReader):
     requires = "OpenCV: pip install opencv-python-headless"
 
     def _import_library(self) -> ModuleType:
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", str(_QUIET))  # read at the import
         import cv2
 
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised
         return cv2
 
     def _open(self) -> int:

@@ -27,7 +27,6 @@ from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.update import IndexOptions, read_index_meta, update_index
 from retrieval.index.vectors import FrameVectors, multiply_halves
 from retrieval.index.writer import IndexWriter, lock_index
-from retrieval.printing import format_time
 from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, run_search
 from retrieval.search.semantic import find_nearest
 from tests.retrieval.conftest import Library
@@ -40,6 +39,7 @@ from tests.retrieval.frame_colours import (
 from tests.retrieval.made_index import add, create, made_embeddings, made_video
 from utils.errors import UserError
 from utils.precision import Precision
+from utils.times import format_time
 
 
 def test_every_half_is_converted_exactly():

@@ -13,7 +13,7 @@ import pytest
 import index as index_script
 import search as search_script
 from retrieval.index.update import read_index_meta
-from retrieval.printing import format_hits, format_time
+from retrieval.printing import format_hits
 from retrieval.results import Box, Explanation, Hit, WordMatch
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
 from tests.conftest import ROOT
@@ -186,6 +186,3 @@ def test_the_table():
     assert lines[5] == "others look alike:" and lines[6].startswith("2  1:00:01")
     lines = format_hits(likely[1:]).splitlines()
     assert lines[0] == "nothing found that looks like it; the nearest are:" and len(lines) == 3
-    assert [format_time(t) for t in (0, 9.96, 59.99, 3599.96, 3661.2)] == [
-        "0:00", "0:10", "1:00", "1:00:00", "1:01:01.2",
-    ]  # fmt: skip
