@@ -1,7 +1,7 @@
 """Containers of video files: checks that a file is complete and has an index, without decoding."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,12 +64,12 @@ def list_searchable(folder: Path) -> FileListing:
     return listing
 
 
-def describe_left_out(listing: FileListing) -> str | None:
-    """Return one line about the files that only end like a video; None: there are none."""
-    if not listing.left_out:
+def describe_left_out(left_out: Mapping[str, str]) -> str | None:
+    """Return one line about ``FileListing.left_out``; None: there is nothing."""
+    if not left_out:
         return None
-    name, kind = next(iter(listing.left_out.items()))
-    more = f", and {len(listing.left_out) - 1} more such files" * (len(listing.left_out) > 1)
+    name, kind = next(iter(left_out.items()))
+    more = f", and {len(left_out) - 1} more such files" * (len(left_out) > 1)
     return f"{name}: left out, it is {kind}, no video{more}"
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_loader.ocr.ocr_words import OcrLine
+from data_loader.readers.tolerant_reader import open_tolerantly
 from retrieval.index.arrays import WITHOUT, keeps_frames
 from retrieval.index.database import KnownEntry, KnownLine, KnownVideo
 from retrieval.index.ocr_text import OcrSource
@@ -29,7 +30,7 @@ from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
 from retrieval.index.roots import Roots
 from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.vectors import Vectors
-from retrieval.index.video_file import ReadingParams, VideoFile, open_reader
+from retrieval.index.video_file import SAME_TIME_S, ReadingParams, VideoFile
 from retrieval.index.window_batches import embed_videos
 from retrieval.index.writer import CONFIG, QUERY_ENCODER, IndexWriter, config_file
 from utils.errors import UserError
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from retrieval.index.embedding import ModelFile, WindowEncoder
 
 logger = logging.getLogger(__name__)
-
-_SAME_TIME_S = 1e-3  # rounding of times
 
 
 def save_model(
@@ -206,16 +205,17 @@ def _open_known(
 ) -> Iterator[VideoFile]:
     """Open a video of the index; raises ``UserError`` where its windows are others by now."""
     path, video = roots.locate(name), known[name]
-    with open_reader(path, params.reader) as reader:
+    with open_tolerantly(path, params.reader) as reader:
         lines: Sequence[OcrLine] = ()
         if params.uses_ocr:
             size = reader.width, reader.height
             stored = partial(writer.read_lines, video.id)
             lines = _read_lines(source, name, path, video, stored, reader.times(), size)
-        file = VideoFile(name, (video.stamp, video.ocr_stamp), reader, lines, params)
-        starts = [window.start_s for window in file.windows]
+        # Windows of which nothing can be decoded have no entry.
         before = [entry.start_s for entry in entries[video.id]]
-        if len(starts) != len(before) or not np.allclose(starts, before, rtol=0, atol=_SAME_TIME_S):
+        file = VideoFile(name, (video.stamp, video.ocr_stamp), reader, lines, params, before)
+        starts = [window.start_s for window in file.windows]
+        if len(starts) != len(before) or not np.allclose(starts, before, rtol=0, atol=SAME_TIME_S):
             raise UserError(f"{name}: is cut into other windows than when it was indexed")
         yield file
 

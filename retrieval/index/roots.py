@@ -12,10 +12,9 @@ from typing import Any
 
 from typing_extensions import Self
 
-from data_loader.readers.container import VIDEO_EXTENSIONS
+from data_loader.readers.container import list_searchable
 from retrieval.index.database import decode_path, encode_path
 from utils.errors import UserError
-from utils.files import list_files
 
 ONLY = ""  # the name of a root that is the only one, and part of no video's name
 
@@ -30,12 +29,14 @@ class VideoListing:
         absent: name of a root -> why its videos can't be seen now; what the index has of them
             stays.
         unsettled: videos that are being written, which wait.
+        left_out: name -> what a file is that only ends like a video.
     """
 
     names: list[str] = field(default_factory=list)
     link_targets: list[Path] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     unsettled: set[str] = field(default_factory=set)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def find_kept(self, known: Iterable[str]) -> set[str]:
         """Return those videos of an index of which it keeps what it has, unseen."""
@@ -111,17 +112,17 @@ class Roots:
             UserError: the only folder is not there, can't be read, or holds no video.
         """
         if ONLY in self.folders:
-            found = list_files(self.folders[ONLY], VIDEO_EXTENSIONS)
+            found = list_searchable(self.folders[ONLY])
             if not found.names:
                 raise UserError(
                     f"{self.folders[ONLY]}: holds no video; is a disk not there? (An index of it "
                     "is left as it is; to be rid of that, delete its folder.)"
                 )
-            return VideoListing(found.names, found.link_targets)
+            return VideoListing(found.names, found.link_targets, left_out=found.left_out)
         listing = VideoListing()
         for root, folder in self.folders.items():
             try:
-                found = list_files(folder, VIDEO_EXTENSIONS)
+                found = list_searchable(folder)
             except UserError:
                 listing.absent[root] = "is not there" if not folder.is_dir() else "can't be read"
                 continue
@@ -129,6 +130,7 @@ class Roots:
                 listing.absent[root] = "holds no video"
             listing.names += [f"{root}/{name}" for name in found.names]
             listing.link_targets += found.link_targets
+            listing.left_out |= {f"{root}/{name}": kind for name, kind in found.left_out.items()}
         listing.names.sort()
         return listing
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from base.config import PrecisionName
+from data_loader.readers.container import describe_left_out
 from retrieval.errors import IndexFolderError, OtherModelError
 from retrieval.index import database
 from retrieval.index.ann import MIN_VECTORS, build_ann, count_vectors
@@ -122,6 +123,8 @@ def update_index(
             index can't be used, or the disk is full.
     """
     listing = list_videos(videos)
+    if said := describe_left_out(listing.left_out):
+        logger.warning("%s: %s", videos, said)
     with begin_update(Roots.of(videos), listing, out, model, source, options) as update:
         plan = update.result.plan
         if names := sorted(plan.add + plan.update):

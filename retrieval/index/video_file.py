@@ -9,9 +9,9 @@ Shapes: N frames of a video, F frames of a clip, H x W pixels, R side of the mod
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from data_loader.frame_sampling import sample_frame_indices
 from data_loader.ocr.ocr_words import OcrLine, OcrParams, normalise_tracks, select_words
-from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.image_reader import encode_jpeg
-from data_loader.readers.video_readers import open_video
+from data_loader.readers.tolerant_reader import SEARCH_READER, TolerantReader, open_tolerantly
 from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo, Stamps
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.roots import Roots
@@ -35,7 +34,7 @@ if TYPE_CHECKING:  # without a model nothing needs torch
 
 logger = logging.getLogger(__name__)
 
-SECOND_READER = "av"  # opens every container and applies rotations; decord does not
+SAME_TIME_S = 1e-3  # rounding of times
 THUMBNAIL = 320  # most pixels of each side
 
 
@@ -56,14 +55,28 @@ class ReadingParams:
     stride_s: float  # between the starts of two windows
     num_frames: int = 0  # F
     transform: "ClipTransform | None" = None  # of a test clip; None: no frames are wanted
-    reader: str = SECOND_READER  # tried first
+    reader: str = SEARCH_READER  # tried first
     ocr: OcrParams = OcrParams()  # which words the model is given
     uses_vision: bool = False
     uses_ocr: bool = False
 
 
+class _HeldFrame(NamedTuple):
+    """What is kept of a decoded frame."""
+
+    number: int
+    input: "Tensor | None"  # (3, R, R) uint8, where the model is given it
+    jpeg: bytes | None  # the thumbnail, where it is one
+
+    def is_in(self, window: Window) -> bool:
+        return window.first <= self.number < window.stop
+
+
 class VideoFile:
     """An open video, cut into windows.
+
+    Args:
+        starts: only windows that start at one of these times are kept; None: all.
 
     Attributes:
         video: what the index will keep of it; without entries as yet.
@@ -73,14 +86,19 @@ class VideoFile:
         self,
         name: str,
         stamps: Stamps,
-        reader: VideoReader,
+        reader: TolerantReader,
         lines: Sequence[OcrLine],
         params: ReadingParams,
+        starts: Sequence[float] | None = None,
     ) -> None:
         self._params, self._reader = params, reader
         times, size = reader.times(), (reader.width, reader.height)
         self._times = times
-        self.windows = cut_windows(times, params.window_s, params.stride_s)
+        windows = cut_windows(times, params.window_s, params.stride_s)
+        if starts is not None:
+            is_kept = partial(np.isclose, starts, rtol=0, atol=SAME_TIME_S)
+            windows = [window for window in windows if is_kept(window.start_s).any()]
+        self.windows = windows
         self.video = NewVideo(name, *stamps, compute_duration(times), *size)
         self._lines_in: list[list[OcrLine]] = [[] for _ in self.windows]
         last = max((frame for line in lines for frame in line.frames), default=-1)
@@ -101,11 +119,22 @@ class VideoFile:
                 track = _build_track(line, times, size, seen_in)
             self.video.tracks += [] if track is None else [track]
 
-    def read_windows(self, start: int = 0) -> "Iterator[tuple[NewEntry, Sample | None]]":
+    def find_windows_of(self, entries: Sequence[NewEntry]) -> list[int]:
+        """Return the positions of the windows that entries were made of."""
+        starts = np.array([window.start_s for window in self.windows])
+        return [int(np.abs(starts - entry.start_s).argmin()) for entry in entries]
+
+    def read_windows(
+        self, start: int = 0, kept: Sequence[int] = ()
+    ) -> "Iterator[tuple[NewEntry, Sample | None]]":
         """Yield each window, or those from ``start`` on, as an entry and as the model's input.
 
         The entries are without embeddings; without a model there is no input. The frames of windows
-        that overlap are decoded once. Raises ``VideoError`` where one can't be.
+        that overlap are decoded once. The nearest frame of a window stands for one that can't be
+        decoded; a window without any is left out. Raises ``VideoError``.
+
+        Args:
+            kept: positions of the windows before ``start`` that have entries.
         """
         pictures = [_choose_frames(window, 1)[0] for window in self.windows]
         num_frames = self._params.num_frames if self._params.uses_vision else 0
@@ -114,20 +143,41 @@ class VideoFile:
         in_pictures = set(pictures[start:])
         wanted = sorted(in_clips | in_pictures)
         stream = zip(wanted, self._reader.stream(wanted), strict=True)
-        held: dict[int, tuple[Tensor | None, bytes | None]] = {}
+        held: dict[int, _HeldFrame] = {}
+        kept = list(kept)
         for position, window in enumerate(self.windows[start:], start):
             # Frames of earlier windows only are no longer needed.
             held = {number: frame for number, frame in held.items() if number >= window.first}
             while max(held, default=-1) < max([pictures[position], *clips[position]]):
-                number, frame = next(stream)
-                held[number] = (
-                    self._transform(frame) if number in in_clips else None,
-                    encode_jpeg(frame, THUMBNAIL, THUMBNAIL) if number in in_pictures else None,
+                asked, (number, frame) = next(stream)
+                held[asked] = _HeldFrame(
+                    number,
+                    self._transform(frame) if asked in in_clips else None,
+                    encode_jpeg(frame, THUMBNAIL, THUMBNAIL) if asked in in_pictures else None,
                 )
-            sample = self._build_sample(position, [held[number][0] for number in clips[position]])
-            thumbnail = held[pictures[position]][1]
-            times = self._times[clips[position]].tolist()
-            yield NewEntry(window.start_s, window.end_s, thumbnail, frame_times=times), sample
+            picture = held[pictures[position]]
+            found = [held[number] for number in clips[position]]
+            clip = {frame.number: frame.input for frame in found if frame.is_in(window)}
+            if not picture.is_in(window) or (num_frames and not clip):
+                continue
+            kept.append(position)
+            sample = self._build_sample(position, list(clip.values()))
+            times = self._times[list(clip)].tolist()
+            yield NewEntry(window.start_s, window.end_s, picture.jpeg, frame_times=times), sample
+        if len(kept) < len(self.windows):
+            self._keep_windows(kept)
+        if damage := self._reader.describe_damage():
+            logger.warning("%s: %s; the rest is indexed", self._reader.path, damage)
+
+    def _keep_windows(self, kept: Sequence[int]) -> None:
+        """Leave out the other windows, and lines of text that are seen in none of ``kept``."""
+        moved = {position: new for new, position in enumerate(kept)}
+        tracks = []
+        for track in self.video.tracks:
+            seen_in = tuple(moved[position] for position in track.seen_in if position in moved)
+            tracks += [replace(track, seen_in=seen_in)] if seen_in else []
+        self.windows = [self.windows[position] for position in kept]
+        self.video.tracks = tracks
 
     def _transform(self, frame: np.ndarray) -> "Tensor":
         """(H, W, 3) -> (3, R, R) uint8."""
@@ -164,30 +214,13 @@ def open_video_file(
     """Open a video by its name; all readers count frames alike.
 
     Raises:
-        UserError: no reader can read it, or its OCR document is malformed.
+        UserError: nothing of it can be read, or its OCR document is malformed.
     """
     path = roots.locate(name)
     # Taken before the video is read: the next run finds what changes meanwhile.
     stamps = ContentStamp.of(path), source.get_stamp(name, None)
-    with open_reader(path, params.reader) as reader:
+    with open_tolerantly(path, params.reader) as reader:
         yield VideoFile(name, stamps, reader, source.read_lines(name, path), params)
-
-
-@contextmanager
-def open_reader(path: Path, first_choice: str) -> Iterator[VideoReader]:
-    """Open a video with the first of two readers that can; raises ``VideoError``."""
-    with ExitStack() as stack:
-        try:
-            reader = stack.enter_context(open_video(path, first_choice))
-        except VideoError as error:
-            if first_choice == SECOND_READER:
-                raise
-            try:
-                reader = stack.enter_context(open_video(path, SECOND_READER))
-            except VideoError:
-                raise error from None
-            logger.info("%s: read with %s, for %s", path, SECOND_READER, error.reason)
-        yield reader
 
 
 def check_windows(window_s: float, stride_s: float) -> None:

@@ -75,8 +75,10 @@ def embed_videos(
                 current = file.video
                 if unfinished is not None:
                     current.entries += unfinished.load(current)
-                start = len(current.entries)
-                for number, (entry, sample) in enumerate(file.read_windows(start), start + 1):
+                kept = file.find_windows_of(current.entries)
+                start = kept[-1] + 1 if kept else 0
+                windows = file.read_windows(start, kept)
+                for number, (entry, sample) in enumerate(windows, start + 1):
                     waiting.append((current, entry, sample))
                     if len(waiting) == batch_size:
                         embed_waiting()

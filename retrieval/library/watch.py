@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_loader.readers.container import VIDEO_EXTENSIONS
+from data_loader.readers.container import SEARCHABLE_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -76,4 +76,6 @@ class FolderWatcher:
 def _concerns_videos(path: str) -> bool:
     """Whether a changed path may be a video's, or that of a folder or of subtitles."""
     suffix = Path(path).suffix.lower()
-    return suffix in VIDEO_EXTENSIONS or suffix in _SUBTITLES or not suffix or Path(path).is_dir()
+    return (
+        suffix in SEARCHABLE_EXTENSIONS or suffix in _SUBTITLES or not suffix or Path(path).is_dir()
+    )

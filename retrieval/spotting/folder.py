@@ -9,20 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from data_loader.ocr.ocr_words import load_ocr_document
 from data_loader.ocr.paths import find_documents, name_document
 from data_loader.readers.base_reader import VideoError
-from data_loader.readers.container import VIDEO_EXTENSIONS
+from data_loader.readers.container import (
+    SEARCHABLE_EXTENSIONS,
+    describe_left_out,
+    list_searchable,
+)
 from retrieval.printing import escape
 from retrieval.spotting.journal import name_journal
 from retrieval.spotting.text_spotter import TextSpotter, describe_identity
 from retrieval.spotting.video import EVERY_S, READER, spot_video
 from utils.errors import UserError
-from utils.files import list_files, write_json, write_text
+from utils.files import write_json, write_text
 from utils.processes import (
     BAR_DELAY_S,
     TaskDone,
@@ -50,6 +54,13 @@ class Outcome:
     num_lines: int = 0  # tracked lines of text in the videos that were spotted
 
 
+class _Written(NamedTuple):
+    """A document that was written."""
+
+    num_lines: int
+    damage: str  # what of the video can't be decoded; empty: nothing
+
+
 def spot_folder(
     folder: Path,
     out: Path,
@@ -66,7 +77,7 @@ def spot_folder(
     video's (``data_loader.ocr.paths``). A document is written completely or not at all; one that is
     there is kept unless ``overwrite`` is given, so that the next run goes on where one was stopped,
     and within a video at the last look (``a/b.mp4.json.part``, see ``retrieval.spotting.journal``).
-    A video that can't be read is named on standard error, in one line.
+    A video that can't be read, or not all of it, is named on standard error, in one line.
 
     Args:
         folder: of the videos.
@@ -81,9 +92,12 @@ def spot_folder(
             loaded, the reader is not installed, or the disk is full.
         OSError: ``out`` can't be made.
     """
-    names = list_files(folder, VIDEO_EXTENSIONS).names
+    listing = list_searchable(folder)
+    names = listing.names
+    if said := describe_left_out(listing.left_out):
+        tqdm.write(f"{escape(folder)}: {escape(said)}", file=sys.stderr)
     if not names:
-        kinds = " ".join(VIDEO_EXTENSIONS)
+        kinds = " ".join(SEARCHABLE_EXTENSIONS)
         raise UserError(f"{folder}: holds no video (a file with an extension of: {kinds})")
     identity = spotter.identity()
     out.mkdir(parents=True, exist_ok=True)
@@ -100,10 +114,12 @@ def spot_folder(
     for event in show_progress(events, unfinished, num_looks, "text"):
         if isinstance(event, TaskDone):
             outcome.num_spotted += 1
-            outcome.num_lines += event.result
+            outcome.num_lines += event.result.num_lines
+            reason = event.result.damage and f"{event.result.damage}; the rest is read"
         else:
             outcome.num_failed += 1
             reason = " ".join(event.reason.split())
+        if reason:
             tqdm.write(f"{escape(folder / unfinished[event.number])}: {reason}", file=sys.stderr)
     write_json(out / IDENTITY_FILE, identity)
     return outcome
@@ -217,11 +233,14 @@ def _get_size(video: Path) -> int:
 def _make_work(spotter: TextSpotter, folder: Path, out: Path, every: float, reader: str) -> Work:
     spotter.load()
 
-    def write_document(name: str, report_progress: Callable[[float], None]) -> int:
+    def write_document(name: str, report_progress: Callable[[float], None]) -> _Written:
         file = out / name_document(name)
         journal = name_journal(file)
+        damage: list[str] = []
         try:
-            document = spot_video(folder / name, spotter, every, reader, report_progress, journal)
+            document = spot_video(
+                folder / name, spotter, every, reader, report_progress, journal, damage.append
+            )
         except VideoError as error:
             raise TaskError(f"{error.reason}; {error.remedy}") from error
         try:
@@ -233,7 +252,7 @@ def _make_work(spotter: TextSpotter, folder: Path, out: Path, every: float, read
                 f"{escape(file)} can't be written ({error.strerror}); give another --out, or "
                 "another name to the video"
             ) from error
-        return len(document)
+        return _Written(len(document), "".join(damage))
 
     return write_document
 

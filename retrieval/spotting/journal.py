@@ -126,9 +126,11 @@ class Journal:
         end = 0
         if lines and lines[0] == _encode(self._header):
             end = len(lines[0]) + 1
-            for line, frame in zip(lines[1:], self._frames, strict=False):
+            coming = iter(self._frames)
+            for line in lines[1:]:
                 look = _unpack_look(line)
-                if look is None or look.frame != frame:
+                # Frames that can't be decoded have none: they are passed over.
+                if look is None or look.frame not in coming:
                     break
                 self.looks.append(look)
                 end += len(line) + 1

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_loader.readers.base_reader import VideoReader
-from data_loader.readers.video_readers import open_video
+from data_loader.readers.tolerant_reader import SEARCH_READER, TolerantReader, open_tolerantly
 from retrieval.spotting.journal import Journal, VideoLook, describe_spotting
 from retrieval.spotting.text_spotter import TextSpotter
 from retrieval.spotting.tracks import LineTracker, make_document, measure_height
@@ -19,9 +18,7 @@ from retrieval.spotting.tracks import LineTracker, make_document, measure_height
 logger = logging.getLogger(__name__)
 
 EVERY_S = 0.4
-# PyAV opens every container and turns pictures as their file asks; decord, the training's reader,
-# refuses files that ask for it, and containers without an index. All of them count frames alike.
-READER = "av"
+READER = SEARCH_READER
 # How far a line may come from one read frame to the next, as a share of the picture's diagonal.
 REACH = 0.25
 CELL = 4  # pixels a side; windows of 2 x 2 cells: however a letter lies, it fills one
@@ -38,6 +35,7 @@ def spot_video(
     reader: str = READER,
     progress: Callable[[float], None] | None = None,
     journal: Path | None = None,
+    report_damage: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Find, read and track the text of a video; one frame at a time is in memory.
 
@@ -45,12 +43,13 @@ def spot_video(
         path: of the video.
         spotter: loaded or not.
         every: seconds from one frame that is looked at to the next.
-        reader: a registered video reader: av, decord, cv2 or torchcodec.
+        reader: the registered video reader that is tried first: av, decord, cv2 or torchcodec.
         progress: called with the share of the video that is done, in (0, 1], after each frame.
         journal: file of what is done so far (``retrieval.spotting.journal``). Where it is there
             already, of this file, engine, ``every`` and reader, the spotting goes on after its last
             look, and returns what it would have returned without a stop (but for what the engine
             noticed before, see ``TextSpotter.confirm``). Who has kept the document removes it.
+        report_damage: called with what can't be decoded, in a few words, where that is something.
 
     Returns:
         The OCR document (``data_loader.ocr.ocr_words``): "0", "1", ... -> a tracked line each,
@@ -59,11 +58,11 @@ def spot_video(
         Empty where there is no text.
 
     Raises:
-        VideoError: the video can't be read to its end.
+        VideoError: nothing of the video can be read. A look that can't be decoded is left out.
         UserError: the reader is unknown or not installed.
     """
     spotter.reset()
-    with open_video(path, reader) as video:
+    with open_tolerantly(path, reader) as video:
         frames = choose_frames(video.times(), every).tolist()
         tracker = LineTracker(REACH * float(video.width**2 + video.height**2) ** 0.5)
         header = {} if journal is None else describe_spotting(path, spotter, every, reader)
@@ -77,6 +76,8 @@ def spot_video(
                 kept.append(look)
                 if progress is not None:
                     progress((look.frame + 1) / video.num_frames)
+        if report_damage is not None and (damage := video.describe_damage()):
+            report_damage(damage)
     records = make_document(tracker.tracks).values()
     confirmed = [record for record in records if spotter.confirm(record["text"])]
     unread = spotter.describe_unread()
@@ -86,16 +87,18 @@ def spot_video(
 
 
 def _look_at_frames(
-    video: VideoReader, spotter: TextSpotter, frames: list[int], done: list[VideoLook]
+    video: TolerantReader, spotter: TextSpotter, frames: list[int], done: list[VideoLook]
 ) -> Iterator[VideoLook]:
-    """Look at the frames after those that are done."""
-    coming = frames[len(done) :]
+    """Look at the frames after those that are done, as far as they can be decoded."""
+    coming = [frame for frame in frames if not done or frame > done[-1].frame]
     if not coming:
         return
     change = ChangeDetector()
     # The next frame is compared with the last one that was read.
     last = [look.frame for look in done if look.lines is not None][-1:]
-    for frame, picture in zip(last + coming, video.stream(last + coming), strict=True):
+    for frame, (number, picture) in zip(last + coming, video.stream(last + coming), strict=True):
+        if number != frame:  # it stands for one that can't be decoded
+            continue
         if not change.is_new(picture):
             yield VideoLook(frame)
         elif last and frame == last[0]:

@@ -51,6 +51,7 @@ MEDIA_TYPES = {
     "video/3gpp2": ".3g2",
     "video/ogg": ".ogv .ogm",
     "application/mxf": ".mxf",
+    "image/gif": ".gif",
 }
 TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in endings.split()}
 _LIKE = "id of an entry, or PATH@SECONDS: more like this"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,19 @@ from evaluation.evaluator import Evaluator
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
 from retrieval.index.ocr_text import OcrFolder, OcrSource
+from retrieval.index.roots import Roots
 from retrieval.index.update import IndexOptions, preview_update, update_index
+from retrieval.index.video_file import open_video_file
 from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.conftest import CPU, Library
-from tests.videos import damage, truncate, write_audio, write_rotated, write_video
+from tests.videos import (
+    break_packets,
+    damage,
+    truncate,
+    write_audio,
+    write_rotated,
+    write_video,
+)
 from trainer.build import build_criterion, build_loader, build_model
 from utils.checkpoint.weights import load_weights
 from utils.errors import UserError
@@ -206,7 +216,6 @@ def test_a_long_video_is_found_in_the_window_that_shows_it(checkpoint, tmp_path)
 BAD = {
     "empty.mp4": lambda path, good: path.write_bytes(b""),
     "cut.mp4": lambda path, good: truncate(path, good, 0.5),
-    "damaged.mp4": lambda path, good: damage(path, good),
     "sound.mp4": lambda path, good: write_audio(path),
     "noise.mkv": lambda path, good: path.write_bytes(np.random.default_rng(0).bytes(9000)),
     "text.avi": lambda path, good: path.write_text("no video at all\n" * 50),
@@ -216,7 +225,7 @@ GOOD = ["a b.mp4", "it's.mp4", 'say "hi".mp4', "new\nline.mp4", "видео 影�
         "100%;#.mp4", b"latin-\xe9.mp4".decode("utf-8", "surrogateescape")]  # fmt: skip
 
 
-def test_bad_videos_are_reported_and_the_others_found(checkpoint, tmp_path):
+def test_bad_videos_are_reported_and_the_others_found(checkpoint, tmp_path, caplog):
     videos = tmp_path / "v"
     videos.mkdir()
     good = write_video(tmp_path / "good.mp4", num_frames=20)
@@ -226,15 +235,18 @@ def test_bad_videos_are_reported_and_the_others_found(checkpoint, tmp_path):
         make(videos / name, good)
     write_rotated(videos / "turned.mp4", good)  # decord refuses it
     write_video(videos / "stream.ts", num_frames=20)  # and this
+    damage(videos / "damaged.mp4", good)  # read but for the gap
     found = update_index(
         videos, tmp_path / "i", Library(videos, videos, checkpoint).model, OcrSource(),
         IndexOptions(batch_size=4),
     )  # fmt: skip
     assert found.failed.keys() == BAD.keys()
     assert all(str(videos / name) in reason for name, reason in found.failed.items())
+    gap = f"{videos / 'damaged.mp4'}: 0:00.3-0:00.7 can't be decoded; the rest is indexed"
+    assert [record.getMessage() for record in caplog.records] == [gap]
     with VideoIndex.open(tmp_path / "i") as index:
         hits = index.search("anything", 50)
-        assert {hit.video for hit in hits} == {*GOOD, "turned.mp4", "stream.ts"}
+        assert {hit.video for hit in hits} == {*GOOD, "turned.mp4", "stream.ts", "damaged.mp4"}
         assert all(index.video_file(hit.id) == videos / hit.video for hit in hits)
         turned = next(hit.id for hit in hits if hit.video == "turned.mp4")
         assert (index.entry(turned).width, index.entry(turned).height) == (48, 64)
@@ -242,7 +254,56 @@ def test_bad_videos_are_reported_and_the_others_found(checkpoint, tmp_path):
         videos, tmp_path / "i", Library(videos, videos, checkpoint).model, OcrSource(),
         IndexOptions(),
     )  # fmt: skip
-    assert again.failed.keys() == BAD.keys() and again.plan.num_same == len(GOOD) + 2
+    assert again.failed.keys() == BAD.keys() and again.plan.num_same == len(GOOD) + 3
+
+
+def test_windows_of_which_nothing_decodes_are_left_out(make_checkpoint, tmp_path, caplog):
+    """And what is seen in the others is found there; another model embeds the same ones."""
+    videos, ocr, out = tmp_path / "v", tmp_path / "ocr", tmp_path / "i"
+    videos.mkdir(), ocr.mkdir()
+    good = write_video(tmp_path / "good.mp4", num_frames=100, gop=5, x264="bframes=0")
+    break_packets(videos / "a.mp4", good, list(range(30, 65)))  # 1.2 s to 2.6 s
+    boxes = {name: [1, 1, 40, 1, 40, 20, 1, 20, 0.9, 1] for name in ("2", "45", "55", "70")}
+    lines = {"museum": ("2", "70"), "hidden": ("45", "55"), "casino": ("70",)}
+    document = {
+        str(number): {"text": text, "score": 0.9, "tracks": {name: boxes[name] for name in names}}
+        for number, (text, names) in enumerate(lines.items())
+    }
+    (ocr / "a.json").write_text(json.dumps(document))
+    library = Library(videos, ocr, make_checkpoint())
+    assert not library.index(out, window_s=0.5, stride_s=0.5).failed
+    assert "a.mp4: 0:01.2-0:02.6 can't be decoded; the rest is indexed" in caplog.text
+    with VideoIndex.open(out) as index:
+        starts = [index.entry(i).start_s for i in range(1, len(index) + 1)]
+        assert starts == [0, 0.5, 1, 2.5, 3, 3.5]
+        for word, expected in (("museum", [0, 2.5]), ("hidden", []), ("casino", [2.5])):
+            hits = index.search(word, mode="keyword")
+            assert sorted(hit.start_s for hit in hits) == expected
+        assert all(index.thumbnail_file(i).stat().st_size for i in range(1, len(index) + 1))
+    other = Library(videos, ocr, make_checkpoint("fusion", "seed=7"))
+    assert other.index(out, replace_model=True).num_anew == 1
+    with VideoIndex.open(out) as index:
+        assert [index.entry(i).start_s for i in range(1, len(index) + 1)] == starts
+        assert len(index.search("anything", 20)) == 6
+
+
+def test_a_clip_has_fewer_frames_where_some_do_not_decode(checkpoint, tmp_path):
+    good = write_video(tmp_path / "good.mp4", num_frames=25, gop=5, x264="bframes=0")
+    break_packets(tmp_path / "a.mp4", good, list(range(5, 20)))
+    model = Library(tmp_path, tmp_path, checkpoint).model
+    params = replace(model.reading_params(10.0, 5.0), num_frames=6)
+    read = {}
+    for name in ("good.mp4", "a.mp4"):
+        with open_video_file(Roots.of(tmp_path), params, OcrSource(), name) as file:
+            read[name] = list(file.read_windows())
+    (((whole, full),), ((part, sample),)) = read["good.mp4"], read["a.mp4"]
+    assert full.num_frames == 6 and 2 <= sample.num_frames < 6
+    for time, frame in zip(part.frame_times, sample.frames, strict=False):
+        assert not 0.2 <= time < 0.8
+        if time in whole.frame_times:
+            np.testing.assert_array_equal(frame, full.frames[whole.frame_times.index(time)])
+    assert not sample.frames[sample.num_frames :].any()
+    assert part.thumbnail != whole.thumbnail and part.thumbnail[:2] == b"\xff\xd8"
 
 
 def test_a_video_that_is_damaged_later_leaves_the_index(library, tmp_path, test_names):

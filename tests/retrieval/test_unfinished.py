@@ -47,8 +47,8 @@ class Watched:
             self.embedded += [sample.id for sample in samples]
             return embed(encoder, samples, frames)
 
-        def read_noting(file, start=0):
-            for window in read(file, start):
+        def read_noting(file, *args):
+            for window in read(file, *args):
                 self.decoded += 1
                 yield window
 

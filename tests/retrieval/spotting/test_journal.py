@@ -20,7 +20,7 @@ from retrieval.spotting.text_spotter import TextLine, TextSpotter
 from retrieval.spotting.tracks import make_document
 from retrieval.spotting.video import spot_video
 from tests.retrieval.spotting.engines import SameText, list_documents, run_command
-from tests.videos import damage, make_frames, write_video
+from tests.videos import break_packets, make_frames, write_video
 from utils.cli import run_cli
 from utils.files import lock_file
 
@@ -164,11 +164,38 @@ def test_a_journal_of_anything_else_is_begun_anew(spotted, tmp_path, monkeypatch
 
 
 def test_a_video_that_fails_leaves_no_journal(tmp_path):
-    source = write_video(tmp_path / "a.mp4", 60, faststart=True)
-    damage(tmp_path / "bad.mp4", source)
+    class Failing(SameText):
+        def spot(self, picture):
+            if (tmp_path / "bad.part").stat().st_size > 300:  # some looks are written
+                raise VideoError("bad.mp4", "is gone")
+            return super().spot(picture)
+
+    source = write_video(tmp_path / "a.mp4", 60)
+    with pytest.raises(VideoError, match="is gone"):
+        spot_video(source, Failing(), 0.04, journal=tmp_path / "bad.part")
+    assert not (tmp_path / "bad.part").exists()
+    break_packets(tmp_path / "bad.mp4", source, list(range(60)))
     with pytest.raises(VideoError):
         spot_video(tmp_path / "bad.mp4", SameText(), 0.04, journal=tmp_path / "bad.part")
     assert not (tmp_path / "bad.part").exists()
+
+
+def test_frames_that_do_not_decode_are_passed_over_when_it_goes_on(tmp_path):
+    good = write_video(tmp_path / "good.mp4", 60, gop=5, x264="bframes=0")
+    path = break_packets(tmp_path / "a.mp4", good, list(range(20, 30)))
+    journal, log = tmp_path / "a.part", tmp_path / "log"
+    document = spot_video(path, ShadeText(), 0.04, journal=journal)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    frames = [json.loads(line)["frame"] for line in lines[1:]]
+    assert frames == [*range(20), *range(30, 60)]
+    for num_done in (10, 20, 21, 25, 50):  # before the gap, at it, behind it
+        journal.write_bytes(b"".join(lines[: 1 + num_done]))
+        log.write_text("")
+        spotter = ShadeText()
+        spotter.log = log
+        assert spot_video(path, spotter, 0.04, journal=journal) == document
+        assert journal.read_bytes() == b"".join(lines)
+        assert count_reads(log) == 50 - num_done
 
 
 def test_a_journal_that_cant_be_written_is_said_and_done_without(tmp_path, caplog):

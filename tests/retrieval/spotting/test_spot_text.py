@@ -18,7 +18,7 @@ from tests.retrieval.spotting.engines import (  # noqa: F401 - fixtures
     run_command,
     spot,
 )
-from tests.videos import truncate, write_audio, write_rotated, write_video
+from tests.videos import break_packets, truncate, write_audio, write_rotated, write_video
 
 
 def test_each_video_has_a_document_where_it_stands(tmp_path, clip, capsys):
@@ -45,6 +45,20 @@ def test_every_usual_container_and_a_turned_file(tmp_path, clip, capsys):
     assert made == sorted(f"{name}.json" for name in names)
     for name in made:
         assert list(load_ocr_document(tmp_path / "out" / name)["0"]["tracks"]) == ["0", "10"], name
+
+
+def test_what_does_not_decode_is_said_and_the_rest_is_read(tmp_path, capfd):
+    good = write_video(tmp_path / "good.mp4", 60, gop=5, x264="bframes=0")
+    (tmp_path / "v").mkdir()
+    break_packets(tmp_path / "v/a.mp4", good, list(range(18, 27)))
+    (tmp_path / "v/main.ts").write_text("export const x: number = 1;")
+    assert spot(tmp_path / "v", "--out", tmp_path / "out", "--every", 0.2, "--workers", 2) == 0
+    assert list_documents(tmp_path / "out") == ["a.mp4.json"]
+    (record,) = load_ocr_document(tmp_path / "out/a.mp4.json").values()
+    assert sorted(map(int, record["tracks"])) == [0, 5, 10, 15, 30, 35, 40, 45, 50, 55]
+    said = capfd.readouterr().err
+    gap = f"{tmp_path / 'v/a.mp4'}: 0:00.7-0:01.1 can't be decoded; the rest is read"
+    assert said.count(gap) == 1 and "main.ts: left out, it is text, no video" in said
 
 
 def test_what_is_finished_is_kept_and_what_is_half_written_is_not(tmp_path, clip, capsys):
@@ -269,10 +283,10 @@ def test_a_reader_that_is_not_installed_is_said_once(tmp_path, clip, monkeypatch
     assert capsys.readouterr().err.count("pip install decord") == 1
 
 
-def test_another_reader_says_which_one_to_take(tmp_path, clip, capsys):
+def test_what_one_reader_refuses_is_read_by_another(tmp_path, clip, capsys):
     put(tmp_path / "videos", clip, "a.mp4")
     write_rotated(tmp_path / "videos/turned.mp4", tmp_path / "videos/a.mp4")
     options = ["--out", tmp_path / "out", "--reader", "decord"]
-    assert spot(tmp_path / "videos", *options) == 1
-    assert 'try the video reader "av"' in capsys.readouterr().err
-    assert list_documents(tmp_path / "out") == ["a.mp4.json"]
+    assert spot(tmp_path / "videos", *options) == 0
+    assert "2 videos spotted" in capsys.readouterr().out
+    assert list_documents(tmp_path / "out") == ["a.mp4.json", "turned.mp4.json"]

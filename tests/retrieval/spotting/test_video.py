@@ -15,7 +15,7 @@ from retrieval.spotting.video import ChangeDetector, average_windows, choose_fra
 from tests.processes import arguments, finish
 from tests.retrieval.spotting.engines import SameText, run_command
 from tests.test_test import ended  # noqa: F401 - a fixture
-from tests.videos import damage, write_video
+from tests.videos import break_packets, write_video
 from utils.errors import UserError
 
 NUM_FRAMES = 45  # at 25 a second
@@ -89,10 +89,24 @@ def test_frames_have_the_same_numbers_with_every_reader(tmp_path, reader):
         np.testing.assert_array_equal(np.stack(seen), video.frames(range(0, 30, 5)))
 
 
-def test_a_damaged_video_has_no_document(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 60, faststart=True)
-    with pytest.raises(UserError, match=r"damaged\.mp4: frame"):
-        spot_video(damage(tmp_path / "damaged.mp4", path), SameText())
+def test_looks_that_do_not_decode_are_left_out(tmp_path):
+    good = write_video(tmp_path / "a.mp4", 60, gop=5, x264="bframes=0")
+    path = break_packets(tmp_path / "damaged.mp4", good, list(range(18, 27)))
+    shares, damage = [], []
+    document = spot_video(
+        path, SameText(), every=0.2, progress=shares.append, report_damage=damage.append
+    )
+    frames = {frame for record in document.values() for frame in record["tracks"]}
+    assert frames == {str(number) for number in range(0, 60, 5) if number not in (20, 25)}
+    assert shares == [(number + 1) / 60 for number in range(0, 60, 5) if number not in (20, 25)]
+    assert damage == ["0:00.7-0:01.1 can't be decoded"]
+
+
+def test_a_video_of_which_nothing_decodes_has_no_document(tmp_path):
+    good = write_video(tmp_path / "a.mp4", 20)
+    path = break_packets(tmp_path / "damaged.mp4", good, list(range(20)))
+    with pytest.raises(UserError, match=r"damaged\.mp4: "):
+        spot_video(path, SameText())
 
 
 def test_train_and_test_read_what_spot_text_writes(demo, tmp_path, ended):  # noqa: F811

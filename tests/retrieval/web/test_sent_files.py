@@ -7,7 +7,7 @@ import socket
 import httpx
 import pytest
 
-from data_loader.readers.container import VIDEO_EXTENSIONS
+from data_loader.readers.container import SEARCHABLE_EXTENSIONS
 from retrieval.search.example import MAX_PICTURE_BYTES
 from retrieval.search.hybrid import MAX_QUERY
 from retrieval.web.access import HEADERS
@@ -100,7 +100,7 @@ def test_thumbnails(client, entry):
 
 def test_every_container_has_its_type():
     endings = [ending for endings in MEDIA_TYPES.values() for ending in endings.split()]
-    assert sorted(endings) == sorted(VIDEO_EXTENSIONS)
+    assert sorted(endings) == sorted(SEARCHABLE_EXTENSIONS)
 
 
 def test_names_are_safe_in_headers(client):
