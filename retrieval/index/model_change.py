@@ -135,7 +135,7 @@ def embed_anew(
     done = set(writer.read_succeeded().tolist())
     left = [
         name
-        for name, video in sorted(known.items())
+        for name, video in sorted(known.items(), key=lambda item: item[1].id)
         if not done.issuperset(entry.id for entry in entries[video.id])
         and _has_content(roots.locate(name), video)
     ]

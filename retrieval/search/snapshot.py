@@ -114,6 +114,9 @@ class Snapshot:
         self.embeddings = self.vectors.windows
         self.without = {part: map_array(folder, meta, WITHOUT[part]) for part in meta["leaves_out"]}
         self.ids = np.asarray(map_array(folder, meta, IDS))
+        # A model that came later has embedded the videos in another order, perhaps.
+        is_sorted = bool((np.diff(self.ids) > 0).all())
+        self._by_id = None if is_sorted else np.argsort(self.ids)
         dead = connection.execute("SELECT row FROM dead_rows").fetchall()
         self.dead = np.array(dead, dtype=np.int64).ravel()
         self.num_entries = meta["num_rows"] - len(self.dead)
@@ -255,8 +258,10 @@ class Snapshot:
         return self._folders[folder]
 
     def find_rows_of(self, ids: NDArray) -> NDArray:
-        """Return the rows (M,) of entries (M,) of the index; later entries have later rows."""
-        return np.searchsorted(self.ids, ids)
+        """Return the rows (M,) of entries (M,) of the index."""
+        if self._by_id is None:  # mostly: later entries have later rows
+            return np.searchsorted(self.ids, ids)
+        return self._by_id[np.searchsorted(self.ids, ids, sorter=self._by_id)]
 
 
 def select_in(

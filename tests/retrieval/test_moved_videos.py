@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import index as index_script
@@ -13,8 +14,9 @@ from retrieval.index import update as update_module
 from retrieval.index.ocr_text import OcrFolder
 from retrieval.index.tower import open_model
 from retrieval.index.update import IndexOptions, preview_update, update_index
-from retrieval.index.writer import read_index_meta
+from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from tests.retrieval.conftest import Library
+from tests.retrieval.made_index import MODEL, WIDTH, add, create, made_embeddings, made_video
 from utils.errors import UserError
 
 
@@ -201,3 +203,22 @@ def test_the_model_of_an_index_is_found_from_any_folder(
     assert model.config.arch.kwargs()["text_params"].model == str(
         checkpoint.parent / "some/where/text_model"
     )
+
+
+def test_rows_in_another_order_than_entries(tmp_path):
+    """As after a change of models that was stopped, and went on with what had failed before."""
+    rows, out = made_embeddings(3), tmp_path / "i"
+    create(out)
+    add(out, *(made_video(f"{n}.mp4", [f"word{n}"], rows[n : n + 1]) for n in range(3)))
+    with lock_index(out), IndexWriter(out) as writer:
+        new = {"generation": writer.next_generation(), "width": WIDTH, "leaves_out": []}
+        writer.begin_successor(new | {"model": MODEL, "num_frames": None})
+        for number in (2, 0, 1):
+            entry = made_video("x", [], rows[number : number + 1]).entries[0]
+            writer.write_successor([(number + 1, entry)])
+        writer.switch_to_successor()
+    with VideoIndex.open(out) as index, index.reading() as (_, snapshot):
+        ids = np.array([3, 1, 2])
+        np.testing.assert_array_equal(
+            snapshot.embeddings[snapshot.find_rows_of(ids)], rows[ids - 1]
+        )
