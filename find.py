@@ -9,10 +9,11 @@
     python find.py --forget /media/disk/Films         a folder is no longer to be searched
 
 The text in the videos is read in several processes, newest videos first, and every video can be
-searched as soon as it is read. Where an image-text tower can be had (--model; otherwise
-google/siglip2-base-patch16-224, of the local cache or downloaded once), what is shown is found by
-its meaning, too, when all of it is embedded; --model none does without and asks no hub. No video
-leaves the machine, and only this machine is answered.
+searched as soon as it is read. Subtitles beside a video or in it are searched like what is read,
+and with --speech what is said in the others (pip install moonshine-voice==0.0.62). Where an
+image-text tower can be had (--model; otherwise google/siglip2-base-patch16-224, of the local cache
+or downloaded once), what is shown is found by its meaning, too, when all of it is embedded; --model
+none does without and asks no hub. No video leaves the machine, and only this machine is answered.
 
 Ctrl-C ends it, and so may anything else: nothing is lost, the next start goes on, within a long
 video, too. With --watch the folders are watched; a file that is still being written is waited for.
@@ -21,8 +22,8 @@ A video that is renamed or moved within the library keeps all that is known of i
 not there (a disk that is unplugged) is said, and its videos stay. The videos themselves are never
 written to. Everything is kept in one folder, that of --library, or of the environment variable
 TEXTVR_LIBRARY, or "textvr/library" in the user's folder of data; to be rid of it, delete it. How
-videos are read (--script, --model) is kept there, too, until it is said otherwise; other letters
-mean that all text is read anew.
+videos are read (--script, --model, --speech) is kept there, too, until it is said otherwise; other
+letters mean that all text is read anew.
 
 Exit codes: 0; 1: some videos could not be read (work.log in the library names them); 2: nothing
 could be begun. Only one find.py works on a library: a second one opens the page of the first.
@@ -73,6 +74,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--model", metavar="TOWER", help="name or folder of an image-text tower, or none")
     script = f"letters that are read: {', '.join(SCRIPTS)} (a new library: latin)"
     add("--script", choices=SCRIPTS, metavar="NAME", help=script)
+    said = "write down (English) speech, too, of videos without subtitles"
+    add("--speech", action=argparse.BooleanOptionalAction, help=said)
     add("--port", type=parse_port, help=f"of the page; 0: any free one ({PORT}, where it is free)")
     add("--no-browser", action="store_true", help="open no browser")
     add("--no-page", action="store_true", help="bring the library up to date, and end")
@@ -104,7 +107,9 @@ def prepare_library(library: Library, arguments: argparse.Namespace) -> bool:
             return False
         raise UserError("say where your videos are: python find.py ~/Videos")
     settings = library.read_settings()
-    changed = settings.change(model=arguments.model, script=arguments.script)
+    changed = settings.change(
+        model=arguments.model, script=arguments.script, speech=arguments.speech
+    )
     if arguments.model is not None and Path(arguments.model).is_dir():
         changed = changed.change(model=str(make_absolute(Path(arguments.model))))
     if changed != settings:
@@ -193,7 +198,8 @@ def join_other(library: Library, arguments: argparse.Namespace, address: str | N
     """Open the page of the find.py that has the library; raises ``UserError``."""
     roots = library.read_roots()
     new = [folder for folder in arguments.folders if roots.find_root(folder) is None]
-    if new or arguments.relocate or arguments.forget or arguments.model or arguments.script:
+    asked = arguments.relocate, arguments.forget, arguments.model, arguments.script
+    if new or any(asked) or arguments.speech is not None:
         raise UserError(
             f"{library.folder}: another find.py is at work there ({address or 'without a page'}); "
             "end it with Ctrl-C, then give this command again"

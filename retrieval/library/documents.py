@@ -25,6 +25,9 @@ from data_loader.ocr.paths import name_document
 from data_loader.readers.base_reader import VideoError
 from retrieval.index.ocr_text import OcrFolder
 from retrieval.library.settings import LibrarySettings
+from retrieval.spoken.embedded import has_subtitles
+from retrieval.spoken.subtitles import find_subtitle_files
+from retrieval.spoken.transcription import identify_recogniser, transcribe_video
 from retrieval.spotting.text_spotter import TextSpotter, build_spotter
 from retrieval.spotting.video import EVERY_S, spot_video
 from utils.errors import UserError
@@ -100,9 +103,25 @@ class ReadText(DocumentStep):
         return list(document.values())
 
 
+class HearSpeech(DocumentStep):
+    """The speech of videos that have no subtitles; those are read when a video is indexed."""
+
+    kind, label = "spoken", "listening"
+
+    def describe(self, video: Path) -> Any:  # noqa: D102
+        return identify_recogniser()
+
+    def make_records(  # noqa: D102
+        self, video: Path, journal: Path, progress: Progress
+    ) -> list[dict[str, Any]]:
+        if find_subtitle_files({video.name: video})[video.name] or has_subtitles(video):
+            return []
+        return transcribe_video(video, progress, journal)
+
+
 def list_steps(settings: LibrarySettings) -> list[DocumentStep]:
     """Return the steps in which documents are made; raises ``UserError`` for a wrong setting."""
-    return [ReadText(settings)]
+    return [ReadText(settings), *([HearSpeech()] if settings.speech else [])]
 
 
 class DocumentTask(NamedTuple):

@@ -31,6 +31,7 @@ from retrieval.library.settings import NO_MODEL, LibrarySettings
 from retrieval.library.status import StatusWriter
 from retrieval.library.watch import FolderWatcher
 from retrieval.printing import escape
+from retrieval.spoken.source import SpokenSource
 from retrieval.spotting.folder import estimate_looks
 from retrieval.spotting.video import EVERY_S
 from utils.errors import UserError
@@ -103,6 +104,8 @@ class LibraryWork:
         self._library, self._settings = library, settings
         self._maker, self._status = maker, status
         self._text = LibraryText(library.text, list_steps(settings))
+        # With subtitles, which need no document.
+        self._source = SpokenSource(self._text, lambda name: library.read_roots().locate(name))
         self._stamps: dict[str, FileStamp] = {}  # of the videos, when they were last listed
         self._unreadable: dict[str, tuple[FileStamp, str]] = {}  # video -> file, reason
         self._counts: Counter[str] = Counter()
@@ -181,8 +184,8 @@ class LibraryWork:
         with lock_index(self._library.index), IndexWriter(self._library.index) as writer:
             known = writer.read_videos()
             kept = listing.find_kept(known)
-            plan = plan_update(roots, listing.names, known, self._text, kept)
-            apply_plan(writer, plan, known, self._text)
+            plan = plan_update(roots, listing.names, known, self._source, kept)
+            apply_plan(writer, plan, known, self._source)
             link_targets = [encode_path(path) for path in listing.link_targets]
             if writer.meta.get("link_targets") != link_targets:
                 writer.set_meta(link_targets=link_targets)
@@ -228,7 +231,7 @@ class LibraryWork:
             self._status.advance(name, 0.5 + 0.5 * share)
 
         with begin_update(
-            roots, listing, self._library.index, model, self._text, options, progress
+            roots, listing, self._library.index, model, self._source, options, progress
         ) as update:
             plan = update.result.plan
             if made is None:
