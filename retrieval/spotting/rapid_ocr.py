@@ -5,6 +5,7 @@ without accents; other scripts need another recogniser (``retrieval.spotting.scr
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,11 @@ _INSTALL = (
 _BLANK_GAIN = 32.0
 # As keyboards write them: TextVR's models leave out words with characters beyond ASCII.
 _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
+# A score: between digits the recogniser takes a lone zero for the letter.
+_SCORE = re.compile(r"(?<![^\W_])[O\d]{1,3} ?[:-] ?[O\d]{1,3}(?![^\W_])")
+_WIDE = (
+    3.0  # times its height: what can't be read and is less wide may be no text (a ball, a wheel)
+)
 _RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"  # of the package
 # Longer side of the picture in the detector: a share of the frame's, at least and at most so many
 # pixels; the last is the most for frames above _LARGE. Letters 9 to 16 pixels high in 1080p are
@@ -147,7 +153,8 @@ class RapidOcrSpotter(TextSpotter):
         readings: list[Reading] = [drop_icons(x) for x in self._engine.text_rec(crops)[0]]
         sure = [number for number, reading in enumerate(readings) if self._is_seen(reading)]
         if self._foreign is not None:
-            self._foreign.note_unread(len(readings) - len(sure))
+            unread = sorted(set(range(len(readings))) - set(sure))
+            self._foreign.note_unread(_count_wide(np.asarray(boxes)[unread]))
             is_own = self._foreign.sort_out([readings[number] for number in sure])
             sure = [number for number, own in zip(sure, is_own, strict=True) if own]
         lines = []
@@ -214,7 +221,17 @@ def weigh_characters(characters: Sequence[str], script: Script, blank_gain: floa
 
 
 def _normalise_signs(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).translate(_PLAIN)
+    text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
+    return _SCORE.sub(lambda found: found.group().replace("O", "0"), text)
+
+
+def _count_wide(boxes: np.ndarray) -> int:
+    """Return how many quadrangles (N, 4, 2) are as wide as words are."""
+    widths, heights = (
+        np.linalg.norm(boxes[:, second] - boxes[:, first], axis=1)
+        for first, second in ((0, 1), (0, 3))
+    )
+    return int(np.count_nonzero(widths >= _WIDE * heights))
 
 
 def _import_rapidocr() -> tuple[Any, Any]:

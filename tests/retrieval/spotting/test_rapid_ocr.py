@@ -94,6 +94,27 @@ def test_latin_signs_become_plain_ones(read, plain):
     assert rapid_ocr._normalise_signs(read) == plain
 
 
+@pytest.mark.parametrize(
+    ("read", "meant"),
+    [
+        ("LIONS O : O BEARS", "LIONS 0 : 0 BEARS"), ("O-1", "0-1"), ("1O:O5", "10:05"),
+        ("O : OSLO", "O : OSLO"), ("REO-1", "REO-1"), ("HELLO - OK", "HELLO - OK"), ("O", "O"),
+    ],
+)  # fmt: skip
+def test_a_lone_zero_of_a_score_is_no_letter(read, meant):
+    assert rapid_ocr._normalise_signs(read) == meant
+
+
+def test_a_ball_is_no_text_that_cant_be_read(spotter):
+    image = Image.new("RGB", (640, 360), (222, 226, 231))
+    spotter.reset()
+    for left in range(40, 520, 20):
+        frame = image.copy()
+        ImageDraw.Draw(frame).ellipse((left, 120, left + 90, 210), fill=(180, 60, 60))
+        assert spotter.spot(np.asarray(frame)) == []
+    assert spotter.describe_unread() is None
+
+
 def test_small_pictures_are_seen_as_they_are_and_larger_ones_smaller(monkeypatch):
     seen = []
     spotter, small = RapidOcrSpotter(), RapidOcrSpotter(max_side=960)
