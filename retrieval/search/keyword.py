@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_loader.readers.container import VIDEO_EXTENSIONS
+from data_loader.readers.container import SEARCHABLE_EXTENSIONS
 from retrieval.index.words import get_words
 from retrieval.results import MatchKind, WordMatch
 from retrieval.search.misreading import (
@@ -70,7 +70,7 @@ _OPENING = re.compile(
     r"\s+(of|showing|with|about|where|in\s+which|that\s+shows?)\b)?",
     re.IGNORECASE,
 )
-_ENDING = re.compile(f"({'|'.join(map(re.escape, VIDEO_EXTENSIONS))})$")
+_ENDING = re.compile(f"({'|'.join(map(re.escape, SEARCHABLE_EXTENSIONS))})$")
 _QUOTED = re.compile(r'"([^"]*)"|“([^”]*)”|„([^“”]*)[“”]|«([^»]*)»')
 
 

@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from data_loader.ocr.ocr_words import load_ocr_document
 from data_loader.ocr.paths import find_documents, name_document
-from data_loader.readers.container import VIDEO_EXTENSIONS
+from data_loader.readers.container import list_searchable
 from retrieval.printing import escape
 from retrieval.spoken.embedded import has_subtitles
 from retrieval.spoken.subtitles import find_subtitle_files
 from retrieval.spoken.transcription import identify_recogniser, name_journal, transcribe_video
 from retrieval.spotting.folder import estimate_looks, show_progress
 from utils.errors import UserError
-from utils.files import list_files, write_text
+from utils.files import write_text
 from utils.processes import TaskDone, TaskError, Work, run_tasks
 
 # Stands in a document that has been listened to, where nothing is said; it is no line of an index.
@@ -65,7 +65,7 @@ def transcribe_folder(
         UserError: Moonshine is not installed, or the disk is full.
     """
     identify_recogniser()
-    names = list_files(folder, VIDEO_EXTENSIONS).names
+    names = list_searchable(folder).names
     documents = dict(zip(names, find_documents(out, names), strict=True))
     beside = find_subtitle_files({name: folder / name for name in names})
     outcome, unfinished = SpeechOutcome(), []
