@@ -160,7 +160,9 @@ class RapidOcrSpotter(TextSpotter):
         lines = []
         for number in sure:
             text = " ".join(self._clean(readings[number].text).split())
-            if text:
+            if any(
+                map(str.isalnum, text)
+            ):  # nobody can search for a sign, and a ball is read as "?"
                 corners = boxes[number].astype(np.float64)
                 lines.append(TextLine(text, readings[number].score, corners))
         return lines

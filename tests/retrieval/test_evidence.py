@@ -186,3 +186,13 @@ def test_what_is_said_counts_as_what_is_read_and_a_name_less(tmp_path):
     parts = {hit.video: hit.evidence for hit in found}
     assert parts["a.mp4"].said > 0 == parts["a.mp4"].read
     assert parts["films/charlie_chaplin.mp4"].named > 0
+
+
+@pytest.mark.parametrize(
+    ("query", "read"),
+    [("10:59:45", "10:59:46"), ("re160x", "re170x"), ("frame4100", "frame4117")],
+)
+def test_another_digit_is_another_number(tmp_path, query, read):
+    with VideoIndex.open(index_of_lines(tmp_path / "i", [[read], [query]])) as index:
+        found = index.search(query, mode="keyword")
+        assert [match.word for hit in found for match in hit.words] == [query]

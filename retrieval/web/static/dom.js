@@ -139,7 +139,7 @@ export async function fetchJson(address, signal, picture) {
     answer = await fetch(address, { signal, ...sent });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. Is serve.py still running?");
+    throw new Error("The server does not answer. Is its command still running?");
   }
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(body.detail ?? `The server failed (${answer.status}).`);

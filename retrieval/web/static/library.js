@@ -85,7 +85,8 @@ function showWork(work) {
   byId("work-bar").hidden = isOver;
   byId("work-bar").value = total ? Math.min(1, (done + (share ?? 0)) / total) : 0;
   const left = !isOver && typeof seconds === "number" ? `, ${formatDuration(seconds)} left` : "";
-  byId("work-count").textContent = `${done.toLocaleString("en")} of ${count(total, "video")}${left}`;
+  const progress = `${done.toLocaleString("en")} of ${count(total, "video")}${left}`;
+  byId("work-count").textContent = isOver ? "" : progress;
   const failed = byId("work-failed");
   failed.hidden = !work.num_failed;
   failed.querySelector("summary").textContent = `${work.num_failed.toLocaleString("en")} failed`;

@@ -141,7 +141,7 @@ def test_nothing_found_and_no_answer_are_said(page):
     page.value("window.fetch = () => Promise.reject(new TypeError('no network'))")
     page.value("document.querySelector('#submit').click()")
     page.wait_for("!document.querySelector('#error').hidden")
-    assert "Is serve.py still running?" in text(page, "#error")
+    assert "Is its command still running?" in text(page, "#error")
 
 
 def test_a_folder_whose_name_is_no_text_can_be_chosen(page):
