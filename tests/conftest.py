@@ -4,11 +4,13 @@ import json
 import logging
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from base.config import Config
 from data_loader.synthetic.demo import DemoOptions, make_demo
@@ -25,6 +27,16 @@ MakeConfig = Callable[..., Config]
 def _one_thread() -> None:
     """Tiny models gain nothing from threads, and loading processes need the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_progress_bars() -> None:
+    """Many tests kill a process that they forked: one that draws a bar would keep all bars waiting.
+
+    By default the lock of progress bars is shared with forked processes.
+    """
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
 
 
 @pytest.fixture(scope="session", autouse=True)
