@@ -10,6 +10,7 @@ of Latin, from prices and part numbers to code and GmbH, and 359 of ``benchmarks
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,16 @@ _ODD = re.compile(r"[a-z][A-Z](?![a-z]{2})|[^\W\d_]{2}[0346][^\W\d_]{2}")
 _MIN_LETTERS = 4  # of a word that is judged by its shape
 
 
+class Noticed(NamedTuple):
+    """What was noticed in one frame; JSON keeps it as a list."""
+
+    num_lines: int
+    num_sure: int  # of them, surely of another script
+    num_unread: int  # places of text that could not be read with any confidence
+    left_out: Sequence[tuple[str, Sequence[str]]]  # texts, and what they may be
+    doubtful: Sequence[tuple[str, float, Sequence[str]]]  # that were kept: with their scores
+
+
 class ForeignText:
     """Lines of one video, sorted by whether they are of another script."""
 
@@ -41,25 +52,41 @@ class ForeignText:
         self._left_out: dict[str, tuple[str, ...]] = {}  # distinct texts -> what they may be
         self._kept: dict[str, tuple[float, tuple[str, ...]]] = {}  # least score, what they may be
 
-    def note_unread(self, number: int) -> None:
-        """Count what was found, but could not be read with any confidence."""
-        self._num_unread += number
+    def sort_out(
+        self, readings: Sequence[Reading], num_unread: int = 0
+    ) -> tuple[list[bool], Noticed]:
+        """Sort the readings of a frame.
 
-    def sort_out(self, readings: Sequence[Reading]) -> list[bool]:
-        """Whether each reading of a frame is kept."""
+        Args:
+            num_unread: what was found there, but could not be read with any confidence.
+
+        Returns:
+            Whether each reading is kept; and what ``add`` takes, as this has done already.
+        """
         scores = [judge_reading(reading) for reading in readings]
-        self._num_lines += len(readings)
-        self._num_sure += sum(score > SURE for score in scores)
+        counts = len(readings), int(sum(score > SURE for score in scores)), num_unread
+        self.add(Noticed(*counts, (), ()))
         bound = self._choose_bound()
         is_own = [score <= bound for score in scores]
+        left_out, doubtful = [], []
         for reading, score, own in zip(readings, scores, is_own, strict=True):
             text = reading.unmasked or " ".join(reading.text.split())
             if not own:
-                self._num_left_out += 1
-                self._left_out[text] = _guess(reading)
+                left_out.append((text, _guess(reading)))
             elif score > _BOUNDS[0][1]:
-                self._kept[text] = min((score, _guess(reading)), self._kept.get(text, (np.inf, ())))
-        return is_own
+                doubtful.append((text, float(score), _guess(reading)))
+        self.add(Noticed(0, 0, 0, left_out, doubtful))
+        return is_own, Noticed(*counts, left_out, doubtful)
+
+    def add(self, noticed: Noticed) -> None:
+        """Take in what was noticed in a frame of the video."""
+        self._num_lines += noticed.num_lines
+        self._num_sure += noticed.num_sure
+        self._num_unread += noticed.num_unread
+        self._num_left_out += len(noticed.left_out)
+        self._left_out |= {text: tuple(guess) for text, guess in noticed.left_out}
+        for text, score, guess in noticed.doubtful:
+            self._kept[text] = min((score, tuple(guess)), self._kept.get(text, (np.inf, ())))
 
     def confirm(self, text: str) -> bool:
         """Whether a line that was kept is still to be, now that the whole video is known."""

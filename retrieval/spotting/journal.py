@@ -24,7 +24,7 @@ from utils.files import FileLockedError, FileStamp, lock_file
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".part"
-FORM = 1  # of the lines, and of what decides on which frames are read
+FORM = 2  # of the lines, and of what decides on which frames are read
 _WAIT_S = 10.0  # for a process of a killed run, which ends when its picture is read
 
 
@@ -32,12 +32,14 @@ class VideoLook(NamedTuple):
     """What a look at a frame gave.
 
     ``lines`` is None where the frame looks like the one before; ``changed`` says of each line
-    whether the picture differs there from the frame that was read before.
+    whether the picture differs there from the frame that was read before; ``noticed`` is
+    ``TextSpotter.noticed``.
     """
 
     frame: int
     lines: list[TextLine] | None = None
     changed: list[bool] = []  # noqa: RUF012 - never changed
+    noticed: Any = None
 
 
 def name_journal(document: Path) -> Path:
@@ -173,7 +175,8 @@ def _pack_look(look: VideoLook) -> dict[str, Any]:
         [text, float(score), np.asarray(corners, dtype=np.float64).ravel().tolist(), bool(changed)]
         for (text, score, corners), changed in zip(look.lines, look.changed, strict=True)
     ]
-    return {"frame": look.frame, "lines": lines}
+    noticed = {} if look.noticed is None else {"noticed": look.noticed}
+    return {"frame": look.frame, "lines": lines} | noticed
 
 
 def _unpack_look(line: bytes) -> VideoLook | None:
@@ -186,6 +189,7 @@ def _unpack_look(line: bytes) -> VideoLook | None:
             TextLine(text, score, np.array(corners, dtype=np.float64).reshape(4, 2))
             for text, score, corners, _ in look["lines"]
         ]
-        return VideoLook(look["frame"], lines, [changed for *_, changed in look["lines"]])
+        changed = [changed for *_, changed in look["lines"]]
+        return VideoLook(look["frame"], lines, changed, look.get("noticed"))
     except (ValueError, TypeError, KeyError):
         return None

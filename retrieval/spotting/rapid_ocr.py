@@ -18,7 +18,7 @@ import numpy as np
 from base.registry import TEXT_SPOTTERS
 from data_loader.readers.base_reader import load_library
 from retrieval.spotting.ctc import CtcDecoder, Reading, drop_icons
-from retrieval.spotting.foreign_text import ForeignText
+from retrieval.spotting.foreign_text import ForeignText, Noticed
 from retrieval.spotting.scripts import ANY, Script, find_recogniser, get_script, order_right_to_left
 from retrieval.spotting.text_spotter import TextLine, TextSpotter
 from utils.errors import UserError
@@ -146,7 +146,7 @@ class RapidOcrSpotter(TextSpotter):
         """Find and read the lines of text, from the top down."""
         self.load()
         picture = np.ascontiguousarray(picture[..., ::-1])  # RapidOCR wants BGR
-        boxes = self._detect(picture)
+        boxes, self.noticed = self._detect(picture), None
         if not len(boxes):
             return []
         crops = self._engine.get_crop_img_list(picture, list(boxes))
@@ -154,8 +154,10 @@ class RapidOcrSpotter(TextSpotter):
         sure = [number for number, reading in enumerate(readings) if self._is_seen(reading)]
         if self._foreign is not None:
             unread = sorted(set(range(len(readings))) - set(sure))
-            self._foreign.note_unread(_count_wide(np.asarray(boxes)[unread]))
-            is_own = self._foreign.sort_out([readings[number] for number in sure])
+            num_unread = _count_wide(np.asarray(boxes)[unread])
+            is_own, self.noticed = self._foreign.sort_out(
+                [readings[number] for number in sure], num_unread
+            )
             sure = [number for number, own in zip(sure, is_own, strict=True) if own]
         lines = []
         for number in sure:
@@ -179,6 +181,11 @@ class RapidOcrSpotter(TextSpotter):
         """Forget what was left out of the last video."""
         if self._foreign is not None:
             self._foreign = ForeignText()
+
+    def restore(self, noticed: Any) -> None:
+        """Take in what ``noticed`` was of another picture of the video."""
+        if self._foreign is not None:
+            self._foreign.add(Noticed(*noticed))
 
     def confirm(self, text: str) -> bool:
         """Whether a line of the video is no look-alike of another script."""

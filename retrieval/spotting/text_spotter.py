@@ -27,6 +27,9 @@ class TextSpotter(ABC):
     ``spot_text.py --engine NAME`` takes it.
     """
 
+    # What ``spot`` has noticed in the last picture beside its lines, as JSON values; None: nothing.
+    noticed: Any = None
+
     @abstractmethod
     def identity(self) -> dict[str, str]:
         """Return what its readings depend on: the engine, its version, models, script.
@@ -40,6 +43,9 @@ class TextSpotter(ABC):
 
     def reset(self) -> None:  # noqa: B027 - an engine may notice nothing
         """Forget what was noticed, before another video."""
+
+    def restore(self, noticed: Any) -> None:  # noqa: B027 - likewise
+        """Take in what ``noticed`` was, of a picture that an earlier run has read."""
 
     def confirm(self, text: str) -> bool:
         """Whether a text that was read still counts; called for each when a video is read."""

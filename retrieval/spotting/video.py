@@ -47,8 +47,8 @@ def spot_video(
         progress: called with the share of the video that is done, in (0, 1], after each frame.
         journal: file of what is done so far (``retrieval.spotting.journal``). Where it is there
             already, of this file, engine, ``every`` and reader, the spotting goes on after its last
-            look, and returns what it would have returned without a stop (but for what the engine
-            noticed before, see ``TextSpotter.confirm``). Who has kept the document removes it.
+            look, and returns what it would have returned without a stop. Who has kept the document
+            removes it.
         report_damage: called with what can't be decoded, in a few words, where that is something.
 
     Returns:
@@ -69,6 +69,8 @@ def spot_video(
         with Journal(journal, header, frames) as kept:
             for look in kept.looks:
                 tracker.add(look)
+                if look.noticed is not None:
+                    spotter.restore(look.noticed)
             if kept.looks and progress is not None:
                 progress((kept.looks[-1].frame + 1) / video.num_frames)
             for look in _look_at_frames(video, spotter, frames, kept.looks):
@@ -105,7 +107,8 @@ def _look_at_frames(
             continue
         else:
             lines = spotter.spot(picture)
-            yield VideoLook(frame, lines, [change.has_changed(line.corners) for line in lines])
+            changed = [change.has_changed(line.corners) for line in lines]
+            yield VideoLook(frame, lines, changed, spotter.noticed)
 
 
 def choose_frames(times: np.ndarray, step: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Text of other scripts, which a recogniser of Latin letters reads as look-alikes."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_loader.synthetic.layout import write_video
 from retrieval.spotting.ctc import Reading
-from retrieval.spotting.foreign_text import ForeignText
+from retrieval.spotting.foreign_text import ForeignText, Noticed
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
 from retrieval.spotting.video import spot_video
 
@@ -88,30 +89,45 @@ def test_the_video_decides_about_lines_that_could_be_either():
     doubtful, own = make_reading("HOBOCTU AHA", 0.9, 0.003), make_reading("SALE", 0.97, 0.0)
     sure = make_reading("CHaCH6o 3a BHHMaHHe", 0.7, 0.02)
     text = ForeignText()
-    assert text.sort_out([doubtful, own]) == [True, True]
-    assert text.sort_out([sure, sure]) == [False, False]  # two may be chance
-    assert text.sort_out([doubtful, own]) == [True, True]
+    assert text.sort_out([doubtful, own])[0] == [True, True]
+    assert text.sort_out([sure, sure])[0] == [False, False]  # two may be chance
+    assert text.sort_out([doubtful, own])[0] == [True, True]
     assert text.confirm("HOBOCTU AHA") and text.confirm("SALE")
-    assert text.sort_out([sure, sure, sure]) == [False, False, False]
-    assert text.sort_out([doubtful, own]) == [False, True]
+    assert text.sort_out([sure, sure, sure])[0] == [False, False, False]
+    assert text.sort_out([doubtful, own])[0] == [False, True]
     # Nor is it kept where it was read before.
     assert not text.confirm("HOBOCTU AHA") and text.confirm("SALE") and text.confirm("never read")
     assert text.describe().startswith("2 lines look like")
 
 
+def test_what_was_noticed_goes_on_in_another_run():
+    """Through JSON, as the journal keeps it."""
+    doubtful, sure = (
+        make_reading("HOBOCTU AHA", 0.9, 0.003),
+        make_reading("CHaCH6o BHHM", 0.7, 0.02),
+    )
+    text, later = ForeignText(), ForeignText()
+    for readings in ([doubtful], [sure, sure], [sure, sure, sure]):
+        _, noticed = text.sort_out(readings, 2)
+        later.add(Noticed(*json.loads(json.dumps(noticed))))
+    assert vars(later) == vars(text)
+    assert not later.confirm("HOBOCTU AHA") and not text.confirm("HOBOCTU AHA")
+    assert later.describe() == text.describe() is not None
+
+
 def test_chinese_under_latin_is_told_by_what_may_not_be_read():
     text = ForeignText()
     lines = [make_reading("", 0.0, 0.0, chinese) for chinese in ("欢迎光临", "出口", "出口")]
-    assert text.sort_out(lines) == [False, False, False]
+    assert text.sort_out(lines)[0] == [False, False, False]
     assert text.describe().startswith("2 lines look like another script than latin and are left ")
     assert "--script chinese (or japanese) reads" in text.describe()
 
 
 def test_text_that_cant_be_read_at_all_is_said_where_it_is_most_of_it():
     text = ForeignText()
-    text.note_unread(9)
+    text.sort_out([], 9)
     assert text.describe() is None
-    text.note_unread(3)
+    text.sort_out([], 3)
     assert "most of what looks like text can't be read" in text.describe()
     text.sort_out([make_reading("SALE", 0.97, 0.0)] * 12)
     assert text.describe() is None
