@@ -36,9 +36,9 @@ def get_max_edits(word: str) -> int:
 def is_plausible(word: str, other: str) -> bool:
     """Whether a word within ``get_max_edits`` is that word, and not another one.
 
-    ``10:59:45`` with another digit is another time, ``re16`` another part.
+    ``10:59:45`` with another digit is another time, ``re16`` another part; digits may be swapped.
     """
-    digits, others = ("".join(filter(str.isdecimal, text)) for text in (word, other))
+    digits, others = (sorted(filter(str.isdecimal, text)) for text in (word, other))
     if digits and others and digits != others:
         return False
     return len(word) >= _MIN_ONE_EDIT or sorted(word) == sorted(other)

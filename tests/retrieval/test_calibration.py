@@ -357,8 +357,8 @@ def test_the_command_says_that_nothing_was_found(copy, monkeypatch, capsys):
     found = sum(hit["likely"] for hit in hits)
     assert 0 < found < 10 and hits[0]["likely"] and hits[0]["similarity"] > 0.99
     lines = run("a red circle", *semantic, "--explain").splitlines()
-    assert lines[1 + 2 * found] == "others look alike:" and "nothing" not in lines[0]
-    assert lines[2].startswith(f"      similarity {hits[0]['similarity']:.3f} (z-score ")
+    assert lines[1 + 3 * found] == "others look alike:" and "nothing" not in lines[0]
+    assert lines[3].startswith(f"      similarity {hits[0]['similarity']:.3f} (z-score ")
     lines = run("a red circle", *semantic, "--only_likely").splitlines()
     assert len(lines) == 1 + found and lines[1].endswith("made.mp4")
 
