@@ -32,7 +32,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -287,18 +287,35 @@ def rank_entries(
         of_rows = query.score_rows(snapshot, rows) if all_scores is None else all_scores[rows]
         others = snapshot.ids[rows], of_rows
         return _fuse_evidence(snapshot, request, lists, others, words, matches, expected)
-    ranked = lists[request.mode]
-    nothing, no = np.zeros(len(ranked.ids)), np.zeros(len(ranked.ids), dtype=bool)
-    parts: dict[str, Any] = {"ids": ranked.ids, "scores": ranked.scores, "likely": ~no}
-    parts |= {"seen": nothing, "from_words": nothing, "has_words": no, "similarities": None}
-    if request.mode == "keyword":
-        parts["from_words"], parts["has_words"] = words.evidence, words.coverage >= MIN_COVERAGE
-    else:
-        parts["similarities"] = ranked.scores
-        if expected is not None:
-            parts["likely"] = expected.compute_z_scores(ranked.scores) >= MIN_Z_SCORE
-    others = (request.mode, request.words_weight, lists, matches, expected)
-    return Ranking(*parts.values(), *others)
+    return _rank_alone(request, lists, words, matches, expected)
+
+
+def _rank_alone(
+    request: SearchRequest,
+    lists: dict[Mode, RankedList],
+    words: WordScores,
+    matches: Sequence[TermMatch],
+    expected: ExpectedBest | None,
+) -> Ranking:
+    """Return the entries of the one list that was searched."""
+    ranked, has_words = lists[request.mode], request.mode == "keyword"
+    nothing, likely = np.zeros(len(ranked.ids)), np.ones(len(ranked.ids), dtype=bool)
+    if not has_words and expected is not None:
+        likely = expected.compute_z_scores(ranked.scores) >= MIN_Z_SCORE
+    return Ranking(
+        ids=ranked.ids,
+        scores=ranked.scores,
+        likely=likely,
+        seen=nothing,
+        from_words=words.evidence if has_words else nothing,
+        has_words=words.coverage >= MIN_COVERAGE if has_words else nothing > 0,
+        similarities=None if has_words else ranked.scores,
+        mode=request.mode,
+        words_weight=request.words_weight,
+        lists=lists,
+        matches=matches,
+        expected=expected,
+    )
 
 
 def _expect_best(snapshot: Snapshot, query: EmbeddedQuery) -> ExpectedBest | None:
@@ -339,9 +356,20 @@ def _fuse_evidence(
     if expected is not None:
         likely = has_words | (expected.compute_z_scores(similarities) >= MIN_Z_SCORE)
     order = np.lexsort((ids, -similarities, -scores, ~likely))
-    parts = (ids, scores, likely, seen, from_words, has_words, similarities)
-    others = (request.mode, request.words_weight, lists, matches, expected)
-    return Ranking(*(part[order] for part in parts), *others)
+    return Ranking(
+        ids=ids[order],
+        scores=scores[order],
+        likely=likely[order],
+        seen=seen[order],
+        from_words=from_words[order],
+        has_words=has_words[order],
+        similarities=similarities[order],
+        mode=request.mode,
+        words_weight=request.words_weight,
+        lists=lists,
+        matches=matches,
+        expected=expected,
+    )
 
 
 def weigh_words(words: WordScores, most_seen: float) -> NDArray:
