@@ -16,7 +16,7 @@ PICTURES = (
     "[...document.querySelectorAll('.cards img')].filter(image => image.checkVisibility())"
     ".every(image => image.naturalWidth > 100)"
 )
-LOADED = "!document.querySelector('#filled').hidden || !document.querySelector('#empty').hidden"
+LOADED = "['#filled', '#empty'].some(id => document.querySelector(id)?.hidden === false)"
 
 
 def text(page: Page, selector: str) -> str:
