@@ -31,7 +31,10 @@ export class Player {
     this.dialog.addEventListener("click", (event) => {
       if (event.target === this.dialog) this.close(); // beside the player
     });
-    this.dialog.addEventListener("close", () => this.stop());
+    this.dialog.addEventListener("close", () => {
+      // Escape closes it, too. The event comes late: it may be open again, by Forward.
+      if (this.video && !this.isOpen) this.stop();
+    });
     this.media.video.addEventListener("loadedmetadata", () => {
       this.setRatio(this.media.video.videoWidth, this.media.video.videoHeight);
     });
@@ -143,7 +146,9 @@ export class Player {
 
   close() {
     if (document.fullscreenElement) document.exitFullscreen();
-    if (this.isOpen) this.dialog.close();
+    if (!this.isOpen) return;
+    this.dialog.close();
+    this.stop();
   }
 
   reset() {

@@ -301,6 +301,15 @@ def test_back_closes_and_forward_opens_again(page):
     assert page.value("history.length") == length  # closing leaves no second page behind
 
 
+def test_a_player_that_is_open_again_is_not_closed_by_what_comes_late(page):
+    """The browser tells that a dialog was closed some time after it was."""
+    search(page, "casino", "keyword")
+    play(page)
+    page.value("document.querySelector('#player').dispatchEvent(new Event('close'))")
+    wait_for_time(page, 2.0)
+    assert page.value(PLAYS) and "v" in query_of(page)
+
+
 def test_controls_stand_below_the_picture(page):
     search(page, "casino", "keyword")
     play(page)
