@@ -30,7 +30,7 @@ def run_command(*argv: object, cwd: Path = ROOT) -> tuple[str, list[str]]:
     return text, imported.split()
 
 
-@pytest.mark.parametrize("script", ["search.py", "serve.py", "index.py", "spot_text.py"])
+@pytest.mark.parametrize("script", ["find.py", "search.py", "serve.py", "index.py", "spot_text.py"])
 def test_help_imports_nothing_heavy(script):
     text, imported = run_command(ROOT / script, "--help")
     assert "usage:" in text and imported == []
