@@ -23,6 +23,8 @@ NO_EFFECT: Any = Field(json_schema_extra={"no_effect": True, "deprecated": True}
 class ConfigError(UserError):
     """A configuration that can't be used; ``problems`` holds one line for each thing to mend."""
 
+    max_characters = 10_000  # dozens of problems
+
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"

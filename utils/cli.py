@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from utils.dist_info import get_dist_info
-from utils.errors import UserError
+from utils.errors import UserError, escape_unprintable
 from utils.interrupt import Stopped
 
 USER_ERROR = 2  # what argparse ends with, too
@@ -26,8 +27,11 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
 
     A ``UserError``, and an ``OSError`` that names a file or says that the disk is full, end with
     their text on stderr and code 2. Every other exception is an error of the program and keeps its
-    traceback.
+    traceback. What the terminal's encoding can't show is escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
         sys.stdout.flush()  # here, so that a closed pipe is seen inside this try
@@ -62,7 +66,7 @@ def _os_error_text(error: OSError) -> str | None:
     if error.filename is not None:
         where = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
         other = f" -> {os.fsdecode(error.filename2)}" if error.filename2 is not None else ""
-        return f"{where}{other}: {reason}"
+        return escape_unprintable(f"{where}{other}: {reason}")
     if error.errno in _NO_ROOM:
         return f"{reason}: free some space, or write to another folder"
     return None

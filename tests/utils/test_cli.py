@@ -88,3 +88,32 @@ def test_a_reader_that_goes_away_leaves_no_complaint(lines):
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_user_error_shows_what_a_terminal_may_be_shown(capsys):
+    error = UserError("a\x1b[31m\udcff\u202eb: bad\n  second line")
+    assert str(error) == "a\\x1b[31m\\udcff\\u202eb: bad\n  second line"
+    assert ended(raising(error), capsys)[1] == f"{error}\n"
+
+
+def test_a_long_user_error_keeps_its_beginning_and_its_remedy():
+    text = str(UserError(f"a.pth: the key {'k' * 10**6} is unknown; re-save it"))
+    assert len(text) == 2_000
+    assert text.startswith("a.pth: the key kkk") and text.endswith("k is unknown; re-save it")
+    assert "characters and more" in text
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_output_that_the_terminal_has_no_letters_for_is_escaped(encoding):
+    code = (
+        "from utils.cli import run_cli\nfrom utils.errors import UserError\n"
+        "def main():\n    print('caf\\u00e9 \\u4f60 \\udcff')\n"
+        "    raise UserError('\\u4f60: bad')\nrun_cli(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    shown = "caf\u00e9 \u4f60 \udcff\n".encode(encoding, "backslashreplace")
+    assert (done.returncode, done.stdout) == (2, shown)
+    assert done.stderr == "\u4f60: bad\n".encode(encoding, "backslashreplace")
