@@ -21,7 +21,7 @@ import trainer.registrations  # noqa: F401
 from base.config import Config, ConfigError, resolve_config
 from parsing.arguments import SetOption, add_config_arguments, add_override_argument
 from parsing.config_builder import build_config
-from parsing.json_files import merge_configs, parse_json, read_config, to_plain_values
+from parsing.json_files import merge_layers, parse_json, read_layers, to_plain_values
 from parsing.schema import make_file_schema
 from utils.cli import run_cli
 from utils.errors import UserError
@@ -59,12 +59,14 @@ def load_config(
     Raises:
         ConfigError: with every problem of the file and of the overrides.
     """
-    data, problems = read_config(str(path))
-    made_with = data if is_kept else None
+    layers, problems = read_layers(str(path))
+    made_with = merge_layers(layers) if is_kept else None
     if under is not None:
-        made_with, lower_problems = read_config(str(under))
-        data, problems = merge_configs(made_with, data), lower_problems + problems
-    return build_config(data, str(path), overrides, problems, training, made_with)
+        lower, lower_problems = read_layers(str(under))
+        made_with = merge_layers(lower)
+        layers, problems = [*layers, *lower], lower_problems + problems
+    data = merge_layers(layers)
+    return build_config(data, str(path), overrides, problems, training, made_with, layers)
 
 
 def load_run_config(

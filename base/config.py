@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from base.registry import Registry
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 
 PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]  # that of utils/precision.py needs torch
 
@@ -23,12 +23,17 @@ NO_EFFECT: Any = Field(json_schema_extra={"no_effect": True, "deprecated": True}
 class ConfigError(UserError):
     """A configuration that can't be used; ``problems`` holds one line for each thing to mend."""
 
-    max_characters = 10_000  # dozens of problems
+    max_characters = 10_000
+    _MAX_LISTED = 50
+    _MAX_LINE = 500  # characters
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n  ".join([f"{source}: {count}", *self.problems]))
+        lines = [shorten(text, self._MAX_LINE) for text in self.problems[: self._MAX_LISTED]]
+        if len(self.problems) > self._MAX_LISTED:
+            lines.append(f"and {len(self.problems) - self._MAX_LISTED} more")
+        super().__init__("\n  ".join([f"{shorten(source, self._MAX_LINE)}: {count}", *lines]))
 
 
 class ConfigModel(BaseModel):

@@ -105,13 +105,15 @@ def check_monitor(
 def check_metrics(metrics: Any) -> list[Problem]:
     """Check the names of the metrics; what is no name is left to the shape's check."""
     problems: list[Problem] = []
+    before: set[str] = set()
     for index, name in enumerate(metrics if isinstance(metrics, list) else []):
         if not isinstance(name, str):
             continue
-        if name in metrics[:index]:
+        if name in before:
             problems.append((("metrics", index), f'"{name}" stands there twice; remove one'))
         else:
             problems += _name_problems(METRICS, name, ("metrics", index))
+        before.add(name)
     return problems
 
 

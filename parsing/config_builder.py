@@ -15,7 +15,7 @@ from parsing.checks import (
     check_monitor,
     check_named_args,
 )
-from parsing.json_files import apply_overrides
+from parsing.json_files import Layer, apply_overrides, find_origin
 from parsing.problems import Path, Problem, find_ineffective_keys, join_path
 from parsing.published_files import translate_published_file
 
@@ -29,6 +29,7 @@ def build_config(
     problems: Sequence[Problem],
     training: bool = False,
     made_with: dict[str, Any] | None = None,
+    layers: Sequence[Layer] = (),
 ) -> Config:
     """Apply overrides, check everything, and make the ``Config``.
 
@@ -37,6 +38,7 @@ def build_config(
         training: whether to refuse what can't be trained, though it might be tested.
         made_with: the configuration that a run or an index was made with, where this is its own: a
             monitor that was accepted then is only warned about.
+        layers: the files that ``data`` comes from: a problem names the one that has the value.
 
     Raises:
         ConfigError: with ``problems`` and every problem found here.
@@ -53,7 +55,8 @@ def build_config(
     monitored, monitor_warnings = _check_monitor(data, made_with)
     found += [*monitored, *twice, *unsaid]
     if override_problems or found or shape is None:
-        raise ConfigError(source, override_problems + _lines(found))
+        changed = [text.partition("=")[0].strip() for text in overrides]
+        raise ConfigError(source, override_problems + _lines(found, layers, changed))
     config = shape.model_copy(update=blocks)
     own_problems = check_architecture(config)
     if own_problems:
@@ -129,15 +132,33 @@ def _check_monitor(
     return check_monitor(trainer.get("monitor"), len(paths), names, accepted)
 
 
-def _lines(problems: Sequence[Problem]) -> list[str]:
-    """Return problems as text, in the order in which a configuration is written."""
+def _lines(
+    problems: Sequence[Problem], layers: Sequence[Layer], changed: Sequence[str]
+) -> list[str]:
+    """Return problems as text, in the order in which a configuration is written.
+
+    Args:
+        layers: the files, of which all but the first are named where a value of theirs is wrong.
+        changed: keys that ``--set`` gave, whose values are in no file.
+    """
     order = ["extends", *Config.model_fields]
 
     def place(problem: Problem) -> int:
-        key = str(problem[0][0])
+        key = str(problem[0][0]) if problem[0] else ""
         return order.index(key) if key in order else -1
 
-    return [f"{join_path(path)}: {text}" for path, text in sorted(problems, key=place)]
+    def show(path: Path, text: str) -> str:
+        key = join_path(path)
+        origin = find_origin(layers, path)
+        if (
+            origin is None
+            or origin == layers[0].file
+            or any(f"{key}.".startswith(f"{k}.") for k in changed)
+        ):
+            return f"{key}: {text}" if path else text
+        return f"{key}: {text} (it stands in {origin})"
+
+    return [show(path, text) for path, text in sorted(problems, key=place)]
 
 
 def _warn(source: str, data: dict[str, Any], warnings: Sequence[str]) -> None:

@@ -7,15 +7,25 @@ them at once.
 import functools
 import json
 import math
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from base.config import LOADER_KEYS, ConfigError
 from base.registry import nearest
 from parsing.problems import Path, Problem, format_value, join_path
+from utils.errors import is_printable, shorten
 
 _SET_FORM = "expected KEY=VALUE, for example optimizer.args.lr=1e-4"
+# Of a file: a hundred times what the largest configuration has, and little enough to check each.
+_MAX_BYTES = 1_000_000
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 50
+_MAX_FILES = 50  # that extend each other
+_MAX_DIGITS = 18  # of an integer: what 64 bits hold
+_MAX_SHOWN = 200  # characters of a change
 
 
 class _Pairs(list):
@@ -23,7 +33,14 @@ class _Pairs(list):
 
 
 class _NotANumber(str):
-    """``NaN``, ``Infinity`` or ``-Infinity``, which JSON does not know."""
+    """What stands for a number and is none that is usable, as messages say it."""
+
+
+class Layer(NamedTuple):
+    """A file of a configuration, and what stands in it."""
+
+    file: str
+    data: dict[str, Any]
 
 
 def read_config(path: str) -> tuple[dict[str, Any], list[Problem]]:
@@ -32,15 +49,45 @@ def read_config(path: str) -> tuple[dict[str, Any], list[Problem]]:
     Raises:
         ConfigError: the file can't be read, or is not a JSON object.
     """
+    layers, problems = read_layers(path)
+    return merge_layers(layers), problems
+
+
+def read_layers(path: str) -> tuple[list[Layer], list[Problem]]:
+    """Read a configuration file and what it extends, each on its own, in this order.
+
+    Raises:
+        ConfigError: the file can't be read, or is not a JSON object.
+    """
     data, problems = _read_object(path)
-    chain, layers = [FilePath(path)], [data]
-    while "extends" in layers[-1]:
-        parent, problem = _read_parent(chain, layers[-1].pop("extends"))
+    layers = [Layer(path, data)]
+    while "extends" in layers[-1].data:
+        parent, problem = _read_parent(layers, layers[-1].data.pop("extends"))
         if problem:
             problems.append((("extends",), problem))
+        if parent is None:
+            break
         layers.append(parent)
+    return layers, problems
+
+
+def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Lay each file over the one that it extends."""
     # From the last file on: what a block keeps of its parent depends on what that one kept.
-    return functools.reduce(merge_configs, reversed(layers)), problems
+    return functools.reduce(merge_configs, (layer.data for layer in reversed(layers)))
+
+
+def find_origin(layers: Sequence[Layer], path: Path) -> str | None:
+    """Return the first of the files that has a value at ``path``; None: none has."""
+    for file, value in layers:
+        for key in path:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                break
+        else:
+            return file
+    return None
 
 
 def merge_configs(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -59,59 +106,94 @@ def merge_configs(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, An
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     """Apply ``KEY=VALUE`` texts to ``data``, in order; returns the problems of those left out."""
-    problems = []
+    problems: list[str] = []
     for text in overrides:
         key, equals, value_text = text.partition("=")
         keys = key.strip().split(".")
-        if not equals or not all(keys):
-            problems.append(f"--set {text}: {_SET_FORM}")
+        said = f"--set {shorten(text, _MAX_SHOWN)}: "
+        if not equals or not all(keys) or len(keys) > _MAX_DEPTH or not is_printable(key):
+            problems.append(said + _SET_FORM)
             continue
         value, value_problems = _override_value(value_text)
         if value_problems:
-            problems += [f"--set {text}: {problem}" for _, problem in value_problems]
+            problems += [said + problem for _, problem in value_problems]
             continue
         problem = _assign(data, keys, value)
         if problem:
-            problems.append(f"--set {text}: {problem}")
+            problems.append(said + problem)
     return problems
 
 
-def to_plain_values(value: Any, path: Path = ()) -> tuple[Any, list[Problem]]:
-    """Turn parsed JSON into plain values; what JSON forbids or no float can hold is a problem."""
-    if isinstance(value, _Pairs):
-        result: dict[str, Any] = {}
-        problems: list[Problem] = []
-        for key, member in value:
-            if key in result:
-                problems.append(((*path, key), "written twice; keep one of them"))
-            result[key], found = to_plain_values(member, (*path, key))
-            problems += found + _bad_text(key, (*path, key))
-        return result, problems
-    if isinstance(value, list):
-        items = [to_plain_values(item, (*path, index)) for index, item in enumerate(value)]
-        return [item for item, _ in items], [problem for _, found in items for problem in found]
-    if isinstance(value, _NotANumber) or isinstance(value, float) and not math.isfinite(value):
-        name = str(value) if isinstance(value, _NotANumber) else "a number this large"
-        return None, [(path, f"expected a finite number, got {name}")]
-    return value, _bad_text(value, path)
+def to_plain_values(value: Any) -> tuple[Any, list[Problem]]:
+    """Turn parsed JSON into plain values; what can't be used is a problem, and None."""
+    problems: list[Problem] = []
+    num_values = 0
+
+    def convert(value: Any, path: Path) -> Any:
+        nonlocal num_values
+        num_values += 1
+        if num_values > _MAX_VALUES:
+            return None
+        if isinstance(value, (_Pairs, list)) and len(path) >= _MAX_DEPTH:
+            problems.append((path[:3], "nested too deeply; a configuration is a few levels"))
+            return None
+        if isinstance(value, _Pairs):
+            result: dict[str, Any] = {}
+            for key, member in value:
+                if key in result:
+                    problems.append(((*path, key), "written twice; keep one of them"))
+                if check_text(key, (*path, key)):
+                    result[key] = convert(member, (*path, key))
+            return result
+        if isinstance(value, list):
+            return [convert(item, (*path, index)) for index, item in enumerate(value)]
+        if isinstance(value, _NotANumber) or isinstance(value, float) and not math.isfinite(value):
+            name = str(value) if isinstance(value, _NotANumber) else "a number this large"
+            problems.append((path, f"expected a finite number, got {name}"))
+            return None
+        return value if check_text(value, path) else None
+
+    def check_text(value: Any, path: Path) -> bool:
+        if not isinstance(value, str) or is_printable(value):
+            return True
+        half = any("\ud800" <= char <= "\udfff" for char in value)
+        what = (
+            "half a character (a lone surrogate); write the whole character"
+            if half
+            else "a control character; write plain text"
+        )
+        problems.append((path, f"holds {what}"))
+        return False
+
+    result = convert(value, ())
+    if num_values > _MAX_VALUES:
+        return None, [((), f"more than {_MAX_VALUES:,} values; a configuration has a few dozen")]
+    return result, problems
 
 
 def parse_json(text: str) -> Any:
     """Parse JSON so that ``to_plain_values`` can find what a lenient parser lets through."""
-    return json.loads(text, object_pairs_hook=_Pairs, parse_constant=_NotANumber)
+    return json.loads(
+        text, object_pairs_hook=_Pairs, parse_constant=_NotANumber, parse_int=_parse_integer
+    )
 
 
-def _bad_text(value: Any, path: Path) -> list[Problem]:
-    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
-        return [(path, "holds half a character (a lone surrogate); write the whole character")]
-    return []
+def _parse_integer(text: str) -> int | _NotANumber:
+    if len(text.lstrip("-")) <= _MAX_DIGITS:
+        return int(text)
+    return _NotANumber("an integer this large")
 
 
 def _read_object(path: str) -> tuple[dict[str, Any], list[Problem]]:
     file = FilePath(path)
     try:
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ConfigError(path, [f"has more than {_MAX_BYTES:,} bytes, no configuration has"])
         # utf-8-sig: editors on Windows may write a byte-order mark.
-        value, problems = to_plain_values(parse_json(file.read_text(encoding="utf-8-sig")))
+        parsed = parse_json(content.decode("utf-8-sig"))
+        value, problems = to_plain_values(parsed)
     except FileNotFoundError:
         raise ConfigError(path, ["no such file" + _nearest_file(file)]) from None
     except IsADirectoryError:
@@ -127,8 +209,12 @@ def _read_object(path: str) -> tuple[dict[str, Any], list[Problem]]:
         raise ConfigError(path, [text]) from None
     except RecursionError:
         raise ConfigError(path, ["nested too deeply; a configuration is a few levels"]) from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise ConfigError(path, [f"not usable JSON: {error}"]) from None
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(path, [f"can't be read: {error}"]) from None  # a name that no file has
+    if isinstance(parsed, _Pairs) and value is None:
+        raise ConfigError(path, [text for _, text in problems])
     if not isinstance(value, dict):
         text = f'expected a JSON object, {{"name": ..., ...}}, got {format_value(value)}'
         raise ConfigError(path, [text])
@@ -144,37 +230,52 @@ def _nearest_file(file: FilePath) -> str:
     return nearest(str(file), names) or f"; {folder} holds no JSON file"
 
 
-def _read_parent(chain: list[FilePath], name: Any) -> tuple[dict[str, Any], str | None]:
-    """Return what the last file of a chain extends, or an empty object and the problem.
+def _read_parent(layers: Sequence[Layer], name: Any) -> tuple[Layer | None, str | None]:
+    """Return the file that the last of ``layers`` extends, or None, and what is wrong with it.
 
     Args:
-        chain: the files that extend each other so far; the one that is read is appended.
+        layers: the files that extend each other so far.
         name: what the last of them gives as ``extends``.
     """
+    files = [FilePath(layer.file) for layer in layers]
     if not isinstance(name, str) or not name:
         text = f"expected the name of a file beside this one, got {format_value(name)}"
-        return {}, _show_chain(chain) + text
-    file = chain[-1].parent / name
-    known = [other.resolve() for other in chain]
-    chain.append(file)
-    if file.resolve() in known:
-        if len(chain) == 2:
-            return {}, "the file extends itself; remove the key or name another file"
+        return None, _show_chain(files) + text
+    file = files[-1].parent / name
+    files.append(file)
+    if any(_is_same_file(file, other) for other in files[:-1]):
+        if len(files) == 2:
+            return None, "the file extends itself; remove the key or name another file"
         text = "the files extend each other in a circle; remove the key from one of them"
-        return {}, _show_chain(chain) + text
+        return None, _show_chain(files) + text
+    if len(files) > _MAX_FILES:
+        return None, f"more than {_MAX_FILES} files extend each other, the last is {file}"
+    try:
+        # The file that was given may be a pipe; one that a file names may wait without end.
+        if not stat.S_ISREG(os.stat(file).st_mode) and not file.is_dir():
+            return None, f"{_show_chain(files)}{file} is no regular file"
+    except (OSError, ValueError):  # reading it says why
+        pass
     try:
         parent, problems = _read_object(str(file))
     except ConfigError as error:
-        return {}, f"{_show_chain(chain)}{file} {error.problems[0]}"
+        return None, f"{_show_chain(files)}{file} {error.problems[0]}"
     found = "; ".join(f"{file} {join_path(where)}: {text}" for where, text in problems)
-    return parent, _show_chain(chain) + found if found else None
+    return Layer(str(file), parent), _show_chain(files) + found if found else None
 
 
-def _show_chain(chain: Sequence[FilePath]) -> str:
+def _is_same_file(one: FilePath, other: FilePath) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one is missing, or a link to itself: reading it says so
+        return False
+
+
+def _show_chain(files: Sequence[FilePath]) -> str:
     """Say by which files a file was come to; "" where it is the first or what that one extends."""
-    if len(chain) <= 2:
+    if len(files) <= 2:
         return ""
-    return " extends ".join(str(file) for file in chain) + ": "
+    return " extends ".join(str(file) for file in files) + ": "
 
 
 def _override_value(text: str) -> tuple[Any, list[Problem]]:

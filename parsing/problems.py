@@ -4,6 +4,7 @@ What was expected is read from the model's JSON Schema, so that a sentence says 
 ``configs/schema.json``.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -85,7 +86,7 @@ def _expected_list(schema: Schema, definitions: Schema) -> str:
 
 def find_problems(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
     """Return a problem for each path that ``error`` names; ``data`` is what was validated."""
-    schema = model.model_json_schema()
+    schema = _get_schema(model)
     definitions = schema.get("$defs", {})
     problems: dict[Path, str] = {}
     for item in error.errors(include_url=False):
@@ -96,11 +97,13 @@ def find_problems(error: ValidationError, model: type[BaseModel], data: Any) -> 
         if path not in problems:  # a union gives one error for each of its members
             problems[path] = _sentence(item, path, data, schema, definitions)
     # An object that one member of a union accepts and finds a problem in is no problem as a whole.
-    return [
-        (path, text)
-        for path, text in problems.items()
-        if not any(other[: len(path)] == path and other != path for other in problems)
-    ]
+    parents = {path[:length] for path in problems for length in range(len(path))}
+    return [(path, text) for path, text in problems.items() if path not in parents]
+
+
+@functools.cache
+def _get_schema(model: type[BaseModel]) -> Schema:
+    return model.model_json_schema()
 
 
 def _sentence(item: Any, path: Path, data: Any, schema: Schema, definitions: Schema) -> str:

@@ -7,7 +7,7 @@ _END = 500  # of them at least for the end of a longer one, where the remedy sta
 # Control characters, which a terminal would obey; those that turn the direction of writing; and
 # halves of surrogate pairs, which no encoding can write.
 _UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
@@ -27,6 +27,11 @@ class UserError(ValueError):
 def escape_unprintable(text: str) -> str:
     """Return a text of any origin so that a terminal shows it; lines stay apart."""
     return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def is_printable(text: str) -> bool:
+    """Whether nothing of a text would be escaped."""
+    return _UNPRINTABLE.search(text) is None
 
 
 def shorten(text: str, max_characters: int) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, escape_unprintable
 from utils.files import write_json
 
 CONFIG_NAME = "config.json"
@@ -87,6 +87,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+class _PlainFormatter(logging.Formatter):
+    """Escapes what a terminal would obey: names of foreign files stand in records."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_unprintable(super().format(record))
+
+
 def setup_logging(verbosity: int, file: Path | None = None) -> None:
     """Send log records to standard error and to ``file``.
 
@@ -97,13 +104,11 @@ def setup_logging(verbosity: int, file: Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if file is not None:
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
-    logging.basicConfig(
-        level=logging.WARNING if verbosity == 0 else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=handlers,
-        force=True,
-    )
+    formatter = _PlainFormatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S")
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    level = logging.WARNING if verbosity == 0 else logging.INFO
+    logging.basicConfig(level=level, handlers=handlers, force=True)
     logging.captureWarnings(True)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[verbosity]
     for package in OWN_PACKAGES:

@@ -1,4 +1,4 @@
-"""What the work on a library is at, for the page and the terminal, as a file that is replaced.
+"""State of the work on a library, for the page and the terminal, as a file that is replaced.
 
 The fields are those of ``work`` in the answer of ``/api/library``.
 """

@@ -2,8 +2,10 @@
 
 import os
 import re
-from collections.abc import Callable
-from typing import Any
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from hypothesis import HealthCheck, settings
 
@@ -26,7 +28,27 @@ def fuzz(num_cases: int = NUM_CASES) -> settings:
     )
 
 
-def end_well(call: Callable[[], Any], *named: str) -> Any:
+class TooSlowError(Exception):
+    """A case took longer than it may."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise ``TooSlowError`` in the main thread where a ``with`` block takes longer."""
+
+    def give_up(*_: object) -> NoReturn:
+        raise TooSlowError(f"longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def end_well(call: Callable[[], Any], *named: str, max_characters: int = MAX_CHARACTERS) -> Any:
     """Call what may fail by a ``UserError`` only; returns its value, or the error.
 
     Args:
@@ -35,7 +57,7 @@ def end_well(call: Callable[[], Any], *named: str) -> Any:
     try:
         return call()
     except UserError as error:
-        check_message(str(error), *named)
+        check_message(str(error), *named, max_characters=max_characters)
         return error
 
 

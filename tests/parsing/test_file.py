@@ -1,9 +1,12 @@
 import json
+import os
 
 import pytest
 
 from base.config import ConfigError
+from parse_config import load_config
 from parsing.json_files import apply_overrides, merge_configs, read_config
+from tests.conftest import ROOT
 
 
 def written(folder, name, content):
@@ -65,8 +68,8 @@ def test_what_is_no_object(tmp_path, content, problem):
 
 
 def test_a_number_of_thousands_of_digits(tmp_path):
-    problem = only_problem(written(tmp_path, "a.json", '{"seed": ' + "1" * 5000 + "}"))
-    assert problem.startswith("not usable JSON: Exceeds the limit")
+    _, problems = read_config(written(tmp_path, "a.json", '{"seed": ' + "1" * 5000 + "}"))
+    assert problems == [(("seed",), "expected a finite number, got an integer this large")]
 
 
 def test_text_that_is_not_utf8(tmp_path):
@@ -299,3 +302,102 @@ def test_every_faulty_set_is_reported_and_the_others_hold():
     data = {}
     assert len(apply_overrides(data, ["x", "a=1", "a.b=2"])) == 2
     assert data == {"a": 1}
+
+
+def test_a_problem_names_the_file_that_has_the_value(tmp_path, monkeypatch):
+    base = json.loads((ROOT / "configs/TextVR_fusion.json").read_text())
+    base["optimizer"]["args"]["lr"] = "fast"
+    base["n_gpu"] = -1
+    written(tmp_path, "base.json", base)
+    path = written(tmp_path, "own.json", {"extends": "base.json", "n_gpu": -2, "seeed": 1})
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    lr = 'optimizer.args.lr: expected a number of at least 0, got "fast"'
+    assert set(caught.value.problems) == {
+        f"{lr} (it stands in {tmp_path / 'base.json'})",
+        "n_gpu: expected an integer of at least 0, got -2",
+        'seeed: unknown key; did you mean "seed"?',
+    }
+    with pytest.raises(ConfigError) as caught:  # --set has no file
+        load_config(path, ["optimizer.args.lr=slow", "n_gpu=1"])
+    assert lr.replace("fast", "slow") in caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            '{"name": "' + "a" * 1_000_000 + '"}',
+            "has more than 1,000,000 bytes, no configuration has",
+        ),
+        (
+            json.dumps({"metrics": ["x"] * 20_000}),
+            "more than 10,000 values; a configuration has a few dozen",
+        ),
+    ],
+)
+def test_what_is_too_large_for_a_configuration(tmp_path, content, problem):
+    assert only_problem(written(tmp_path, "a.json", content)) == problem
+
+
+@pytest.mark.parametrize("depth", [30, 120, 300])
+def test_depth_is_one_problem(tmp_path, depth):
+    path = written(tmp_path, "a.json", '{"arch": ' + '{"args": [' * depth + "]}" * depth + "}")
+    _, problems = read_config(path)
+    place = ("arch", "args", 0)
+    assert problems == [(place, "nested too deeply; a configuration is a few levels")]
+
+
+HALF = "holds half a character (a lone surrogate); write the whole character"
+CONTROL = "holds a control character; write plain text"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("a\ud83d", HALF), ("a\x1b[31m", CONTROL), ("a\u202eb", CONTROL)]
+)
+def test_text_that_a_terminal_would_obey(tmp_path, text, problem):
+    found = read_config(written(tmp_path, "a.json", {"name": text}))
+    assert found == ({"name": None}, [(("name",), problem)])
+    assert read_config(written(tmp_path, "b.json", {text: 1})) == ({}, [((text,), problem)])
+
+
+def test_extends_what_never_ends_or_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "itself.json").symlink_to(tmp_path / "itself.json")
+    for name, text in (
+        ("/dev/zero", "is no regular file"),
+        ("pipe", "is no regular file"),
+        ("itself.json", "can't be read: Too many levels of symbolic links"),
+        ("a" * 5000, "can't be read: File name too long"),
+    ):
+        assert extends_problem(tmp_path, name) == f"{tmp_path / name} {text}"
+
+
+def test_a_file_may_come_through_a_pipe(tmp_path):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.write('{"name": "a"}')
+    assert read_config(f"/dev/fd/{reading}") == ({"name": "a"}, [])
+    os.close(reading)
+
+
+def test_a_device_without_end_is_no_configuration():
+    assert only_problem("/dev/zero").startswith("has more than 1,000,000 bytes")
+
+
+def test_many_problems_are_found_in_time_and_counted(tmp_path):
+    base = json.loads((ROOT / "configs/TextVR_fusion.json").read_text())
+    base["metrics"] = [f"metric_{number}" for number in range(9_000)]
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, "a.json", base))
+    assert len(caught.value.problems) >= 9_000 and "more" in str(caught.value)
+    assert len(str(caught.value)) <= 10_000
+
+
+def test_set_of_any_size_and_depth():
+    long = "a" * 10_000
+    assert apply_overrides({}, [long]) == [apply_overrides({}, [long])[0]]
+    assert len(apply_overrides({}, [long])[0]) < 300
+    [problem] = apply_overrides({}, [".".join("a" * 100) + "=1"])
+    assert problem.endswith("expected KEY=VALUE, for example optimizer.args.lr=1e-4")
+    assert apply_overrides({}, ["a\ud83d=1"]) != []

@@ -113,3 +113,9 @@ def test_the_log_holds_what_verbosity_asks_for(tmp_path, verbosity, kept, root_l
     text = (tmp_path / "train.log").read_text()
     assert " ".join(w for w in ("DEBUG", "INFO", "WARNING") if f"said {w}" in text) == kept
     assert "never" not in text and "by a library" in text
+
+
+def test_the_log_shows_foreign_names_as_a_terminal_may(tmp_path, root_logger):
+    setup_logging(1, tmp_path / "train.log")
+    logging.getLogger("utils").warning("%s: odd", "a\x1b]0;title\x07\ud83d")
+    assert "a\\x1b]0;title\\x07\\ud83d: odd\n" in (tmp_path / "train.log").read_text()
