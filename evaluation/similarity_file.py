@@ -3,11 +3,15 @@
 Shapes: Q captions, V videos.
 """
 
+import io
+import math
 import tokenize
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from evaluation.ground_truth import GroundTruth
@@ -15,6 +19,8 @@ from utils.errors import UserError
 from utils.ranking import compute_t2v_ranks, iterate_blocks
 
 CLEARLY = 4.0  # standard deviations from chance
+_ZIP_MAGIC = b"PK"
+_MAX_HEADER = 10_000  # bytes; NumPy's own are a hundred or so
 HOW = "write it with numpy.save, as test.py does"
 
 
@@ -29,29 +35,62 @@ def load_matrix(path: Path) -> NDArray:
         MatrixError: there is no such file, it is damaged, or it holds something else.
     """
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            shape, fortran_order, dtype = _read_header(file, path)
+            start = file.tell()
+        _check_form(path, shape, dtype, path.stat().st_size - start)
+        order = "F" if fortran_order else "C"
+        return np.memmap(path, dtype, mode="r", offset=start, shape=shape, order=order)
     except FileNotFoundError as error:
         raise MatrixError(f"{path}: no such matrix file") from error
     except IsADirectoryError as error:
         raise MatrixError(f"{path}: is a folder; name the .npy file in it") from error
-    except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError) as error:
+    except OSError as error:
+        raise MatrixError(f"{path}: can't be read ({error.strerror})") from error
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read shape, order and type of an array; the file stands at its first value then."""
+    head = file.read(12)
+    if head.startswith(_ZIP_MAGIC):
+        raise MatrixError(f"{path}: is an .npz archive; write the matrix alone, with numpy.save")
+    size = 10 if head[6:7] == b"\1" else 12  # bytes before the header, its length among them
+    length = int.from_bytes(head[8:size], "little")
+    try:
+        if length > _MAX_HEADER:
+            raise ValueError(f"a header of {length:,} bytes")
+        file.seek(0)
+        header = io.BytesIO(file.read(size + length))
+        version = npy.read_magic(header)
+        # Version 3 differs in names of fields only, and a matrix has none.
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        return read(header, max_header_size=_MAX_HEADER)
+    # What NumPy raises of a header that is no Python literal, or one that no array has.
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError,
+            OverflowError, tokenize.TokenError) as error:  # fmt: skip
         detail = " ".join(str(error).split())[:120]
         raise MatrixError(
             f"{path}: is no .npy file of numbers, or is cut short ({detail}); {HOW}"
         ) from error
-    if not isinstance(matrix, np.ndarray):
-        matrix.close()
-        raise MatrixError(f"{path}: is an .npz archive; write the matrix alone, with numpy.save")
-    if matrix.dtype.kind not in "fiu":
+
+
+def _check_form(path: Path, shape: tuple[int, ...], dtype: np.dtype, num_bytes: int) -> None:
+    """Raise ``MatrixError`` unless the file holds the values of a matrix of numbers."""
+    if dtype.kind not in "fiu":
         raise MatrixError(
-            f"{path}: holds values of the type {matrix.dtype}, not real numbers; {HOW}, as float32"
+            f"{path}: holds values of the type {dtype}, not real numbers; {HOW}, as float32"
         )
-    if matrix.ndim != 2 or 0 in matrix.shape:
+    if len(shape) != 2 or not all(type(size) is int and size > 0 for size in shape):
         raise MatrixError(
-            f"{path}: has the shape {matrix.shape}, but a matrix has captions as rows and videos "
+            f"{path}: has the shape {shape}, but a matrix has captions as rows and videos "
             f"as columns; {HOW}"
         )
-    return matrix
+    if math.prod(shape) * dtype.itemsize > num_bytes:
+        needed = f"{shape[0]} x {shape[1]} values of {dtype}"
+        raise MatrixError(
+            f"{path}: is no .npy file of numbers, or is cut short ({num_bytes} bytes for {needed})"
+            f"; {HOW}"
+        )
 
 
 def check_matrix(matrix: NDArray, path: Path, queries: GroundTruth) -> None:

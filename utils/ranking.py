@@ -146,12 +146,14 @@ def _find_best(
 ) -> tuple[NDArray, NDArray]:
     """The score (P,) of each pair and the best one (count,) of each group, 0 where it is empty."""
     own = np.asarray(similarity[query, video])
-    if own.dtype.kind != "f" or own.dtype.itemsize < 4:
-        own = own.astype(np.float32 if own.dtype.kind == "f" else np.float64)
-    best = np.full(count, -np.inf, own.dtype)
+    if own.dtype == np.float16:  # as ``iterate_blocks`` gives it
+        own = own.astype(np.float32)
+    is_float = own.dtype.kind == "f"  # whole numbers stay what they are: a float rounds large ones
+    best = np.full(count, -np.inf if is_float else np.iinfo(own.dtype).min, own.dtype)
     with np.errstate(invalid="ignore"):  # NaN: ``iterate_blocks`` tells its place
         np.maximum.at(best, group, own)
-    return own, np.where(np.isneginf(best), 0, best)
+    best[np.bincount(group, minlength=count) == 0] = 0
+    return own, best
 
 
 def _compute_ranks(above: NDArray, equal: NDArray, known: NDArray) -> NDArray:

@@ -168,6 +168,14 @@ def test_where_the_metrics_go(out, folder, ended):
 
 
 GOOD = np.eye(20, dtype=np.float32)
+
+
+def write_header(shape: str) -> bytes:
+    """The header of a matrix of float32, without any value."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
 REFUSED = {
     "nan": (np.where(GOOD > 0, np.nan, 0), "not finite: nan in row 0, column 0"),
     "infinite": (np.where(GOOD > 0, 0, -np.inf), "not finite: -inf in row 0, column 1"),
@@ -178,7 +186,7 @@ REFUSED = {
     "text": (np.full((20, 20), "a"), "holds values of the type <U1"),
     "complex": (GOOD * 1j, "holds values of the type complex"),
     "truth values": (GOOD > 0, "holds values of the type bool"),
-    "objects": (GOOD.astype(object), "is no .npy file of numbers"),
+    "objects": (GOOD.astype(object), "holds values of the type object"),
 }
 
 
@@ -211,6 +219,39 @@ def test_damaged_files(folder, ended):
     (folder / "m.npy").unlink()
     assert "no such matrix file" in ended(*options)[2]
     assert "is a folder" in ended(folder, *options[1:])[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x05\x06 no zip", "is an .npz archive"),
+        (write_header("(9223372036854775808, 20)"), "is cut short (0 bytes for"),
+        (write_header("(2, 4611686018427387904)"), "is cut short (0 bytes for"),
+        (write_header("(-3, -3)"), "has the shape (-3, -3)"),
+        (write_header("(True, 3)"), "has the shape (True, 3)"),
+        (write_header("(3,) * 10**9"), "no .npy file of numbers"),
+        (write_header("(" * 300), "no .npy file of numbers"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "a header of 4,294,967,295 bytes"),
+    ],
+)
+def test_headers_that_no_array_has(content, said, folder, ended):
+    (folder / "m.npy").write_bytes(content)
+    code, _, err = ended(folder / "m.npy", "--annotations", folder / "TextVR_test.json")
+    assert code == 2 and err.startswith(f"{folder}/m.npy: ") and said in err
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least"), [("<f8", 1 + 2**-52), (">f8", 1 + 2**-52), ("<i8", 2**62), ("<u8", 2**63)]
+)
+def test_values_that_float32_takes_for_equal_are_not(dtype, least, folder, ended):
+    """The right video is better by the last digit of the file's own type."""
+    matrix = np.full((20, 20), least, dtype)
+    step = 2**-52 if dtype.endswith("f8") else 1
+    matrix[np.diag_indices(20)] += np.dtype(dtype).type(step)
+    np.save(folder / "m.npy", matrix)
+    code, _, err = ended(folder / "m.npy", "--annotations", folder / "TextVR_test.json")
+    assert (code, err) == (0, "")
+    assert written(folder)["t2v_metrics"]["R1"] == written(folder)["v2t_metrics"]["R1"] == 100
 
 
 @pytest.mark.parametrize(
