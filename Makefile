@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# LOCK=requirements.lock installs exactly the versions that were tested (Python 3.11 or newer).
+LOCK ?=
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: help setup demo test gpu lint schema clean
+.PHONY: help setup demo test gpu lint schema lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -28,6 +31,11 @@ lint: $(VENV)/.installed-dev  ## check the code's style
 schema: $(VENV)/.installed  ## write configs/schema.json anew
 	$(BIN)/python parse_config.py --schema > configs/schema.json
 
+lock: $(VENV)/bin/python  ## write requirements.lock anew (UPGRADE=--upgrade: with the newest versions)
+	$(PIP) 'uv<1'
+	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command 'make lock' $(UPGRADE) requirements-dev.txt -o requirements.lock
+
 clean:  ## remove caches; data, runs and the environment stay
 	rm -rf .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -36,11 +44,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: requirements.txt requirements-nodeps.txt $(VENV)/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r requirements-nodeps.txt
+$(VENV)/.installed: requirements.txt requirements-nodeps.txt $(LOCK) $(VENV)/bin/python
+	$(PIP) -r $(or $(LOCK),requirements.txt)
+	$(PIP) --no-deps -r requirements-nodeps.txt
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	$(PIP) -r $(or $(LOCK),requirements-dev.txt)
 	touch $@
