@@ -7,6 +7,7 @@ the models; the tag of the weights changes nothing here.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ _WITH_SCHEMA = ("hf-hub:", "local-dir:")  # these names have no tag
 
 def is_open_clip(name: str) -> bool:
     """Say whether a tokenizer's name or folder is one of open_clip's."""
-    return name.startswith(PREFIX) or (Path(name) / FILE).is_file()
+    return name.startswith(PREFIX) or os.path.isfile(os.path.join(name, FILE))
 
 
 def load_open_clip_tokenizer(name: str) -> "OpenClipTokenizer":
@@ -50,7 +51,7 @@ def load_open_clip_tokenizer(name: str) -> "OpenClipTokenizer":
             return OpenClipTokenizer(tokenizers.SimpleTokenizer(**settings))
         return OpenClipTokenizer(tokenizers.HFTokenizer(name, **settings))
     model = name.removeprefix(PREFIX)
-    if Path(model).is_dir():
+    if os.path.isdir(model):
         model = f"local-dir:{model}"
     elif not model.startswith(_WITH_SCHEMA):
         model = model.partition("/")[0]

@@ -1,8 +1,8 @@
 """Tokenizers of text models: loading, limits, and what differs among their families."""
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_loader.open_clip_tokenizer import (
@@ -39,7 +39,7 @@ def load_tokenizer(name: str) -> "Tokenizer":
     except Exception as error:  # of hub, JSON and tokenizers: the types share no base class
         detail = " ".join(str(error).split())[:300]
         remedy = f"the folder must hold {TOKENIZER_FILES}"
-        if not Path(name.removeprefix(PREFIX)).is_dir():
+        if not os.path.isdir(name.removeprefix(PREFIX)):
             remedy = (
                 "is no local folder and could not be loaded from the Hugging Face hub; without "
                 f"network put {TOKENIZER_FILES} of {name} into a folder and give that folder in "

@@ -7,6 +7,7 @@ frame, D width.
 
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -149,10 +150,10 @@ def _read_image_weights(params: VideoParams) -> dict[str, Tensor]:
     options = {"img_size": params.input_res} if params.input_res else {}
     name, local = params.timm_name, Path(params.vit_init)
     files = (local, local / "model.safetensors", local / "pytorch_model.bin")
-    file = next((path for path in files if path.is_file()), None)
+    file = next((path for path in files if os.path.isfile(path)), None)
     if file is not None:
         remedy = f"give a state dict of timm's {name} (safetensors, or a torch file of tensors)"
-    elif local.exists():
+    elif os.path.exists(local):
         raise UserError(f"{local}: holds neither {files[1].name} nor {files[2].name}")
     elif "/" in params.vit_init:
         raise UserError(f"arch.args.video_params.vit_init: {local}: no such file or folder")

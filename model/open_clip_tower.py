@@ -6,6 +6,7 @@ open_clip is an optional package (pip install open_clip_torch), imported here on
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def import_open_clip() -> Any:
 def split_open_clip(name: str) -> tuple[Path | None, str, str]:
     """Split ``open_clip:NAME[/TAG]`` into folder, name and tag (which may be "")."""
     rest = name.removeprefix(OPEN_CLIP)
-    if Path(rest).is_dir():
+    if os.path.isdir(rest):
         return Path(rest), "", ""
     architecture, _, tag = rest.partition("/")
     return None, architecture, tag

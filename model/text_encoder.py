@@ -9,8 +9,8 @@ Shapes: N texts, T tokens of the longest, U distinct words, D width.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -227,7 +227,7 @@ def load_text_config(name: str) -> PreTrainedConfig:
 
     # The sizes of these are the defaults of transformers' classes: no network is needed.
     known = {"distilbert-base-uncased": DistilBertConfig, "bert-base-uncased": BertConfig}
-    if name in known and not Path(name).exists():
+    if name in known and not os.path.exists(name):
         return known[name]()
     return AutoConfig.from_pretrained(name)
 
@@ -254,7 +254,7 @@ def load_text_model(name: str, pretrained: bool) -> PreTrainedModel:
     except Exception as error:  # of hub, JSON, safetensors, pickle: the types share no base class
         where = (
             f'the folder "{name}" must hold {files} that fit each other'
-            if Path(name).is_dir()
+            if os.path.isdir(name)
             else f'"{name}" is no local folder and could not be had from the Hugging Face hub; '
             f"without network put {files} of it into a folder and give that folder as "
             "arch.args.text_params.model"

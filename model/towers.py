@@ -12,6 +12,7 @@ common space, R side of an image.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -426,7 +427,7 @@ def is_local(name: str) -> bool:
     """Whether a tower's files are in a folder of that name, or in the cache of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return True
     try:
         return isinstance(try_to_load_from_cache(name, "config.json"), str)
@@ -498,7 +499,7 @@ def explain_errors(name: str, files: str) -> Iterator[None]:
             files = "open_clip_config.json and the weights"
         where = (
             f'the folder "{folder}" must hold {files} and the tokenizer, which fit each other'
-            if Path(folder).is_dir()
+            if os.path.isdir(folder)
             else f'"{name}" is no local folder and could not be had from the Hugging Face hub; '
             f"without network put {files} and the tokenizer of it into a folder, and give that "
             "folder"

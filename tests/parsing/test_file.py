@@ -401,3 +401,8 @@ def test_set_of_any_size_and_depth():
     [problem] = apply_overrides({}, [".".join("a" * 100) + "=1"])
     assert problem.endswith("expected KEY=VALUE, for example optimizer.args.lr=1e-4")
     assert apply_overrides({}, ["a\ud83d=1"]) != []
+
+
+def test_a_name_too_long_for_a_folder_is_no_folder():
+    with pytest.raises(ConfigError, match="aaa \.\.\. "):
+        load_config(ROOT / "configs/TextVR_clip.json", [f"arch.args.tower={'a' * 5000}"])
