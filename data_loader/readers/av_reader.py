@@ -11,6 +11,7 @@ import numpy as np
 
 from base.registry import VIDEO_READERS
 from data_loader.readers.base_reader import VideoError, VideoReader
+from data_loader.readers.video_stream import choose_video_stream, get_file_start
 
 _IDR, _LAST_SLICE = 5, 5  # NAL unit types 1 … 5 are slices of a picture
 _PARAMETERS = (7, 8, 13, 15)  # what the stream's header should hold, not its packets
@@ -105,13 +106,18 @@ class AvReader(VideoReader):
             raise VideoError(self.path, "has neither frame times nor a frame rate")
         return np.arange(self.num_frames) * float(self._period)
 
+    def _read_start(self) -> float:
+        if self._times is None:
+            return super()._read_start()
+        return float(self._times[0] * self._unit) - get_file_start(self._container)
+
     def _open_container(self) -> tuple[Any, Any]:
         """Open the file once more; return it and its video stream."""
         container = self._library.open(self.path)
-        if not container.streams.video:
+        stream = choose_video_stream(container)
+        if stream is None:
             container.close()
             raise VideoError(self.path, "holds no video stream, perhaps only sound")
-        stream = container.streams.video[0]
         stream.thread_type = "NONE"
         return container, stream
 

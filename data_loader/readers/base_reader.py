@@ -21,6 +21,7 @@ import numpy as np
 
 from base.registry import VIDEO_READERS
 from data_loader.readers.container import check_container
+from data_loader.readers.video_stream import read_start_times
 from utils.errors import UserError
 
 
@@ -120,6 +121,15 @@ class VideoReader:
         assert times.shape == (self.num_frames,), times.shape
         return times - times[0]
 
+    @cached_property
+    def start_s(self) -> float:
+        """When the first frame is shown, in seconds from where players count: the file's start.
+
+        0 for most files; sound may begin earlier than the pictures.
+        """
+        with self._translate_errors("its start can't be read"):
+            return max(0.0, float(self._read_start()))
+
     def close(self) -> None:
         """Close the file and the decoder."""
 
@@ -137,6 +147,11 @@ class VideoReader:
     def _read_times(self) -> Sequence[float] | np.ndarray:
         """Return when each frame is shown, in seconds, ascending."""
         raise NotImplementedError
+
+    def _read_start(self) -> float:
+        """Return when the first frame is shown, in seconds from the file's start."""
+        first = read_start_times(self.path)
+        return first.first_frame_s - first.file_s
 
     def _decode_checked(self, wanted: list[int]) -> Iterator[np.ndarray]:
         if not wanted:

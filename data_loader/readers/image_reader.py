@@ -44,6 +44,9 @@ class ImageReader(VideoReader):
     def _read_times(self) -> list[float]:
         return [0.0]
 
+    def _read_start(self) -> float:
+        return 0.0
+
     def get_remedy(self) -> str:
         """Return what a user can do about an image that can't be read."""
         return "replace the file, or take it out of the data set"

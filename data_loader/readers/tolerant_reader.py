@@ -144,6 +144,11 @@ class TolerantReader:
         """Return when each frame is shown, (num_frames,) float64 in seconds from the first one."""
         return self._reader.times()
 
+    @property
+    def start_s(self) -> float:
+        """When the first frame is shown, in seconds from where players count: the file's start."""
+        return self._reader.start_s
+
     def stream(self, indices: Sequence[int] | NDArray) -> Iterator[tuple[int, np.ndarray]]:
         """Decode frames in one pass; ``indices`` ascend and are distinct.
 

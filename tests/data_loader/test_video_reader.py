@@ -284,3 +284,42 @@ with open_video({str(file)!r}, "av") as video:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     before, during = map(int, done.stdout.split())
     assert during == before, done.stderr
+
+
+def write_late(path, start_s):
+    """A video whose pictures begin some seconds after its sound."""
+    import av
+
+    source = write_video(path.with_name("source.mp4"), 10)
+    with av.open(str(source)) as given, av.open(str(path), "w") as out:
+        pictures = out.add_stream_from_template(given.streams.video[0])
+        sound = out.add_stream("aac", rate=16000)
+        silence = np.zeros((1, 5 * 16000), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        for packet in sound.encode(frame) + sound.encode():
+            out.mux(packet)
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                shift = int(start_s / packet.time_base)
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts + shift,
+                    packet.dts + shift,
+                    pictures,
+                )
+                out.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_the_first_frame_s_time_counts_from_the_file_s_start(tmp_path, reader, kind):
+    with open_video(write_late(tmp_path / f"late.{kind}", 3), reader) as opened:
+        assert opened.start_s == pytest.approx(3, abs=0.1)  # sound has its own lead-in
+        assert opened.times()[0] == 0
+    with open_video(write_video(tmp_path / f"plain.{kind}", 5), reader) as opened:
+        assert opened.start_s == 0
+    whole = write_video(tmp_path / "whole.mp4", 30)
+    if reader != "cv2":  # refuses it
+        with open_video(write_trimmed(tmp_path / "trimmed.mp4", whole, 6), reader) as opened:
+            assert opened.start_s == 0  # the hidden frames are no time before
