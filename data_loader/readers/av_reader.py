@@ -2,7 +2,8 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing
+from functools import cached_property
 from itertools import groupby
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -11,20 +12,20 @@ import numpy as np
 
 from base.registry import VIDEO_READERS
 from data_loader.readers.base_reader import VideoError, VideoReader
-from data_loader.readers.video_stream import choose_video_stream, get_file_start
+from data_loader.readers.frame_times import is_nearly_ascending, mend_times
+from data_loader.readers.packet_headers import Picture, are_countable, choose_picture_reader
+from data_loader.readers.video_stream import (
+    choose_video_stream,
+    describe_missing_film,
+    get_file_start,
+    open_container,
+    read_orientation,
+)
 
-_IDR, _LAST_SLICE = 5, 5  # NAL unit types 1 … 5 are slices of a picture
-_PARAMETERS = (7, 8, 13, 15)  # what the stream's header should hold, not its packets
-_UNCODED_BYTES = 19  # of an MPEG-4 picture that is not coded, at most
 _TAKE_OUT = "take it out of the videos"
 _MAX_BYTES = 1 << 28  # of packets kept in memory: the compressed file, while it is open
-
-
-class Picture(NamedTuple):
-    """Facts about the picture of one packet."""
-
-    is_start: bool  # decoding can start here
-    is_reference: bool  # another picture may refer to it
+# AVI has no times of showing; FFmpeg guesses them, and in a damaged file wrongly.
+_GUESSED = "avi"
 
 
 class PacketFacts(NamedTuple):
@@ -32,7 +33,7 @@ class PacketFacts(NamedTuple):
 
     pts: int | None  # when its picture is shown, in units of the stream
     dts: int | None  # when it is decoded
-    size: int  # bytes
+    is_key: bool
     is_shown: bool  # not hidden by an edit list, and no picture for reference only
 
 
@@ -40,13 +41,17 @@ class PacketFacts(NamedTuple):
 class AvReader(VideoReader):
     """The fastest reader; knows of every frame it decodes which packet it came from.
 
+    Frames are numbered as the decoder shows them. Opening a file decodes nothing where its packets
+    tell how many frames there will be, see ``data_loader/readers/packet_headers.py``; else all is
+    decoded once to learn it. Pictures at the start that need others from before it, as where a
+    recording begins anywhere, are left out and counted.
+
     Of H.264 in MP4, MOV and Matroska it decodes only what the wanted frames refer to, see
     ``find_needed_packets``. Where that fails, and in all other files, it decodes everything from
     the start up to the last wanted frame.
 
-    Opening counts packets and decodes nothing, as far as each one that is shown is one frame. Time
-    stamps of the container are believed until the decoder shows the frames in another order, as
-    with H.264 in AVI: then all is decoded once to learn it.
+    Attributes:
+        num_left_out: pictures at the start that can't be decoded; no frames are counted for them.
     """
 
     name = "av"
@@ -66,38 +71,93 @@ class AvReader(VideoReader):
     def _open(self) -> int:
         # One for all frames: it caches the state of the conversion.
         self._reformatter = self._library.video.reformatter.VideoReformatter()
+        self._stream_index: int | None = None
         self._container, stream = self._open_container()
+        self._stream_index = stream.index
         self._context, self._unit = stream.codec_context, stream.time_base
+        self._said_size = self._context.width, self._context.height
         rate = stream.average_rate or stream.guessed_rate
         self._period = 1 / rate if rate else None
-        codec = self._context.codec.canonical_name
-        is_hidden = _HIDDEN.get(codec, lambda data: False)
-        facts, packets, size = [], [], 0
+        self.num_left_out = 0
+        packets = self._read_facts(stream)
+        shown = [number for number, fact in enumerate(self._facts) if fact.is_shown]
+        if self._container.format.name == "gif" and len(shown) == 1:
+            raise VideoError(self.path, "is a GIF of one frame: a picture, not a video", _TAKE_OUT)
+        # Packet of each frame, in the order of showing.
+        self._is_counted = self._can_count()
+        if self._is_counted:
+            self._order = sorted(shown, key=lambda number: self._facts[number].pts)
+        else:
+            self._order = self._find_order()
+            self.num_left_out = self._count_left_out(shown)
+        self._packets = packets if self._is_counted and self._knows_references() else []
+        self._times = self._find_times()
+        return len(self._order)
+
+    def _read_facts(self, stream: Any) -> list[Any]:
+        """Read all packets; returns those that hold data, or none of a large file."""
+        read = choose_picture_reader(self._context)
+        self._facts: list[PacketFacts] = []
+        self._pictures: list[Picture | None] = []
+        packets, size = [], 0
         for packet in self._demux(self._container, stream):
             if not packet.size:  # the frame before is shown again (Theora), or the end
                 continue
-            is_shown = not packet.is_discard and not is_hidden(packet)
-            facts.append(PacketFacts(packet.pts, packet.dts, packet.size, is_shown))
+            picture = None if read is None else read(packet)
+            is_shown = not packet.is_discard and (picture is None or picture.is_shown)
+            self._pictures.append(picture)
+            fact = PacketFacts(packet.pts, packet.dts, packet.is_keyframe, is_shown)
+            self._facts.append(fact)
             size += packet.size
             packets.append(packet)
             if size > _MAX_BYTES:
                 packets.clear()
-        if codec == "mpeg4":
-            facts = self._find_uncoded(facts)
-        self._numbers = number_frames(facts)
-        self._shown = {number for number, fact in enumerate(facts) if fact.is_shown}
-        shown = [facts[number] for number in sorted(self._shown)]
-        if self._container.format.name == "gif" and len(shown) == 1:
-            raise VideoError(self.path, "is a GIF of one frame: a picture, not a video", _TAKE_OUT)
-        # AVI has no times of showing; FFmpeg guesses them, and in a damaged file wrongly.
-        self._guesses_times = self._container.format.name == "avi"
-        if self._guesses_times:
-            self._times = sort_times([fact._replace(pts=None) for fact in shown])
-        else:
-            self._times = sort_times(shown)
-        self._pictures = self._read_pictures(packets)
-        self._packets = packets if self._pictures else []
-        return len(shown)
+        self._reads_pictures = read is not None
+        return packets if size <= _MAX_BYTES else []
+
+    def _can_count(self) -> bool:
+        """Whether each packet that is shown is one frame, shown at the time that it says."""
+        times = [fact.pts for fact in self._facts]
+        if None in times or not self._reads_pictures or not are_countable(self._pictures):
+            return False
+        is_intra = self._context.codec.intra_only
+        if self._container.format.name == _GUESSED and not is_intra:
+            return False
+        return is_nearly_ascending(times)
+
+    def _knows_references(self) -> bool:
+        """Whether it is known which pictures others refer to."""
+        return self._context.name == "h264" and not any(
+            picture is None or picture.has_parameters for picture in self._pictures
+        )
+
+    def _find_order(self) -> list[int]:
+        """Decode everything; returns the packet of each frame."""
+        order = [packet for packet, _ in self._decode_file()]
+        if not order:
+            raise VideoError(self.path, "none of its frames can be decoded")
+        return order
+
+    def _count_left_out(self, shown: Sequence[int]) -> int:
+        """Return how many pictures come, or are shown, before the first frame."""
+        first, decoded = self._order[0], set(self._order)
+        start = self._facts[first].pts
+
+        def is_before(number: int) -> bool:
+            time = self._facts[number].pts
+            return number < first or (None not in (time, start) and time < start)
+
+        return sum(number not in decoded and is_before(number) for number in shown)
+
+    def _find_times(self) -> list[int] | None:
+        """Return when each frame is shown, in units of the stream; None: the file doesn't tell."""
+        facts = [self._facts[number] for number in self._order]
+        if self._is_counted:
+            return [fact.pts for fact in facts]
+        if self._container.format.name == _GUESSED:
+            facts = [fact._replace(pts=None) for fact in facts]
+        times = choose_times(facts)
+        return None if times is None else mend_times(times)
 
     def _read_times(self) -> np.ndarray:
         if self._times is not None:
@@ -113,40 +173,22 @@ class AvReader(VideoReader):
 
     def _open_container(self) -> tuple[Any, Any]:
         """Open the file once more; return it and its video stream."""
-        container = self._library.open(self.path)
-        stream = choose_video_stream(container)
-        if stream is None:
+        container = open_container(self.path)
+        try:
+            if self._stream_index is not None:
+                stream = container.streams[self._stream_index]
+            else:
+                stream = choose_video_stream(container)
+            if stream is None:
+                raise VideoError(self.path, describe_missing_film(container), _TAKE_OUT)
+        except BaseException:
             container.close()
-            raise VideoError(self.path, "holds no video stream, perhaps only sound")
+            raise
         stream.thread_type = "NONE"
         return container, stream
 
     def _demux(self, container: Any, stream: Any) -> Iterator[Any]:
         return container.demux(stream)
-
-    def _find_uncoded(self, facts: list[PacketFacts]) -> list[PacketFacts]:
-        """Mark the packets of MPEG-4 that say "nothing new"; the decoder shows no frame for them.
-
-        As small are only pictures of very few blocks, so that hardly any file is decoded for this.
-        """
-        small = {number for number, fact in enumerate(facts) if fact.size <= _UNCODED_BYTES}
-        if small:
-            with suppress(self._library.error.FFmpegError):  # reading the frames reports it
-                small -= {number for number, _ in self._decode_file()}
-                return [
-                    fact._replace(is_shown=fact.is_shown and number not in small)
-                    for number, fact in enumerate(facts)
-                ]
-        return facts
-
-    def _read_pictures(self, packets: list[Any]) -> list[Picture] | None:
-        """Read the facts of an H.264 stream's packets; None: everything is to be decoded."""
-        size = get_length_size(self._context.extradata) if self._context.name == "h264" else None
-        times = {packet.pts for packet in packets}
-        if size is None or None in times or len(times) < len(packets):
-            return None
-        pictures = [read_picture(memoryview(packet), size) for packet in packets]
-        return pictures if pictures and None not in pictures and pictures[0].is_start else None
 
     def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
         num_decoded = 0
@@ -158,10 +200,10 @@ class AvReader(VideoReader):
 
     def _decode_needed(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """Decode as little as possible; ends early at anything unexpected."""
-        if not self._pictures:
+        if not self._packets:
             return
-        times = {self._times[number] for number in wanted}
-        indices = [n for n, packet in enumerate(self._packets) if packet.pts in times]
+        indices = [self._order[number] for number in wanted]
+        times = {self._packets[number].pts for number in indices}
         for numbers in find_needed_packets(self._pictures, indices):
             packets = [self._packets[number] for number in numbers]
             expected = iter(sorted(packet.pts for packet in packets if not packet.is_discard))
@@ -186,7 +228,7 @@ class AvReader(VideoReader):
     def _decode_in_order(self, wanted: list[int]) -> Iterator[np.ndarray]:
         due = set(wanted)
         for position, (packet, frame) in enumerate(self._decode_file()):
-            if self._numbers is not None and self._numbers.get(packet) != position:
+            if position >= self.num_frames or self._order[position] != packet:
                 if not self._learn_order():
                     raise self._make_error(f"frame {position} can't be decoded")
                 yield from self._decode_in_order(sorted(due))
@@ -204,11 +246,9 @@ class AvReader(VideoReader):
             order = [packet for packet, _ in self._decode_file()]
         except self._library.error.FFmpegError:
             return False
-        numbers = {packet: number for number, packet in enumerate(order)}
-        is_complete = len(numbers) == len(order) and numbers.keys() == self._numbers.keys()
-        if not is_complete or numbers == self._numbers:
+        if sorted(order) != sorted(self._order) or order == self._order:
             return False
-        self._numbers, self._pictures = numbers, None
+        self._order, self._packets = order, []
         return True
 
     def _decode_file(self) -> Iterator[tuple[int, Any]]:
@@ -218,93 +258,63 @@ class AvReader(VideoReader):
         """
         container, stream = self._open_container()
         with container:
-            number = 0
+            number, has_begun = 0, self._is_counted
             for packet in self._demux(container, stream):
                 if not packet.size:
                     continue
                 # Whatever the container says: so each frame tells which packet it came from.
                 packet.pts = number
-                number += 1
-                for frame in self._decode_packet(stream.codec_context, packet):
+                has_begun = has_begun or packet.is_keyframe
+                for frame in self._decode_packet(stream.codec_context, packet, has_begun):
+                    has_begun = True
                     yield frame.pts, frame
-            for frame in self._decode_packet(stream.codec_context, None):  # still held
+                number += 1
+            for frame in self._decode_packet(stream.codec_context, None, True):  # still held
                 yield frame.pts, frame
 
-    def _decode_packet(self, context: Any, packet: Any) -> list[Any]:
-        return context.decode(packet)
+    def _decode_packet(self, context: Any, packet: Any, has_begun: bool) -> list[Any]:
+        """Return frames; pictures before the first key frame need others that are not there."""
+        try:
+            return context.decode(packet)
+        except self._library.error.FFmpegError:
+            if has_begun:
+                raise
+            return []
 
     def _convert_to_rgb(self, frame: Any) -> np.ndarray:
-        """Return PyAV's frame as (H, W, 3) uint8, rotated as the file asks."""
+        """Return PyAV's frame as (H, W, 3) uint8, upright and as large as the first one."""
+        width, height = size = frame.width, frame.height
+        if size != self._said_size:
+            width, height = self._first_size
         # One thread: in a forked loading process the other threads would be missing.
         image = self._reformatter.reformat(
-            frame, format="rgb24", interpolation="BICUBIC", threads=1
+            frame, width, height, format="rgb24", interpolation="BICUBIC", threads=1
         )
-        return np.rot90(image.to_ndarray(), round(frame.rotation / 90) % 4)
+        return read_orientation(frame).apply(image.to_ndarray())
+
+    @cached_property
+    def _first_size(self) -> tuple[int, int]:
+        """Width and height of the first frame, as it is stored; FFmpeg scales the others to it."""
+        frame = self.read_first_frame()
+        return frame.width, frame.height
+
+    def read_first_frame(self) -> Any:
+        """Decode and return PyAV's first frame."""
+        with closing(self._decode_file()) as frames:
+            for _, frame in frames:
+                return frame
+        raise self._make_error("none of its frames can be decoded")
 
 
-def number_frames(facts: Sequence[PacketFacts]) -> dict[int, int] | None:
-    """Return packet number -> number of its frame; None: only decoding shows their order."""
-    shown = {n: fact.pts for n, fact in enumerate(facts) if fact.is_shown}
-    if None in shown.values() or len(set(shown.values())) < len(shown):
-        return None
-    return {packet: number for number, packet in enumerate(sorted(shown, key=shown.get))}
+def choose_times(facts: Sequence[PacketFacts]) -> list[int] | None:
+    """Return when the frames of packets are shown, as far as a container tells, for each packet.
 
-
-def sort_times(facts: Sequence[PacketFacts]) -> list[int] | None:
-    """Return when the frames of packets are shown, ascending, in units of the stream.
-
-    Those that a container doesn't tell are as far apart as the times of decoding. None: it tells
-    neither for all of them.
+    Those that it doesn't tell are as far apart as the times of decoding. None: it tells neither for
+    all of them.
     """
     for times in ([fact.pts for fact in facts], [fact.dts for fact in facts]):
         if None not in times:
-            return sorted(times)
-    return None
-
-
-def is_hidden_vp8(packet: Any) -> bool:
-    """Whether a VP8 picture is for reference only (RFC 6386, 9.1)."""
-    return not memoryview(packet)[0] & 0x10
-
-
-def is_hidden_vp9(packet: Any) -> bool:
-    """Whether a packet of VP9 is one picture for reference only (its bitstream, 6.2, annex B)."""
-    data = memoryview(packet)
-    if data[-1] & 0xE0 == 0xC0:  # the mark of several pictures, of which one is shown
-        return False
-    head = int.from_bytes(bytes(data[:2]).ljust(2, b"\0"), "big")
-    profile = (head >> 13 & 1) | (head >> 12 & 1) << 1
-    after = 12 - (profile == 3)  # bits that are left behind the profile
-    shows_existing = head >> (after - 1) & 1
-    is_shown = head >> (after - 3) & 1
-    return not shows_existing and not is_shown
-
-
-_HIDDEN = {"vp8": is_hidden_vp8, "vp9": is_hidden_vp9}
-
-
-def get_length_size(extradata: bytes | None) -> int | None:
-    """Return how many bytes hold a NAL unit's length in MP4 and Matroska; None: another form."""
-    if extradata is None or len(extradata) < 7 or extradata[0] != 1:
-        return None
-    return (extradata[4] & 3) + 1
-
-
-def read_picture(packet: memoryview, size: int) -> Picture | None:
-    """Read the facts of a packet's picture; None: the packet is damaged, or changes parameters.
-
-    ``packet`` holds NAL units, each behind its length of ``size`` bytes.
-    """
-    position = 0
-    while position + size < len(packet):
-        length = int.from_bytes(packet[position : position + size], "big")
-        head = packet[position + size]
-        kind = head & 31
-        if kind in _PARAMETERS or not 0 < length <= len(packet) - position - size:
-            return None
-        if 1 <= kind <= _LAST_SLICE:
-            return Picture(kind == _IDR, head & 0x60 != 0)
-        position += size + length
+            return times
     return None
 
 

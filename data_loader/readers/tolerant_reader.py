@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from base.registry import VIDEO_READERS
 from data_loader.readers import video_readers  # noqa: F401  (registers the readers)
-from data_loader.readers.av_reader import AvReader, PacketFacts
+from data_loader.readers.av_reader import AvReader
 from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.container import check_file, is_cut_short
 from utils.errors import UserError
@@ -29,7 +29,6 @@ from utils.times import format_time
 logger = logging.getLogger(__name__)
 
 SEARCH_READER = "av"  # opens every container and turns pictures as their file asks
-_LAST_READER = "cv2"  # has an FFmpeg of its own
 _MAX_GAPS = 3  # in one line
 
 
@@ -51,19 +50,38 @@ class PartialReader(AvReader):
     check_file = staticmethod(check_file)  # it may be cut short
 
     def _open(self) -> int:
-        self._has_failed = False
+        self._failed: set[int] = set()  # packets
         num_frames = super()._open()
-        decoded = list(dict.fromkeys(n for n, _ in self._decode_file() if n in self._shown))
+        if self._is_counted:
+            self._find_decodable()
+        return num_frames
+
+    def _find_order(self) -> list[int]:
+        decoded = [packet for packet, _ in self._decode_file()]
         if not decoded:
             raise VideoError(self.path, "none of its frames can be decoded")
-        numbers = None if self._guesses_times else self._numbers
-        if numbers is None or not is_ascending([numbers[packet] for packet in decoded]):
-            missing = sorted(self._shown - set(decoded))
-            order = insert_missing(decoded, missing)
-            self._numbers = {packet: number for number, packet in enumerate(order)}
-        self.decodable = np.zeros(num_frames, bool)
-        self.decodable[[self._numbers[packet] for packet in decoded]] = True
-        return num_frames
+        missing = sorted(self._failed - set(decoded))
+        order = insert_missing(decoded, missing)
+        self.decodable = np.array([packet not in missing for packet in order])
+        return order
+
+    def _find_decodable(self) -> None:
+        decoded = list(dict.fromkeys(packet for packet, _ in self._decode_shown()))
+        if not decoded:
+            raise VideoError(self.path, "none of its frames can be decoded")
+        places = {packet: place for place, packet in enumerate(self._order)}
+        if not is_ascending([places[packet] for packet in decoded]):
+            self._order = insert_missing(decoded, sorted(set(self._order) - set(decoded)))
+        self.decodable = np.isin(self._order, decoded)
+
+    def _decode_shown(self) -> Iterator[tuple[int, Any]]:
+        """Decode everything; yield the frames that are counted."""
+        seen = set()
+        for packet, frame in self._decode_file():
+            if self._is_counted and (packet in seen or not self._facts[packet].is_shown):
+                continue
+            seen.add(packet)
+            yield packet, frame
 
     def find_nearest(self, indices: Sequence[int] | NDArray) -> NDArray:
         """Return the decodable frame that is nearest to each one of ``indices``, by number."""
@@ -89,27 +107,23 @@ class PartialReader(AvReader):
 
     def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
         due = set(wanted)
-        for packet, frame in self._decode_file():
-            number = self._numbers.get(packet)
+        for number, (_, frame) in zip(np.flatnonzero(self.decodable), self._decode_shown()):
             if number in due:
                 yield self._convert_to_rgb(frame)
                 due.remove(number)
             if not due:
                 return
 
-    def _find_uncoded(self, facts: list[PacketFacts]) -> list[PacketFacts]:
-        found = super()._find_uncoded(facts)
-        return facts if self._has_failed else found  # frames are counted as AvReader does
-
     def _demux(self, container: Any, stream: Any) -> Iterator[Any]:
         with suppress(self._library.error.FFmpegError):  # the end of what can be read
             yield from super()._demux(container, stream)
 
-    def _decode_packet(self, context: Any, packet: Any) -> list[Any]:
+    def _decode_packet(self, context: Any, packet: Any, has_begun: bool) -> list[Any]:
         try:
-            return super()._decode_packet(context, packet)
+            return super()._decode_packet(context, packet, has_begun)
         except self._library.error.FFmpegError:
-            self._has_failed = True
+            if packet is not None:
+                self._failed.add(packet.pts)
             return []
 
 
@@ -203,11 +217,8 @@ class TolerantReader:
                 return self._open(VIDEO_READERS.get(name))
             except VideoError as error:
                 errors.append(error)
-        for reader in (PartialReader, VIDEO_READERS.get(_LAST_READER)):
-            with suppress(UserError):  # what the first ones say is nearer to the cause
-                opened = self._open(reader)
-                logger.info("%s: read with %s, for %s", self.path, opened.name, errors[-1].reason)
-                return opened
+        with suppress(UserError):  # what the first ones say is nearer to the cause
+            return self._open(PartialReader)
         raise errors[-1]
 
     def _open(self, reader: type[VideoReader]) -> VideoReader:

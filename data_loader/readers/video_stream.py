@@ -1,12 +1,26 @@
-"""Video streams of a file: which of them is shown, and from when on."""
+"""Video streams of a file: which of them is the film, which way up it is shown, and from when on.
 
+All that opens a video asks here, so that readers, search and player show the same pictures.
+"""
+
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+_STILLS = ("attached_pic", "still_image", "timed_thumbnails")  # dispositions
+_PICTURE_CODECS = ("mjpeg", "png", "bmp", "tiff", "webp", "jpegxl", "jpeg2000")
+_FEW = 10  # a stream of fewer frames than a tenth of another one's is a still or its previews
+# FFmpeg's demuxers of lists that name other files.
+_LISTS = ("concat", "hls", "dash", "imf", "sdp", "webm_dash_manifest")
 
 
 class StartTimes(NamedTuple):
@@ -16,9 +30,124 @@ class StartTimes(NamedTuple):
     file_s: float  # when the first of its streams begins: where players count from
 
 
+class Orientation(NamedTuple):
+    """How a stored picture is set upright: first transposed, then mirrored."""
+
+    is_transposed: bool = False
+    flips_x: bool = False  # left and right change places
+    flips_y: bool = False
+
+    @property
+    def is_upright(self) -> bool:
+        """Whether a picture is shown as it is stored."""
+        return not any(self)
+
+    def apply(self, picture: NDArray) -> NDArray:
+        """Return a stored picture (H, W, 3) as it is shown; a view."""
+        if self.is_transposed:
+            picture = picture.swapaxes(0, 1)
+        return picture[:: -1 if self.flips_y else 1, :: -1 if self.flips_x else 1]
+
+    def list_filters(self) -> list[tuple[str, str]]:
+        """Return FFmpeg's filters, name and arguments, that do the same."""
+        transpose = [("transpose", "cclock_flip")] if self.is_transposed else []
+        return transpose + [("hflip", "")] * self.flips_x + [("vflip", "")] * self.flips_y
+
+
+def open_container(path: str | Path) -> "InputContainer":
+    """Open a file with PyAV; raises its errors.
+
+    A path is no address: a folder may be called ``10:30``. A list that names other files is not
+    followed.
+    """
+    import av
+
+    container = av.open(os.path.abspath(path), metadata_errors="replace")
+    if not set(container.format.name.split(",")).isdisjoint(_LISTS):
+        container.close()
+        raise av.error.InvalidDataError(0, "it is a list that names other files", str(path))
+    return container
+
+
 def choose_video_stream(container: "InputContainer") -> "VideoStream | None":
-    """Return the stream of pictures that is shown; None: there is none."""
-    return container.streams.video[0] if container.streams.video else None
+    """Return the stream that is the film; None: there is none.
+
+    Covers, stills and previews are none. Of several films it is the one that the file marks as
+    default, then that with the most frames, then the largest, then the first.
+    """
+    films = [stream for stream in container.streams.video if _may_be_film(stream)]
+    is_alone = len(films) == 1
+    if not films or (is_alone and not (_is_picture(films[0]) and container.streams.audio)):
+        return films[0] if films else None
+    counts = [stream.frames for stream in films]
+    if 0 in counts:  # the container doesn't tell
+        counts = _count_packets(container.name, films)
+    most = max(counts)
+    if is_alone:  # a picture beside sound
+        return films[0] if most > 1 else None
+
+    def rank(number: int) -> tuple[int, ...]:
+        stream, count = films[number], counts[number]
+        is_default = bool(stream.disposition & stream.disposition.default)
+        return count * _FEW >= most, is_default, count, _get_area(stream), -number
+
+    return films[max(range(len(films)), key=rank)]
+
+
+def describe_missing_film(container: "InputContainer") -> str:
+    """Return why ``choose_video_stream`` found none."""
+    if container.streams.video:
+        return "holds no moving pictures, only a still: a cover or a thumbnail"
+    return "holds no video stream, perhaps only sound"
+
+
+def _may_be_film(stream: "VideoStream") -> bool:
+    disposition = stream.disposition
+    is_still = any(disposition & getattr(disposition, name) for name in _STILLS)
+    return stream.codec_context is not None and not is_still
+
+
+def _is_picture(stream: "VideoStream") -> bool:
+    return stream.codec_context.codec.canonical_name in _PICTURE_CODECS
+
+
+def _get_area(stream: "VideoStream") -> int:
+    return stream.codec_context.width * stream.codec_context.height
+
+
+def _count_packets(path: str, streams: list["VideoStream"]) -> list[int]:
+    import av
+
+    counts = dict.fromkeys((stream.index for stream in streams), 0)
+    with av.open(path) as container, suppress(av.error.FFmpegError):
+        for packet in container.demux([container.streams[index] for index in counts]):
+            counts[packet.stream_index] += packet.size > 0
+    return list(counts.values())
+
+
+def read_orientation(frame: "VideoFrame") -> Orientation:
+    """Return how a decoded frame is to be set upright, by its display matrix."""
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return Orientation()
+    return find_orientation(np.frombuffer(data, np.int32, 9).tolist())
+
+
+def find_orientation(matrix: list[int]) -> Orientation:
+    """Return the orientation of a display matrix (ISO/IEC 14496-12, 6.2.2).
+
+    Of the eight that consist of quarter turns and mirroring, the nearest one: a picture that is to
+    be turned by some other angle is not cut at its corners.
+
+    Args:
+        matrix: a, b, u, c, d, v, x, y, w: a point (p, q) is shown at (ap + cq + x, bp + dq + y).
+    """
+    a, b, c, d = (float(matrix[place]) for place in (0, 1, 3, 4))
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Orientation(True, c < 0, b < 0)
+    return Orientation(False, a < 0, d < 0)
 
 
 def get_file_start(container: "InputContainer") -> float:
@@ -32,7 +161,7 @@ def read_start_times(path: str | Path) -> StartTimes:
     """Read when a file and its first frame begin; raises PyAV's errors."""
     import av
 
-    with av.open(str(path), metadata_errors="replace") as container:
+    with open_container(path) as container:
         start = get_file_start(container)
         stream = choose_video_stream(container)
         if stream is None:

@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from data_loader.readers.av_reader import (
-    AvReader,
-    Picture,
-    find_needed_packets,
-    get_length_size,
-    read_picture,
-)
+from data_loader.readers.av_reader import AvReader, find_needed_packets
+from data_loader.readers.packet_headers import Picture, get_length_size, read_picture
 from tests.data_loader.test_video_reader import decode_all
 from tests.videos import write_video
 
@@ -28,10 +23,15 @@ def test_a_packet_says_whether_others_refer_to_its_picture():
     assert read_picture(packet(0x01, size=2), 2) == B
 
 
+def test_a_packet_says_whether_parameters_change():
+    assert read_picture(packet(0x67, 0x65), 4) == IDR._replace(has_parameters=True)
+    assert read_picture(packet(0x68, 0x41), 4) == P._replace(has_parameters=True)
+
+
 @pytest.mark.parametrize(
     "data",
-    [packet(0x67, 0x65), packet(0x68, 0x41), packet(0x06), packet(0x41)[:-1], bytes(20), b""],
-    ids=["new parameters", "new picture parameters", "no picture", "cut", "zeros", "empty"],
+    [packet(0x06), packet(0x41)[:-1], bytes(20), b""],
+    ids=["no picture", "cut", "zeros", "empty"],
 )
 def test_what_can_not_be_relied_on_is_none(data):
     assert read_picture(memoryview(data), 4) is None
@@ -118,4 +118,4 @@ def test_a_damaged_reference_is_decoded_in_order(tmp_path, monkeypatch):
 def test_other_streams_are_decoded_in_order(tmp_path):
     for name, options in {"a.ts": {}, "b.mp4": {"codec": "mpeg4"}}.items():
         path = write_video(tmp_path / name, 20, **options)
-        assert AvReader(path)._pictures is None
+        assert AvReader(path)._packets == []

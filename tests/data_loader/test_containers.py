@@ -12,19 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_loader.readers.av_reader import (
-    PacketFacts,
-    is_hidden_vp8,
-    is_hidden_vp9,
-    number_frames,
-    sort_times,
-)
+from data_loader.readers.av_reader import PacketFacts, choose_times
 from data_loader.readers.base_reader import VideoError
 from data_loader.readers.container import (
     SEARCHABLE_EXTENSIONS,
     describe_left_out,
     list_searchable,
 )
+from data_loader.readers.frame_times import is_nearly_ascending, mend_times
+from data_loader.readers.packet_headers import is_hidden_vp8, is_hidden_vp9
 from data_loader.readers.video_readers import open_video
 from tests.conftest import ROOT
 from tests.videos import make_frames
@@ -180,13 +176,25 @@ def test_times_before_zero_and_uneven_ones_are_told_from_the_first_frame(tmp_pat
 
 
 def test_times_are_those_of_decoding_where_only_they_are_told():
-    facts = [PacketFacts(pts, dts, 9, True) for pts, dts in ((None, 3), (8, 4), (5, 6))]
-    assert number_frames(facts) is None and sort_times(facts) == [3, 4, 6]
-    twice = [PacketFacts(pts, None, 9, True) for pts in (0, 2, 2, 1)]
-    assert number_frames(twice) is None and sort_times(twice) == [0, 1, 2, 2]
-    hidden = [PacketFacts(pts, None, 9, pts != 2) for pts in (0, 2, 3, 1)]
-    assert number_frames(hidden) == {0: 0, 3: 1, 2: 2}
-    assert sort_times([PacketFacts(None, None, 9, True)]) is None
+    facts = [PacketFacts(pts, dts, True, True) for pts, dts in ((None, 3), (8, 4), (5, 6))]
+    assert choose_times(facts) == [3, 4, 6]
+    assert choose_times([PacketFacts(None, None, True, True)]) is None
+
+
+def test_frames_are_counted_by_times_that_a_decoder_could_have_reordered():
+    assert is_nearly_ascending([0, 3, 1, 2]) and not is_nearly_ascending([0, 2, 2, 1])
+    assert not is_nearly_ascending([*range(40), *range(100, 140), 41, 42])  # begins anew
+    assert not is_nearly_ascending([*range(40), 10**9, *range(41, 80)])
+
+
+def test_times_follow_the_order_of_showing():
+    assert mend_times([0, 2, 1, 2, 4]) == [0, 1, 2, 2, 4]  # those of decoding
+    gap = [*range(30), *range(10**6, 10**6 + 30)]
+    assert mend_times(gap) == gap and mend_times([7]) == [7]
+    assert mend_times([*range(0, 60, 2)] * 3) == [*range(0, 180, 2)]  # recordings in a row
+    for outlier in (10**12, -(10**12)):
+        assert mend_times([*range(20), outlier, *range(21, 40)]) == [*range(40)]
+    assert mend_times([10**12, *range(1, 40)]) == [1, *range(1, 40)]
 
 
 def test_mpeg4_pictures_that_are_not_coded_are_no_frames(tmp_path):

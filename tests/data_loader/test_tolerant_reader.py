@@ -61,7 +61,8 @@ def test_a_damaged_frame_costs_what_depends_on_it(intact, tmp_path):
     path = break_packets(tmp_path / intact.name, intact, [number])
     frame = get_frame_number(read_packets(intact), number)
     with open_tolerantly(path) as video:
-        assert video.num_frames == NUM_FRAMES and video.describe_damage() is None
+        is_known = intact.suffix == ".avi"  # which is decoded when it is opened
+        assert video.num_frames == NUM_FRAMES and (video.describe_damage() is None) != is_known
         frames = dict(video.stream(range(NUM_FRAMES)))
         assert sorted(frames) == [n for n in range(NUM_FRAMES) if n != frame]
         for n in (*range(GOP), *range(2 * GOP, NUM_FRAMES)):  # the other groups
