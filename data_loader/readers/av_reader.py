@@ -13,7 +13,12 @@ import numpy as np
 from base.registry import VIDEO_READERS
 from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.frame_times import is_nearly_ascending, mend_times
-from data_loader.readers.packet_headers import Picture, are_countable, choose_picture_reader
+from data_loader.readers.packet_headers import (
+    PROGRESSIVE,
+    Picture,
+    are_countable,
+    choose_picture_reader,
+)
 from data_loader.readers.video_stream import (
     choose_video_stream,
     describe_missing_film,
@@ -51,7 +56,9 @@ class AvReader(VideoReader):
     the start up to the last wanted frame.
 
     Attributes:
+        stream_index: of the pictures, in the file.
         num_left_out: pictures at the start that can't be decoded; no frames are counted for them.
+        is_interlaced: whether frames are said to consist of two fields.
     """
 
     name = "av"
@@ -64,6 +71,15 @@ class AvReader(VideoReader):
 
         return av
 
+    def find_place(self) -> tuple[int, int]:
+        """Return which of the file's streams of pictures is read, from 0, and how many it has."""
+        indices = [stream.index for stream in self._container.streams.video]
+        return indices.index(self.stream_index), len(indices)
+
+    def get_remedy(self) -> str:
+        """Return what a user can do: no other reader opens what this one can't."""
+        return "replace the file, or re-encode it"
+
     def close(self) -> None:
         """Close the file and the decoder."""
         self._container.close()
@@ -71,14 +87,14 @@ class AvReader(VideoReader):
     def _open(self) -> int:
         # One for all frames: it caches the state of the conversion.
         self._reformatter = self._library.video.reformatter.VideoReformatter()
-        self._stream_index: int | None = None
+        self.stream_index: int | None = None
         self._container, stream = self._open_container()
-        self._stream_index = stream.index
+        self.stream_index = stream.index
         self._context, self._unit = stream.codec_context, stream.time_base
         self._said_size = self._context.width, self._context.height
         rate = stream.average_rate or stream.guessed_rate
         self._period = 1 / rate if rate else None
-        self.num_left_out = 0
+        self.num_left_out, self.is_interlaced = 0, self._context.field_order not in PROGRESSIVE
         packets = self._read_facts(stream)
         shown = [number for number, fact in enumerate(self._facts) if fact.is_shown]
         if self._container.format.name == "gif" and len(shown) == 1:
@@ -133,7 +149,10 @@ class AvReader(VideoReader):
 
     def _find_order(self) -> list[int]:
         """Decode everything; returns the packet of each frame."""
-        order = [packet for packet, _ in self._decode_file()]
+        order = []
+        for packet, frame in self._decode_file():
+            order.append(packet)
+            self.is_interlaced = self.is_interlaced or frame.interlaced_frame
         if not order:
             raise VideoError(self.path, "none of its frames can be decoded")
         return order
@@ -175,8 +194,8 @@ class AvReader(VideoReader):
         """Open the file once more; return it and its video stream."""
         container = open_container(self.path)
         try:
-            if self._stream_index is not None:
-                stream = container.streams[self._stream_index]
+            if self.stream_index is not None:
+                stream = container.streams[self.stream_index]
             else:
                 stream = choose_video_stream(container)
             if stream is None:

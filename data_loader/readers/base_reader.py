@@ -1,10 +1,11 @@
 """Base class of the video readers: their contract, errors, and checks of what a library returns.
 
 Every reader returns what the file shows: RGB in presentation order, converted by swscale with the
-file's colour matrix and range (BT.601, limited, where it names none), rotated as the file asks
-(decord refuses rotated files). For 8-bit video with an even height, which is all H.264 in yuv420p,
-the readers agree bit for bit; other pixel formats go through interpolating code that differs
-between the libraries' FFmpeg versions.
+file's colour matrix and range (BT.601, limited, where it names none), turned and mirrored as the
+file asks, all as large as the first one. The reader av numbers frames as FFmpeg's decoder shows
+them; the others refuse what they would show otherwise. For 8-bit video with an even height, which
+is all H.264 in yuv420p, the readers agree bit for bit; other pixel formats go through interpolating
+code that differs between the libraries' FFmpeg versions.
 
 Nothing is repaired: a frame that can't be decoded is a ``VideoError``, never a neighbour's copy. A
 reader is used by the process and thread that opened it, decodes in one thread (it runs in loader
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from base.registry import VIDEO_READERS
 from data_loader.readers.container import check_container
 from data_loader.readers.video_stream import read_start_times
 from utils.errors import UserError
@@ -163,11 +163,16 @@ class VideoReader:
                 "sample frames within the video",
             )
         with self._translate_errors(f"frames up to {wanted[-1]} can't be decoded"):
-            num_frames = 0
+            num_frames, size = 0, None
             for frame in self._decode(wanted):
                 if frame.ndim != 3 or frame.shape[2] != 3:
                     raise self._make_error(
                         f"an RGB frame was asked for, but an array of {frame.shape} came"
+                    )
+                size = frame.shape if size is None else size
+                if frame.shape != size:
+                    raise self._make_error(
+                        f"its pictures are of two sizes, {size} and {frame.shape}"
                     )
                 num_frames += 1
                 yield frame
@@ -193,8 +198,7 @@ class VideoReader:
 
     def get_remedy(self) -> str:
         """Return what a user can do about a file that this reader fails on."""
-        others = " or ".join(f'"{name}"' for name in VIDEO_READERS.names() if name != self.name)
-        return f"replace the file, re-encode it, or try the video reader {others}"
+        return 'replace the file, re-encode it, or use the video reader "av"'
 
 
 def load_library(load: Callable[[], Any], hint: str) -> Any:

@@ -11,8 +11,9 @@ _SLICES, _IDR = range(1, 6), 5  # NAL unit types of H.264
 _PARAMETERS = (7, 8, 13, 15)  # what the stream's header should hold, not its packets
 _HEVC_SLICES, _HEVC_STARTS, _HEVC_SKIPPED = range(32), (19, 20, 21), (8, 9)
 _HEVC_RESTARTS = (16, 17, 18, 36, 37)  # broken links, and ends of a sequence
+_HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 _UNCODED_BYTES = 19  # of an MPEG-4 picture that is not coded, at most
-_PROGRESSIVE = (0, 1)  # ``AVFieldOrder``: not known, and no fields
+PROGRESSIVE = (0, 1)  # ``AVFieldOrder``: not known, and no fields
 
 
 class Picture(NamedTuple):
@@ -33,7 +34,9 @@ PictureReader = Callable[[Any], Picture | None]
 def choose_picture_reader(context: Any) -> PictureReader | None:
     """Return what reads the picture of a packet; None: only the decoder knows."""
     codec = context.codec.canonical_name
-    if context.field_order not in _PROGRESSIVE:  # perhaps a packet for each field
+    if context.field_order not in PROGRESSIVE:  # perhaps a packet for each field
+        return None
+    if codec == "h264" and may_hold_fields(context.extradata or b""):
         return None
     if codec in ("h264", "hevc"):
         size = get_length_size(context.extradata, codec)
@@ -63,6 +66,65 @@ def get_length_size(extradata: bytes | None, codec: str = "h264") -> int | None:
     if extradata is None or len(extradata) < place + 3 or extradata[0] != 1:
         return None
     return (extradata[place] & 3) + 1
+
+
+def may_hold_fields(extradata: bytes) -> bool:
+    """Whether an H.264 stream may have interlaced pictures, by its first sequence parameter set.
+
+    Args:
+        extradata: an AVCDecoderConfigurationRecord (ISO/IEC 14496-15).
+    """
+    try:
+        return not _read_frame_mbs_only(_Bits(extradata[8:]))
+    except IndexError:  # it is cut, or another form
+        return True
+
+
+class _Bits:
+    """Bits of a NAL unit, behind which nothing stands: an ``IndexError``."""
+
+    def __init__(self, data: bytes) -> None:
+        self._bits = "".join(f"{byte:08b}" for byte in data.replace(b"\0\0\3", b"\0\0"))
+        self._position = 0
+
+    def read(self, count: int = 1) -> int:
+        """Read an unsigned number of that many bits."""
+        self._position += count
+        if self._position > len(self._bits):
+            raise IndexError
+        return int(self._bits[self._position - count : self._position] or "0", 2)
+
+    def read_golomb(self) -> int:
+        """Read an Exp-Golomb code, as if it were unsigned (ITU-T H.264, 9.1)."""
+        num_zeros = 0
+        while not self.read():
+            num_zeros += 1
+        return (1 << num_zeros) - 1 + self.read(num_zeros)
+
+
+def _read_frame_mbs_only(bits: _Bits) -> bool:
+    """Read a sequence parameter set up to its flag that all pictures are frames (7.3.2.1.1)."""
+    bits.read(8)  # the NAL unit's own header
+    profile = bits.read(8)
+    bits.read(16)
+    bits.read_golomb()  # id
+    if profile in _HIGH_PROFILES:
+        if bits.read_golomb() == 3:  # chroma_format_idc
+            bits.read()
+        bits.read_golomb(), bits.read_golomb(), bits.read()  # bit depths
+        if bits.read():  # scaling matrices: long, and hardly ever there
+            raise IndexError
+    bits.read_golomb()  # log2_max_frame_num
+    order = bits.read_golomb()
+    if order == 0:
+        bits.read_golomb()
+    elif order == 1:
+        bits.read(), bits.read_golomb(), bits.read_golomb()
+        for _ in range(bits.read_golomb()):
+            bits.read_golomb()
+    bits.read_golomb(), bits.read()  # reference frames, gaps between their numbers
+    bits.read_golomb(), bits.read_golomb()  # width and height
+    return bool(bits.read())
 
 
 def read_picture(packet: memoryview, size: int) -> Picture | None:

@@ -107,7 +107,8 @@ class PartialReader(AvReader):
 
     def _decode(self, wanted: list[int]) -> Iterator[np.ndarray]:
         due = set(wanted)
-        for number, (_, frame) in zip(np.flatnonzero(self.decodable), self._decode_shown()):
+        numbers = np.flatnonzero(self.decodable).tolist()
+        for number, (_, frame) in zip(numbers, self._decode_shown(), strict=False):
             if number in due:
                 yield self._convert_to_rgb(frame)
                 due.remove(number)

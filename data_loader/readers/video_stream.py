@@ -42,6 +42,11 @@ class Orientation(NamedTuple):
         """Whether a picture is shown as it is stored."""
         return not any(self)
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether it is more than a turn."""
+        return sum(self) % 2 == 1
+
     def apply(self, picture: NDArray) -> NDArray:
         """Return a stored picture (H, W, 3) as it is shown; a view."""
         if self.is_transposed:
