@@ -68,11 +68,17 @@ def write_trimmed(path: Path, source: Path, num_hidden: int) -> Path:
 
 def write_rotated(path: Path, source: Path) -> Path:
     """Copy an MP4 and set the track's matrix so that players turn it by 90 degrees."""
-    data = bytearray(source.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40  # the version-0 header's fields stand before it
     one = 1 << 16
-    turned = [0, one, 0, -one, 0, 0, 0, 0, 1 << 30]
-    data[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in turned)
+    return write_turned(path, source, [0, one, -one, 0])
+
+
+def write_turned(path: Path, source: Path, matrix: list[int]) -> Path:
+    """Copy an MP4 and set a, b, c and d of the track's matrix (ISO/IEC 14496-12, 6.2.2)."""
+    data = bytearray(source.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40  # the version-0 header's fields stand before it
+    a, b, c, d = matrix
+    whole = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
+    data[place : place + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in whole)
     path.write_bytes(data)
     return path
 

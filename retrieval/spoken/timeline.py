@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 @contextmanager
 def open_streams(path: Path) -> Iterator["InputContainer"]:
     """Open a file to read its sound or subtitles; raises ``UserError``, which names it."""
-    import av
-
-    with translate_errors(path), av.open(str(path), metadata_errors="replace") as container:
+    with translate_errors(path), video_stream.open_container(path) as container:
         yield container
 
 

@@ -21,6 +21,7 @@ from data_loader.readers.container import (
     describe_left_out,
     list_searchable,
 )
+from data_loader.readers.video_stream import choose_video_stream, open_container
 from retrieval.printing import escape
 from retrieval.spotting.journal import name_journal
 from retrieval.spotting.text_spotter import TextSpotter, describe_identity
@@ -213,9 +214,10 @@ def _read_looks(video: Path, every: float) -> float | None:
     import av
 
     try:
-        with av.open(str(video)) as container:
+        with open_container(video) as container:
             seconds = container.duration / av.time_base if container.duration else None
-            num_frames = container.streams.video[0].frames if container.streams.video else 0
+            stream = choose_video_stream(container)
+            num_frames = 0 if stream is None else stream.frames
     except (av.error.FFmpegError, OSError, ValueError):  # spotting it says what is wrong
         return None
     if seconds is None:

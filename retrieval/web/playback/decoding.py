@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from data_loader.readers.image_reader import encode_jpeg
+from data_loader.readers.video_stream import open_container
 from retrieval.web.playback.media import Media
 
 MAX_GOP_S = 30  # key frames farther apart are not looked for
@@ -46,7 +47,7 @@ class Job:
 @contextmanager
 def open_stream(media: Media, number: int, num_threads: int = 1) -> Iterator[tuple[Any, Any]]:
     """Open the file; yields the container and one of its streams."""
-    with av.open(str(media.path)) as container:
+    with open_container(media.path) as container:
         stream = container.streams[number]
         stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
         stream.codec_context.thread_count = num_threads
@@ -170,7 +171,7 @@ def decode_picture(media: Media, time_s: float, width: int, job: Job) -> bytes:
     for _, frame in decode_from(media, time_s, job):
         size = compute_square_size(media, frame)
         rgb = frame.reformat(*size, format="rgb24", interpolation="BICUBIC").to_ndarray()
-        picture = np.ascontiguousarray(np.rot90(rgb, media.rotation))
+        picture = np.ascontiguousarray(media.orientation.apply(rgb))
         return encode_jpeg(picture, min(width, picture.shape[1]), 4 * width)
     raise NoPictureError("nothing of this part can be decoded")
 

@@ -49,7 +49,7 @@ class PictureEncoder:
         if frame is None:
             return False
         self._size = _fit(*compute_square_size(self._media, frame))
-        width, height = self._size[:: -1 if self._media.rotation % 2 else 1]
+        width, height = self._size[:: -1 if self._media.orientation.is_transposed else 1]
         self.stream = self._output.add_stream("libx264", rate=30, options=self._options)
         context = self.stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
@@ -111,10 +111,7 @@ class PictureEncoder:
         size = "{}:{}".format(*self._size)
         steps.append(graph.add("scale", f"{size}:flags=bicubic:out_range=tv{matrix}"))
         steps.append(graph.add("format", "yuv420p"))
-        if self._media.rotation == 2:
-            steps += [graph.add("hflip"), graph.add("vflip")]
-        elif self._media.rotation:
-            steps.append(graph.add("transpose", "cclock" if self._media.rotation == 1 else "clock"))
+        steps += [graph.add(*one) for one in self._media.orientation.list_filters()]
         steps.append(graph.add("setsar", "1"))
         steps.append(graph.add("buffersink"))
         graph.link_nodes(*steps).configure()

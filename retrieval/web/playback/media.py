@@ -13,6 +13,13 @@ from typing import Any, Literal
 import av
 
 from data_loader.readers.container import check_container
+from data_loader.readers.video_stream import (
+    Orientation,
+    choose_video_stream,
+    describe_missing_film,
+    open_container,
+    read_orientation,
+)
 from utils.files import FileStamp
 
 PlaybackKind = Literal["file", "stream", "pictures", "missing"]
@@ -50,7 +57,7 @@ class Media:
     Attributes:
         audio: number of the stream; None: it has no sound that can be decoded.
         start: time stamp of the first frame, seconds.
-        rotation: quarter turns, counter-clockwise, that set a frame upright.
+        orientation: how a frame is set upright.
         pixel_ratio: width of a pixel in heights of one, before it is turned.
         frame_s: how long a frame is shown, mostly.
         is_unordered: whether frames come with each other's time stamps.
@@ -67,7 +74,7 @@ class Media:
     audio_codec: str | None
     start: Fraction
     duration_s: float
-    rotation: int
+    orientation: Orientation
     pixel_ratio: Fraction
     frame_s: float
     is_unordered: bool
@@ -103,20 +110,13 @@ def probe_media(path: Path, stamp: FileStamp, duration_s: float) -> Media:
     if wrong is not None:
         raise UnplayableError(f"the file {wrong[0]}")
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             video = choose_video_stream(container)
             if video is None:
-                raise UnplayableError("the file holds no pictures")
+                raise UnplayableError(f"the file {describe_missing_film(container)}")
             return _describe(path, container, video, duration_s)
     except (av.FFmpegError, OSError) as error:
         raise UnplayableError(f"the file can't be read ({error.strerror})") from error
-
-
-def choose_video_stream(container: Any) -> Any | None:
-    """Return the first stream of pictures that is no cover; None: there is none."""
-    attached = av.stream.Disposition.attached_pic
-    streams = [one for one in container.streams.video if not one.disposition & attached]
-    return streams[0] if streams else None
 
 
 def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Media:
@@ -124,7 +124,7 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
     first = _decode_first_frame(container, video)
     context, name = video.codec_context, video.codec_context.name
     start = first.pts * first.time_base
-    rotation = round(first.rotation / 90) % 4
+    orientation = read_orientation(first)
     ratio = video.sample_aspect_ratio or Fraction(1)
     ratio = ratio if Fraction(1, 8) < ratio < 8 else Fraction(1)  # junk in the header
     frame_s = float(1 / (video.average_rate or video.guessed_rate or 25))
@@ -138,8 +138,8 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
     is_unordered = counts_packets and not _is_ascending(container, video, first.pts)
     has_times = not is_unordered and not (counts_packets and name in ("h264", "hevc"))
     has_times = has_times or not context.has_b_frames
-    # Of rotation in fragments of MP4 not every browser takes notice.
-    can_copy = avc is not None and pix_fmt in _EIGHT_BIT and rotation == 0 and has_times
+    # Of a display matrix in fragments of MP4 not every browser takes notice.
+    can_copy = avc is not None and pix_fmt in _EIGHT_BIT and orientation.is_upright and has_times
     sound = None if audio is None else audio.codec.canonical_name
     media_type, reason = _find_obstacle(container.format.name, codec, pix_fmt, sound)
     if reason is None and abs(start) > _LATE_S:
@@ -151,7 +151,7 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
     streamed += "" if audio is None else f",{AAC}"
     return Media(
         path, container.format.name, video.index, None if audio is None else audio.index, codec,
-        sound, start, duration_s, rotation, ratio, frame_s, is_unordered, has_times,
+        sound, start, duration_s, orientation, ratio, frame_s, is_unordered, has_times,
         can_copy, streamed, kind, media_type if kind == "file" else "video/mp4", reason,
     )  # fmt: skip
 
