@@ -119,6 +119,9 @@ def _video_rows(videos: VideoFacts, note: str) -> list[str]:
     facts = videos.decoded
     if facts is not None:
         rows += _row("decoded", f"{facts.videos:,}; {facts.shorter:,} shorter than a clip")
+        if facts.begun_before:
+            text = f"of {facts.begun_before:,} the pictures before the first whole one"
+            rows += _row("left out", text)
         for name in ("num_frames", "width", "height"):
             spread = getattr(facts, name)
             if spread is not None:

@@ -46,6 +46,7 @@ class DecodeFacts:
     width: Spread | None  # pixels
     height: Spread | None
     shorter: int  # videos with fewer frames than a clip has
+    begun_before: int = 0  # videos that begin with pictures which can't be decoded: left out
 
 
 class _Decoded(NamedTuple):
@@ -55,6 +56,7 @@ class _Decoded(NamedTuple):
     num_frames: int = 0
     width: int = 0
     height: int = 0
+    num_left_out: int = 0
     error: str | None = None
 
 
@@ -97,6 +99,7 @@ def decode_videos(
         width=Spread.of(result.width for result in good),
         height=Spread.of(result.height for result in good),
         shorter=sum(result.num_frames < num_frames for result in good),
+        begun_before=sum(result.num_left_out > 0 for result in good),
     )
 
 
@@ -109,6 +112,6 @@ def _decode_video(reader: str | None, num_frames: int, path: str) -> _Decoded:
         with open_image(path) if reader is None else open_video(path, reader) as video:
             length = video.num_frames
             video.frames(np.unique([0, *sample_frame_indices(num_frames, length), length - 1]))
-            return _Decoded(path, length, video.width, video.height)
+            return _Decoded(path, length, video.width, video.height, video.num_left_out)
     except VideoError as error:
         return _Decoded(path, error=error.reason)

@@ -57,7 +57,6 @@ class AvReader(VideoReader):
 
     Attributes:
         stream_index: of the pictures, in the file.
-        num_left_out: pictures at the start that can't be decoded; no frames are counted for them.
         is_interlaced: whether frames are said to consist of two fields.
     """
 

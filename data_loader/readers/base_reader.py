@@ -45,6 +45,8 @@ class VideoReader:
     Attributes:
         path: the file.
         num_frames: frames that are shown, numbered from 0 in presentation order.
+        num_left_out: pictures before the first one that decodes, as where a recording begins
+            anywhere; no frames are counted for them.
     """
 
     name = ""
@@ -52,6 +54,8 @@ class VideoReader:
     requires = ""  # library and how it is installed, where ``_import_library`` needs one
     decodes_at_opening = True  # the first frame, so that a decoder's errors are seen early
     check_file = staticmethod(check_container)  # before the library opens the file
+
+    num_left_out = 0
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)

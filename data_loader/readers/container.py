@@ -22,10 +22,12 @@ _REPLACE = "download it again, or take it out of the data"
 def check_container(path: str | Path) -> tuple[str, str] | None:
     """Return what is wrong with a video file and the remedy; None: no reason not to open it.
 
-    MP4 and MOV files (ISO/IEC 14496-12) are a sequence of boxes that begin with their sizes, so
-    that a file which was cut short is recognised without a decoder.
+    A file that was cut short is recognised without a decoder: MP4 and MOV (ISO/IEC 14496-12) are a
+    sequence of boxes that begin with their sizes, Matroska and WebM tell the size of it all, and
+    MPEG-TS consists of packets of one size. What a recorder left behind when it was killed may
+    tell no size.
     """
-    return check_file(path, _check_iso)
+    return check_file(path, _check_complete)
 
 
 def check_file(
@@ -126,17 +128,24 @@ def is_cut_short(path: str | Path) -> bool:
 def _is_cut_short(path: Path) -> bool:
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(_TS_PACKET + 1)
+        head = file.read(8)
         file.seek(0)
-        if head.startswith(_MATROSKA_MAGIC):
-            return (_find_segment_end(file) or 0) > size
         if head.startswith(b"RIFF"):
             return int.from_bytes(head[4:8], "little") + 8 > size
         if head.startswith(b"FLV"):
             return not _ends_with_tag(file, size)
-        if head[:1] == head[_TS_PACKET:] == _TS_SYNC:
-            return size % _TS_PACKET != 0
-        return _check_iso(file, size) is not None
+        return _check_complete(file, size) is not None
+
+
+def _check_complete(file: BinaryIO, size: int) -> str | None:
+    head = file.read(_TS_PACKET + 1)
+    file.seek(0)
+    if head.startswith(_MATROSKA_MAGIC):
+        end = _find_segment_end(file) or 0
+        return f"is cut short ({size} of {end} bytes)" if end > size else None
+    if head[:1] == head[_TS_PACKET:] == _TS_SYNC:
+        return "is cut short (its last packet is not whole)" if size % _TS_PACKET else None
+    return _check_iso(file, size)
 
 
 def _ends_with_tag(file: BinaryIO, size: int) -> bool:
@@ -160,7 +169,7 @@ def _find_segment_end(file: BinaryIO) -> int | None:
 
 def _read_element_size(file: BinaryIO) -> int | None:
     """Read the size of a Matroska element; None: it is unknown, as in a live stream."""
-    first = file.read(1)[0]
+    first = int.from_bytes(file.read(1), "big")  # 0 at the end
     num_bytes = 9 - first.bit_length()
     if num_bytes > 8:
         return None

@@ -12,7 +12,13 @@ MAX_REORDERED = 16  # frames that a decoder holds back (H.264 and HEVC)
 
 
 def is_nearly_ascending(times: Sequence[int]) -> bool:
-    """Whether times are distinct, and out of order no more than a decoder reorders frames."""
+    """Whether times are distinct, and out of order no more than a decoder reorders frames.
+
+    Args:
+        times: in the order of decoding.
+    """
+    if _replace_outliers(times, MAX_REORDERED * _find_step(times)) != list(times):
+        return False
     places = sorted(range(len(times)), key=times.__getitem__)
     is_near = all(abs(place - number) <= MAX_REORDERED for number, place in enumerate(places))
     return is_near and len(set(times)) == len(times)
@@ -25,13 +31,18 @@ def mend_times(times: Sequence[int]) -> list[int]:
     among neighbours, as of decoding, are sorted. Where a second recording begins within the stream,
     times go back; they go on from there, a frame after the one before.
     """
-    steps = [after - before for before, after in pairwise(sorted(times)) if after > before]
-    step = median_low(steps) if steps else 1
+    step = _find_step(times)
     mended: list[int] = []
     for part in _split_recordings(_replace_outliers(times, MAX_REORDERED * step)):
         shift = mended[-1] + step - part[0] if mended else 0
         mended += [time + shift for time in part]
     return mended
+
+
+def _find_step(times: Sequence[int]) -> int:
+    """Return the time from a frame to the next one, mostly."""
+    steps = [after - before for before, after in pairwise(sorted(times)) if after > before]
+    return median_low(steps) if steps else 1
 
 
 def _replace_outliers(times: Sequence[int], reach: int) -> list[int]:

@@ -204,6 +204,8 @@ class TolerantReader:
             spans[_MAX_GAPS:] = [f"{len(spans) - _MAX_GAPS} more parts"]
         parts = [f"{', '.join(spans)} can't be decoded"] if spans else []
         parts += [f"it is cut short at {format_time(end_s)}"] if self._is_cut else []
+        if num_left_out := self._reader.num_left_out:
+            parts.insert(0, f"{num_left_out} pictures before its first whole one are left out")
         return " and ".join(parts) or None
 
     def close(self) -> None:

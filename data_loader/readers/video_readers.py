@@ -29,6 +29,7 @@ class LibraryReader(VideoReader):
         with closing(AvReader(self.path)) as exact:
             self._times, self._start = exact.times(), exact.start_s
             self._stream_index, num_frames = exact.stream_index, exact.num_frames
+            self.num_left_out = exact.num_left_out
             place, num_streams = exact.find_place()
             first, is_interlaced = exact.read_first_frame(), exact.is_interlaced
         self._orientation = read_orientation(first)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import av
 
-from data_loader.readers.container import check_container
+from data_loader.readers.container import check_file
 from data_loader.readers.video_stream import (
     Orientation,
     choose_video_stream,
@@ -106,7 +106,7 @@ def probe_media(path: Path, stamp: FileStamp, duration_s: float) -> Media:
     Raises:
         UnplayableError: no frame can be decoded.
     """
-    wrong = check_container(path)
+    wrong = check_file(path)
     if wrong is not None:
         raise UnplayableError(f"the file {wrong[0]}")
     try:
