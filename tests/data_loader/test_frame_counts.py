@@ -205,7 +205,8 @@ def test_hevc_that_was_cut_at_an_open_group_has_the_frames_that_decode(tmp_path)
         expected = decode(path)
         assert "av" in assert_read_or_refused(path, expected)
         with closing(AvReader(path)) as video:
-            assert video.num_left_out == (3 if start else 0)
+            # An edit list of the MP4 hides those that another container leaves to the decoder.
+            assert video.num_left_out == (3 if name == "cut.mkv" else 0)
             assert video._is_counted is (start == 0)  # decodes nothing at opening
 
 
