@@ -17,6 +17,7 @@ from base.config import LOADER_KEYS, ConfigError
 from base.registry import nearest
 from parsing.problems import Path, Problem, format_value, join_path
 from utils.errors import is_printable, shorten
+from utils.files import TextFileError, decode_text
 
 _SET_FORM = "expected KEY=VALUE, for example optimizer.args.lr=1e-4"
 # Of a file: a hundred times what the largest configuration has, and little enough to check each.
@@ -191,8 +192,7 @@ def _read_object(path: str) -> tuple[dict[str, Any], list[Problem]]:
             content = opened.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise ConfigError(path, [f"has more than {_MAX_BYTES:,} bytes, no configuration has"])
-        # utf-8-sig: editors on Windows may write a byte-order mark.
-        parsed = parse_json(content.decode("utf-8-sig"))
+        parsed = parse_json(decode_text(content, path))
         value, problems = to_plain_values(parsed)
     except FileNotFoundError:
         raise ConfigError(path, ["no such file" + _nearest_file(file)]) from None
@@ -200,9 +200,8 @@ def _read_object(path: str) -> tuple[dict[str, Any], list[Problem]]:
         raise ConfigError(path, ["is a folder; give a JSON file in it"]) from None
     except OSError as error:
         raise ConfigError(path, [f"can't be read: {error.strerror}"]) from None
-    except UnicodeDecodeError as error:
-        text = f"not UTF-8 text (byte {error.start}); save it as UTF-8"
-        raise ConfigError(path, [text]) from None
+    except TextFileError as error:
+        raise ConfigError(path, [error.reason]) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         text = f"not JSON: {error.msg} at {where}; look there for a comma, quote or bracket"

@@ -1,13 +1,16 @@
 """Files: written so that the old one stays until the new one is complete, locked, listed, compared.
 
-Also the cache folder, where what is worked out once is kept for later runs.
+Texts of foreign files are read here. Also the cache folder, where what is worked out once is kept
+for later runs.
 """
 
+import codecs
 import hashlib
 import json
 import logging
 import os
 import re
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +34,16 @@ CACHE_OFF = "off"
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, as atomic_write names it
 _CHUNK = 2**20  # bytes read at a time
+
+MAX_TEXT_BYTES = 4 << 30  # of a text file: more is no list of videos, but a device or a mistake
+# The mark that begins a text -> its encoding. That of UTF-32 begins with that of UTF-16.
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 
 @contextmanager
@@ -59,6 +72,77 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the first error says why
             temporary.unlink(missing_ok=True)
+
+
+class TextFileError(UserError):
+    """A file that is no text in a known encoding; ``reason`` says it without the file's name."""
+
+    def __init__(self, text: str, reason: str = "") -> None:  # one argument, as it is pickled
+        super().__init__(text)
+        self.reason = reason
+
+    @classmethod
+    def about(cls, path: str | Path, reason: str) -> Self:
+        """Return the error of a file."""
+        return cls(f"{path}: {reason}", reason)
+
+
+def read_text(path: str | Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Read a text file of unknown origin; line ends become ``\\n``, as Python reads texts.
+
+    It is UTF-8, or what its byte-order mark says: UTF-8, UTF-16 or UTF-32. A code page is never
+    guessed: half of the guesses would be another text without a word.
+
+    Args:
+        max_bytes: a larger file is an error, before it is read.
+
+    Raises:
+        OSError: the file can't be read.
+        TextFileError: it is in another encoding, too large, or no file (a pipe, a device).
+    """
+    return decode_text(read_bytes(path, max_bytes), path)
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Read the content of a text file, for ``decode_text``; see ``read_text``."""
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # a NUL, or half a character
+        raise TextFileError.about(path, f"no file has such a name ({error}); correct it") from error
+    # Reading a folder is an OSError that says so.
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise TextFileError.about(path, "is a pipe or device; write its text to a file")
+    if status.st_size > max_bytes:
+        size = f"{status.st_size:,} bytes, at most {max_bytes:,}"
+        raise TextFileError.about(path, f"is too large ({size}); give another file, or split it")
+    return Path(path).read_bytes()
+
+
+def decode_text(content: bytes, path: str | Path) -> str:
+    """Decode the content of the text file ``path`` as ``read_text`` does."""
+    mark, encoding = find_encoding(content)
+    try:
+        text = content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        place = len(mark) + error.start
+        text = f"is not {encoding.upper()} text (byte {place}); save it as UTF-8"
+        raise TextFileError.about(path, text) from None
+    if "\0" in text:  # UTF-16 without a mark is UTF-8 with a NUL in each letter
+        place = len(mark) + len(text[: text.index("\0")].encode(encoding))
+        raise TextFileError.about(
+            path,
+            f"is not UTF-8 text (byte {place} is NUL: UTF-16 without a byte-order mark, or no "
+            "text at all); save it as UTF-8",
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def find_encoding(content: bytes) -> tuple[bytes, str]:
+    """Return the byte-order mark that a text begins with (b"": none), and its encoding."""
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            return mark, encoding
+    return b"", "utf-8"
 
 
 def write_text(path: Path, text: str, durable: bool = False) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from base.base_dataset import VideoEntry
 from data_loader.ocr.paths import find_document
 from utils.errors import UserError
+from utils.files import TextFileError, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -28,21 +29,21 @@ class AnnotationError(UserError):
     """An annotation file that can't be used; the message names the file and what is wrong."""
 
 
-def read_text(path: Path) -> str:
+def read_annotation_text(path: Path) -> str:
     """Read a text file of annotations; raises ``AnnotationError``."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such annotation file") from error
     except OSError as error:
         raise AnnotationError(f"{path}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: is not UTF-8 text ({error})") from error
+    except TextFileError as error:
+        raise AnnotationError(str(error)) from error
 
 
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text file that are not blank, stripped; raises ``AnnotationError``."""
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in read_annotation_text(path).split("\n") if line.strip()]
 
 
 def read_list(path: Path) -> list[str]:
@@ -64,7 +65,7 @@ def read_list(path: Path) -> list[str]:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises ``AnnotationError``."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_annotation_text(path))
     except json.JSONDecodeError as error:
         raise AnnotationError(
             f"{path}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"

@@ -29,8 +29,10 @@ from pydantic import Field
 
 from base.config import ConfigModel
 from utils.errors import UserError
+from utils.files import read_text
 
 TRACK_SIZE = 12
+MAX_DOCUMENT_BYTES = 512 << 20  # a day of video, read twice a second, has a tenth of them
 # The word of a video without words, with a zero track vector (published behaviour).
 EMPTY_WORD = " "
 
@@ -119,7 +121,7 @@ class OcrWords:
 def load_ocr_document(path: str | Path) -> dict[str, Any] | None:
     """Read an OCR document, None when it is missing; raises ``UserError``."""
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(read_text(path, MAX_DOCUMENT_BYTES))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON or not UTF-8

@@ -75,7 +75,7 @@ def test_a_number_of_thousands_of_digits(tmp_path):
 def test_text_that_is_not_utf8(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b'{"name": "\xe9"}')
-    assert only_problem(path) == "not UTF-8 text (byte 10); save it as UTF-8"
+    assert only_problem(path) == "is not UTF-8 text (byte 10); save it as UTF-8"
 
 
 def test_what_a_lenient_parser_lets_through_is_found_with_its_path(tmp_path):

@@ -1,9 +1,11 @@
-"""Files replaced whole, one process at a time, and where the cache is."""
+"""Files replaced whole, one process at a time, texts of any encoding, and where the cache is."""
 
+import codecs
 import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import time
 from pathlib import Path
 
@@ -14,11 +16,13 @@ from utils.errors import UserError
 from utils.files import (
     FileLockedError,
     FileStamp,
+    TextFileError,
     atomic_write,
     get_cache_folder,
     hash_file,
     list_files,
     lock_file,
+    read_text,
     remove_temporary_files,
     write_array,
     write_json,
@@ -141,3 +145,63 @@ def test_the_files_of_a_folder_are_listed_by_one_rule(tmp_path):
     assert sorted(listing.link_targets) == [outside, outside / "e.mp4"]
     with pytest.raises(UserError, match="no such folder; give the folder"):
         list_files(tmp_path / "none", {".mp4"})
+
+
+TEXT = 'été 影片 🔥\n["a"]\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TEXT.encode(),
+        TEXT.replace("\n", "\r\n").encode(),
+        TEXT.encode("utf-8-sig"),
+        codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+        codecs.BOM_UTF32_LE + TEXT.encode("utf-32-le"),
+        codecs.BOM_UTF32_BE + TEXT.encode("utf-32-be"),
+    ],
+)
+def test_a_text_is_read_by_its_byte_order_mark(content, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    assert read_text(path) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("caf\xe9".encode("cp1252"), "is not UTF-8 text (byte 3); save it as UTF-8"),
+        (codecs.BOM_UTF8 + b"ab\xff", "is not UTF-8 text (byte 5); save it as UTF-8"),
+        ("ab".encode("utf-16-le"), "is not UTF-8 text (byte 1 is NUL: UTF-16 without a "),
+        (codecs.BOM_UTF16_LE + b"a\0b", "is not UTF-16-LE text (byte 4); save it as UTF-8"),
+        (codecs.BOM_UTF16_LE + b"a\0\0\xd8", "is not UTF-16-LE text (byte 4); save it as UTF-8"),
+        ("é\0".encode(), "is not UTF-8 text (byte 2 is NUL"),
+    ],
+)
+def test_another_encoding_is_never_guessed(content, reason, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    with pytest.raises(TextFileError) as error:
+        read_text(path)
+    assert str(error.value).startswith(f"{path}: {reason}")
+    sent = pickle.loads(pickle.dumps(error.value))  # as by a loading process
+    assert (str(sent), sent.reason) == (str(error.value), error.value.reason)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_what_no_file_can_be_called(name, tmp_path):
+    with pytest.raises(TextFileError, match="no file has such a name"):
+        read_text(tmp_path / name)
+
+
+def test_a_text_file_is_a_file_of_a_bounded_size(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(TextFileError, match="is a pipe or device; write its text to a file"):
+            read_text(path)
+    (tmp_path / "a").write_bytes(b"abc")
+    with pytest.raises(TextFileError, match="is too large .3 bytes, at most 2.; give another file"):
+        read_text(tmp_path / "a", max_bytes=2)
+    with pytest.raises(IsADirectoryError):
+        read_text(tmp_path)

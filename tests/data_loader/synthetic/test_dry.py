@@ -116,7 +116,7 @@ def changed(**changes) -> list:
 
 BAD_ANNOTATIONS = {
     "not JSON": (b"[{", "is not JSON"),
-    "not text": (b"\xff\xfe[", "is not UTF-8"),
+    "not text": (b"\xff\xfe[", "is not UTF-16-LE text"),
     "no list": ({"path": "a.mp4"}, "must hold a list"),
     "no entries": ([], "holds no entries"),
     "entry no object": ([ENTRIES[0], "a.mp4"], "entry 1: must be an object"),
