@@ -55,7 +55,7 @@ class Sample:
         tracks: (W, 12) normalised track vectors of the words.
         unreadable: set when a black clip stands in for the video (``loading: lax``).
         ocr_missing: the OCR document that should be there and is not.
-        ocr_skipped: records of the OCR document that were left out for want of a track.
+        ocr_skipped: records of the OCR document that were left out, see ``OcrWords.num_skipped``.
         is_filler: as in ``SampleKey``.
     """
 

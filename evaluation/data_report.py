@@ -21,7 +21,8 @@ class DataReport:
     Attributes:
         unreadable: path and reason of each video (``loading: lax``).
         ocr_missing: paths of OCR documents; their videos count as having no words.
-        ocr_skipped: video id -> records of its OCR document left out for want of a track.
+        ocr_skipped: video id -> records of its OCR document left out: without a track, or written
+            again under the same key.
     """
 
     unreadable: dict[str, str] = field(default_factory=dict)

@@ -41,6 +41,7 @@ from retrieval.search.snapshot import (
     read_tracks,
     read_video,
     read_video_tracks,
+    spell_video,
 )
 from retrieval.search.videos import VideoFilter, list_videos, run_video_search
 
@@ -360,7 +361,7 @@ class VideoIndex:
     def find_video(self, path: str) -> Video:
         """Return the video with a path within the folder; raises ``UnknownEntryError``."""
         with self.reading() as (connection, _):
-            return read_video(connection, "path", os.fsencode(path))
+            return read_video(connection, "path", os.fsencode(spell_video(connection, path)))
 
     def video_tracks(self, video_id: int) -> list[TextTrack]:
         """Return all lines of text of a video, by time; raises ``UnknownEntryError``."""

@@ -14,13 +14,14 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from typing_extensions import Self
 
 from utils.errors import UserError
+from utils.unicode_text import compose
 
 try:
     import fcntl
@@ -252,6 +253,45 @@ def hash_file(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+class FileFinder:
+    """Finds files whose names are spelled in another normal form of Unicode on the disk.
+
+    A Mac may write é as a letter and an accent, where a list that names the file has one
+    character, or the other way round. A file that is spelled as asked for comes first. Folders are
+    listed once.
+    """
+
+    def __init__(self) -> None:
+        self._spellings: dict[Path, dict[str, str | None]] = {}  # NFC -> the name on the disk
+
+    def locate(self, folder: Path, name: str) -> Path:
+        """Return a file in a folder as the disk spells it; as asked for where there is none.
+
+        Args:
+            name: POSIX path within the folder.
+        """
+        path = folder / name
+        if name.isascii() or os.path.lexists(path):
+            return path
+        path = folder
+        for part in PurePosixPath(name).parts:
+            if not os.path.lexists(path / part):
+                part = self._list_spellings(path).get(compose(part)) or part
+            path /= part
+        return path
+
+    def _list_spellings(self, folder: Path) -> dict[str, str | None]:
+        if folder not in self._spellings:
+            found: dict[str, str | None] = {}
+            with suppress(OSError):
+                for name in os.listdir(folder):
+                    if not name.isascii():
+                        # Of two that differ only so neither is another spelling of the name.
+                        found[compose(name)] = None if compose(name) in found else name
+            self._spellings[folder] = found
+        return self._spellings[folder]
 
 
 @dataclass

@@ -23,7 +23,7 @@ class Document:
     path: str
     size: int = 0  # bytes
     num_words: int | None = None  # that the rules allow, before max_words cuts; None: not read
-    num_skipped: int = 0  # records without a track
+    num_skipped: int = 0  # records without a track, or written again under the same key
     reading: tuple[bool, ...] = ()  # for each caption of the video, whether it shares a word
     error: str | None = None  # why the file can't be used
 
@@ -55,7 +55,7 @@ class OcrFacts:
     words: Spread | None = None  # of a video, under the configuration's rules
     without_words: int = 0  # videos whose document leaves no word under these rules
     cut: int = 0  # videos with more words than max_words
-    skipped_records: int = 0  # without a track
+    skipped_records: int = 0  # as ``Document.num_skipped``
     reading: int = 0  # captions that share a word with their video's document
     compared: int = 0  # captions whose video's document was read
     missing: list[str] = field(default_factory=list)
@@ -106,6 +106,6 @@ def read_document(params: OcrParams, task: tuple[str, tuple[str, ...]]) -> Docum
         path,
         size=Path(path).stat().st_size,
         num_words=len(read.words),
-        num_skipped=read.num_skipped,
+        num_skipped=read.num_skipped + document.num_repeated,
         reading=tuple(needs_reading(caption, texts) for caption in captions),
     )

@@ -144,7 +144,7 @@ def _ocr_rows(ocr: OcrFacts, entries: int) -> list[str]:
         rows += _row(
             "",
             f"{ocr.without_words:,} videos without a word, {ocr.cut:,} cut at max_words, "
-            f"{ocr.skipped_records:,} records without a track",
+            f"{ocr.skipped_records:,} records without a track or written twice",
         )
     if ocr.compared:
         share = 100 * ocr.reading / ocr.compared

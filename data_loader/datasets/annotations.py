@@ -1,5 +1,8 @@
 """Annotation files: reading, checks, entries; the JSON form is TextVR's.
 
+``EntryBuilder`` has the one set of rules for the entries of every data set, so that check_data.py
+and training refuse the same.
+
 TextVR also publishes ``TextVR_test_rand.json``, the test captions with the videos shuffled: it was
 made for matrices sent to the challenge server, and every metric on it is chance.
 """
@@ -7,19 +10,24 @@ made for matrices sent to the challenge server, and every metric on it is chance
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from base.base_dataset import VideoEntry
 from data_loader.ocr.paths import find_document
-from utils.errors import UserError
-from utils.files import TextFileError, read_text
+from utils.errors import UserError, shorten
+from utils.files import FileFinder, TextFileError, read_text
+from utils.unicode_text import compose, has_surrogates
 
 logger = logging.getLogger(__name__)
 
 MAX_ERRORS_SHOWN = 10
+MAX_ERROR = 160  # characters of one
+MAX_CHARACTERS = 100_000  # of a caption
+MAX_NAME, MAX_PATH = 255, 4095  # bytes that file systems take
 ONE_CAPTION = "one caption a video"
 SHUFFLED_MARK = "_rand"  # ends the stem of a shuffled file
 UNSHUFFLED = "TextVR_test.json"
@@ -63,15 +71,27 @@ def read_list(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises ``AnnotationError``."""
+    """Read a JSON file in which no member is written twice; raises ``AnnotationError``."""
     try:
-        return json.loads(read_annotation_text(path))
+        return json.loads(read_annotation_text(path), object_pairs_hook=_join_members)
     except json.JSONDecodeError as error:
         raise AnnotationError(
             f"{path}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
         ) from error
     except RecursionError as error:
         raise AnnotationError(f"{path}: is JSON nested too deeply to be annotations") from error
+    except AnnotationError:
+        raise
+    except ValueError as error:  # a member that is written twice, a number of thousands of digits
+        raise AnnotationError(f"{path}: can't be used: {error}") from error
+
+
+def _join_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        name = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f'an object has the member "{shorten(name, MAX_ERROR)}" twice; keep one')
+    return members
 
 
 def read_json_list(path: Path) -> list[Any]:
@@ -86,22 +106,106 @@ def read_json_list(path: Path) -> list[Any]:
     return data
 
 
-def join_inside(folder: Path, relative: str) -> Path | None:
-    """Return ``folder / relative``, or None where that leads out of the folder."""
-    path = Path(relative)  # made only once: some data sets have millions of paths
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in relative:
-        return None
-    return folder / path
+def find_name_problem(name: str) -> str | None:
+    """Return why a path can be none of a file in a folder; None: it can."""
+    path = PurePath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        return "leads out of the data folder"
+    try:
+        parts = list(map(os.fsencode, path.parts))
+    except UnicodeEncodeError:
+        return "holds half a character, as no file's name does"
+    if "\0" in name:
+        return "holds a NUL, as no file's name does"
+    if max(map(len, parts)) > MAX_NAME or sum(map(len, parts)) + len(parts) > MAX_PATH:
+        return f"is too long: a name has at most {MAX_NAME} bytes, a path {MAX_PATH:,}"
+    return None
+
+
+def find_caption_problem(caption: Any) -> str | None:
+    """Return why a value can't be a caption; None: it can."""
+    if not isinstance(caption, str):
+        return f"is a {type(caption).__name__}, no text"
+    if not caption.strip():
+        return "is empty"
+    if len(caption) > MAX_CHARACTERS:
+        return f"has {len(caption):,} characters, at most {MAX_CHARACTERS:,} are read"
+    if has_surrogates(caption):
+        return "holds half a character (a lone surrogate)"
+    return None
 
 
 def raise_entry_errors(path: Path, errors: Sequence[str]) -> None:
     """Raise ``AnnotationError`` if there are errors of entries; it names the first ten."""
     if errors:
-        shown = list(errors[:MAX_ERRORS_SHOWN])
+        shown = [shorten(error, MAX_ERROR) for error in errors[:MAX_ERRORS_SHOWN]]
         if len(errors) > len(shown):
             shown.append(f"… and {len(errors) - len(shown)} more")
         lines = "\n  ".join(shown)
         raise AnnotationError(f"{path}: {len(errors)} entries can't be used\n  {lines}")
+
+
+class EntryError(ValueError):
+    """An entry that can't be used; the text is a clause that says why."""
+
+
+class EntryBuilder:
+    """Builds the entries of an annotation file, by rules that are the same for all data sets.
+
+    Paths are taken without ``.`` and doubled slashes, and are looked up in both normal forms of
+    Unicode.
+
+    Args:
+        folder: of the videos.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finder = FileFinder()
+        self._names: dict[str, str] = {}  # file -> how the annotations call it
+
+    def build(
+        self,
+        name: str,
+        file: str,
+        captions: Sequence[Any],
+        document: Path | None = None,
+        category: str | None = None,
+    ) -> VideoEntry:
+        """Build an entry; raises ``EntryError``.
+
+        Args:
+            name: how the annotations call the video.
+            file: POSIX path within the folder.
+        """
+        path = self.locate(self.folder, file)
+        for number, caption in enumerate(captions, 1):
+            problem = find_caption_problem(caption)
+            if problem is not None:
+                raise EntryError(f"{name}: caption {number} {problem}")
+        return VideoEntry(name, path, tuple(captions), document, category)
+
+    def locate(self, folder: Path, name: str, what: str = "the path") -> Path:
+        """Return the file that a path within a folder names; raises ``EntryError``."""
+        problem = find_name_problem(name)
+        path = folder if problem else self.finder.locate(folder, name)
+        if "\\" in name and os.sep == "/" and not problem and not os.path.lexists(path):
+            problem = 'has "\\" between its folders, as on Windows; write "/"'
+        if problem is not None:
+            raise EntryError(f"{what} {name!r} {problem}")
+        return path
+
+    def check_not_repeated(self, entry: VideoEntry) -> None:
+        """Raise ``EntryError`` where an earlier entry has the same file, however it is spelled."""
+        file = str(entry.video)
+        # Of files that are there each is one of its own, however much their names look alike.
+        if not file.isascii() and not os.path.lexists(file):
+            file = compose(file)
+        if file in self._names:
+            other = self._names[file]
+            spelled = "" if other == entry.id else f" (before as {other!r})"
+            raise EntryError(f"the path {entry.id!r} occurs twice{spelled}")
+        self._names[file] = entry.id
 
 
 def read_textvr_entries(
@@ -126,16 +230,15 @@ def read_textvr_entries(
     items = list(enumerate(read_json_list(path)))
     if cut is not None:
         items = _select_split(path, items, cut, splits)
-    entries, errors, seen = [], [], set()
+    builder = EntryBuilder(video_dir)
+    entries, errors = [], []
     for number, item in items:
-        entry = _parse_entry(item, video_dir, ocr_dir)
-        if isinstance(entry, VideoEntry) and entry.id in seen:
-            entry = f"the path {entry.id!r} occurs twice"
-        if isinstance(entry, str):
-            errors.append(f"entry {number}: {entry}")
-        else:
-            seen.add(entry.id)
+        try:
+            entry = _parse_entry(item, builder, ocr_dir)
+            builder.check_not_repeated(entry)
             entries.append(entry)
+        except EntryError as error:
+            errors.append(f"entry {number}: {error}")
     raise_entry_errors(path, errors)
     return entries
 
@@ -160,28 +263,27 @@ def _select_split(
     return [item for item, split in zip(items, named, strict=True) if split == wanted]
 
 
-def _parse_entry(item: Any, video_dir: Path, ocr_dir: Path) -> VideoEntry | str:
-    """Return an entry, or what is wrong with it."""
+def _parse_entry(item: Any, builder: EntryBuilder, ocr_dir: Path) -> VideoEntry:
+    """Read an entry; raises ``EntryError``."""
     if not isinstance(item, dict):
-        return f"must be an object, is a JSON {type(item).__name__}"
-    name = get_text(item, "path")
-    if not name:
-        return 'has no "path"'
-    video = join_inside(video_dir, name)
-    if video is None:
-        return f"the path {name!r} leads out of the data folder"
+        raise EntryError(f"must be an object, is a JSON {type(item).__name__}")
+    given = get_text(item, "path")
+    if not given:
+        raise EntryError('has no "path"')
+    name = str(PurePosixPath(given))  # ./a and a//b are other spellings of a and a/b
     captions = _get_captions(item)
-    if not captions or not all(caption and caption.strip() for caption in captions):
-        return f'{name}: has no captions ("captions_info": [{{"caption": "…"}}])'
+    if not captions or None in captions:
+        raise EntryError(f'{name}: has no captions ("captions_info": [{{"caption": "…"}}])')
     category = name.split("/")[0] if "/" in name else None  # the folder, as in TextVR
+    entry = builder.build(name, given, captions, category=category)
     info = item.get("videos_info", {})
-    given = info.get("Kwai_OCR") if isinstance(info, dict) else None
-    if given is None:
-        return VideoEntry(name, video, tuple(captions), category=category)
-    if not isinstance(given, str) or join_inside(ocr_dir, given) is None:
-        return f"{name}: the Kwai_OCR path {given!r} leads out of the data folder"
-    document = find_document(ocr_dir, name, given)
-    return VideoEntry(name, video, tuple(captions), document, category)
+    document = info.get("Kwai_OCR") if isinstance(info, dict) else None
+    if document is None:
+        return entry
+    if not isinstance(document, str):
+        raise EntryError(f"{name}: the Kwai_OCR path {document!r} leads out of the data folder")
+    builder.locate(ocr_dir, document, f"{name}: the Kwai_OCR path")
+    return replace(entry, ocr=find_document(ocr_dir, name, document, builder.finder))
 
 
 def _get_captions(item: Any) -> list[str | None] | None:

@@ -5,18 +5,28 @@ validation file.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
-from data_loader.datasets.annotations import AnnotationError, join_inside, raise_entry_errors
+from data_loader.datasets.annotations import (
+    MAX_CHARACTERS,
+    AnnotationError,
+    EntryBuilder,
+    EntryError,
+    find_caption_problem,
+    raise_entry_errors,
+    read_annotation_text,
+)
 from data_loader.datasets.text_video_dataset import FROZEN_IN_TIME, TextVideoDataset
 from data_loader.datasets.textvr import DEFAULT_CUT, AnnotatedVideos
 from data_loader.ocr.paths import find_document
+from utils.files import FileFinder, find_encoding
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -25,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 ROWS = replace(FROZEN_IN_TIME, test_captions="all")  # each row of a file is a query
 VAL_ROWS = 1000
+MAX_NUMBERS = 10  # of rows, in a message
+# Of millions of names few need to be looked at: . and .., backslashes, accents, long ones.
+_UNUSUAL = r"^/|//|\\|:|[^\x01-\x7f]|(?:^|/)\.{1,2}(?:/|$)|[^/]{64}|.{1000}"
 MAX_CAPTION = 350  # characters of WebVid's, as published
 CC3M_TRAIN = "Train_GCC-training-success-020321-VALIDIMG.csv"
 CC3M_VAL = "Validation_GCC-1.1.0-Validation-success-020321-VALIDIMG.csv"
@@ -103,39 +116,68 @@ class ConceptualCaptions3M(TextVideoDataset):
 def read_table(dataset: TextVideoDataset, columns: Sequence[str]) -> "DataFrame":
     """Read a data set's csv file, which must have these columns, as text.
 
-    Rows with an empty field are left out and counted. Of a longer validation file, unless a share
-    of it is asked for, 1000 rows are kept, in the order that pandas draws them with the seed 0, as
-    the published code does.
+    A field that says NA, null or nan is a text. Rows with an empty field are left out, and are
+    named by their numbers, the first after the header being 1. Of a longer validation file, unless
+    a share of it is asked for, 1000 rows are kept, in the order that pandas draws them with the
+    seed 0, as the published code does.
 
     Raises:
         AnnotationError: the file can't be read, lacks a column, or has no complete row.
     """
-    import pandas
-
     path = dataset.annotation_file
-    try:
-        table = pandas.read_csv(path, dtype=str)
-    except FileNotFoundError as error:
-        raise AnnotationError(f"{path}: no such annotation file") from error
-    except OSError as error:
-        raise AnnotationError(f"{path}: can't be read ({error.strerror})") from error
-    except ValueError as error:  # pandas' own errors and those of UTF-8 are ValueErrors
-        raise AnnotationError(f"{path}: is no csv file ({' '.join(str(error).split())})") from error
+    table = _read_csv(path)
     missing = [name for name in columns if name not in table.columns]
     if missing:
         found = ", ".join(map(str, table.columns))[:200]
         raise AnnotationError(f"{path}: has no column {', '.join(missing)}; it has {found}")
+    twice = [name for name in columns if f"{name}.1" in table.columns]  # as pandas renames it
+    if twice:
+        raise AnnotationError(f"{path}: has two columns {', '.join(twice)}; keep one of them")
     if dataset.options.split == "val" and dataset.subsample == 1 and len(table) > VAL_ROWS:
         logger.info("%s: %d of its %d rows are drawn, as published", path, VAL_ROWS, len(table))
         table = table.sample(VAL_ROWS, random_state=0)
     empty = table[list(columns)].apply(lambda texts: texts.str.strip().eq("")).any(axis=1)
-    blank = table.isna().any(axis=1) | empty
+    # Of a column that isn't read likewise, as the published code has it.
+    blank = table.isna().any(axis=1) | table.eq("").any(axis=1) | empty
     if blank.any():
-        logger.warning("%s: %d rows have an empty field and are left out", path, blank.sum())
+        logger.warning(
+            "%s: %d rows have an empty field and are left out: %s",
+            path, blank.sum(), _list_numbers(sorted(table.index[blank] + 1)),
+        )  # fmt: skip
     table = table.loc[~blank, list(columns)]
     if table.empty:
         raise AnnotationError(f"{path}: holds no row without an empty field")
     return table
+
+
+def _read_csv(path: Path) -> "DataFrame":
+    """Read all columns of a csv file as text; raises ``AnnotationError``."""
+    import pandas
+
+    try:
+        # pandas would take the first column of rows that are too long for their names.
+        too_long = warnings.catch_warnings(action="error", category=pandas.errors.ParserWarning)
+        with path.open("rb") as file, too_long:
+            mark, encoding = find_encoding(file.read(4))
+            file.seek(len(mark))
+            table = pandas.read_csv(
+                file, dtype=str, encoding=encoding, keep_default_na=False, index_col=False
+            )
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path}: no such annotation file") from error
+    except OSError as error:
+        raise AnnotationError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeError:
+        read_annotation_text(path)  # says where
+        raise
+    except (ValueError, pandas.errors.ParserWarning) as error:  # pandas' errors are ValueErrors
+        raise AnnotationError(f"{path}: is no csv file ({' '.join(str(error).split())})") from error
+    return table
+
+
+def _list_numbers(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - MAX_NUMBERS:,} more" if len(numbers) > MAX_NUMBERS else ""
+    return ", ".join(map(str, numbers[:MAX_NUMBERS])) + more
 
 
 def make_entries(
@@ -146,10 +188,17 @@ def make_entries(
     Rows of the same file become one entry of several captions. Raises ``AnnotationError`` where
     names lead out of the folder.
     """
-    path = dataset.annotation_file
-    suspects = names[names.str.contains(r"^/|\\|:|\x00|(?:^|/)\.\.(?:/|$)", regex=True)].tolist()
-    outside = [name for name in suspects if join_inside(video_dir, name) is None]
-    raise_entry_errors(path, [f"the path {n!r} leads out of the data folder" for n in outside])
+    path, builder = dataset.annotation_file, EntryBuilder(video_dir)
+    names, errors = names.copy(), []
+    for row in names.index[names.str.contains(_UNUSUAL, regex=True)]:
+        try:
+            builder.locate(video_dir, names[row])
+            names[row] = str(PurePosixPath(names[row]))
+        except EntryError as error:
+            errors.append(f"row {row + 1}: {error}")
+    for row in captions.index[captions.str.len() > MAX_CHARACTERS]:
+        errors.append(f"row {row + 1}: its caption {find_caption_problem(captions[row])}")
+    raise_entry_errors(path, errors)
     again = names.duplicated()
     files = names[~again].tolist()
     texts = [(text,) for text in captions[~again]]
@@ -180,6 +229,7 @@ class TableEntries(Sequence[VideoEntry]):
     captions: list[tuple[str, ...]]  # of each file
     video_dir: Path
     ocr_dir: Path | None  # of the OCR documents that mirror the files; None: there are none
+    finder: FileFinder = field(default_factory=FileFinder, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -189,8 +239,9 @@ class TableEntries(Sequence[VideoEntry]):
             parts = self.names[index], self.captions[index]
             return TableEntries(*parts, self.video_dir, self.ocr_dir)
         name = self.names[index]
-        ocr = find_document(self.ocr_dir, name) if self.ocr_dir else None
-        return VideoEntry(name, self.video_dir / name, self.captions[index], ocr)
+        ocr = find_document(self.ocr_dir, name, None, self.finder) if self.ocr_dir else None
+        video = self.finder.locate(self.video_dir, name)
+        return VideoEntry(name, video, self.captions[index], ocr)
 
     def select(self, is_wanted: Callable[[str], bool]) -> "TableEntries":
         """Return the entries whose ids are wanted, in their order."""

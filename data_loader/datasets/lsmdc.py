@@ -4,7 +4,6 @@ from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import (
     AnnotationError,
-    join_inside,
     raise_entry_errors,
     read_lines,
     read_list,
@@ -49,14 +48,11 @@ class LSMDC(TextVideoDataset):
             file = f"{films.get(name)}/{name}.avi"
             if name not in films:
                 errors.append(f"{name}: is not in {FILMS}")
-            elif join_inside(folder, file) is None:
-                errors.append(f"{name}: {file!r} leads out of the data folder")
             elif len(texts) != 1:
                 errors.append(f"{name}: has {len(texts)} captions in {CAPTIONS}, should have one")
             else:
                 rows.append((name, file, texts))
-        raise_entry_errors(self.annotation_file, errors)
-        return self.build_entries(folder, rows)
+        return self.build_entries(folder, rows, errors=errors)
 
     def _read_films(self) -> dict[str, str]:
         """Return id -> folder, from paths such as ``frames/FILM/ID.tar``."""

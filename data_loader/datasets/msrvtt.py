@@ -6,8 +6,8 @@ from base.base_dataset import DatasetForm, VideoEntry
 from base.registry import DATASETS
 from data_loader.datasets.annotations import (
     AnnotationError,
+    find_caption_problem,
     get_text,
-    join_inside,
     raise_entry_errors,
     read_json,
     read_list,
@@ -75,9 +75,8 @@ class MSRVTT(AnnotatedVideos):
         if cut == "jsfusion" and self.options.split != "train":
             captions = choose_captions(folder / CHOSEN_CAPTIONS, ids, captions)
         videos = self.data_dir / "videos" / "all"
-        outside = [name for name in ids if join_inside(videos, f"{name}.mp4") is None]
-        raise_entry_errors(listed, [f"{name}: leads out of the data folder" for name in outside])
-        return self.build_entries(videos, [(name, f"{name}.mp4", captions[name]) for name in ids])
+        rows = [(name, f"{name}.mp4", captions[name]) for name in ids]
+        return self.build_entries(videos, rows, source=listed)
 
     def _check_cut(self) -> str:
         valid = ", ".join((*LISTS, *ANNOTATION_CUTS))
@@ -98,10 +97,12 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     captions: dict[str, list[str]] = {}
     for number, item in enumerate(items):
         name, text = (get_text(item, key) for key in ("image_id", "caption"))
-        if name and name.strip() and text and text.strip():
-            captions.setdefault(name, []).append(text)
-        else:
+        if not (name and name.strip() and text and text.strip()):
             errors.append(f'annotation {number}: needs texts "image_id" and "caption"')
+        elif problem := find_caption_problem(text):
+            errors.append(f"annotation {number}: its caption {problem}")
+        else:
+            captions.setdefault(name, []).append(text)
     raise_entry_errors(path, errors)
     return {name: tuple(texts) for name, texts in captions.items()}
 
@@ -116,7 +117,7 @@ def choose_captions(
     chosen, errors = {}, []
     for name in ids:
         number, texts = numbers.get(name), captions[name]
-        if isinstance(number, int) and 0 <= number < len(texts):
+        if type(number) is int and 0 <= number < len(texts):
             chosen[name] = (texts[number],)
         else:
             errors.append(f"{name}: {number!r} is no number of its {len(texts)} captions")

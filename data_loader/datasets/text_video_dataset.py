@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,9 +20,12 @@ from data_loader.color_jitter import IDENTITY_COLOR
 from data_loader.datasets.annotations import (
     ONE_CAPTION,
     AnnotationError,
+    EntryBuilder,
+    EntryError,
     describe_captions,
     is_held_out,
     keep_first_captions,
+    raise_entry_errors,
 )
 from data_loader.frame_cache.frames import FrameCache
 from data_loader.frame_sampling import list_window_starts, sample_frame_indices
@@ -222,17 +225,35 @@ class TextVideoDataset(BaseTextVideoDataset):
         """Read ``annotation_file``; raises ``AnnotationError``."""
 
     def build_entries(
-        self, folder: Path, rows: Sequence[tuple[str, str, tuple[str, ...]]]
+        self,
+        folder: Path,
+        rows: Sequence[tuple[str, str, tuple[str, ...]]],
+        source: Path | None = None,
+        errors: Sequence[str] = (),
     ) -> list[VideoEntry]:
         """Build the entries of (id, POSIX path within ``folder``, captions).
 
         OCR documents, where there are any, mirror the paths, see ``data_loader/ocr/paths.py``.
+
+        Args:
+            source: the file that names the videos; None: the annotation file.
+            errors: what is wrong with other entries of it.
+
+        Raises:
+            AnnotationError: there are errors, or rows can't be used.
         """
-        files = [file for _, file, _ in rows]
-        documents = find_documents(self.ocr_dir, files) if self.has_ocr_dir else [None] * len(files)
+        builder, entries, wrong = EntryBuilder(folder), [], list(errors)
+        for name, file, captions in rows:
+            try:
+                entries.append(builder.build(name, file, captions))
+            except EntryError as error:
+                wrong.append(f"{name}: {error}")
+        raise_entry_errors(source or self.annotation_file, wrong)
+        if not self.has_ocr_dir:
+            return entries
+        documents = find_documents(self.ocr_dir, [file for _, file, _ in rows])
         return [
-            VideoEntry(name, folder / file, captions, document)
-            for (name, file, captions), document in zip(rows, documents, strict=True)
+            replace(entry, ocr=document) for entry, document in zip(entries, documents, strict=True)
         ]
 
     @cached_property

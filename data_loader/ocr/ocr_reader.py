@@ -27,16 +27,16 @@ from data_loader.ocr.ocr_store import (
     StoredDocument,
     write_store,
 )
-from data_loader.ocr.ocr_words import OcrParams, OcrWords, read_ocr_words
+from data_loader.ocr.ocr_words import MAX_BYTES, OcrParams, OcrWords, read_ocr_words
 from utils.distributed import show_progress
 from utils.errors import UserError
-from utils.files import CACHE_OFF, FileStamp, lock_file
+from utils.files import CACHE_OFF, FileStamp, lock_file, read_bytes
 from utils.processes import count_cpus, map_tasks
 
 logger = logging.getLogger(__name__)
 
 # To be raised when the arrays of a store, or the words made of a document, change.
-FORMAT = 1
+FORMAT = 2
 RECENT_NS = 2 * 10**9  # the coarsest clock of a file system (FAT), nanoseconds
 _NOT_STORED = -1
 _BYTES_A_PROCESS = 4 << 20  # less is read sooner than a process starts
@@ -230,7 +230,7 @@ def _examine_document(task: _Task) -> StoredDocument | FileStamp | None:
     """Read a document; only its stamp where its content is known; None where it can't be used."""
     try:
         stamp = FileStamp.of(task.name)  # first: a later change is seen at the next opening
-        content = Path(task.name).read_bytes()
+        content = read_bytes(task.name, MAX_BYTES)
         if time.time_ns() - stamp.mtime_ns < RECENT_NS:
             stamp = replace(stamp, mtime_ns=UNKNOWN_TIME)
         digest = hashlib.blake2b(content, digest_size=DIGEST_SIZE).digest()

@@ -11,6 +11,9 @@ not given it::
     "18": {"text": "everything must go", "score": 1.0, "kind": "spoken",
            "start_s": 12.5, "end_s": 14.0}
 
+A record that is written twice (under one key) counts once, as in the published code: the last is
+taken, and the others are counted.
+
 Track vectors have 12 numbers: first frame, last frame, number of tracked frames, mean x, mean y,
 width, height, ex, ey, growth of the width, growth of the height, score; frames and pixels until
 ``normalise_tracks`` makes them shares of the video's length and size. First and last are those of
@@ -18,9 +21,8 @@ width, height, ex, ey, growth of the width, growth of the height, score; frames 
 """
 
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,9 +32,19 @@ from pydantic import Field
 from base.config import ConfigModel
 from utils.errors import UserError
 from utils.files import read_text
+from utils.unicode_text import replace_surrogates
 
 TRACK_SIZE = 12
-MAX_DOCUMENT_BYTES = 512 << 20  # a day of video, read twice a second, has a tenth of them
+
+# The bounds of a document: far beyond any video's, and so near that float32 holds whatever is made
+# of such numbers. One that exceeds them is damaged, or no OCR document.
+MAX_BYTES = 512 << 20  # a day of video, read twice a second, has a tenth of them
+MAX_CHARACTERS = 100_000  # of a line
+MAX_SCORE = 1e6
+MAX_COORDINATE = 1e6  # pixels, on both sides of 0
+MAX_FRAME_DIGITS = 9
+MAX_SECONDS = 1e8
+
 # The word of a video without words, with a zero track vector (published behaviour).
 EMPTY_WORD = " "
 
@@ -111,30 +123,86 @@ class OcrLine(NamedTuple):
 
 @dataclass(frozen=True)
 class OcrWords:
-    """The words of one video, best score first."""
+    """The words of one video, best score first.
 
-    words: list[str]  # W, lower-cased
-    tracks: np.ndarray  # (W, 12) float64 in frames and pixels, see the module's docstring
-    num_skipped: int = 0  # records left out because their ``tracks`` are empty (no position)
+    Attributes:
+        words: W, lower-cased.
+        tracks: (W, 12) float64 in frames and pixels, see the module's docstring; finite.
+        num_skipped: records left out: their ``tracks`` are empty (no position), or they are
+            written again under the same key.
+    """
+
+    words: list[str]
+    tracks: np.ndarray
+    num_skipped: int = 0
 
 
-def load_ocr_document(path: str | Path) -> dict[str, Any] | None:
+class OcrDocument(dict[str, Any]):
+    """The records of a document by their keys.
+
+    Attributes:
+        num_repeated: records, or members of them, that are written again under the same key.
+    """
+
+    num_repeated = 0
+
+
+def load_ocr_document(path: str | Path) -> OcrDocument | None:
     """Read an OCR document, None when it is missing; raises ``UserError``."""
     try:
-        document = json.loads(read_text(path, MAX_DOCUMENT_BYTES))
+        text = read_text(path, MAX_BYTES)
+        records = json.loads(text)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON or not UTF-8
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: no JSON
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: no readable OCR document ({error}); download it again, or delete it to "
+            f"{path}: no readable OCR document ({reason}); download it again, or delete it to "
             "use the video without words"
         ) from error
-    if not isinstance(document, dict):
+    if not isinstance(records, dict):
         raise UserError(
             f"{path}: an OCR document is a JSON object of tracked lines, but this file holds a "
-            f"{type(document).__name__}; write one object per video"
+            f"{type(records).__name__}; write one object per video"
         )
+    document = OcrDocument(records)
+    document.num_repeated = _count_repeated(text, records)
     return document
+
+
+def _count_repeated(text: str, records: dict[str, Any]) -> int:
+    """Return how many members of a document are written again under the same key.
+
+    Every member has a colon: where there are no more of them than members and colons in texts, no
+    member was lost. Only then is the document parsed again, pair by pair, which takes longer.
+    """
+    num_kept = num_in_texts = 0
+    for record in records.values():
+        num_kept += 1
+        if isinstance(record, dict):
+            num_kept += len(record)
+            for value in record.values():
+                if isinstance(value, dict):
+                    num_kept += len(value)
+                elif isinstance(value, str):
+                    num_in_texts += value.count(":")
+    is_escaped = "\\u003a" in text or "\\u003A" in text
+    if text.count(":") == num_kept + num_in_texts and not is_escaped:
+        return 0
+    num_repeated = 0
+
+    def count(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal num_repeated
+        members = dict(pairs)
+        num_repeated += len(pairs) - len(members)
+        return members
+
+    json.loads(text, object_pairs_hook=count)
+    return num_repeated
 
 
 def read_ocr_words(path: str | Path, params: OcrParams) -> OcrWords | None:
@@ -143,15 +211,17 @@ def read_ocr_words(path: str | Path, params: OcrParams) -> OcrWords | None:
     return None if document is None else extract_words(document, params, str(path))
 
 
-def parse_document(document: dict[str, Any], source: str = "") -> list[OcrLine]:
+def parse_document(document: Mapping[Any, Any], source: str = "") -> list[OcrLine]:
     """Check a document and return its lines; ``UserError`` names the source and the record."""
     source = source or "OCR document"
     return [_parse_record(item, f"{source}: record {key!r}") for key, item in document.items()]
 
 
-def extract_words(document: dict[str, Any], params: OcrParams, source: str = "") -> OcrWords:
+def extract_words(document: Mapping[str, Any], params: OcrParams, source: str = "") -> OcrWords:
     """Choose the words of a document that the model reads; see ``parse_document``."""
-    return select_words(parse_document(document, source), params)
+    found = select_words(parse_document(document, source), params)
+    num_repeated = getattr(document, "num_repeated", 0)
+    return replace(found, num_skipped=found.num_skipped + num_repeated)
 
 
 def select_words(lines: Sequence[OcrLine], params: OcrParams) -> OcrWords:
@@ -209,26 +279,31 @@ def _make_track_vector(frames: dict[int, list[float]], score: float) -> np.ndarr
 
 
 def _parse_record(record: Any, where: str) -> OcrLine:
+    """Check a record: the one place that says what may stand in it."""
+
     def error(expected: str, found: Any) -> UserError:
         return UserError(
-            f"{where}: expected {expected}, found {repr(found)[:80]}; correct the file, or "
-            "delete it to use the video without words"
+            f"{where}: expected {expected}, found {_show(found)}; correct the file, or delete it "
+            "to use the video without words"
         )
 
     if not isinstance(record, dict):
         raise error("an object with text, score and tracks", record)
     text, tracks = record.get("text"), record.get("tracks")
-    if not isinstance(text, str):
-        raise error('a string "text"', text)
-    score = _parse_number(record.get("score"))
+    if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+        raise error(f'a string "text" of at most {MAX_CHARACTERS:,} characters', text)
+    text = replace_surrogates(text)
+    score = _parse_number(record.get("score"), MAX_SCORE)
     if score is None:
-        raise error('a finite number "score" (or a string of one)', record.get("score"))
+        what = f'a finite number "score" (or a string of one), at most {MAX_SCORE:,.0f}'
+        raise error(what, record.get("score"))
     kind = record.get("kind", "read")
     if kind == "spoken":
-        start_s, end_s = (_parse_number(record.get(name)) for name in ("start_s", "end_s"))
+        span = record.get("start_s"), record.get("end_s")
+        start_s, end_s = (_parse_number(value, MAX_SECONDS) for value in span)
         if start_s is None or end_s is None or not 0 <= start_s <= end_s:
-            span = record.get("start_s"), record.get("end_s")
-            raise error("seconds of a spoken line, 0 <= start_s <= end_s", span)
+            limit = f"{MAX_SECONDS:,.0f}"
+            raise error(f"seconds of a spoken line, 0 <= start_s <= end_s <= {limit}", span)
         return OcrLine(text, score, {}, "spoken", (start_s, end_s))
     if kind != "read":
         raise error('a "kind" of "read" or "spoken"', kind)
@@ -236,24 +311,38 @@ def _parse_record(record: Any, where: str) -> OcrLine:
         raise error('an object "tracks" of frame numbers', tracks)
     frames = {}
     for name, values in tracks.items():
-        if not name.isdecimal():
-            raise error('frame numbers from 0 as the keys of "tracks"', name)
+        if not name.isdecimal() or len(name) > MAX_FRAME_DIGITS:
+            digits = f"of at most {MAX_FRAME_DIGITS} digits"
+            raise error(f'frame numbers from 0, {digits}, as the keys of "tracks"', name)
         # Corners only, or corners and the two numbers that are not used.
         if not isinstance(values, list) or len(values) not in (8, 10):
             raise error(f"four corners and two numbers for frame {name}", values)
-        corners = [_parse_number(value) for value in values[:8]]
+        corners = [_parse_number(value, MAX_COORDINATE) for value in values[:8]]
         if None in corners:
-            raise error(f"finite coordinates for frame {name}", values)
+            limit = f"from -{MAX_COORDINATE:,.0f} to {MAX_COORDINATE:,.0f}"
+            raise error(f"finite coordinates for frame {name}, {limit}", values)
         frames[int(name)] = corners
+    if len(frames) < len(tracks):  # 7 and 07
+        raise error('each frame once as a key of "tracks"', sorted(tracks, key=int))
     return OcrLine(text, score, frames)
 
 
-def _parse_number(value: Any) -> float | None:
-    """Return a finite float for a JSON number or a string of one, else None."""
-    if isinstance(value, bool):
-        return None
+def _show(value: Any) -> str:
+    """Return the beginning of a value, whatever it is, for a message."""
+    text = value[:80] if isinstance(value, str | list) else value
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
+        return repr(text)[:80]
+    except ValueError:  # an integer of thousands of digits
+        return f"a number of {value.bit_length():,} bits"
+
+
+def _parse_number(value: Any, limit: float) -> float | None:
+    """Return a number, or that of a string, as a float; None: it is none, or beyond the limit."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    elif type(value) is not float and type(value) is not int:
         return None
-    return number if math.isfinite(number) else None
+    return float(value) if -limit <= value <= limit else None  # NaN is not

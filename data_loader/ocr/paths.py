@@ -7,9 +7,12 @@ used for neither, with a warning. A document that an annotation names comes firs
 """
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+
+from utils.files import FileFinder
 
 logger = logging.getLogger(__name__)
 
@@ -24,36 +27,43 @@ def name_published_document(video: str) -> str:
     return str(PurePosixPath(video).with_suffix(".json"))
 
 
-def find_document(folder: Path, video: str, given: str | None = None) -> Path:
+def find_document(
+    folder: Path, video: str, given: str | None = None, finder: FileFinder | None = None
+) -> Path:
     """Return the document of one video, which may be missing.
 
     Args:
         folder: of the documents.
         video: POSIX path within the folder of the videos.
         given: document that an annotation names; it comes before the one named after the video.
+        finder: of a caller that looks for many.
     """
-    named = folder / name_document(video)
+    finder = finder or FileFinder()
+    named = finder.locate(folder, name_document(video))
     if given is None:
-        return named if named.is_file() else folder / name_published_document(video)
-    path = folder / given
-    return named if not path.is_file() and named.is_file() else path
+        is_there = os.path.isfile(named)
+        return named if is_there else finder.locate(folder, name_published_document(video))
+    path = finder.locate(folder, given)
+    return named if not os.path.isfile(path) and os.path.isfile(named) else path
 
 
 def find_documents(folder: Path, videos: Sequence[str]) -> list[Path | None]:
     """Return the documents of all ``videos`` of a folder; None where two could share one."""
-    full_names = set(map(name_document, videos))
+    full_names, finder = set(map(name_document, videos)), FileFinder()
     owners = defaultdict(list)
     for video in videos:
         owners[name_published_document(video)].append(video)
     documents, ambiguous = [], set()
     for video in videos:
-        name, full = name_published_document(video), folder / name_document(video)
-        path: Path | None = find_document(folder, video)
+        published, full = name_published_document(video), folder / name_document(video)
+        path: Path | None = find_document(folder, video, finder=finder)
         if path != full:
-            if name in full_names:  # the document of another video, x.mp4 beside x.mp4.mov
+            name = path.relative_to(folder).as_posix()
+            if name in full_names or (name != published and name in owners):
+                # Of another video: x.mp4 beside x.mp4.mov, or one whose name is spelled so.
                 path = full
-            elif len(owners[name]) > 1 and path.is_file():
-                ambiguous.add(name)
+            elif len(owners[published]) > 1 and os.path.isfile(path):
+                ambiguous.add(published)
                 path = None
         documents.append(path)
     for name in sorted(ambiguous):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_loader.datasets.annotations import join_inside
+from data_loader.datasets.annotations import find_name_problem
 from data_loader.synthetic.layout import (
     OCR_FOLDER,
     TEXT_MODEL_FOLDER,
@@ -305,13 +305,9 @@ def _remove_earlier(out: Path) -> None:
         summary = _read_summary(out / name)
         listed = [summary[split] for split in SPLITS if isinstance(summary.get(split), dict)]
         for path in [path for videos in listed for path in videos]:
-            video, document = (
-                join_inside(out / VIDEO_FOLDER, path),
-                join_inside(out / OCR_FOLDER, path),
-            )
-            if video is not None and document is not None:
-                video.unlink(missing_ok=True)
-                document.with_suffix(".json").unlink(missing_ok=True)
+            if find_name_problem(path) is None:
+                (out / VIDEO_FOLDER / path).unlink(missing_ok=True)
+                (out / OCR_FOLDER / path).with_suffix(".json").unlink(missing_ok=True)
         (out / name).unlink(missing_ok=True)
 
 

@@ -1,5 +1,7 @@
 """Source of the text in videos: OCR documents, a text spotter, or none."""
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,6 +16,8 @@ from retrieval.index.database import ContentStamp, decode_path, encode_path
 from retrieval.spotting.text_spotter import build_spotter, describe_identity
 from retrieval.spotting.video import EVERY_S, spot_video
 from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class OcrSource:
@@ -83,7 +87,7 @@ class OcrFolder(OcrSource):
 
     def _has_document(self, video: str) -> bool:
         file = self._documents[video]
-        return file is not None and file.exists()
+        return file is not None and os.path.isfile(file)
 
     def get_stamp(self, video: str, known: ContentStamp | None) -> ContentStamp | None:  # noqa: D102
         file = self._documents[video]
@@ -96,7 +100,14 @@ class OcrFolder(OcrSource):
     def read_lines(self, video: str, file: Path) -> list[OcrLine]:  # noqa: D102
         path = self._documents[video]
         document = None if path is None else load_ocr_document(path)
-        return [] if document is None else parse_document(document, str(path))
+        if document is None:
+            return []
+        if document.num_repeated:
+            logger.warning(
+                "%s: %d members are written again under the same key; the last of each counts",
+                path, document.num_repeated,
+            )  # fmt: skip
+        return parse_document(document, str(path))
 
 
 @dataclass

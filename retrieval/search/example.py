@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rapidfuzz import fuzz, process
 
 from retrieval.errors import UnknownEntryError
-from retrieval.search.snapshot import Snapshot, read_entry
+from retrieval.search.snapshot import Snapshot, read_entry, spell_video
 from utils.errors import UserError
 
 # Less than a half of what is wanted and the whole would be turned away from it.
@@ -82,7 +82,7 @@ def find_entry(connection: sqlite3.Connection, like: Like) -> int:
     rows = connection.execute(
         "SELECT entries.id, start_s, end_s FROM entries JOIN videos ON videos.id = video_id "
         "WHERE path = ? ORDER BY abs(start_s + end_s - 2 * ?), entries.id",
-        (os.fsencode(moment.video), moment.time_s),
+        (os.fsencode(spell_video(connection, moment.video)), moment.time_s),
     ).fetchall()
     if not rows:
         raise UnknownEntryError(_name_near(connection, moment.video))

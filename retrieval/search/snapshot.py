@@ -24,6 +24,7 @@ from retrieval.search.calibration import MIN_ENTRIES, Calibration
 from retrieval.search.misreading import MIN_ALIKE, fold_lookalikes
 from utils.batching import Batcher
 from utils.errors import UserError
+from utils.unicode_text import compose
 
 if TYPE_CHECKING:
     from retrieval.search.word_vectors import SimilarWords
@@ -246,16 +247,28 @@ class Snapshot:
     def find_rows(self, connection: sqlite3.Connection, folder: str) -> NDArray:
         """Return the rows (M,) of the entries in a folder and below; ``UserError`` without any."""
         if folder not in self._folders:
-            inside = os.fsencode(folder.strip("/")) + b"/"
+            inside = os.fsencode(self.spell_folder(connection, folder))
             rows = connection.execute(
                 "SELECT entries.row FROM videos JOIN entries ON entries.video_id = videos.id "
                 "WHERE videos.path >= ? AND videos.path < ?",
-                (inside, inside[:-1] + b"0"),  # "0" comes after "/"
+                (inside + b"/", inside + b"0"),  # "0" comes after "/"
             ).fetchall()
-            if not rows:
-                raise UserError(f"{folder}: the index has no video in such a folder")
             self._folders[folder] = np.array(rows, dtype=np.int64).ravel()
         return self._folders[folder]
+
+    def spell_folder(self, connection: sqlite3.Connection, folder: str) -> str:
+        """Return a folder of videos as the index spells it; ``UserError`` where it has none.
+
+        One that is spelled as asked for comes first, then one of another normal form of Unicode.
+        """
+        asked = folder.strip("/")
+        names = [video.video for video in self.load_videos(connection).values()]
+        spellings = [(str, f"{asked}/"), (compose, f"{compose(asked)}/")]
+        for spell, start in spellings:
+            found = next((name for name in names if spell(name).startswith(start)), None)
+            if found is not None:
+                return "/".join(found.split("/")[: start.count("/")])
+        raise UserError(f"{folder}: the index has no video in such a folder")
 
     def find_rows_of(self, ids: NDArray) -> NDArray:
         """Return the rows (M,) of entries (M,) of the index."""
@@ -316,6 +329,15 @@ def read_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[Entry, in
         raise UnknownEntryError(f"{entry_id}: the index has no such entry (any more); search again")
     path, *values, row = found
     return Entry(entry_id, os.fsdecode(path), *values), row
+
+
+def spell_video(connection: sqlite3.Connection, name: str) -> str:
+    """Return a video's path as the index spells it; as asked for where it has no such video."""
+    known = "SELECT 1 FROM videos WHERE path = ?"
+    if name.isascii() or connection.execute(known, (os.fsencode(name),)).fetchone():
+        return name
+    names = (os.fsdecode(path) for (path,) in connection.execute("SELECT path FROM videos"))
+    return next((other for other in names if compose(other) == compose(name)), name)
 
 
 def read_video(connection: sqlite3.Connection, column: str, value: int | bytes) -> Video:

@@ -142,8 +142,7 @@ def select_videos(
     """
     videos = snapshot.load_videos(connection)
     if folder is not None:
-        snapshot.find_rows(connection, folder)
-        inside = f"{folder.strip('/')}/"
+        inside = f"{snapshot.spell_folder(connection, folder)}/"
         videos = {n: video for n, video in videos.items() if video.video.startswith(inside)}
     if not wanted.has_limits:
         return videos

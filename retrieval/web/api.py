@@ -31,6 +31,7 @@ from retrieval.results import MatchKind, Mode, TrackKind, rename_mode
 from retrieval.search.example import MAX_EXAMPLES, MAX_PICTURE_BYTES
 from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import MAX_QUERY
+from utils.unicode_text import replace_surrogates
 
 MAX_HITS = 100
 MAX_SEARCHES = 32  # at a time, each in a thread
@@ -61,11 +62,6 @@ PICTURE_BODY = {
         "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-
-
-def replace_surrogates(text: str) -> str:
-    """Return a text with U+FFFD in place of what is no character, as names of files may hold it."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 Text = Annotated[str, BeforeValidator(replace_surrogates)]

@@ -59,7 +59,10 @@ def test_a_clip_has_one_caption(folder, captions, message):
             f"x/1001_Film/{FILM}.tar\n",
             f"1 entries can't be used\n  {OTHER}: is not in frame_tar_list",
         ),
-        (f"f/{OTHER}.tar\n../{FILM}.tar", f"{FILM}: '../{FILM}.avi' leads out of the data folder"),
+        (
+            f"f/{OTHER}.tar\n../{FILM}.tar",
+            f"{FILM}: the path '../{FILM}.avi' leads out of the data folder",
+        ),
         (
             "alone.tar\n",
             "frame_tar_list.txt: 1 entries can.*\n.*'alone.tar' does not end in FILM/ID",

@@ -104,7 +104,7 @@ def test_a_share_of_the_validation_set_is_its_first_rows(long_file):
         ("videoid,page_dir,name\n7,../..,x\n", r"'../../7.mp4' leads out of the data folder"),
         (
             "videoid,page_dir,name\n7,/etc,x\n",
-            r"1 entries can't be used\n  the path '/etc/7.mp4' leads",
+            r"1 entries can't be used\n  row 1: the path '/etc/7.mp4' leads",
         ),
     ],
 )
@@ -120,7 +120,7 @@ def test_broken_files(tmp_path, content, message):
 def test_a_file_that_is_no_text(tmp_path):
     path = text(tmp_path / "metadata/results_2M_test.csv", "")
     path.write_bytes(b"videoid,page_dir,name\n1,p,\xff\xfe\n")
-    with pytest.raises(AnnotationError, match="is no csv file"):
+    with pytest.raises(AnnotationError, match=r"2M_test.csv: is not UTF-8 text .byte 26.; save it"):
         dataset("WebVid", tmp_path, cut="2M")
 
 
