@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_loader.open_clip_tokenizer import (
     PREFIX,
@@ -12,6 +12,7 @@ from data_loader.open_clip_tokenizer import (
     load_open_clip_tokenizer,
 )
 from utils.errors import UserError
+from utils.token_limit import find_token_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILES = "tokenizer.json (or vocab.txt) and tokenizer_config.json"
 _NO_LIMIT = 10**6  # tokenizers whose limit is not known give a huge number
+_LEAST = 3  # two special tokens, and one of the text
 
 
 def load_tokenizer(name: str) -> "Tokenizer":
@@ -51,7 +53,33 @@ def load_tokenizer(name: str) -> "Tokenizer":
         raise UserError(
             f'tokenizer "{name}": has no vocabulary; the folder must hold {TOKENIZER_FILES}'
         )
+    if not is_open_clip(name):
+        tokenizer.model_max_length = _choose_limit(name, tokenizer.model_max_length)
     return tokenizer
+
+
+def _choose_limit(name: str, stated: Any) -> int:
+    """Return the most tokens of a text: no more than the model beside the tokenizer takes.
+
+    Args:
+        stated: by the tokenizer's settings, which many do not have, so that it is a huge number.
+    """
+    try:
+        limit = int(stated)
+    except (TypeError, ValueError, OverflowError):
+        limit = 0
+    is_known = _LEAST <= limit < _NO_LIMIT
+    if is_known and not os.path.isfile(os.path.join(name, "config.json")):  # no look at the hub
+        return limit
+    from transformers import AutoConfig
+
+    try:
+        positions = find_token_limit(AutoConfig.from_pretrained(name))
+    except (OSError, ValueError, KeyError):  # a tokenizer alone, or a model that is none of these
+        positions = None
+    if positions is None:
+        return limit if is_known else _NO_LIMIT
+    return min(limit, positions) if is_known else positions
 
 
 class LimitedTokenizer:

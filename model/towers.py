@@ -27,6 +27,7 @@ from base.batch import Words
 from base.registry import TOWERS
 from model.text_encoder import encode_unpadded, pad_texts, read_padding
 from utils.errors import UserError
+from utils.token_limit import find_token_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -47,7 +48,7 @@ class TowerInput:
         interpolation: of that resizing, which is antialiased.
         mean: of each colour channel in [0, 1], subtracted.
         std: of each colour channel, divided by.
-        max_tokens: most tokens of a text.
+        max_tokens: most tokens of a text; None: any number.
         lowercase: whether texts were lower-cased in the tower's training.
     """
 
@@ -56,7 +57,7 @@ class TowerInput:
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    max_tokens: int
+    max_tokens: int | None
     lowercase: bool = True
 
 
@@ -119,7 +120,6 @@ class Tower(nn.Module):
     @classmethod
     def read_processor(cls, processor: Any, config: PreTrainedConfig) -> TowerInput:
         """Return what transformers' image processor says; raises ``UserError``."""
-        text = config.get_text_config()
         size, resize = _read_size(processor)
         normalizes = processor.do_normalize
         return TowerInput(
@@ -128,7 +128,7 @@ class Tower(nn.Module):
             interpolation=_read_interpolation(processor.resample),
             mean=tuple(processor.image_mean) if normalizes else (0.0, 0.0, 0.0),
             std=tuple(processor.image_std) if normalizes else (1.0, 1.0, 1.0),
-            max_tokens=text.max_position_embeddings,
+            max_tokens=find_token_limit(config),
             lowercase=cls.lowercase,
         )
 
@@ -281,7 +281,7 @@ class Siglip2Tower(SiglipTower):
         side = int(processor.max_num_patches**0.5) * processor.patch_size
         return TowerInput(
             side, "square", _read_interpolation(processor.resample), tuple(processor.image_mean),
-            tuple(processor.image_std), config.get_text_config().max_position_embeddings,
+            tuple(processor.image_std), find_token_limit(config),
         )  # fmt: skip
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -320,7 +320,7 @@ class VideoPrismTower(Tower):
             size, resize, _read_interpolation(processor.resample),
             tuple(processor.image_mean) if normalizes else (0.0, 0.0, 0.0),
             tuple(processor.image_std) if normalizes else (1.0, 1.0, 1.0),
-            config.text_config.max_position_embeddings,
+            find_token_limit(config),
         )  # fmt: skip
 
     @property

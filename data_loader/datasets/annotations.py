@@ -25,7 +25,7 @@ from utils.unicode_text import compose, has_surrogates
 logger = logging.getLogger(__name__)
 
 MAX_ERRORS_SHOWN = 10
-MAX_ERROR = 160  # characters of one
+MAX_ERROR, MAX_SHOWN = 400, 120  # characters of one, and of a name in it
 MAX_CHARACTERS = 100_000  # of a caption
 MAX_NAME, MAX_PATH = 255, 4095  # bytes that file systems take
 ONE_CAPTION = "one caption a video"
@@ -90,7 +90,7 @@ def _join_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         name = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
-        raise ValueError(f'an object has the member "{shorten(name, MAX_ERROR)}" twice; keep one')
+        raise ValueError(f'an object has the member "{shorten(name, MAX_SHOWN)}" twice; keep one')
     return members
 
 
@@ -192,7 +192,7 @@ class EntryBuilder:
         if "\\" in name and os.sep == "/" and not problem and not os.path.lexists(path):
             problem = 'has "\\" between its folders, as on Windows; write "/"'
         if problem is not None:
-            raise EntryError(f"{what} {name!r} {problem}")
+            raise EntryError(f"{what} {shorten(name, MAX_SHOWN)!r} {problem}")
         return path
 
     def check_not_repeated(self, entry: VideoEntry) -> None:

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
+from data_loader.ocr.ocr_words import load_ocr_document, parse_document
 from data_loader.ocr.paths import name_document
 from data_loader.readers.base_reader import VideoError
 from retrieval.index.ocr_text import OcrFolder
@@ -146,8 +147,11 @@ def make_document(task: DocumentTask, steps: Sequence[DocumentStep], progress: P
         wanted = {step.kind: step.describe(task.video) for step in steps}
         made = _read_json(made_file)
         before = made.get("steps", {}) if made.get("video") == stamp else {}
+        kept = _read_records(task.document) if before else []
+        if kept is None:  # all of it is made anew
+            before, kept = {}, []
         records = {kind: [] for kind in wanted}
-        for record in _read_json(task.document).values() if before else ():
+        for record in kept:
             records.setdefault(record.get("kind", "read"), []).append(record)
         to_do = [step for step in steps if before.get(step.kind) != wanted[step.kind]]
         for number, step in enumerate(to_do):
@@ -178,8 +182,18 @@ def _name_made_file(document: Path) -> Path:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # it is made anew
+    except (OSError, ValueError, TypeError, RecursionError):  # it is made anew
         return {}
+
+
+def _read_records(document: Path) -> list[dict[str, Any]] | None:
+    """Return the records of a document that is there; None: it is damaged."""
+    try:
+        records = load_ocr_document(document) or {}
+        parse_document(records)
+    except UserError:
+        return None
+    return list(records.values())
 
 
 class LibraryText(OcrFolder):
@@ -201,7 +215,7 @@ class LibraryText(OcrFolder):
     ) -> None:
         self._documents = {video: self.locate(video) for video in videos}
         for video, old in (moved or {}).items():
-            if not self.locate(video).exists():
+            if not os.path.exists(self.locate(video)):
                 self._documents[video] = self.locate(old)
 
     def locate(self, video: str) -> Path:
@@ -211,7 +225,7 @@ class LibraryText(OcrFolder):
     def move_documents(self, moved: Mapping[str, str]) -> None:  # noqa: D102
         for video, old in moved.items():
             source, target = self.locate(old), self.locate(video)
-            if source.exists() and not target.exists():
+            if os.path.exists(source) and not os.path.exists(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(OSError):  # then it is made anew
                     _name_made_file(source).replace(_name_made_file(target))
@@ -221,7 +235,7 @@ class LibraryText(OcrFolder):
     def is_current(self, video: str, file: Path) -> bool:
         """Whether a video's document is there, and is of this content and these steps."""
         document = self.locate(video)
-        made = _read_json(_name_made_file(document)) if document.exists() else {}
+        made = _read_json(_name_made_file(document)) if os.path.exists(document) else {}
         try:
             wanted = {step.kind: step.describe(file) for step in self._steps}
             return made == {"video": asdict(FileStamp.of(file)), "steps": wanted}

@@ -152,11 +152,62 @@ def test_records_without_a_position_are_counted():
         (record("abc", tracks={"-1": SQUARE}), "frame numbers"),
         (record("abc", tracks={"0": SQUARE[:7]}), "corners"),
         (record("abc", tracks={"0": [*SQUARE[:7], None, 0, 0]}), "coordinates"),
+        (record("abc", 1e308), "score.*, at most 1,000,000, found 1e.308"),
+        (record("abc", "1e39"), "score"),
+        (record("abc", 10**4000), "score"),
+        (record("a" * 100_001), "text"),
+        (record("abc", tracks={"9" * 23: SQUARE}), "frame numbers from 0, of at most 9 digits"),
+        (record("abc", tracks={"9" * 5000: SQUARE}), "frame numbers"),
+        (record("abc", tracks={"7": SQUARE, "07": SQUARE}), "each frame once"),
+        (record("abc", tracks={"0": [1e308] * 8}), "coordinates .* from -1,000,000 to 1,000,000"),
+        (record("abc", tracks={"0": [-1e308] * 8}), "coordinates"),
+        (record("abc", tracks={"0": [10**4000] * 8}), "coordinates"),
+        (record("abc") | {"kind": "spoken", "start_s": 0, "end_s": 1e308}, "seconds"),
+        (record("abc") | {"kind": ["spoken"]}, "kind"),
     ],
 )
 def test_malformed_records_name_file_and_key(item, expected):
     with pytest.raises(ValueError, match=rf"a\.json: record '17': expected .*{expected}"):
         extract_words({"17": item}, OcrParams(), "a.json")
+
+
+def test_the_largest_numbers_have_finite_tracks():
+    far = [-1e6, -1e6, 1e6, 1e6, -1e6, 1e6, 0, 0]
+    item = record("word", 1e6, {"0": [0.0] * 8, "999999999": far})
+    tracks = normalise_tracks(extract_words({"0": item}, OcrParams()).tracks, 1, 1, 1)
+    assert np.isfinite(tracks).all() and tracks[0, 1] == np.float32(999_999_999)
+
+
+def test_half_a_character_is_shown_and_read_as_such():
+    params = {"max_char": None, "min_length": 1}
+    assert get_words(record("a\ud83d \ud83d\ude00"), **params) == ["a\ufffd", "\U0001f600"]
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        ('{"0": %s, "1": %s}', 0),
+        ('{"0": %s, "0": %s}', 1),
+        ('{"0" : %s, "0" : %s}', 1),
+        ('{"\\u0030": %s, "0": %s}', 1),
+        ('{"0": %s, "0": %s, "0": {"text": "a:b::c", "score": 1, "tracks": {}}}', 2),
+        ('{"0": %s, "1": {"text": "\\u003ab", "x": "é", "score": 1, "tracks": {}}, "2": %s}', 0),
+        ('{"0": %s, "0": {"text": "\\u003A", "score": 1, "tracks": {}}, "2": %s}', 1),
+    ],
+)
+def test_what_is_written_twice_is_counted(tmp_path, content, count):
+    path = tmp_path / "a.json"
+    path.write_text(content % tuple(json.dumps(record(f"12:30 {n}")) for n in range(2)))
+    assert load_ocr_document(path).num_repeated == count
+    found = read_ocr_words(path, OcrParams())
+    assert found.num_skipped == count + ('"tracks": {}' in content)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_documents_of_windows_are_read(tmp_path, encoding):
+    path = tmp_path / "a.json"
+    path.write_bytes('{"0": {"text": "é"}}'.encode(encoding))
+    assert load_ocr_document(path) == {"0": {"text": "é"}}
 
 
 @pytest.mark.parametrize("size", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
@@ -172,7 +223,10 @@ def test_documents_are_read(tmp_path):
     assert load_ocr_document(path) == {"0": {"text": "é"}}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100000])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100000, b"\xff", b"{\0}", b"1" * 5000],
+)
 def test_unreadable_documents_name_the_file(tmp_path, content):
     path = tmp_path / "broken.json"
     path.write_bytes(content)

@@ -101,6 +101,10 @@ def test_a_share_of_the_validation_set_is_its_first_rows(long_file):
         ("videoid,name\n1,x\n", "has no column page_dir; it has videoid, name"),
         ("videoid,page_dir,name\n1,p,\n", "holds no row without an empty field"),
         ("videoid,page_dir,name\n1,p,x,y,z\n2,p\n3,p,1,2,3,4,5\n", "is no csv file"),
+        ("videoid,page_dir,name\n7,p,x,more\n8,p,x,more\n", "is no csv file .Length of header"),
+        ("videoid,page_dir,name,name\n7,p,x,y\n", "has two columns name; keep one"),
+        (f"videoid,page_dir,name\n{'x' * 300},p,y\n", "row 1: the path 'p/xxx.* is too long"),
+        ("videoid,page_dir,name\n7,a\\b,x\n", r"row 1: .* between its folders, as on Windows"),
         ("videoid,page_dir,name\n7,../..,x\n", r"'../../7.mp4' leads out of the data folder"),
         (
             "videoid,page_dir,name\n7,/etc,x\n",
@@ -149,3 +153,34 @@ def test_a_json_file_needs_no_cut(tmp_path):
     write_annotated(tmp_path, "mine.json", ENTRIES)
     data = dataset("WebVid", tmp_path, annotation_file="mine.json")
     assert [entry.id for entry in data.entries] == ["p/b.mp4"]
+
+
+def test_what_looks_like_nothing_is_a_caption(tmp_path, caplog):
+    captions = ["NA", "null", "None", "nan", "#N/A", "-1.#IND", "", "1.0"]
+    rows = "".join(f"{n},u,P,p,{text}\n" for n, text in enumerate(captions))
+    data = dataset("WebVid", write_webvid(tmp_path, rows=rows), "val", cut="2M")
+    found = [entry.captions[0] for entry in data.entries]
+    assert found[2:] == [text for text in captions if text]
+    assert "2 rows have an empty field and are left out: 1, 10" in caplog.text
+
+
+def test_a_file_of_windows(tmp_path):
+    root = write_webvid(tmp_path, "test", rows="é,u,P,./p,café\n")
+    path = root / "metadata/results_2M_test.csv"
+    plain = path.read_text()
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        path.write_bytes(plain.replace("\n", "\r\n").encode(encoding))
+        data = dataset("WebVid", root, cut="2M")
+        assert [(entry.id, entry.captions) for entry in data.entries] == [
+            (DOG, ("a dog, running",)),
+            (CAT, ("A cat",)),
+            ("p/é.mp4", ("café",)),
+        ]
+
+
+def test_a_table_finds_names_in_both_normal_forms(tmp_path):
+    root = write_webvid(tmp_path, "test", rows="\u00e9,u,P,p,x\n")
+    video = root / "videos/p/e\u0301.mp4"
+    video.parent.mkdir()
+    video.touch()
+    assert dataset("WebVid", root, cut="2M").entries[2].video == video
