@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import check_data
+import train
 from data_loader.datasets.annotations import is_held_out
 from tests.conftest import ROOT, tiny
 from tests.data_loader.textvr_folder import change_json
@@ -109,6 +110,45 @@ def test_missing_and_unreadable_files(folder, check):
     for line in (*found.wrong, f"{gone}: missing", f"{empty}: is empty (0 bytes)"):
         assert line in found.text
     assert found.lists["splits"][TRAIN]["missing_videos"] == []
+
+
+REFUSED = {
+    "half a caption": lambda value: value[1]["captions_info"][0].update(caption="\ud83d"),
+    "a caption of another kind": lambda value: value[1]["captions_info"][0].update(caption=7),
+    "half a path": lambda value: value[1].update(path="\ud83d.mp4"),
+    "a long path": lambda value: value[1].update(path="x" * 300),
+    "a path of Windows": lambda value: value[1].update(path="a\\b.mp4"),
+    "a long document": lambda value: value[1]["videos_info"].update(Kwai_OCR="x" * 300),
+    "twice": lambda value: value[1].update(path=f"./{value[0]['path']}"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_training_refuses_is_wrong_here(folder, check, run_main, tmp_path, kind):
+    change_json(folder / "TextVR_train.json", REFUSED[kind])
+    changes = [part for text in tiny(folder) for part in ("--set", text)]
+    code, _, error = run_main(train, "-c", CONFIG, *changes, "--run_dir", tmp_path / "run")
+    assert code == 2 and error.startswith(f"{folder}/TextVR_train.json: 1 entries can't be used\n")
+    found = check(folder)
+    assert found.code == 1
+    assert found.wrong == [f"loader 0, train: {' '.join(error.split())}"]
+
+
+ABSURD_TRACKS = {"frame": {"9" * 23: [0] * 8}, "corner": {"0": [1e308] * 8, "1": [-1e308] * 8}}
+
+
+@pytest.mark.parametrize("kind", ABSURD_TRACKS)
+def test_an_absurd_document_is_named_here_and_by_training(folder, check, run_main, tmp_path, kind):
+    path = document(folder, 3, "train")
+    record = {"text": "sale", "score": 0.9, "tracks": ABSURD_TRACKS[kind]}
+    path.write_text(json.dumps({"0": record}))
+    found = check(folder)
+    assert found.wrong == [f"{TRAIN}: 1 of 8 OCR documents are faulty"]
+    [reason] = found.lists["splits"][TRAIN]["faulty_ocr_documents"].values()
+    changes = [part for text in tiny(folder) for part in ("--set", text)]
+    code, _, error = run_main(train, "-c", CONFIG, *changes, "--run_dir", tmp_path / "run")
+    assert code == 2 and error.strip().splitlines()[-1] == reason
+    assert reason.startswith(f"{path}: record '0': expected ") and "optimizer" not in error
 
 
 def test_what_the_model_does_not_read_is_not_wrong(folder, check):

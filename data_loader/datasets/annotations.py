@@ -138,7 +138,9 @@ def find_caption_problem(caption: Any) -> str | None:
 def raise_entry_errors(path: Path, errors: Sequence[str]) -> None:
     """Raise ``AnnotationError`` if there are errors of entries; it names the first ten."""
     if errors:
-        shown = [shorten(error, MAX_ERROR) for error in errors[:MAX_ERRORS_SHOWN]]
+        # On one line each, whatever the names in them hold.
+        lines = [" ".join(error.split()) for error in errors[:MAX_ERRORS_SHOWN]]
+        shown = [shorten(line, MAX_ERROR) for line in lines]
         if len(errors) > len(shown):
             shown.append(f"… and {len(errors) - len(shown)} more")
         lines = "\n  ".join(shown)

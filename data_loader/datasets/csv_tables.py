@@ -128,7 +128,7 @@ def read_table(dataset: TextVideoDataset, columns: Sequence[str]) -> "DataFrame"
     table = _read_csv(path)
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        found = ", ".join(map(str, table.columns))[:200]
+        found = " ".join(", ".join(map(str, table.columns)).split())[:200]
         raise AnnotationError(f"{path}: has no column {', '.join(missing)}; it has {found}")
     twice = [name for name in columns if f"{name}.1" in table.columns]  # as pandas renames it
     if twice:

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from base.base_model import ModelInput
 from base.batch import Sample
@@ -12,6 +13,7 @@ from data_loader.collate import Collate, load_tokenizer
 from data_loader.open_clip_tokenizer import FILE, load_open_clip_tokenizer
 from tests.data_loader.tower_tokenizers import clip_like, plain_words, siglip_like
 from utils.errors import UserError
+from utils.token_limit import find_token_limit
 
 
 def sample(*words, captions=("The MAN",)):
@@ -251,3 +253,59 @@ def test_what_of_open_clip_can_not_be_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(UserError, match="pip install open_clip_torch"):
         load_tokenizer("open_clip:ViT-B-32")
+
+
+# The limit of a tokenizer that does not say it
+
+
+def save_text_model(folder, stated=None, **config):
+    """A tokenizer's folder, with a model's configuration where one is given."""
+    plain_words(unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("model_max_length", None)
+    settings |= {} if stated is None else {"model_max_length": stated}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if config:
+        (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({"model_type": "distilbert", "max_position_embeddings": 12}, 12),
+        ({"model_type": "bert", "max_position_embeddings": 12}, 12),
+        # Positions begin behind the number of the padding token.
+        ({"model_type": "roberta", "max_position_embeddings": 14, "pad_token_id": 1}, 12),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 14, "pad_token_id": 1}, 12),
+        ({"model_type": "mpnet", "max_position_embeddings": 14, "pad_token_id": 5}, 12),
+        ({"model_type": "clip", "text_config": {"max_position_embeddings": 12}}, 12),
+        ({"model_type": "siglip", "text_config": {"max_position_embeddings": 12}}, 12),
+        ({"model_type": "gpt2", "n_positions": 12}, 12),
+        ({"model_type": "t5"}, 40),  # no absolute positions: any number
+        ({}, 40),  # a tokenizer alone
+    ],
+)
+@pytest.mark.parametrize("stated", [None, 30, 1e30, "512", -1])
+def test_texts_are_cut_to_the_models_positions(tmp_path, config, limit, stated):
+    tokenizer = load_tokenizer(save_text_model(tmp_path, stated, **config))
+    made = Collate(tokenizer, True)
+    limit = min(limit, 30) if stated == 30 else limit
+    [query] = rows_of(made.tokenize_queries([" ".join(["man"] * 40)]))
+    assert len(query) == limit
+    assert len(made.tokenize_distinct_words([["man " * 40]])[0]) == limit
+    [query] = rows_of(Collate(tokenizer, True, max_tokens=8).tokenize_queries(["man " * 40]))
+    assert len(query) == 8
+
+
+def test_a_roberta_takes_as_many_tokens_as_its_tokenizer_gives():
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=4, max_position_embeddings=14, pad_token_id=1,
+    )  # fmt: skip
+    model, limit = RobertaModel(config), find_token_limit(config)
+    model(torch.full((1, limit), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, limit + 1), 5))

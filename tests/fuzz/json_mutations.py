@@ -20,6 +20,10 @@ TEXTS = [
 # In the place of a number or text: what json.dumps would not write.
 RAW = ["1" * 5000, "-" + "1" * 400 + ".5e9", "1e99999", "[" * 3000 + "]" * 3000, '"\\ud83d"', "-0"]
 _MARK = "raw-value-"
+_CHANGES = ["of its kind"] * 5 + ["odd", "delete", "rename", "again"]
+_WRITINGS = ["as it is"] * 12 + [
+    "cut", "flipped", "repeated", "BOM", "UTF-16", "other encoding", "member again", "member again"
+]  # fmt: skip
 
 odd_values = st.one_of(
     st.sampled_from([None, True, False, 0, [], {}, [[]], {"": {}}]),
@@ -48,17 +52,21 @@ def _replace(value: Any, path: tuple, draw: Any) -> Any:
     parent = value
     for key in path[:-1]:
         parent = parent[key]
-    key, kind = path[-1], draw(st.integers(0, 6))
-    if kind <= 3:
-        parent[key] = odd
-    elif kind == 4:
+    key, kind = path[-1], draw(st.sampled_from(_CHANGES))
+    if kind == "of its kind" and isinstance(parent[key], str):
+        parent[key] = draw(st.sampled_from(TEXTS))
+    elif kind == "of its kind" and isinstance(parent[key], int | float):
+        parent[key] = draw(st.sampled_from(HUGE + NOT_FINITE))
+    elif kind == "delete":
         del parent[key]
-    elif isinstance(parent, list):
+    elif kind in ("rename", "again") and isinstance(parent, list):
         parent.insert(key, copy.deepcopy(parent[key]))
-    elif kind == 5:
+    elif kind == "rename":
         parent[draw(st.sampled_from(TEXTS))] = parent.pop(key)
-    else:
+    elif kind == "again":
         parent[draw(st.sampled_from(TEXTS))] = copy.deepcopy(parent[key])
+    else:
+        parent[key] = odd
     return value
 
 
@@ -66,7 +74,7 @@ def _replace(value: Any, path: tuple, draw: Any) -> Any:
 def mutated_values(draw: Any, value: Any, most: int = 3) -> Any:
     """A copy of a JSON value in which up to ``most`` places are others."""
     value = copy.deepcopy(value)
-    for _ in range(draw(st.integers(0, most))):
+    for _ in range(draw(st.sampled_from([0, *range(1, most + 1)] + [1] * most))):
         value = _replace(value, draw(st.sampled_from(_list_places(value))), draw)
         if not isinstance(value, dict | list):
             break
@@ -84,23 +92,23 @@ def dump(value: Any, ensure_ascii: bool = True) -> bytes:
 @st.composite
 def mutated_bytes(draw: Any, content: bytes) -> bytes:
     """The bytes of a text: mostly as they are, or in another encoding, cut, flipped, repeated."""
-    kind = draw(st.integers(0, 15))
-    if kind == 0:
+    kind = draw(st.sampled_from(_WRITINGS))
+    if kind == "cut":
         return content[: draw(st.integers(0, len(content)))]
-    if kind == 1 and content:
+    if kind == "flipped" and content:
         place = draw(st.integers(0, len(content) - 1))
         return content[:place] + draw(st.binary(max_size=3)) + content[place + 1 :]
-    if kind == 2:
+    if kind == "repeated":
         start, end = sorted(draw(st.tuples(*[st.integers(0, len(content))] * 2)))
         return content[:end] + content[start:]
     text = content.decode("utf-8", "replace")
-    if kind == 3:
+    if kind == "BOM":
         return codecs.BOM_UTF8 + content
-    if kind == 4:
+    if kind == "UTF-16":
         return codecs.BOM_UTF16_LE + text.encode("utf-16-le", "surrogatepass")
-    if kind == 5:
+    if kind == "other encoding":
         return text.encode(draw(st.sampled_from(["utf-16-be", "cp1252", "utf-32-le"])), "replace")
-    if kind == 6:  # a member again
+    if kind == "member again":
         parts = text.split(", ")
         place = draw(st.integers(0, len(parts) - 1))
         return ", ".join([*parts[: place + 1], *parts[place:]]).encode("utf-8", "replace")

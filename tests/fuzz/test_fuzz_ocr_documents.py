@@ -99,7 +99,8 @@ def check_document(folder: Path, content: bytes, collate: Collate) -> None:
     assert ends[0].num_skipped == count_lost(_decode(content)) + len(empty)
     for track in index:
         assert np.isfinite(track.boxes).all() and 0 <= track.start_s <= track.end_s < np.inf
-        assert np.isfinite(np.float32(track.score)) and track.text.encode("utf-8")
+        assert np.isfinite(np.float32(track.score))
+        track.text.encode("utf-8")
 
 
 def index_document(folder: Path) -> list:

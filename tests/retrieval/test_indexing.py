@@ -257,6 +257,38 @@ def test_bad_videos_are_reported_and_the_others_found(checkpoint, tmp_path, capl
     assert again.failed.keys() == BAD.keys() and again.plan.num_same == len(GOOD) + 3
 
 
+BOX = [1, 1, 40, 1, 40, 20, 1, 20, 0, 0]
+ABSURD = {
+    "frame": {"text": "sale", "score": 0.9, "tracks": {"9" * 23: BOX}},
+    "corner": {"text": "sale", "score": 0.9, "tracks": {"0": [1e308] * 8, "1": [-1e308] * 8}},
+    "score": {"text": "sale", "score": 1e308, "tracks": {"0": BOX}},
+    "time": {"text": "sale", "score": 1, "kind": "spoken", "start_s": 0, "end_s": 1e308},
+    "type": {"text": ["sale"], "score": 1, "tracks": {"0": BOX}},
+}
+
+
+def test_an_absurd_document_is_that_videos_fault(checkpoint, tmp_path, caplog):
+    videos, ocr = tmp_path / "v", tmp_path / "ocr"
+    for folder in (videos, ocr):
+        folder.mkdir()
+    good = write_video(tmp_path / "good.mp4", num_frames=5)
+    read = {"text": "casino", "score": 0.9, "tracks": {"0": BOX}}
+    names = ["a", *ABSURD, "z" * 250]  # its document's name would be too long
+    for name in names:
+        shutil.copy(good, videos / f"{name}.mp4")
+        (ocr / f"{name}.json").write_text(json.dumps({"0": ABSURD.get(name, read)}))
+    (ocr / "a.json").write_text(json.dumps({"0": read})[:-1] + f', "0": {json.dumps(read)}}}')
+    library = Library(videos, ocr, checkpoint)
+    found = library.index(tmp_path / "i")
+    assert found.failed.keys() == {f"{name}.mp4" for name in ABSURD}
+    for name in ABSURD:
+        assert found.failed[f"{name}.mp4"].startswith(f"{ocr / name}.json: record '0': expected ")
+    assert f"{ocr / 'a.json'}: 1 members are written again under the same key" in caplog.text
+    with VideoIndex.open(tmp_path / "i") as index:
+        hits = index.search("casino", mode="keyword")
+        assert {hit.video for hit in hits} == {"a.mp4", f"{names[-1]}.mp4"}
+
+
 def test_windows_of_which_nothing_decodes_are_left_out(make_checkpoint, tmp_path, caplog):
     """And what is seen in the others is found there; another model embeds the same ones."""
     videos, ocr, out = tmp_path / "v", tmp_path / "ocr", tmp_path / "i"

@@ -111,6 +111,35 @@ def test_a_folder_is_searched_with_those_below(tmp_path):
         assert len(index.search("w", mode="keyword", folder="a/b/")) == 1
 
 
+@pytest.mark.parametrize(("here", "asked"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_folders_and_videos_are_found_in_both_normal_forms(tmp_path, here, asked):
+    create(tmp_path / "i")
+    names = [f"{here}/a/{here}.mp4", "e/1.mp4"]
+    rows = made_embeddings(2)
+    add(tmp_path / "i", *(made_video(n, ["w"], rows[i : i + 1]) for i, n in enumerate(names)))
+    with VideoIndex.open(tmp_path / "i") as index:
+        for folder in (asked, f"/{asked}/a/", here):
+            hits = index.search("w", mode="keyword", folder=folder)
+            assert [hit.video for hit in hits] == names[:1]
+            found = index.search_videos("w", mode="keyword", folder=folder)
+            assert [hit.video.video for hit in found.videos] == names[:1]
+        assert index.find_video(f"{asked}/a/{asked}.mp4").video == names[0]
+        for wrong in (f"{asked}/b", asked[0] + "x"):
+            with pytest.raises(UserError, match="no video in such a folder"):
+                index.search("w", mode="keyword", folder=wrong)
+
+
+def test_of_folders_whose_names_only_look_alike_the_one_that_is_asked_for(tmp_path):
+    create(tmp_path / "i")
+    names = ["\u00e9/1.mp4", "e\u0301/1.mp4"]
+    rows = made_embeddings(2)
+    add(tmp_path / "i", *(made_video(n, ["w"], rows[i : i + 1]) for i, n in enumerate(names)))
+    with VideoIndex.open(tmp_path / "i") as index:
+        for name in names:
+            [hit] = index.search("w", mode="keyword", folder=name[:-6])
+            assert hit.video == name == index.find_video(name).video
+
+
 def test_files_of_entries(copy, built, tmp_path):
     with VideoIndex.open(copy) as index:
         hit = index.search("casino")[0]

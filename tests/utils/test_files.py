@@ -14,6 +14,7 @@ import pytest
 
 from utils.errors import UserError
 from utils.files import (
+    FileFinder,
     FileLockedError,
     FileStamp,
     TextFileError,
@@ -205,3 +206,23 @@ def test_a_text_file_is_a_file_of_a_bounded_size(tmp_path):
         read_text(tmp_path / "a", max_bytes=2)
     with pytest.raises(IsADirectoryError):
         read_text(tmp_path)
+
+
+COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"
+
+
+def test_a_file_is_found_in_another_normal_form_of_its_name(tmp_path):
+    path = tmp_path / DECOMPOSED / f"a{COMPOSED}"
+    path.parent.mkdir()
+    path.touch()
+    finder = FileFinder()
+    for name in (f"{COMPOSED}/a{DECOMPOSED}", f"{DECOMPOSED}/a{COMPOSED}"):
+        assert finder.locate(tmp_path, name) == path
+    for name in ("b", f"{COMPOSED}/b", f"b/{COMPOSED}", "\0", "x" * 300, "\ud800"):
+        assert str(finder.locate(tmp_path, name)).endswith(name.rsplit("/")[-1])
+
+
+def test_the_form_that_is_asked_for_comes_first(tmp_path):
+    for name in (COMPOSED, DECOMPOSED):
+        (tmp_path / name).touch()
+        assert FileFinder().locate(tmp_path, name).name == name
