@@ -17,7 +17,8 @@ import logging
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,9 @@ Shapes = dict[str, tuple[int, ...]]
 FORMATS = {"zip": "torch (zip)", "legacy": "torch (before 1.6)", "safetensors": "safetensors"}
 SHOWN = ("arch", "epoch", "state_dict", "config")  # in lines of their own
 MAX_NAMES = 8  # names, or shapes, of a line
+MAX_LETTERS = 40  # of one of several names
+MAX_LINES = 100  # about parts of the weights, or other values
+MAX_LINE = 2_000  # letters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         lines = inspect_checkpoint(args.file, args.config)
     for line in "\n".join(lines).split("\n"):
-        sys.stdout.write(make_printable(line, sys.maxsize) + "\n")
+        sys.stdout.write(make_printable(line, MAX_LINE) + "\n")
     return 0
 
 
@@ -171,14 +175,14 @@ def convert_checkpoint(source: Path, target: Path, force: bool = False) -> list[
         ) from error
     count = sum(weight.numel() for weight in weights.values())
     lines = [f"{target}: {len(weights)} tensors, {count:,} numbers"]
-    lines += [f"{name}: {value}" for name, value in values.items()]
+    lines += [f"{name}: {summarize(value)}" for name, value in values.items()]
     if merged:
         lines.append("its low-rank adapters were merged into the weights that they adapt")
     known = values.keys() | {"state_dict"} | ({"config"} if config else set())
-    left_out = sorted(map(str, state.keys() - known))
+    left_out = [name for name in state if name not in known]
     if left_out:
         end = "; training can't be resumed from it" if "optimizer" in left_out else ""
-        lines.append(f"left out: {', '.join(left_out)}{end}")
+        lines.append(f"left out: {list_names(sorted(map(str, left_out)), MAX_LINES)}{end}")
     beside = target.with_name(CONFIG_NAME)
     if config is None:
         return [*lines, "no configuration is in it or beside it"]
@@ -207,10 +211,16 @@ def copy_weights(weights: dict[str, Tensor], keep_tied: bool) -> dict[str, Tenso
     for name, weight in weights.items():
         weight = weight.detach()
         view = (weight.data_ptr(), weight.dtype, weight.shape, weight.stride())
-        if not keep_tied or view not in copies or not weight.numel():
+        if view not in copies and weight.is_contiguous() and _fills_storage(weight):
+            copies[view] = weight  # as it is: a copy would take as much memory again
+        elif not keep_tied or view not in copies or not weight.numel():
             copies[view] = weight.clone(memory_format=torch.contiguous_format)
         result[name] = copies[view]
     return result
+
+
+def _fills_storage(weight: Tensor) -> bool:
+    return weight.nbytes == weight.untyped_storage().nbytes() > 0
 
 
 class Difference(NamedTuple):
@@ -252,7 +262,9 @@ def describe_checkpoint(path: Path, state: dict[str, Any], whole_config: bool) -
             return lines  # a plain state dict
     except CheckpointError as error:
         lines.append(f"weights: none ({str(error).removeprefix(f'{path}: ')})")
-    lines += [f"{key}: {summarize(state[key])}" for key in state if key not in SHOWN]
+    others = [key for key in state if key not in SHOWN]
+    lines += [f"{key}: {summarize(state[key])}" for key in others[:MAX_LINES]]
+    lines += _count_others("values", others)
     config = state.get("config", {})
     if not isinstance(config, dict):
         lines.append(f"config: {summarize(config)}")
@@ -271,11 +283,24 @@ def _describe_weights(weights: dict[str, Tensor]) -> list[str]:
     count = sum(weight.numel() for weight in weights.values())
     kinds = Counter(str(weight.dtype).removeprefix("torch.") for weight in weights.values())
     lines = [f"weights: {len(weights)} tensors, {count:,} numbers, {', '.join(kinds)}"]
-    width = max(map(len, parts))
-    for part, tensors in parts.items():
+    shown = list(parts)[:MAX_LINES]
+    width = min(max(map(len, shown)), MAX_LETTERS)
+    for part in shown:
+        tensors = parts[part]
         numbers = sum(tensor.numel() for tensor in tensors)
         lines.append(f"  {part:{width}}  {len(tensors):4}  {numbers:>12,}  {_list_shapes(tensors)}")
-    return lines
+    return lines + _count_others("parts", parts)
+
+
+def _count_others(what: str, names: Collection[Any]) -> list[str]:
+    """The line that stands for those that no line is about."""
+    return [f"… and {len(names) - MAX_LINES} more {what}"] if len(names) > MAX_LINES else []
+
+
+def list_names(names: Collection[Any], longest: int = MAX_NAMES) -> str:
+    """Return names with commas between them, as many and as much of them as a line holds."""
+    shown = [str(name)[:MAX_LETTERS] for name in islice(names, longest)]
+    return ", ".join(shown + ["…"] * (len(names) > longest))
 
 
 def _list_shapes(tensors: list[Tensor]) -> str:
@@ -294,8 +319,7 @@ def summarize(value: Any) -> str:
     if isinstance(value, str):
         return value if len(value) <= 80 and value.isprintable() else f"text of {len(value)}"
     if isinstance(value, dict):
-        names = [str(key)[:40] for key in list(value)[:MAX_NAMES]]
-        return f"dict of {len(value)}: {', '.join(names + ['…'] * (len(value) > MAX_NAMES))}{inert}"
+        return f"dict of {len(value)}: {list_names(value)}{inert}"
     if isinstance(value, list | tuple | set | frozenset):
         return f"{type(value).__name__} of {len(value)}{inert}"
     return describe_value(value) + (inert if isinstance(value, InertRecord) else "")

@@ -1,9 +1,11 @@
 """A closed unpickler: nothing that a pickle names is imported, called or filled.
 
-Runs as a program of its own, under limits of memory and time: it reads pickles from standard input
-and writes what is in them to standard output, as plain values and the classes below. A file that is
-made to exhaust the machine, or to crash Python, ends this process alone. So that it starts in
-milliseconds it imports nothing but Python's standard library.
+Runs as a program of its own, under limits of memory and time: it reads a file from standard input,
+with the directory of its zip archive where it is one, and writes what is in its pickles to standard
+output, as plain values and the classes below. A file that is made to exhaust the machine, or to
+crash Python, ends this process alone; one whose values would exhaust those who read them is refused
+by the limits below. So that it starts in milliseconds it imports nothing but Python's standard
+library.
 """
 
 import collections
@@ -12,8 +14,11 @@ import datetime
 import io
 import pathlib
 import pickle
+import struct
 import sys
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import IO, Any
 
@@ -24,8 +29,17 @@ except ImportError:  # Windows
 
 REFUSED, DAMAGED = 3, 4  # exit codes
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # how a torch file begins that is no zip archive
+MAX_TEXT = 500  # characters of an error, and of a class's name
+# What a file may hold: more than any checkpoint or data set, and little enough that whoever walks,
+# copies, compares or shows it is done in seconds.
 MAX_DEPTH = 100  # of values inside values
-MAX_TEXT = 500  # characters of an error
+MAX_VALUES = 2**22  # in all; what is inside two others counts twice, as for those who walk it
+MAX_PARTS = 2**18  # tensors, storages, arrays
+MAX_BITS = 1000  # of an integer, as many as fit a float; Python writes out no more than 14,000
+MAX_KEY = 2**63  # of integers as keys: larger ones can be chosen to have equal hashes
+MAX_TUPLE_KEYS = 10_000  # in all: these can be chosen so, too
+MAX_PICKLE = 2**27  # bytes, where tensors lie elsewhere
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a part of a zip archive: 30 bytes, then two names
 
 
 class RefusedError(Exception):
@@ -151,6 +165,8 @@ def _to_bytes(value: Any = b"", encoding: str = "latin-1") -> bytes:
     if encoding not in ("latin1", "latin-1"):
         codec = getattr(encoding, "class_name", encoding)
         raise RefusedError(f"wants to call _codecs.encode with {codec}")
+    if not isinstance(value, str | bytes | bytearray):  # bytes(10**9) would be as many
+        raise ValueError("bytes are made of what is no text")
     return value.encode("latin-1") if isinstance(value, str) else bytes(value)
 
 
@@ -237,6 +253,8 @@ class _ClosedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for the name; nothing is imported."""
         class_name = known = f"{_PYTHON_2.get(module, module)}.{name}"
+        if len(class_name.encode()) > MAX_TEXT:
+            raise ValueError("names a class by too many letters")
         for new, old in _NEWER.items():
             known = known.replace(new, old)
         return _make_name(class_name, _REBUILD.get(known))
@@ -253,8 +271,73 @@ class _ClosedUnpickler(pickle.Unpickler):
         return Part("storage", kind, key, count, *view)
 
 
-def read_pickles(source: IO[bytes], count: int) -> bytes:
-    """Read ``count`` pickles; returns a pickle of the list of them and of where ``source`` stands.
+def read_file(source: IO[bytes], kind: str) -> bytes:
+    """Read the pickles of a file.
+
+    Args:
+        source: the file, from its start.
+        kind: ``zip``: a torch file; ``legacy``: one of before torch 1.6; ``pickle``: a plain one.
+
+    Returns:
+        Two pickles: where the tensors are (of a zip archive the ``Places`` of its parts and the
+        name of its pickle, of a legacy file its first storage), and the list of what they hold.
+
+    Raises:
+        RefusedError: one would run something.
+        Exception: of many kinds, where the file is damaged.
+    """
+    if kind == "zip":
+        places, name = _read_directory(source)
+        return read_pickles(io.BytesIO(_read_part(source, places, name)), 1, (places, name))
+    return read_pickles(source, 5 if kind == "legacy" else 1)
+
+
+Places = dict[str, tuple[int, int, int]]  # name -> first byte, bytes and checksum of a part
+
+
+def _read_directory(source: IO[bytes]) -> tuple[Places, str]:
+    """Return where the parts of a torch file are, and which of them is its pickle."""
+    places: Places = {}
+    with zipfile.ZipFile(source) as archive:
+        end = archive.start_dir
+        parts = sorted(archive.infolist(), key=lambda part: -part.header_offset)
+    for part in parts:  # the last one first
+        if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
+            raise ValueError("its parts are compressed, which torch's are not")
+        source.seek(part.header_offset)
+        magic, *lengths = _LOCAL_HEADER.unpack(source.read(_LOCAL_HEADER.size))
+        start = part.header_offset + _LOCAL_HEADER.size + sum(lengths)
+        if magic != b"PK\3\4" or start + part.file_size > end or part.filename in places:
+            raise ValueError("its parts overlap, or two have one name")
+        places[part.filename] = start, part.file_size, part.CRC
+        end = part.header_offset
+    names = [name for name in places if name.split("/")[1:] == ["data.pkl"]]
+    if len(names) != 1:
+        raise ValueError("a zip archive without data.pkl")
+    folder = names[0].removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in places:
+        raise RefusedError("is a TorchScript program")
+    order = f"{folder}byteorder"
+    if order in places and _read_part(source, places, order).strip() != b"little":
+        raise ValueError("its numbers are big-endian")
+    return places, names[0]
+
+
+def _read_part(source: IO[bytes], places: Places, name: str) -> bytes:
+    start, size, checksum = places[name]
+    if size > MAX_PICKLE:
+        raise ValueError("its pickle is too large; tensors belong beside it")
+    source.seek(start)
+    data = source.read(size)
+    if zlib.crc32(data) != checksum:
+        raise ValueError(f"the checksum of {name} does not fit")
+    return data
+
+
+def read_pickles(source: IO[bytes], count: int, places: Any = None) -> bytes:
+    """Read ``count`` pickles; returns a pickle of ``places`` and one of the list of them.
+
+    Without ``places``, the first is of where ``source`` stands after them.
 
     Raises:
         RefusedError: one would run something.
@@ -265,43 +348,95 @@ def read_pickles(source: IO[bytes], count: int) -> bytes:
         values.append(_ClosedUnpickler(source, encoding="latin-1").load())
         if count > 1 and values[0] != TORCH_MAGIC:
             raise ValueError("it does not begin as torch's files do")
-    _measure_depth(values, 0, {})
+    _Census().count(values, 0)
     output = io.BytesIO()
     pickler = pickle.Pickler(output, protocol=5)
     pickler.dispatch_table = copyreg.dispatch_table | {
         _Name: lambda name: (InertName, (name.class_name,)),
         datetime.timezone: lambda zone: (InertRecord, ("datetime.timezone", (str(zone),))),
     }
-    pickler.dump((values, source.tell() if count > 1 else 0))
+    pickler.dump(source.tell() if places is None and count > 1 else places)
+    pickler.dump(values)
     return output.getvalue()
 
 
-def _measure_depth(value: Any, above: int, known: dict[int, int]) -> int:
-    """Return how many values lie inside each other, so that all who read them may recurse."""
-    if isinstance(value, dict):
-        inside = [*value, *value.values()]
-    elif isinstance(value, _Object):
-        inside = [value.args, value.state, value.items]
-    elif isinstance(value, Part):
-        inside = value.args
-    elif isinstance(value, list | tuple | set | frozenset):
-        inside = value
-    else:
-        return 0
-    if id(value) not in known:
-        if above > MAX_DEPTH:
+class _Census:
+    """Counts values, so that all who read them may recurse, walk and compare without a limit."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[int, int]] = {}
+        self.num_parts = self.num_tuple_keys = 0
+
+    def count(self, value: Any, above: int) -> tuple[int, int]:
+        """Return how many values are in one, itself included, and how many lie inside each other.
+
+        Raises:
+            ValueError: they are more than a file may hold, or of a kind that it may not hold.
+        """
+        if id(value) not in self.known:
+            if above > MAX_DEPTH:
+                raise ValueError("its values are nested too deeply, or hold themselves")
+            self.known[id(value)] = 0, 0  # of one that holds itself: until it is too deep
+            self.known[id(value)] = self._count_inside(value, above)
+        size, depth = self.known[id(value)]
+        if above + depth > MAX_DEPTH + 1 or not depth:
             raise ValueError("its values are nested too deeply, or hold themselves")
-        known[id(value)] = 1 + max((_measure_depth(v, above + 1, known) for v in inside), default=0)
-    if above + known[id(value)] > MAX_DEPTH + 1:
-        raise ValueError("its values are nested too deeply, or hold themselves")
-    return known[id(value)]
+        return size, depth
+
+    def _count_inside(self, value: Any, above: int) -> tuple[int, int]:
+        size, depth = 1, 0
+        for item in self._list_inside(value):
+            kind = type(item)
+            if kind is str:
+                item.encode()  # half a surrogate pair could not be written anywhere
+            elif kind is int:
+                if item.bit_length() > MAX_BITS:
+                    raise ValueError(f"an integer of {item.bit_length()} bits")
+            elif kind not in _PLAIN:
+                inside, below = self.count(item, above + 1)
+                size, depth = size + inside - 1, max(depth, below)
+            size += 1
+            if size > MAX_VALUES:
+                raise ValueError("there are too many values")
+        return size, depth + 1
+
+    def _list_inside(self, value: Any) -> Iterable[Any]:
+        if isinstance(value, dict):
+            self._check_keys(value)
+            return [*value, *value.values()]
+        if isinstance(value, set | frozenset):
+            self._check_keys(value)
+            return value
+        if isinstance(value, _Object):
+            return value.args, value.state, value.items
+        if isinstance(value, Part):
+            self.num_parts += 1
+            if self.num_parts > MAX_PARTS:
+                raise ValueError("there are too many tensors")
+            return value.args
+        if isinstance(value, range | slice):
+            return value.start, value.stop, value.step
+        return value if isinstance(value, list | tuple) else ()
+
+    def _check_keys(self, keys: Iterable[Any]) -> None:
+        """Refuse keys of a dictionary that can be chosen to make each next one slower."""
+        for key in keys:
+            if type(key) is int and not -MAX_KEY <= key < MAX_KEY:
+                raise ValueError("an integer as key has too many digits")
+            if isinstance(key, tuple | frozenset | range | complex):
+                self.num_tuple_keys += 1
+                if self.num_tuple_keys > MAX_TUPLE_KEYS:
+                    raise ValueError("there are too many keys that are no text")
 
 
-def main(count: int, memory: int, seconds: int) -> int:
-    """Translate pickles from standard input; the text of an error goes to standard error.
+_PLAIN = {float, bool, type(None), bytes, bytearray, complex}
+
+
+def main(kind: str, memory: int, seconds: int) -> int:
+    """Translate the file in standard input; the text of an error goes to standard error.
 
     Args:
-        count: pickles.
+        kind: of the file.
         memory: bytes that this process may take.
         seconds: of the processor.
     """
@@ -309,7 +444,7 @@ def main(count: int, memory: int, seconds: int) -> int:
         with suppress(AttributeError, ValueError, OSError):  # none on this system, or a lower one
             resource.setrlimit(getattr(resource, name), (limit, limit))
     try:
-        output = read_pickles(sys.stdin.buffer, count)
+        output = read_file(sys.stdin.buffer, kind)
     except MemoryError:
         return 1
     except Exception as error:  # damaged bytes end in KeyError, struct.error, IndexError …
@@ -320,4 +455,4 @@ def main(count: int, memory: int, seconds: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from utils.checkpoint.closed_unpickler import MAX_BITS
 from utils.checkpoint.unpickling import (
     CheckpointError,
     InertRecord,
+    check_dtype,
+    count_with_empty,
     detect_format,
+    find_damaged_part,
     read_torch_file,
 )
 from utils.files import atomic_write, sync_file
 from utils.run_dir import CONFIG_NAME
 
-MAX_CONFIG_VALUES = 100_000
+MAX_CONFIG_VALUES = 100_000  # of a configuration; so many letters of a text count as another:
+LETTERS_PER_VALUE = 100
 MAX_CONFIG_TENSOR = 1_000  # numbers of a tensor in a configuration
-_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+MAX_HEADER = 2**25  # bytes of a safetensors file's header: 300,000 tensors
+MAX_CONFIG_FILE = 2**24  # bytes
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -82,11 +86,9 @@ def verify_checkpoint(path: Path) -> None:
     Raises:
         CheckpointError: it is damaged, or no torch file.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-    except _DAMAGED as error:
-        raise CheckpointError(f"{path}: is damaged ({error})") from error
+    if not path.is_file() or detect_format(path) != "zip":
+        raise CheckpointError(f"{path}: is damaged (it is no zip archive)")
+    damaged = find_damaged_part(path)
     if damaged is not None:
         raise CheckpointError(f"{path}: is damaged (the checksum of {damaged} does not fit)")
 
@@ -128,20 +130,26 @@ class _ConfigReader:
 
     def to_json(self, value: Any) -> Any:
         """Return a value as JSON has them: what JSON has no word for becomes text."""
-        self.left -= 1
-        if self.left < 0:
-            raise ValueError("there are too many values")
-        if value is None or isinstance(value, bool | int | float | str):
+        self._count(1)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, str):
+            self._count(len(value) // LETTERS_PER_VALUE)
             return value
         if isinstance(value, InertRecord) and value.items is not None:
             value = value.items  # a kind of dict or list
         if isinstance(value, dict):
-            return {str(key): self.to_json(item) for key, item in value.items()}
+            return {self.to_json(str(key)): self.to_json(item) for key, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset | range):
             return [self.to_json(item) for item in value]
-        if isinstance(value, Tensor) and value.numel() <= MAX_CONFIG_TENSOR:
+        if isinstance(value, Tensor) and count_with_empty(value.shape) <= MAX_CONFIG_TENSOR:
             return self.to_json(value.tolist())
         return describe_value(value)
+
+    def _count(self, number: int) -> None:
+        self.left -= number
+        if self.left < 0:
+            raise ValueError("there are too many values")
 
 
 def describe_value(value: Any) -> str:
@@ -162,13 +170,19 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         CheckpointError: damaged, or the configuration beside is no JSON object.
     """
     try:
+        with path.open("rb") as header:
+            if int.from_bytes(header.read(8), "little") > MAX_HEADER:
+                raise ValueError("its header is too long")
         with safe_open(path, framework="pt", device="cpu") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+        for weight in weights.values():
+            check_dtype(weight.dtype)
+    # What it raises depends on what is damaged: RuntimeError and OverflowError, too.
+    except Exception as error:
         raise CheckpointError(f"{path}: is damaged or no checkpoint ({error})") from error
     state: dict[str, Any] = {"state_dict": weights}
-    kinds = {"arch": str, "epoch": int, "monitor_best": float}
+    kinds = {"arch": str, "epoch": _read_integer, "monitor_best": float}
     for name in kinds.keys() & metadata.keys():
         try:
             state[name] = kinds[name](metadata.pop(name))
@@ -177,6 +191,13 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     config = read_config_beside(path)
     state |= {} if config is None else {"config": config}
     return state | ({"metadata": metadata} if metadata else {})
+
+
+def _read_integer(text: str) -> int:
+    value = int(text)
+    if value.bit_length() > MAX_BITS:
+        raise ValueError(f"it has {len(text)} digits")
+    return value
 
 
 def read_config_beside(path: Path) -> dict[str, Any] | None:
@@ -190,6 +211,8 @@ def read_config_beside(path: Path) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
+        if file.stat().st_size > MAX_CONFIG_FILE:
+            raise ValueError(f"it has more than {MAX_CONFIG_FILE >> 20} MiB")
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: can't be read ({error})") from error

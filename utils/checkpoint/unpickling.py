@@ -1,8 +1,9 @@
 """Files of torch, and plain pickles, read without running anything that is in them.
 
 A torch file is a zip archive with a pickle and a file of bytes for each storage (torch 1.6 and
-later), or a row of pickles followed by the storages (before, often named ``.pth.tar``). The pickles
-are translated by ``closed_unpickler`` in a process of its own, the tensors are read here.
+later), or a row of pickles followed by the storages (before, often named ``.pth.tar``). Directory
+and pickles are translated by ``closed_unpickler`` in a process of its own, which also holds what
+they say to its limits; the tensors are read here, and take no more memory than the file.
 """
 
 import io
@@ -12,8 +13,9 @@ import re
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,26 +27,36 @@ from utils.checkpoint import closed_unpickler
 from utils.checkpoint.closed_unpickler import InertName, InertRecord, RefusedError
 from utils.errors import UserError
 
-__all__ = ["CheckpointError", "InertName", "InertRecord", "RefusedError", "detect_format",
-           "make_printable", "read_pickle", "read_torch_file"]  # fmt: skip
+__all__ = ["CheckpointError", "InertName", "InertRecord", "RefusedError", "check_dtype",
+           "count_with_empty", "detect_format", "find_damaged_part", "make_printable",
+           "read_pickle", "read_torch_file"]  # fmt: skip
 
 LEGACY_PROTOCOL = 1001
 COUNT_BYTES = 8  # before each storage of a file that is no zip archive
-# What a process that reads pickles may take, and how much more for each byte of them.
-MEMORY, MEMORY_PER_BYTE = 2**30, 64
-SECONDS, BYTES_PER_SECOND = 30, 2**20
-MAX_PICKLE = 2**28  # bytes that count for these limits
-# A tensor may show a number many times (a stride of 0), but not so often that a copy is a trap.
-MAX_REPEATED = 2**26
+MEMORY, SECONDS = 2**30, 10  # what the process that reads the pickles of a file may take
+# Tensors may show numbers of a storage again (tied weights, a stride of 0), but not so often that
+# a copy is a trap: so many times the bytes that there are, and so many more.
+MAX_SHOWN, MORE_SHOWN = 2, 2**30
+MAX_DIMENSIONS, MAX_SIZE = 64, 2**48  # of a tensor's shape; the numbers it would have without zeros
+_CHUNK = 2**20
 _OTHER_SIZE = "storage {} has another size than the file says"
 # Numbers, text and bytes: no objects, no fields.
 _DTYPE_CODES = re.compile(r"[biufcSUV?]\d{0,9}")
-_DTYPES = {f"torch.{n}": value for n, value in vars(torch).items() if type(value) is torch.dtype}
-_STORAGES = {f"{kind.title()}Storage": _DTYPES[f"torch.{kind}"] for kind in
-             ("bool", "double", "float", "half", "int", "long", "short")}  # fmt: skip
-_STORAGES |= {"BFloat16Storage": torch.bfloat16, "ByteStorage": torch.uint8,
-              "CharStorage": torch.int8, "ComplexDoubleStorage": torch.complex128,
-              "ComplexFloatStorage": torch.complex64, "UntypedStorage": torch.uint8}  # fmt: skip
+# Types that can be computed with, so that nobody meets others: those of less than a byte, or whose
+# numbers need a scale beside them, are none.
+_DTYPES = {str(dtype): dtype for dtype in (
+    torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+    torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+    torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+)}  # fmt: skip
+_STORAGES = {
+    "BFloat16Storage": torch.bfloat16, "BoolStorage": torch.bool, "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8, "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64, "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "IntStorage": torch.int32,
+    "LongStorage": torch.int64, "ShortStorage": torch.int16, "UntypedStorage": torch.uint8,
+}  # fmt: skip
 
 
 class CheckpointError(UserError):
@@ -73,9 +85,33 @@ def read_pickle(path: str | Path) -> Any:
 
     def read(path: Path) -> Any:
         with path.open("rb") as file:
-            return _Builder(_translate(file, 1, path.stat().st_size), as_tensors=False).load()[0][0]
+            data = _translate(file, "pickle")
+        _, (content,) = _Builder(data, path.stat().st_size, as_tensors=False).load_both()
+        return content
 
     return _explain(Path(path), read)
+
+
+def find_damaged_part(path: Path) -> str | None:
+    """Return the first part of a torch file (zip) whose checksum does not fit; None: all do.
+
+    Raises:
+        CheckpointError: it is no such file, or as ``read_torch_file``.
+    """
+
+    def find(path: Path) -> str | None:
+        with path.open("rb") as file:
+            places, _ = _Builder(_translate(file, "zip")).load()
+            for name, (start, size, checksum) in places.items():
+                file.seek(start)
+                found = 0
+                for first in range(0, size, _CHUNK):
+                    found = zlib.crc32(file.read(min(_CHUNK, size - first)), found)
+                if found != checksum:
+                    return name
+        return None
+
+    return _explain(path, find)
 
 
 def detect_format(path: Path) -> str:
@@ -109,24 +145,17 @@ def _explain(path: Path, read: Callable[[Path], Any]) -> Any:
         ) from error
 
 
-def _translate(source: IO[bytes] | bytes, count: int, size: int) -> bytes:
-    """Return what ``closed_unpickler`` makes of pickles.
-
-    Args:
-        source: a file, from its start, or the pickles.
-        count: pickles to read.
-        size: their bytes, or those of the file that they are in.
+def _translate(source: IO[bytes], kind: str) -> bytes:
+    """Return what ``closed_unpickler.read_file`` makes of a file, from where it stands.
 
     Raises:
-        RefusedError: they would run something.
-        ValueError: they are damaged, or ask for more memory or time than pickles of this size need.
+        RefusedError: it would run something.
+        ValueError: it is damaged, or asks for more memory, time or values than checkpoints need.
     """
-    size = min(size, MAX_PICKLE)
-    memory, seconds = MEMORY + MEMORY_PER_BYTE * size, SECONDS + size // BYTES_PER_SECOND
     program = [sys.executable, "-I", "-S", closed_unpickler.__file__]
     done = subprocess.run(
-        [*program, str(count), str(memory), str(seconds)],
-        **({"input": source} if isinstance(source, bytes) else {"stdin": source}),
+        [*program, kind, str(MEMORY), str(SECONDS)],
+        stdin=source,
         capture_output=True,
         start_new_session=True,  # Ctrl-C is for the process that waits
     )
@@ -137,7 +166,7 @@ def _translate(source: IO[bytes] | bytes, count: int, size: int) -> bytes:
         raise ValueError(text)
     if done.returncode:
         raise ValueError(
-            f"to read it takes more than {memory >> 20} MiB of memory or {seconds} s, or crashes "
+            f"to read it takes more than {MEMORY >> 20} MiB of memory or {SECONDS} s, or crashes "
             "Python"
         )
     return done.stdout
@@ -150,19 +179,24 @@ class _Builder(pickle.Unpickler):
 
     Args:
         data: its output.
-        room: bytes that storages may take in all, those of the file.
+        room: bytes that storages and arrays may take in all, those of the file.
         as_tensors: make tensors of arrays.
     """
 
     def __init__(self, data: bytes, room: int = 0, as_tensors: bool = True) -> None:
         super().__init__(io.BytesIO(data))
-        self.room = room
+        self.room, self.shown = room, MAX_SHOWN * room + MORE_SHOWN
+        self.num_texts = closed_unpickler.MAX_VALUES  # that arrays may hold
         self.as_tensors = as_tensors
         self.storages: dict[str, Tensor] = {}  # as bytes
         self.counts: dict[str, int] = {}
         self.names = {"Part": self.build, "InertRecord": InertRecord, "InertName": InertName}
         self.names |= {"OrderedDict": OrderedDict, "range": range, "slice": slice}
         self.names |= {"complex": complex, "bytearray": bytearray}
+
+    def load_both(self) -> tuple[Any, Any]:
+        """Return where the tensors are, and what the file's pickles hold."""
+        return self.load(), self.load()
 
     def find_class(self, module: str, name: str) -> Any:
         return self.names[name]
@@ -179,9 +213,7 @@ class _Builder(pickle.Unpickler):
             raise RefusedError(f"wants to use {shown} as a storage")
         size = count * _STORAGES[name].itemsize
         if key not in self.storages:
-            self.room -= size
-            if self.room < 0:
-                raise ValueError(f"storage {key} is larger than the file")
+            self.take(size)
             self.storages[key] = torch.empty(size, dtype=torch.uint8)
             self.counts[key] = count
         if size != len(self.storages[key]):
@@ -189,24 +221,35 @@ class _Builder(pickle.Unpickler):
         whole = self.storages[key].view(_STORAGES[name])
         return whole if view is None else torch.narrow(whole, 0, view[1], view[2])
 
+    def take(self, size: int) -> None:
+        """Take bytes of what the file has."""
+        self.room -= size
+        if self.room < 0:
+            raise ValueError("its storages and arrays are larger than the file")
+
     def fill_storage(self, key: str, file: IO[bytes]) -> None:
         """Read the bytes of a storage from where ``file`` stands."""
         if file.readinto(memoryview(self.storages[key].numpy())) != len(self.storages[key]):
             raise ValueError("the file ends too early")
 
-    @staticmethod
     def build_tensor(
-        storage: Any, offset: int, size: Any, stride: Any, dtype: InertName | None = None
+        self, storage: Any, offset: Any, size: Any, stride: Any, dtype: InertName | None = None
     ) -> Tensor:
-        """Return a view; torch raises RuntimeError where it would reach outside."""
+        """Return a view of numbers that are all within the storage."""
         if not isinstance(storage, Tensor):
             raise ValueError("a tensor has no storage")
         if dtype is not None:
-            storage = storage.view(_DTYPES[dtype.class_name])
-        view = torch.as_strided(storage, tuple(size), tuple(stride), offset)
-        if view.numel() > max(storage.numel(), MAX_REPEATED):
-            raise ValueError("a tensor repeats its numbers without end")
-        return view
+            storage = storage.view(_DTYPES[check_dtype(dtype.class_name)])
+        count = _count_numbers(size)
+        if len(stride) != len(size) or not all(_is_size(n) for n in (offset, *stride)):
+            raise ValueError("a tensor's shape is impossible")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if count and last >= len(storage):
+            raise ValueError("a tensor reaches outside its storage")
+        self.shown -= count * storage.itemsize
+        if self.shown < 0:
+            raise ValueError("its tensors repeat their numbers without end")
+        return torch.as_strided(storage, tuple(size), tuple(stride), offset)
 
     @staticmethod
     def build_dtype(code: Any, order: str = "=") -> np.dtype:
@@ -216,62 +259,77 @@ class _Builder(pickle.Unpickler):
         return np.dtype(code).newbyteorder(order)
 
     def build_array(self, data: Any, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
-        array = self._read_numbers(data, dtype, math.prod(shape)).reshape(shape, order=order)
+        array = self._read_numbers(data, dtype, _count_numbers(shape)).reshape(shape, order=order)
         if not self.as_tensors:
             return array.copy()
         if array.dtype.kind in "biufc":
             return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+        self.num_texts -= count_with_empty(shape)
+        if self.num_texts < 0:
+            raise ValueError("its arrays hold too many texts")
         return array.tolist()
 
     def build_scalar(self, data: Any, dtype: Any) -> Any:
         return self._read_numbers(data, dtype, 1).item()
 
-    @staticmethod
-    def _read_numbers(data: Any, dtype: Any, count: int) -> np.ndarray:
+    def _read_numbers(self, data: Any, dtype: Any, count: int) -> np.ndarray:
         if not isinstance(dtype, np.dtype):
             shown = getattr(dtype, "class_name", type(dtype).__name__)
             raise RefusedError(f"wants an array of dtype {shown}")
         data = data.encode("latin-1") if isinstance(data, str) else bytes(data)  # str: of Python 2
         if count * dtype.itemsize != len(data) or count > max(len(data), 1):
             raise ValueError("an array has another size than its shape says")
+        self.take(len(data))
         return np.frombuffer(data, dtype) if data else np.empty(count, dtype)
+
+
+def check_dtype(dtype: Any) -> str:
+    """Return a dtype's name; raises ``ValueError`` for one that can't be computed with."""
+    if str(dtype) not in _DTYPES:
+        raise ValueError(f"it holds numbers of the type {dtype}")
+    return str(dtype)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MAX_SIZE
+
+
+def _count_numbers(shape: Any) -> int:
+    """Return how many numbers a shape has; raises ``ValueError`` for one that torch can't hold."""
+    if len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
+        raise ValueError("a tensor's shape is impossible")
+    if count_with_empty(shape) >= MAX_SIZE:
+        raise ValueError("a tensor's shape is impossible")
+    return math.prod(shape)
+
+
+def count_with_empty(shape: Iterable[int]) -> int:
+    """Return the entries of a nested list of a shape: a million empty rows are no numbers."""
+    return math.prod(max(size, 1) for size in shape)
 
 
 def _read_zip(path: Path) -> Any:
     """A zip archive: ``NAME/data.pkl`` and ``NAME/data/KEY`` for each storage."""
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        pickled = next((name for name in entries if name.split("/")[1:] == ["data.pkl"]), None)
-        if pickled is None:
-            raise ValueError("a zip archive without data.pkl")
+    with path.open("rb") as file:
+        builder = _Builder(_translate(file, "zip"), path.stat().st_size)
+        (places, pickled), (content,) = builder.load_both()
         folder = pickled.removesuffix("data.pkl")
-        if f"{folder}constants.pkl" in entries:
-            raise RefusedError("is a TorchScript program")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise ValueError("its parts are compressed, which torch's are not")
-        if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
-            raise ValueError("its parts are larger than the file")
-        order = entries.get(f"{folder}byteorder")
-        if order is not None and archive.read(order).strip() != b"little":
-            raise ValueError("its numbers are big-endian")
-        data = _translate(archive.read(pickled), 1, entries[pickled].file_size)
-        builder = _Builder(data, path.stat().st_size)
-        (content,), _ = builder.load()
         for key, storage in builder.storages.items():
-            entry = entries[f"{folder}data/{key}"]
-            if entry.file_size != len(storage):
+            start, size, checksum = places[f"{folder}data/{key}"]
+            if size != len(storage):
                 raise ValueError(_OTHER_SIZE.format(key))
-            with archive.open(entry) as file:
-                builder.fill_storage(key, file)
+            file.seek(start)
+            builder.fill_storage(key, file)
+            if zlib.crc32(storage.numpy()) != checksum:
+                raise ValueError(f"the checksum of {folder}data/{key} does not fit")
     return content
 
 
 def _read_legacy(path: Path) -> Any:
     """Pickles of magic number, protocol, system, content and storage keys; then the storages."""
     with path.open("rb") as file:
-        size = path.stat().st_size
-        builder = _Builder(_translate(file, 5, size), size)
-        (_, protocol, system, content, keys), start = builder.load()
+        builder = _Builder(_translate(file, "legacy"), path.stat().st_size)
+        start, (_, protocol, system, content, keys) = builder.load_both()
         if protocol != LEGACY_PROTOCOL:
             raise ValueError("it does not begin as torch's files do")
         if not system.get("little_endian", True):

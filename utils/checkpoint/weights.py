@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from utils.checkpoint.files import CheckpointError, load_checkpoint
-from utils.checkpoint.unpickling import make_printable
+from utils.checkpoint.unpickling import MAX_SHOWN, MORE_SHOWN, make_printable
 
 logger = logging.getLogger(__name__)
 
 # Buffers of old library versions that hold no weight.
 IGNORED_SUFFIXES = (".position_ids",)
 MAX_LISTED = 1_000  # problems of an error; a model has fewer weights, a hostile file may have more
+MAX_NAME = 500  # letters of a weight's name
 
 
 def get_weights(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
     """Return the weights of a checkpoint, or of a plain state dict, without ``module.`` prefixes.
 
     Raises:
-        CheckpointError: there are none.
+        CheckpointError: there are none, or no model has such.
     """
     weights = state.get("state_dict", state)
     if not isinstance(weights, dict) or not weights:
@@ -33,11 +34,26 @@ def get_weights(state: dict[str, Any], source: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{source}: its state_dict holds values that are not tensors")
     if not all(isinstance(name, str) for name in weights):
         raise CheckpointError(f"{source}: its state_dict has names that are not text")
+    if max(map(len, weights)) > MAX_NAME:
+        raise CheckpointError(f"{source}: its state_dict has names of more than {MAX_NAME} letters")
+    if count_bytes(weights.values()) > MAX_SHOWN * _count_stored(weights.values()) + MORE_SHOWN:
+        raise CheckpointError(f"{source}: its weights show the same numbers again without end")
     return {
         name.removeprefix("module."): value
         for name, value in weights.items()
         if not name.endswith(IGNORED_SUFFIXES)
     }
+
+
+def count_bytes(weights: Iterable[Tensor]) -> int:
+    """Return the memory that copies of tensors would take."""
+    return sum(weight.nbytes for weight in weights)
+
+
+def _count_stored(weights: Iterable[Tensor]) -> int:
+    """The memory that tensors take; what two of them show, once."""
+    storages = [weight.untyped_storage() for weight in weights]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -71,6 +87,11 @@ def fit_weights(
         f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
         for name in own.keys() & weights.keys()
         if own[name].shape != weights[name].shape
+    ]
+    problems += [
+        f"{name}: complex numbers in the file, real ones in the model"
+        for name in own.keys() & weights.keys()
+        if weights[name].is_complex() and not own[name].is_complex()
     ]
     if problems:
         lines = [make_printable(problem, 200) for problem in sorted(problems)[:MAX_LISTED]]
