@@ -90,6 +90,14 @@ class _OnDevice:
         """Return a copy in page-locked memory (called by ``DataLoader``)."""
         return self._map(lambda part: part.pin_memory())
 
+    def share_memory_(self) -> Self:
+        """Return it with every tensor moved to memory that other processes can read.
+
+        Raises:
+            RuntimeError: there is no room.
+        """
+        return self._map(lambda part: part.share_memory_())
+
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keep the memory of every tensor until the work is done that ``stream`` has by then."""
         for part in self._parts().values():

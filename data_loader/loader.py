@@ -1,7 +1,7 @@
 """Data loader: batches of videos, queries and OCR words, their order and their processes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from base.base_dataset import BaseTextVideoDataset
 from base.base_model import ModelInput
@@ -23,11 +23,19 @@ from data_loader.datasets.text_video_dataset import (
 )
 from data_loader.ocr.ocr_words import OcrParams
 from data_loader.sampler import EpochBatches
+from data_loader.shared_memory import plan_loading, share_batch
 from data_loader.transforms import TOWER, ClipTransform, DeviceTransform, TransformParams
-from data_loader.worker_watch import WorkerWatch, obey_only_parent, record_sample
+from data_loader.worker_watch import (
+    WorkerWatch,
+    make_worker_context,
+    obey_only_parent,
+    record_sample,
+)
 from utils.distributed import get_dist_info, show_progress
 from utils.errors import UserError
 from utils.files import get_cache_folder
+from utils.interrupt import wait_for
+from utils.processes import end_with_parent
 
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
@@ -66,9 +74,9 @@ class TextVideoDataLoader:
         per_gpu_batch_size: The same for each GPU, in place of batch_size.
         num_workers: Loading processes; 0: none beside the main one.
         shuffle: Shuffle the training set; validation and test never are.
-        prefetch_factor: Batches ahead a worker.
+        prefetch_factor: Batches ahead a worker; fewer where /dev/shm has no room for them.
         ocr_dir: Folder of OCR documents; null: Kwai_VideoOCR in data_dir, where there is one.
-        item_timeout: Seconds that a worker may take for one video; then the run stops and names it.
+        item_timeout: Seconds that one video may take; then the run stops and names it.
         cache_dir: Folder of what is read once, the words of all OCR documents, to be used again by
             later runs; null: $TEXTVR_CACHE or ~/.cache/textvr; off: none.
         val_share: Share of the training set, by videos, that is held out for validation and never
@@ -168,7 +176,11 @@ class TextVideoDataLoader:
         if not only_dataset:
             self.collate = Collate.for_model(model_input, text_params.max_tokens, training)
             self.dataset.prepare(get_cache_folder(cache_dir))
-            self._start_loading(num_workers, item_timeout, prefetch_factor)
+            videos = -(-self.batch_size // (dist.world_size if training else 1))
+            clip_bytes = video_params.num_frames * 3 * transforms.input_res**2
+            frame_bytes = videos * clip_bytes if options.uses_vision else 0
+            ahead = plan_loading(num_workers, prefetch_factor, frame_bytes)
+            self._start_loading(*ahead, item_timeout)
 
     @classmethod
     def find_problems(
@@ -195,7 +207,7 @@ class TextVideoDataLoader:
                 problems.append((("tsfm_params", "hflip"), FLIP_PROBLEM))
         return problems
 
-    def _start_loading(self, num_workers: int, item_timeout: float, prefetch_factor: int) -> None:
+    def _start_loading(self, num_workers: int, prefetch_factor: int, item_timeout: float) -> None:
         dataset = self.dataset  # with self in the lambda, a cycle would keep the loader alive
         self.watch = WorkerWatch(
             num_workers, item_timeout, lambda sample: str(dataset.get_entry(sample).video)
@@ -204,11 +216,12 @@ class TextVideoDataLoader:
             _ErrorsAsValues(dataset, self.watch.rows),
             batch_sampler=self.sampler,
             num_workers=num_workers,
-            collate_fn=self.collate,
+            collate_fn=_SharedCollate(self.collate),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             prefetch_factor=prefetch_factor if num_workers else None,
             worker_init_fn=_start_worker,
+            multiprocessing_context=make_worker_context() if num_workers else None,
         )
 
     def __len__(self) -> int:
@@ -216,9 +229,12 @@ class TextVideoDataLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches; raises ``UserError`` for an unreadable sample or a lost worker."""
+        """Yield the batches; raises ``UserError`` for an unreadable sample or a lost worker.
+
+        A signal that asks the run to stop is answered while a batch is waited for.
+        """
         with self.watch.guard():
-            for batch in self.batches:
+            for batch in wait_for(iter(self.batches)):
                 if isinstance(batch, UserError):
                     # A new error: the old one is held by its own traceback's frame, which would
                     # keep the workers alive until the garbage collector, 5 seconds for each.
@@ -317,6 +333,19 @@ class _ErrorsAsValues(Dataset):
             return UserError(str(error))
 
 
+class _SharedCollate:
+    """Makes batches, and puts them where the main process can read them."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
+        batch = self.collate(samples)
+        if get_worker_info() is None or isinstance(batch, UserError):
+            return batch
+        return share_batch(batch)
+
+
 def expand_folder(name: str) -> Path:
     """Return the folder that a configuration names; environment variables are expanded."""
     return Path(os.path.expandvars(name)).expanduser()
@@ -326,3 +355,4 @@ def _start_worker(worker: int) -> None:
     """Keep a worker to one core, as the workers are the parallelism; the main process ends it."""
     torch.set_num_threads(1)
     obey_only_parent()
+    end_with_parent()

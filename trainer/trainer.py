@@ -42,7 +42,7 @@ from utils.distributed import (
     get_dist_info,
 )
 from utils.errors import UserError
-from utils.interrupt import Stopped, StopSignals
+from utils.interrupt import Stopped, StopSignals, WaitInterrupted
 from utils.precision import Precision
 from utils.seed import preserve_random_state
 
@@ -154,6 +154,8 @@ class Trainer(BaseTrainer):
             self.save_schedule = SaveSchedule(signals, *every)
             try:
                 yield
+            except WaitInterrupted:  # between two steps, or in a validation
+                self._stop()
             finally:
                 self.tracker.close()
         self.state.raise_if_unsaved()
