@@ -134,9 +134,14 @@ def make_worker_context() -> BaseContext | None:
     if context.get_start_method() != "fork":
         return None
 
-    class Process(context.Process):
+    from multiprocessing.popen_fork import Popen  # not on Windows
+
+    class KilledPopen(Popen):
         def terminate(self) -> None:
             self.kill()
+
+    class Process(context.Process):
+        _Popen = staticmethod(KilledPopen)
 
     class Context(type(context)):
         pass

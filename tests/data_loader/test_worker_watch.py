@@ -1,5 +1,6 @@
 """Loading processes that hang or die: named, and the run ends."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,8 @@ from data_loader.datasets.text_video_dataset import TextVideoDataset
 from data_loader.loader import TextVideoDataLoader
 from tests.data_loader.textvr_folder import write_textvr
 from tests.processes import arguments, run_training
+from utils import interrupt
+from utils.checkpoint.files import load_checkpoint
 from utils.errors import UserError
 
 
@@ -48,6 +51,92 @@ def test_a_video_that_hangs_the_decoder_ends_the_run_and_is_named(folder, demo, 
     text = str(caught.value)
     assert text.startswith(f"{folder}/Videos/Cooking/c.mp4: could not be read within 1 s")
     assert "data_loader.args.item_timeout" in text and "\n" not in text
+
+
+def hang(library=ctypes.CDLL):
+    """Wait without end in C, where no signal's handler runs: for a lock that is held.
+
+    With ``ctypes.PyDLL`` no other thread of Python runs meanwhile, either.
+    """
+    lock = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        library(None).pthread_mutex_lock(lock)
+
+
+def test_the_main_process_that_hangs_itself_ends_and_names_the_video(
+    folder, demo, monkeypatch, tmp_path
+):
+    broken(monkeypatch, hang)
+
+    def load():
+        os.dup2(os.open(tmp_path / "stderr", os.O_WRONLY | os.O_CREAT), 2)
+        list(made(folder, demo, item_timeout=1.0, num_workers=0))
+
+    process = multiprocessing.get_context("fork").Process(target=load)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 2
+    [line] = (tmp_path / "stderr").read_text().splitlines()
+    assert line.startswith(f"{folder}/Videos/Cooking/c.mp4: could not be read within 1 s")
+
+
+def test_a_loading_process_that_lets_no_thread_run_is_ended_too(folder, demo, monkeypatch):
+    broken(monkeypatch, lambda: hang(ctypes.PyDLL))
+    with pytest.raises(UserError, match="Cooking/c.mp4: could not be read within 1 s"):
+        list(made(folder, demo, item_timeout=1.0))
+
+
+def train_and_hang(demo, tmp_path, monkeypatch, act, workers, then=(signal.SIGTERM,)):
+    """Signal a run whose third video hangs; returns its exit code and what it said."""
+    whole = TextVideoDataset.__getitem__
+
+    def read(self, key):
+        if key.epoch == 1 and self.options.training:
+            (tmp_path / f"read {key.index}").touch()
+            if len(list(tmp_path.glob("read *"))) > 5:
+                (tmp_path / "hangs").touch()
+                act()
+        return whole(self, key)
+
+    monkeypatch.setattr(TextVideoDataset, "__getitem__", read)
+    loading = [f"data_loader.args.num_workers={workers}", "data_loader.args.batch_size=4"]
+    argv, stderr = arguments(demo, tmp_path / "run", *loading), tmp_path / "stderr"
+    process = multiprocessing.get_context("fork").Process(target=run_training, args=(argv, stderr))
+    process.start()
+    while not (tmp_path / "hangs").exists():
+        time.sleep(0.05)
+        assert process.is_alive(), stderr.read_text()
+    time.sleep(1)
+    for signum in then:
+        os.kill(process.pid, signum)
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode, stderr.read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_one_signal_ends_a_wait_for_data_and_saves(demo, tmp_path, monkeypatch, workers, signum):
+    act = lambda: time.sleep(3600)  # noqa: E731
+    code, said = train_and_hang(demo, tmp_path, monkeypatch, act, workers, [signum])
+    assert code == 128 + signum, said
+    assert "stopped and saved after step 1; go on with python train.py -r" in said
+    assert load_checkpoint(tmp_path / "run" / "model_last.pth")["step"] == 1
+
+
+def test_a_loading_process_that_hangs_in_c_does_not_outlive_the_run(demo, tmp_path, monkeypatch):
+    act = lambda: (tmp_path / "pid").write_text(str(os.getpid())) and hang(ctypes.PyDLL)  # noqa: E731
+    code, said = train_and_hang(demo, tmp_path, monkeypatch, act, 1)
+    assert code == 128 + signal.SIGTERM and "stopped and saved after step" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_one_signal_ends_a_decoder_that_does_not_come_back(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt, "STUCK_S", 1.0)
+    code, said = train_and_hang(demo, tmp_path, monkeypatch, hang, 0)
+    assert code == 128 + signal.SIGTERM
+    assert said.endswith("stopped without saving: data was waited for in vain\n")
 
 
 def test_a_process_that_dies_is_named_with_what_it_read(folder, demo, monkeypatch):
