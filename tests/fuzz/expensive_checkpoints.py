@@ -64,7 +64,7 @@ def storage(count: int, key: str = "0", kind: str = "FloatStorage") -> bytes:
     return place + number(count) + b"tQ"
 
 
-def tensor(sizes: list[int], strides: list[int], offset: int = 0, count: int = 1) -> bytes:
+def tensor(sizes: list[int], strides: list[int], offset: int = 0, count: int = 4) -> bytes:
     numbers = [b"(" + b"".join(map(number, values)) + b"t" for values in (sizes, strides)]
     start = name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage(count) + number(offset)
     return start + b"".join(numbers) + b"\x89}tR"
@@ -72,7 +72,7 @@ def tensor(sizes: list[int], strides: list[int], offset: int = 0, count: int = 1
 
 def tensor_of_type(dtype: str, count: int) -> bytes:
     start = name("torch._utils", "_rebuild_tensor_v3") + b"("
-    start += storage(count, kind="UntypedStorage") + b"K\x00" + number(count) + b"\x85K\x01\x85"
+    start += storage(16, kind="UntypedStorage") + b"K\x00" + number(count) + b"\x85K\x01\x85"
     return start + b"\x89}" + name("torch", dtype) + b"tR"
 
 
@@ -184,7 +184,7 @@ VALUES: dict[str, tuple[Callable[[int], bytes], tuple[int, ...]]] = {
         lambda n: repeated(tensor([2**24], [0]), memo(0), n), (2, 10_000)
     ),
     "a negative stride": (lambda n: tensor([2], [-n], n), (1, 2**62)),
-    "an offset outside": (lambda n: tensor([1], [1], n), (1, 2**63 - 1, -1, 2**80)),
+    "an offset outside": (lambda n: tensor([1], [1], n), (1, 4, 2**63 - 1, -1, 2**80)),
     "sizes that overflow": (lambda n: tensor([n, n], [0, 0]), (2**31, 2**32, 2**62)),
     "sizes with a zero": (lambda n: tensor([0, n, n], [1, 1, 1]), (1, 2**31, 2**62)),
     "many dimensions": (lambda n: tensor([1] * n, [1] * n), (64, 10**5)),
@@ -203,7 +203,7 @@ VALUES: dict[str, tuple[Callable[[int], bytes], tuple[int, ...]]] = {
 
 def hold(value: bytes, where: str) -> bytes:
     """A pickle of a checkpoint that holds a value in one of its places."""
-    weight = text("a.w") + tensor([4], [1], count=4)
+    weight = text("a.w") + tensor([4], [1])
     if where == "state_dict":
         inside = text("state_dict") + b"}(" + weight + text("b.w") + value + b"u"
     else:
