@@ -111,13 +111,21 @@ def merge_adapters(module: nn.Module) -> None:
 
 
 def merge_adapter_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a checkpoint's weights with adapters added to the weights that they adapt."""
+    """Return a checkpoint's weights with adapters added to the weights that they adapt.
+
+    Raises:
+        UserError: an adapter is not complete, or does not fit its weight.
+    """
     merged = {name: value for name, value in weights.items() if _MARK not in name}
     for name, original in _list_originals(weights):
         owner, _, leaf = name.rpartition(".")
-        up, down, scale = (
-            weights[f"{owner}{_MARK}{leaf}.0.{part}"] for part in ("up", "down", "scale")
-        )
+        names = [f"{owner}{_MARK}{leaf}.0.{part}" for part in ("up", "down", "scale")]
+        shapes = [tuple(weights[part].shape) for part in names if part in weights]
+        fits = len(shapes) == 3 and [*map(len, shapes)][:2] == [2, 2] and shapes[2] in ((), (1,))
+        fits = fits and shapes[0][1] == shapes[1][0]
+        if not fits or (shapes[0][0], shapes[1][1]) != tuple(original.shape):
+            raise UserError(f"the low-rank adapter of {name} does not fit it; save it anew")
+        up, down, scale = (weights[part] for part in names)
         merged[name] = original + scale * (up @ down)
     return merged
 

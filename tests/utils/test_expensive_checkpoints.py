@@ -11,6 +11,9 @@ from tools import checkpoint as command
 from tools.checkpoint import convert_checkpoint
 from utils.checkpoint.files import CheckpointError, load_checkpoint, verify_checkpoint
 from utils.checkpoint.weights import fit_weights, get_weights
+from utils.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name")  # of zipfile, which writes it
 
 # Of each kind a size that is read, one that is refused, and why.
 PICKLED = {
@@ -139,6 +142,20 @@ def test_a_configuration_beside_of_any_size(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"a": "b" * 2**24}))
     with pytest.raises(CheckpointError, match="a.json: can't be read .it has more than 16 MiB"):
         load_checkpoint(path)
+
+
+def test_adapters_that_do_not_fit_are_one_message(tmp_path):
+    path, name = tmp_path / "a.pth", "a.parametrizations.w."
+    good = {"original": torch.ones(2, 3), "0.up": torch.ones(2, 1), "0.down": torch.ones(1, 3)}
+    good |= {"0.scale": torch.tensor(1.0)}
+    huge = {"0.up": torch.ones(10**6, 1), "0.down": torch.ones(1, 10**6)}
+    for weights in (good, good | huge, {"original": torch.ones(2, 3)}):
+        torch.save({name + part: value for part, value in weights.items()}, path)
+        if weights is good:
+            convert_checkpoint(path, tmp_path / "b.pth")
+            continue
+        with pytest.raises(UserError, match="the low-rank adapter of a.w does not fit it"):
+            convert_checkpoint(path, tmp_path / "c.pth")
 
 
 def test_weights_that_fill_their_memory_are_written_without_a_copy():
