@@ -20,6 +20,7 @@ from trainer.optim import Schedule
 from utils.checkpoint.files import (
     CheckpointError,
     copy_checkpoint,
+    explain_damaged_state,
     load_checkpoint,
     make_folder,
     save_checkpoint,
@@ -296,6 +297,7 @@ class TrainingState:
             if number >= self.keep_last:
                 path.unlink(missing_ok=True)
 
+    @explain_damaged_state
     def load(self, path: Path) -> tuple[Progress, DataReport]:
         """Restore a checkpoint; returns how far its run was, and what it could not use.
 

@@ -1,10 +1,12 @@
 """Checkpoints: tensors and plain values, written so that a crash never costs the last good one."""
 
+import functools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,9 +23,11 @@ from utils.checkpoint.unpickling import (
     find_damaged_part,
     read_torch_file,
 )
+from utils.errors import UserError
 from utils.files import atomic_write, sync_file
 from utils.run_dir import CONFIG_NAME
 
+T = TypeVar("T")
 MAX_CONFIG_VALUES = 100_000  # of a configuration; so many letters of a text count as another:
 LETTERS_PER_VALUE = 100
 MAX_CONFIG_TENSOR = 1_000  # numbers of a tensor in a configuration
@@ -46,6 +50,30 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             f"{path}: the checkpoint can't be written ({error}); {kept}. "
             "Free disk space or set trainer.save_dir, then resume with -r"
         ) from error
+
+
+def explain_damaged_state(restore: Callable[..., T]) -> Callable[..., T]:
+    """Let a method ``(self, path, …)``, which restores what a file holds, say what is wrong there.
+
+    What a training state should be its parts know, torch's among them, each by errors of its own.
+    """
+
+    @functools.wraps(restore)
+    def explain(self: Any, path: Path, *args: Any, **keywords: Any) -> T:
+        try:
+            return restore(self, path, *args, **keywords)
+        except UserError:
+            raise
+        except (
+            ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
+        ) as error:  # fmt: skip
+            text = (str(error).splitlines() or [""])[0]
+            raise CheckpointError(
+                f"{path}: can't be resumed, its training state is damaged ({type(error).__name__}: "
+                f"{text}); to start from its weights alone, set arch.args.load_checkpoint"
+            ) from error
+
+    return explain
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
