@@ -451,7 +451,7 @@ def _insert_contents(connection: database.sqlite3.Connection, contents: IndexCon
             for line, words in enumerate((text[:half], text[half:]))
         ),
     )
-    insert("INSERT INTO words VALUES (?, ?)", enumerate(contents.vocabulary, 1))
+    insert("INSERT INTO words (id, text) VALUES (?, ?)", enumerate(contents.vocabulary, 1))
     connection.execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
     entry = np.repeat(np.arange(1, size + 1), ENTRY_WORDS)
     track = 2 * entry - 1 + np.tile(np.repeat([0, 1], half), size)

@@ -9,9 +9,12 @@ from typing import Literal, NamedTuple
 Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = ("hybrid", "semantic", "keyword")
 _FORMER_MODES = {"fused": "hybrid", "meaning": "semantic", "words": "keyword"}
+# ``variant``: the same word, or a part of it, written with other signs, marks or digits; see
+# ``retrieval.index.words``. ``pieces``: what is one word in the query is several words beside each
+# other in the line, or the other way round; of scripts without blanks, its pieces stand there.
 # ``fuzzy``: some letters away; see ``retrieval.search.keyword.Term.max_distance``. ``similar``: of
 # like meaning, where that is asked for; see ``retrieval.search.word_vectors``.
-MatchKind = Literal["exact", "prefix", "substring", "fuzzy", "similar"]
+MatchKind = Literal["exact", "variant", "pieces", "prefix", "substring", "fuzzy", "similar"]
 # ``read`` in the picture, ``spoken`` (subtitles or speech), or the ``name`` of the file.
 TrackKind = Literal["read", "spoken", "name"]
 Sort = Literal["relevance", "newest", "oldest", "longest", "shortest", "name"]

@@ -7,7 +7,6 @@ are on the disk before it. Shapes: E width of the common space.
 
 import json
 import os
-import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -20,7 +19,14 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from retrieval.errors import IndexFolderError
-from retrieval.index.words import get_words
+from retrieval.index.words import (
+    fold_formerly,
+    get_words,
+    list_index_words,
+    list_pieces,
+    reduce_word,
+    split_at_signs,
+)
 from retrieval.results import TrackKind
 from utils.errors import UserError
 from utils.files import FileStamp, hash_file
@@ -28,8 +34,9 @@ from utils.files import FileStamp, hash_file
 DATABASE = "index.db"
 # Format 2 may have vectors of frames, another model than its first one, or none. Format 3 has lines
 # that are spoken, and the names of the videos as lines, which formats before can't tell from those
-# that were read. All are read, and become the last one when they are written to.
-FORMAT_VERSION = 3
+# that were read. Format 4 has the reduced forms of words. All are read, and become the last one
+# when they are written to; until then words are found in their written form only.
+FORMAT_VERSION = 4
 FIRST_QUERY_ENCODER = "query_encoder"  # folder, of the model that an index is made with
 APPLICATION_ID = 0x54565258  # "TVRX": tells our databases from others
 NO_INDEX = "index.py makes one: python index.py VIDEOS --out {}"
@@ -53,14 +60,21 @@ CREATE TABLE tracks (
     score REAL NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, boxes BLOB NOT NULL,
     kind TEXT NOT NULL DEFAULT 'read');
 CREATE INDEX tracks_of_video ON tracks (video_id);
-CREATE TABLE words (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
-CREATE VIRTUAL TABLE words_fts USING fts5 (
-    text, content='words', content_rowid='id', tokenize='trigram');
+CREATE TABLE words (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, reduced TEXT);
 CREATE TABLE postings (
     word_id INTEGER NOT NULL, entry_id INTEGER NOT NULL, track_id INTEGER NOT NULL,
     PRIMARY KEY (word_id, entry_id, track_id)) WITHOUT ROWID;
 CREATE INDEX postings_of_entry ON postings (entry_id);
 """
+# What finds parts of words: trigrams, and neighbours of scripts without blanks. ``reduced`` is NULL
+# where it is the written form.
+_WORD_PARTS = """
+CREATE VIRTUAL TABLE words_fts USING fts5 (
+    text, reduced, content='words', content_rowid='id', tokenize='trigram');
+CREATE TABLE pieces (
+    piece TEXT NOT NULL, word_id INTEGER NOT NULL, PRIMARY KEY (piece, word_id)) WITHOUT ROWID;
+"""
+SCHEMA += _WORD_PARTS
 
 
 @dataclass(frozen=True)
@@ -176,17 +190,17 @@ def create_database(folder: Path, meta: dict[str, Any]) -> None:
 
 def upgrade_database(connection: sqlite3.Connection) -> None:
     """Bring a database that is open for writing to the last format, in one commit."""
-    if _read_version(connection) >= FORMAT_VERSION:
+    version = read_version(connection)
+    if version >= FORMAT_VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute("ALTER TABLE tracks ADD COLUMN kind TEXT NOT NULL DEFAULT 'read'")
-        videos = connection.execute("SELECT id, path, duration_s FROM videos").fetchall()
-        entries = read_entries(connection)
-        for video_id, path, duration_s in videos:
-            ids = [entry.id for entry in entries.get(video_id, [])]
-            track = build_name_track(os.fsdecode(path), duration_s, len(ids))
-            insert_track(connection, video_id, track, ids)
+        if version < 3:
+            connection.execute("ALTER TABLE tracks ADD COLUMN kind TEXT NOT NULL DEFAULT 'read'")
+        _reduce_words(connection)
+        _respell_tracks(connection)
+        for (video_id,) in connection.execute("SELECT id FROM videos").fetchall():
+            _replace_tracks(connection, video_id, "name", [])
         write_meta(connection, {"commits": read_meta(connection)["commits"] + 1})
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         connection.execute("COMMIT")
@@ -194,6 +208,40 @@ def upgrade_database(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _reduce_words(connection: sqlite3.Connection) -> None:
+    """Give the words of a former format their reduced forms."""
+    connection.execute("ALTER TABLE words ADD COLUMN reduced TEXT")
+    connection.execute("DROP TABLE words_fts")
+    for statement in filter(str.strip, _WORD_PARTS.split(";")):
+        connection.execute(statement)
+    for word_id, text in connection.execute("SELECT id, text FROM words").fetchall():
+        reduced = reduce_word(text)
+        if reduced != text:
+            values = reduced, word_id
+            connection.execute("UPDATE words SET reduced = ? WHERE id = ?", values)
+        _insert_pieces(connection, word_id, reduced)
+    connection.execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
+
+
+def _respell_tracks(connection: sqlite3.Connection) -> None:
+    """Give the lines of a former format the words that they have now, where these are others."""
+    in_entries = (
+        "SELECT DISTINCT entry_id FROM postings WHERE track_id = ? AND entry_id IN "
+        "(SELECT id FROM entries WHERE video_id = ?)"
+    )
+    rows = connection.execute(
+        "SELECT id, video_id, text FROM tracks WHERE kind != 'name'"
+    ).fetchall()
+    for track_id, video_id, text in rows:
+        words = list_index_words(text)
+        if words.keys() == {fold_formerly(word) for word in get_words(text)}:
+            continue
+        found = connection.execute(in_entries, (track_id, video_id)).fetchall()
+        keys = [(entry, track_id) for (entry,) in found]
+        connection.executemany("DELETE FROM postings WHERE entry_id = ? AND track_id = ?", keys)
+        _insert_words(connection, words, keys)
 
 
 def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
@@ -220,19 +268,27 @@ def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
             _check_version(connection, folder)
             if writing:
                 connection.execute("PRAGMA synchronous = FULL")
-            elif _read_version(connection) < 3:  # all lines of such an index were read
-                connection.execute(
-                    "CREATE TEMP VIEW tracks AS SELECT *, 'read' AS kind FROM main.tracks"
-                )
+            else:
+                _add_missing_columns(connection)
         except sqlite3.Error as error:
             raise explain_read_error(folder, error) from error
         stack.pop_all()
     return connection
 
 
+def _add_missing_columns(connection: sqlite3.Connection) -> None:
+    """Let an index of a former format be read as one of the last."""
+    version = read_version(connection)
+    view = "CREATE TEMP VIEW {0} AS SELECT *, {1} FROM main.{0}"
+    if version < 3:  # all lines of such an index were read
+        connection.execute(view.format("tracks", "'read' AS kind"))
+    if version < 4:
+        connection.execute(view.format("words", "NULL AS reduced"))
+
+
 def _check_version(connection: sqlite3.Connection, folder: Path) -> None:
     found = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = _read_version(connection)
+    version = read_version(connection)
     if found != APPLICATION_ID:
         raise IndexFolderError(f"{folder}: holds no finished index; {NO_INDEX.format(folder)}")
     if version > FORMAT_VERSION:
@@ -242,7 +298,8 @@ def _check_version(connection: sqlite3.Connection, folder: Path) -> None:
         )
 
 
-def _read_version(connection: sqlite3.Connection) -> int:
+def read_version(connection: sqlite3.Connection) -> int:
+    """Return the format of an index."""
     return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
@@ -349,7 +406,7 @@ def build_name_track(path: str, duration_s: float, num_entries: int) -> NewTrack
 
     ``2019/charlie_chaplin.mp4`` is ``2019 charlie chaplin``.
     """
-    words = re.sub(r"[\W_]+", " ", os.path.splitext(path)[0]).strip()
+    words = split_at_signs(os.path.splitext(path)[0])
     nowhere = np.zeros((0, 5), np.float32)
     return NewTrack(words, 1.0, 0.0, duration_s, nowhere, tuple(range(num_entries)), "name")
 
@@ -365,19 +422,35 @@ def insert_track(
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
         (video_id, *values),
     ).lastrowid
-    for word in dict.fromkeys(get_words(track.text)):
-        word_id = _find_or_insert_word(connection, word)
-        rows = ((word_id, entries[position], track_id) for position in track.seen_in)
+    places = [(entries[position], track_id) for position in track.seen_in]
+    _insert_words(connection, list_index_words(track.text), places)
+
+
+def _insert_words(
+    connection: sqlite3.Connection, words: Mapping[str, str], places: Sequence[tuple[int, int]]
+) -> None:
+    """Insert the words of a line, with their reduced forms, for its entries and its own id."""
+    for text, reduced in words.items():
+        word_id = _find_or_insert_word(connection, text, reduced)
+        rows = ((word_id, *place) for place in places)
         connection.executemany("INSERT INTO postings VALUES (?, ?, ?)", rows)
 
 
-def _find_or_insert_word(connection: sqlite3.Connection, text: str) -> int:
+def _find_or_insert_word(connection: sqlite3.Connection, text: str, reduced: str) -> int:
     row = connection.execute("SELECT id FROM words WHERE text = ?", (text,)).fetchone()
     if row is not None:
         return row[0]
-    word_id = connection.execute("INSERT INTO words (text) VALUES (?)", (text,)).lastrowid
-    connection.execute("INSERT INTO words_fts (rowid, text) VALUES (?, ?)", (word_id, text))
+    forms = text, reduced if reduced != text else None
+    word_id = connection.execute("INSERT INTO words (text, reduced) VALUES (?, ?)", forms).lastrowid
+    of_parts = "INSERT INTO words_fts (rowid, text, reduced) VALUES (?, ?, ?)"
+    connection.execute(of_parts, (word_id, *forms))
+    _insert_pieces(connection, word_id, reduced)
     return word_id
+
+
+def _insert_pieces(connection: sqlite3.Connection, word_id: int, reduced: str) -> None:
+    rows = ((piece, word_id) for piece in list_pieces(reduced))
+    connection.executemany("INSERT INTO pieces VALUES (?, ?)", rows)
 
 
 def rename_videos(connection: sqlite3.Connection, names: Mapping[int, str]) -> None:

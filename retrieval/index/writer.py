@@ -231,6 +231,7 @@ class IndexWriter:
             # In ascending order, so that a row is free when an entry is given it.
             self._database.executemany("UPDATE entries SET row = ? WHERE row = ?", moved)
             execute("DELETE FROM words WHERE id NOT IN (SELECT word_id FROM postings)")
+            execute("DELETE FROM pieces WHERE word_id NOT IN (SELECT id FROM words)")
             execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
             counts = {counted: len(rows) for counted, rows in kept.items()}
             database.write_meta(self._database, counts | {"generation": new, "ann": None})

@@ -1,8 +1,10 @@
 """Keyword search: which words of the videos a query's words match, and how well.
 
-Of a term's matches in an entry the best one counts: exact before prefix before substring before
-fuzzy (``retrieval.search.misreading``), and a longer share of the word before a shorter one. What
-is said counts as what is read; the words of a file's name count less.
+Of a term's matches in an entry the best one counts: exact before variant (the same word with other
+signs, marks or digits: ``retrieval.index.words``) before pieces (one word that is written as
+several, or several as one) before prefix before substring before fuzzy
+(``retrieval.search.misreading``), and a longer share of the word before a shorter one. What is said
+counts as what is read; the words of a file's name count less.
 
 The evidence of a match is in nats: how surprising it would be of an entry that was drawn at random,
 which is ``ln(1 + entries / entries that match at least as well)`` (the inverse document frequency,
@@ -19,7 +21,7 @@ import math
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,7 +30,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_loader.readers.container import SEARCHABLE_EXTENSIONS
-from retrieval.index.words import get_words
+from retrieval.index.words import (
+    find_joined,
+    fold_formerly,
+    get_words,
+    is_unspaced,
+    list_pieces,
+    measure_pieces,
+    reduce_word,
+    split_at_signs,
+)
 from retrieval.results import MatchKind, WordMatch
 from retrieval.search.misreading import (
     LOOKALIKE_SCORE,
@@ -36,12 +47,28 @@ from retrieval.search.misreading import (
     is_plausible,
     score_edits,
 )
-from retrieval.search.snapshot import Line, Postings, Snapshot, Vocabulary, read_lines
+from retrieval.search.snapshot import (
+    MAX_LETTERS,
+    Line,
+    Postings,
+    Snapshot,
+    Vocabulary,
+    read_lines,
+)
 
 MAX_WORDS = 500  # that contain a term: the shortest
+MAX_SENTENCES = 5000  # the same where words are whole sentences, in scripts without blanks
+MAX_PLACES = 2000  # of the rarest piece of a word; more is a word of its own
+MAX_JOINED = 4  # words of a query, or of a line, that may be one word
+_MAX_JOINED_LETTERS = 3  # the same of words without digits
 MAX_MATCHES = 50  # of a hit
 # Least score of a match of a kind, and what the covered share of the word adds.
 _SCORES = {"exact": (1.0, 0.0), "prefix": (0.65, 0.3), "substring": (0.35, 0.3)}
+# The same of a match of reduced forms, times that of the written ones; and of pieces: with few
+# letters these are mostly words by themselves.
+_VARIANT_SCORE, _PIECES_SCORE, _SHORT_PIECES_SCORE = 0.97, 0.95, 0.5
+# Share of a word without blanks that has to be there in pieces, and its score: less than a part's.
+_MIN_PIECES, _SCATTERED_SCORE = 0.75, 0.35
 # Of a term of few letters, which has nothing to do with most of the longer words that begin with it
 # or have it within: at least, and what the cube of the covered share adds at a beginning.
 _SHORT_SCORE, _SHORT_PREFIX = 0.1, 0.8
@@ -50,6 +77,7 @@ _MIN_LETTERS = 4  # of a term that says more
 _SIMILAR_SCORE = 0.05
 NAME_SCORE = 0.8  # of the name of a file, times that of the match
 _TRIGRAM = 3
+_AFTER_ALL = "\U0010ffff"  # comes after all texts that begin with the same
 # What terms in one line add, as a share of all but the best of them: at least, and at most where
 # they stand in the query's order, beside each other.
 _SAME_LINE, _ADJACENT = 0.25, 0.5
@@ -81,6 +109,13 @@ class Term:
     text: str  # folded; the words of a phrase are one blank apart
     quoted: bool = False  # whether it is found only as it stands
     like_meaning: bool = False  # whether words of like meaning match it, too
+    # What it is as one word with its neighbours in the query, reduced; says nothing of the term.
+    joined: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def reduced(self) -> str:
+        """Its reduced form."""
+        return reduce_word(self.text)
 
     @property
     def words(self) -> list[str]:
@@ -107,11 +142,23 @@ def parse_terms(query: str, like_meaning: bool = False) -> list[Term]:
     phrases = [phrase for phrase in phrases if phrase.text]
     rest = _QUOTED.sub(" ", query)
     for text in (rest[_OPENING.match(rest).end() :], rest):  # type: ignore[union-attr]
-        words = [Term(word, like_meaning=like_meaning) for word in get_words(text)]
+        words = _join_neighbours([Term(w, like_meaning=like_meaning) for w in get_words(text)])
         naming = [word for word in words if word.text not in FUNCTION_WORDS]
         if naming or phrases:
             return list(dict.fromkeys(phrases + naming))
     return list(dict.fromkeys(words))
+
+
+def _join_neighbours(terms: Sequence[Term]) -> list[Term]:
+    """Return terms that know what they are as one word with their neighbours."""
+    reduced = [term.reduced for term in terms]
+    joined: list[list[str]] = [[] for _ in terms]
+    for first in range(len(terms)):
+        for end in range(first + 2, min(first + MAX_JOINED, len(terms)) + 1):
+            text = "".join(reduced[first:end])
+            for number in range(first, end if len(text) <= MAX_LETTERS else first):
+                joined[number].append(text)
+    return [replace(term, joined=tuple(of)) for term, of in zip(terms, joined, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -119,9 +166,12 @@ class VocabularyMatch:
     """A word of the videos that a term matches."""
 
     word_id: int
-    text: str  # folded
+    text: str  # folded; words that stand beside each other are one blank apart
     kind: MatchKind
     score: float  # in (0, 1]
+
+
+_NO_ENTRIES = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -140,6 +190,8 @@ class TermMatch:
     place_evidence: NDArray  # (P,) float64
     line_tracks: NDArray  # (L,) int64 ids of the lines, ascending
     line_evidence: NDArray  # (L,) float64, of the best match in each
+    # (M,) int64 ids of the entries in whose lines it is several words
+    in_pieces: NDArray = field(default_factory=lambda: _NO_ENTRIES)
 
     def find_best(self, words: Sequence[str]) -> VocabularyMatch | None:
         """Return the best match of the term in the words of a line, or None."""
@@ -147,6 +199,11 @@ class TermMatch:
         if phrase is not None and _has_phrase(words, phrase):
             return VocabularyMatch(0, phrase, "exact", 1.0)
         matches = [self.words[word] for word in words if word in self.words]
+        if self.kind == "pieces" or len(self.in_pieces):
+            joined = find_joined(words, self.term.reduced)
+            if joined is not None:
+                score = _score_pieces(self.term.reduced)
+                matches.append(VocabularyMatch(0, joined, "pieces", score))
         return max(matches, key=lambda match: match.score, default=None)
 
     @property
@@ -159,7 +216,10 @@ class TermMatch:
         """How it is matched at best; None: it is not."""
         if not len(self.entries):
             return None
-        return next((word.kind for word in self.words.values()), "exact")
+        best = next(iter(self.words.values()), None)
+        if len(self.in_pieces) and (best is None or best.score < _score_pieces(self.term.reduced)):
+            return "pieces"
+        return "exact" if best is None else best.kind
 
     def count_numbers(self) -> int:
         """Return how many numbers its arrays have."""
@@ -181,10 +241,31 @@ def match_terms(
     """Look up terms; those that no entry has have no entries."""
 
     def match(term: Term) -> TermMatch:
-        match_term = _match_phrase if term.quoted else _match_word
-        return match_term(connection, snapshot, term)
+        if not snapshot.has_reduced:
+            term = replace(term, text=" ".join(map(fold_formerly, term.words)), joined=())
+        if term.quoted:
+            return snapshot.keep(
+                term, partial(_match_phrase, connection, snapshot, term), TermMatch.count_numbers
+            )
+        joined = _find_joined_words(snapshot.load_vocabulary(connection), term)
+        make = partial(_match_word, connection, snapshot, term, joined)
+        return snapshot.keep((term, *joined), make, TermMatch.count_numbers)
 
-    return [snapshot.keep(term, partial(match, term), TermMatch.count_numbers) for term in terms]
+    return [match(term) for term in terms]
+
+
+def _find_joined_words(vocabulary: Vocabulary, term: Term) -> list[VocabularyMatch]:
+    """Return the words that a term is together with its neighbours in the query."""
+    return [
+        VocabularyMatch(*word, "pieces", _score_pieces(text))
+        for text in term.joined
+        for word in vocabulary.find_same(text)
+    ]
+
+
+def _score_pieces(reduced: str) -> float:
+    is_short = len(reduced) < _MIN_LETTERS and reduced.isascii() and reduced.isalpha()
+    return _SHORT_PIECES_SCORE if is_short else _PIECES_SCORE
 
 
 def score_entries(connection: sqlite3.Connection, matches: Sequence[TermMatch]) -> WordScores:
@@ -228,7 +309,7 @@ def _score_shared_lines(
     best = np.argsort(-sums, kind="stable")[:_MAX_READ]
     lines = read_lines(connection, tracks[best].tolist())
     for position in best.tolist():
-        words = get_words(lines[int(tracks[position])].text)
+        words = lines[int(tracks[position])].words
         shares[position] += (_ADJACENT - _SAME_LINE) * _measure_order(words, matches)
     more = shares * (sums - of_terms.max(axis=0))
     ids, of_place = [], []
@@ -307,7 +388,7 @@ def find_matches(
             best = sorted(lines, key=lambda track: -sum(lines[track].values()))[:MAX_MATCHES]
             of_entry[entry] = {track: lines[track] for track in best}
     read = read_lines(connection, sorted({t for lines in of_entry.values() for t in lines}))
-    words = {track: get_words(line.text) for track, line in read.items()}
+    words = {track: line.words for track, line in read.items()}
     found = {}
     for entry, lines in of_entry.items():
         own = [
@@ -361,8 +442,13 @@ def find_entries_showing(
     return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
 
 
-def _match_word(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) -> TermMatch:
-    words = _match_vocabulary(connection, snapshot, term)
+def _match_word(
+    connection: sqlite3.Connection,
+    snapshot: Snapshot,
+    term: Term,
+    joined: Sequence[VocabularyMatch],
+) -> TermMatch:
+    words = _match_vocabulary(connection, snapshot, term, joined)
     postings = snapshot.find_postings(connection, [word.word_id for word in words])
     found = [postings[word.word_id] for word in words]
     scores = [np.full(len(own.entries), word.score) for own, word in zip(found, words, strict=True)]
@@ -370,9 +456,60 @@ def _match_word(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) 
     if parts is not None:  # the words of names stand apart: IMG_4711.mp4 is "IMG 4711"
         found.append(Postings(*_find_phrase(connection, parts)))
         scores.append(np.ones(len(found[-1].entries)))
+    in_pieces = _find_pieces(connection, snapshot.load_vocabulary(connection), term)
+    if len(in_pieces.entries):
+        found.append(in_pieces)
+        scores.append(np.full(len(in_pieces.entries), _score_pieces(term.reduced)))
     places = _join([own.entries for own in found]), _join([own.tracks for own in found])
     by_text = {word.text: word for word in words}
-    return _weigh_places(connection, snapshot, term, by_text, places, _join(scores, np.float64))
+    match = _weigh_places(connection, snapshot, term, by_text, places, _join(scores, np.float64))
+    return replace(match, in_pieces=np.unique(in_pieces.entries))
+
+
+def _find_pieces(connection: sqlite3.Connection, vocabulary: Vocabulary, term: Term) -> Postings:
+    """Return where a term stands in pieces: ``CA SINO``, ``555 0123``."""
+    has_digits = any(map(str.isdecimal, term.reduced))
+    cuts = vocabulary.list_cuts(term.reduced, MAX_JOINED if has_digits else _MAX_JOINED_LETTERS)
+    found: set[tuple[int, int]] = set()
+    for cut in cuts:
+        found |= _find_together(
+            connection, [[word for word, _ in vocabulary.find_same(piece)] for piece in cut]
+        )
+    lines = read_lines(connection, sorted({track for _, track in found}))
+    fitting = {
+        track for track, line in lines.items() if find_joined(line.words, term.reduced) is not None
+    }
+    places = sorted(place for place in found if place[1] in fitting)
+    entries, tracks = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    return Postings(np.ascontiguousarray(entries), np.ascontiguousarray(tracks))
+
+
+def _find_together(
+    connection: sqlite3.Connection, pieces: Sequence[Sequence[int]]
+) -> set[tuple[int, int]]:
+    """Return the entries and lines that have a word (by its id) of each piece.
+
+    None where all pieces stand in more than ``MAX_PLACES``: these are words, and no pieces.
+    """
+    chosen = [f"word_id IN ({', '.join(map(str, words))})" for words in pieces]
+    counts = [
+        connection.execute(
+            f"SELECT COUNT(*) FROM (SELECT 1 FROM postings WHERE {of_piece} LIMIT ?)",
+            (MAX_PLACES + 1,),
+        ).fetchone()[0]
+        for of_piece in chosen
+    ]
+    if min(counts) > MAX_PLACES:
+        return set()
+    rarest = counts.index(min(counts))
+    others = "".join(
+        " AND EXISTS (SELECT 1 FROM postings AS other WHERE other.entry_id = own.entry_id "
+        f"AND other.track_id = own.track_id AND other.{of_piece})"
+        for number, of_piece in enumerate(chosen)
+        if number != rarest
+    )
+    statement = f"SELECT entry_id, track_id FROM postings AS own WHERE {chosen[rarest]}{others}"
+    return set(connection.execute(statement))
 
 
 def _join(parts: Sequence[NDArray], dtype: type = np.int64) -> NDArray:
@@ -416,23 +553,64 @@ def _weigh_places(
 
 
 def _match_vocabulary(
-    connection: sqlite3.Connection, snapshot: Snapshot, term: Term
+    connection: sqlite3.Connection,
+    snapshot: Snapshot,
+    term: Term,
+    joined: Sequence[VocabularyMatch],
 ) -> list[VocabularyMatch]:
     """Return the words of the videos that an unquoted term matches, best first."""
-    found = {}
-    for word_id, text in _find_containing(connection, term.text):
-        kind: MatchKind = "prefix" if text.startswith(term.text) else "substring"
-        kind = "exact" if text == term.text else kind
-        found[word_id] = VocabularyMatch(word_id, text, kind, _score_part(term.text, text, kind))
+    vocabulary = snapshot.load_vocabulary(connection)
+    found = _match_parts(connection, snapshot, term)
+    found += joined
     if term.text not in FUNCTION_WORDS:
-        for fuzzy in _match_fuzzily(snapshot.load_vocabulary(connection), term):
-            found.setdefault(fuzzy.word_id, fuzzy)
+        found += _match_fuzzily(vocabulary, term)
     if term.like_meaning:
         words = snapshot.load_similar_words(connection)
         for word_id, text, cosine in words.find_similar(term.text):
             similar = VocabularyMatch(word_id, text, "similar", _SIMILAR_SCORE * cosine)
-            found.setdefault(word_id, similar)
-    return sorted(found.values(), key=lambda word: -word.score)
+            found.append(similar)
+    best: dict[int, VocabularyMatch] = {}
+    for match in sorted(found, key=lambda match: -match.score):
+        best.setdefault(match.word_id, match)
+    return list(best.values())
+
+
+def _match_parts(
+    connection: sqlite3.Connection, snapshot: Snapshot, term: Term
+) -> list[VocabularyMatch]:
+    """Return the words that contain a term, in their written form or in the reduced one."""
+    reduced = term.reduced
+    by_pieces = snapshot.has_reduced and is_unspaced(reduced)
+    rows = _find_containing(connection, term.text, reduced, by_pieces)
+    found = [_match_part(term.text, reduced, *row) for row in rows]
+    if min(len(term.text), len(reduced)) < _TRIGRAM and not by_pieces:
+        same = snapshot.load_vocabulary(connection).find_same(reduced)
+        found += [_match_part(term.text, reduced, *word, reduced) for word in same]
+    elif by_pieces and len(reduced) >= _TRIGRAM:
+        found += _match_scattered(connection, reduced)
+    return [match for match in found if match is not None]
+
+
+def _match_part(
+    written: str, reduced: str, word_id: int, text: str, form: str | None
+) -> VocabularyMatch | None:
+    """Return the match of a word, given its reduced form, with a part of it, or all of it."""
+    form = text if form is None else form
+    if written in text and " " not in text:
+        kind = _name_part(written, text)
+        return VocabularyMatch(word_id, text, kind, _score_part(written, text, kind))
+    if reduced not in form:
+        return None
+    score = _score_part(reduced, form, _name_part(reduced, form))
+    if " " in text:  # letters that are spaced out
+        return VocabularyMatch(word_id, text, "pieces", _score_pieces(reduced) * score)
+    return VocabularyMatch(word_id, text, "variant", _VARIANT_SCORE * score)
+
+
+def _name_part(part: str, word: str) -> MatchKind:
+    if part == word:
+        return "exact"
+    return "prefix" if word.startswith(part) else "substring"
 
 
 def _score_part(part: str, word: str, kind: MatchKind) -> float:
@@ -449,7 +627,7 @@ def _match_fuzzily(vocabulary: Vocabulary, term: Term) -> list[VocabularyMatch]:
     """Return the words that a term may have been misread as, or mistyped for."""
     found = [
         VocabularyMatch(word_id, text, "fuzzy", LOOKALIKE_SCORE)
-        for word_id, text in vocabulary.find_lookalikes(term.text)
+        for word_id, text in vocabulary.find_lookalikes(term.text, term.reduced)
     ]
     found += [
         VocabularyMatch(word_id, text, "fuzzy", score_edits(term.text, distance))
@@ -459,26 +637,57 @@ def _match_fuzzily(vocabulary: Vocabulary, term: Term) -> list[VocabularyMatch]:
     return [word for word in found if word.text not in FUNCTION_WORDS]
 
 
-def _find_containing(connection: sqlite3.Connection, text: str) -> list[tuple[int, str]]:
-    """Return id and text of the words that contain a text, shortest first.
+def _find_containing(
+    connection: sqlite3.Connection, text: str, reduced: str, by_pieces: bool
+) -> list[tuple[int, str, str | None]]:
+    """Return id, text and reduced form of the words that contain a text, shortest first.
 
-    One letter matches only the word that it is.
+    One letter matches only the word that it is. Of texts of fewer than three letters the reduced
+    form is not looked for, unless ``by_pieces``: in an unspaced script.
     """
-    if len(text) == 1 and text.isascii():
-        rows = connection.execute("SELECT id, text FROM words WHERE text = ?", (text,))
+    columns = "SELECT words.id, words.text, words.reduced FROM"
+    shortest = "ORDER BY length(ifnull(words.reduced, words.text)) LIMIT ?"
+    most = MAX_SENTENCES if by_pieces else MAX_WORDS
+    if by_pieces and len(reduced) < _TRIGRAM:
+        rows = connection.execute(
+            f"{columns} words WHERE id IN "
+            f"(SELECT word_id FROM pieces WHERE piece >= ? AND piece < ?) {shortest}",
+            (reduced, reduced + _AFTER_ALL, most),
+        )
+    elif len(text) == 1 and text.isascii():
+        rows = connection.execute(f"{columns} words WHERE text = ?", (text,))
     elif len(text) < _TRIGRAM:  # too short for the index of trigrams
-        rows = connection.execute(
-            "SELECT id, text FROM words WHERE instr(text, ?) ORDER BY length(text) LIMIT ?",
-            (text, MAX_WORDS),
-        )
+        rows = connection.execute(f"{columns} words WHERE instr(text, ?) {shortest}", (text, most))
     else:
-        quoted = '"' + text.replace('"', '""') + '"'
+        parts = {part for part in (text, reduced) if len(part) >= _TRIGRAM}
+        wanted = " OR ".join('"' + part.replace('"', '""') + '"' for part in parts)
         rows = connection.execute(
-            "SELECT rowid, text FROM words_fts WHERE words_fts MATCH ? "
-            "ORDER BY length(text) LIMIT ?",
-            (quoted, MAX_WORDS),
+            f"{columns} words_fts JOIN words ON words.id = words_fts.rowid "
+            f"WHERE words_fts MATCH ? {shortest}",
+            (wanted, most),
         )
-    return [(word_id, word) for word_id, word in rows if text in word]
+    return rows.fetchall()
+
+
+def _match_scattered(connection: sqlite3.Connection, reduced: str) -> list[VocabularyMatch]:
+    """Return the words of a script without blanks in which a term stands in pieces."""
+    pieces = [piece for piece in list_pieces(reduced) if len(piece) > 1]
+    least = math.ceil(_MIN_PIECES * len(reduced) / 2)  # as many of its neighbours, if it stands so
+    rows = connection.execute(
+        "SELECT id, text, reduced FROM words WHERE id IN (SELECT word_id FROM pieces "
+        f"WHERE piece IN ({', '.join('?' * len(pieces))}) GROUP BY word_id HAVING COUNT(*) >= ?) "
+        "ORDER BY length(text) LIMIT ?",
+        (*pieces, min(least, len(pieces)), MAX_SENTENCES),
+    )
+    shares = [
+        (word_id, text, measure_pieces(reduced, text if form is None else form))
+        for word_id, text, form in rows
+    ]
+    return [
+        VocabularyMatch(word_id, text, "pieces", _SCATTERED_SCORE * share)
+        for word_id, text, share in shares
+        if share >= _MIN_PIECES
+    ]
 
 
 @lru_cache(1024)
@@ -486,7 +695,9 @@ def _split_path(text: str) -> str | None:
     """Return the words of a term that may be a file's name, or None where it is one word."""
     if not any(map(str.isalpha, text)):
         return None  # 18.4 is a number
-    words = " ".join(re.sub(r"[\W_]+", " ", _ENDING.sub("", text)).split())
+    if text.endswith(("#", "++")):
+        return None  # C++ is a word
+    words = split_at_signs(_ENDING.sub("", text))
     return words if words and words != text else None
 
 
@@ -509,9 +720,7 @@ def _find_phrase(connection: sqlite3.Connection, text: str) -> tuple[NDArray, ND
     entries, tracks = np.ascontiguousarray(places.reshape(-1, 2).T)
     if " " in text:
         lines = read_lines(connection, np.unique(tracks).tolist())
-        fitting = [
-            track for track, line in lines.items() if _has_phrase(get_words(line.text), text)
-        ]
+        fitting = [track for track, line in lines.items() if _has_phrase(line.words, text)]
         fits = np.isin(tracks, np.array(fitting, dtype=np.int64))
         entries, tracks = entries[fits], tracks[fits]
     return entries, tracks

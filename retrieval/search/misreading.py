@@ -6,7 +6,9 @@ misread, and in a short word it makes another word: ``life`` is not ``like``.
 """
 
 _ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "|": "l", "!": "l", "5": "s", "8": "b",
-                        "2": "z"})  # fmt: skip
+                        "2": "z", "6": "g"})  # fmt: skip
+# Cyrillic and Greek letters whose capitals, mostly, are those of Latin ones.
+_ALIKE |= str.maketrans("авекмнорстухіјѕ" + "αβεζηικμνορτυχ", "abekmhopctyxljs" + "abezhlkmnoptyx")
 _PAIRS = (("rn", "m"), ("vv", "w"), ("cl", "d"))
 MIN_ALIKE = 3  # letters of a word that is compared by its shape
 LOOKALIKE_SCORE = 0.7

@@ -7,7 +7,8 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -18,6 +19,8 @@ from rapidfuzz.distance import OSA
 from retrieval.errors import UnknownEntryError
 from retrieval.index.ann import AnnIndex
 from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
+from retrieval.index.database import read_version
+from retrieval.index.words import fold_formerly, get_words
 from retrieval.index.writer import query_encoder_folder
 from retrieval.results import Box, Entry, TextTrack, TrackKind, Video
 from retrieval.search.calibration import MIN_ENTRIES, Calibration
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
 MAX_CACHED = 4_000_000  # places of words, 16 bytes each
 MAX_KEPT = 4_000_000  # numbers of what terms match, 8 bytes each
 MAX_TOGETHER = 8  # queries that are compared with all vectors at a time
-MAX_LETTERS = 32  # of a word that fuzzy search compares
+MAX_LETTERS = 32  # of a word that fuzzy search compares, or that is looked for in pieces
+MAX_CUTS = 50  # ways to cut a word into pieces: those whose shortest piece is the longest
+_MAX_LISTED = 1000  # of them, of which these are chosen
 _MAX_VALUES = 900  # of one statement, which SQLite limits
 
 Kept = TypeVar("Kept")
@@ -61,6 +66,13 @@ class Line(NamedTuple):
     end_s: float
     kind: TrackKind
     boxes: NDArray  # (F, 5) float32: time and corners; F is 0 without a place
+    is_former: bool = False  # whether the index has its words as formats before 4
+
+    @property
+    def words(self) -> list[str]:
+        """Its words, as the index has them."""
+        words = get_words(self.text)
+        return [fold_formerly(word) for word in words] if self.is_former else words
 
     @property
     def box(self) -> Box | None:
@@ -102,6 +114,7 @@ class Snapshot:
         without: ``vision`` and ``ocr`` -> (N, E) float32 of length 1, where the model fuses.
         dead: rows of videos that are gone.
         num_entries: N without the dead ones.
+        has_reduced: whether it has the reduced forms of words (``retrieval.index.words``).
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], connection: sqlite3.Connection) -> None:
@@ -121,6 +134,7 @@ class Snapshot:
         dead = connection.execute("SELECT row FROM dead_rows").fetchall()
         self.dead = np.array(dead, dtype=np.int64).ravel()
         self.num_entries = meta["num_rows"] - len(self.dead)
+        self.has_reduced = read_version(connection) >= 4
         self._scores = Batcher(self.vectors.score_together, MAX_TOGETHER)
         self._load_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._calibration: Calibration | None = None
@@ -168,7 +182,10 @@ class Snapshot:
         with self._load_lock:
             if self._vocabulary is None:
                 rows = connection.execute("SELECT id, text FROM words").fetchall()
-                self._vocabulary = Vocabulary(rows)
+                reduced = connection.execute(
+                    "SELECT id, reduced FROM words WHERE reduced IS NOT NULL"
+                )
+                self._vocabulary = Vocabulary(rows, dict(reduced))
             return self._vocabulary
 
     def load_similar_words(self, connection: sqlite3.Connection) -> "SimilarWords":
@@ -299,8 +316,9 @@ def read_postings(connection: sqlite3.Connection, words: Sequence[int]) -> dict[
 def read_lines(connection: sqlite3.Connection, tracks: Sequence[int]) -> dict[int, Line]:
     """Read lines of text by their ids."""
     columns = "SELECT id, text, start_s, end_s, kind, boxes FROM tracks WHERE id"
+    is_former = read_version(connection) < 4
     return {
-        track: Line(*values, np.frombuffer(blob, dtype=np.float32).reshape(-1, 5))
+        track: Line(*values, np.frombuffer(blob, dtype=np.float32).reshape(-1, 5), is_former)
         for track, *values, blob in select_in(connection, columns, tracks)
     }
 
@@ -395,27 +413,68 @@ def _read_tracks(connection: sqlite3.Connection, condition: str, value: int) -> 
 
 
 class Vocabulary:
-    """The distinct words of an index, given as (id, folded text), for fuzzy search."""
+    """The distinct words of an index, given as (id, folded text), for fuzzy search.
 
-    def __init__(self, words: Sequence[tuple[int, str]]) -> None:
+    Args:
+        reduced: their reduced forms by id, where these are not their texts.
+    """
+
+    def __init__(
+        self, words: Sequence[tuple[int, str]], reduced: Mapping[int, str] | None = None
+    ) -> None:
         self.words = [word for word in words if len(word[1]) <= MAX_LETTERS]
+        self._reduced = reduced or {}
         texts = [text for _, text in self.words]
         self._lengths = np.array([len(text) for text in texts], dtype=np.int16)
         self._letters = _list_letters(texts)
         self._alike: dict[str, list[int]] = {}  # what look-alikes share -> positions of the words
-        for position, text in enumerate(texts):
-            if len(text) >= MIN_ALIKE:
-                self._alike.setdefault(fold_lookalikes(text), []).append(position)
+        forms = [self._reduced.get(*word) for word in self.words]
+        self._forms = set(forms)
+        for position, form in enumerate(forms):
+            for key in {fold_lookalikes(form), fold_lookalikes(texts[position])}:
+                self._alike.setdefault(key, []).append(position)
 
-    def find_lookalikes(self, text: str) -> list[tuple[int, str]]:
+    def find_same(self, reduced: str) -> list[tuple[int, str]]:
+        """Return (id, word) of the words with this reduced form."""
+        if reduced not in self._forms:
+            return []
+        found = [self.words[position] for position in self._alike[fold_lookalikes(reduced)]]
+        return [word for word in found if self._reduced.get(*word) == reduced]
+
+    def find_lookalikes(self, text: str, reduced: str) -> list[tuple[int, str]]:
         """Return (id, word) of the other words that are the same but for letters that look alike.
 
         See ``retrieval.search.misreading``.
         """
-        if len(text) < MIN_ALIKE:
+        if len(reduced) < MIN_ALIKE:
             return []
-        found = [self.words[position] for position in self._alike.get(fold_lookalikes(text), ())]
-        return [(word_id, word) for word_id, word in found if word != text]
+        keys = {fold_lookalikes(reduced), fold_lookalikes(text)}
+        found = [self.words[position] for key in keys for position in self._alike.get(key, ())]
+        return [word for word in found if word[1] != text and " " not in word[1]]
+
+    def list_cuts(self, reduced: str, most: int) -> list[tuple[str, ...]]:
+        """Return ways to cut a reduced word into 2 … ``most`` words, by their reduced forms.
+
+        More than two words have two letters each at least.
+        """
+        if len(reduced) > MAX_LETTERS:
+            return []
+        has_digits = any(map(str.isdecimal, reduced))
+        cuts = [
+            pieces
+            for pieces in islice(self._cut(reduced, most), _MAX_LISTED)
+            if len(pieces) == 2 or (len(pieces) > 2 and (has_digits or min(map(len, pieces)) > 1))
+        ]
+        return sorted(cuts, key=lambda pieces: (-min(map(len, pieces)), len(pieces)))[:MAX_CUTS]
+
+    def _cut(self, text: str, most: int) -> Iterator[tuple[str, ...]]:
+        forms = self._forms
+        if text in forms:
+            yield (text,)
+        for end in range(1, len(text) if most > 1 else 0):
+            if text[:end] in forms:
+                for rest in self._cut(text[end:], most - 1):
+                    yield text[:end], *rest
 
     def find_similar(self, text: str, max_distance: int) -> list[tuple[int, str, int]]:
         """Return (id, word, distance) of the words at a distance of 1 … ``max_distance``.

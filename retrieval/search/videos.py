@@ -218,10 +218,11 @@ def _describe_term(
 ) -> QueryTerm:
     """Return in how many of the videos a term has a match of its best kind."""
     best = [word.word_id for word in match.words.values() if word.kind == match.kind]
-    entries = match.entries
+    entries = match.in_pieces if match.kind == "pieces" else match.entries
     if best and not match.is_phrase:
         postings = snapshot.find_postings(connection, best)
-        entries = np.concatenate([found.entries for found in postings.values()])
+        more = match.in_pieces if match.kind == "pieces" else match.in_pieces[:0]
+        entries = np.concatenate([more, *(found.entries for found in postings.values())])
     numbers = np.unique(table.videos[snapshot.find_rows_of(entries)])
     count = sum(number in videos for number in numbers.tolist())
     return QueryTerm(match.term.text, count, match.kind if count else None)

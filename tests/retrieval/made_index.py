@@ -1,6 +1,8 @@
 """Index folders without a model: embeddings and lines of text as a test wants them."""
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from retrieval.index.arrays import EMBEDDINGS, FRAMES
 from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.vectors import Vectors
+from retrieval.index.words import fold_formerly, get_words
 from retrieval.index.writer import IndexWriter, lock_index
 
 WIDTH = 16
@@ -66,3 +69,35 @@ def index_of_lines(folder: Path, lines: Sequence[Sequence[str]]) -> Path:
     videos = [made_video(f"{i}.mp4", texts, rows[i : i + 1]) for i, texts in enumerate(lines)]
     add(folder, *videos)
     return folder
+
+
+FORMER_WORDS = """
+DROP TABLE pieces;
+DROP TABLE words_fts;
+ALTER TABLE words DROP COLUMN reduced;
+CREATE VIRTUAL TABLE words_fts USING fts5 (
+    text, content='words', content_rowid='id', tokenize='trigram');
+"""
+FORMER_TRACKS = """
+DELETE FROM postings WHERE track_id IN (SELECT id FROM tracks WHERE kind != 'read');
+DELETE FROM tracks WHERE kind != 'read';
+ALTER TABLE tracks DROP COLUMN kind;
+"""
+
+
+def make_former(folder: Path, version: int) -> None:
+    """Make an index one of format 2 or 3, as releases of before wrote it."""
+    with closing(sqlite3.connect(folder / "index.db")) as connection, connection:
+        connection.executescript(FORMER_WORDS + (FORMER_TRACKS if version < 3 else ""))
+        rows = connection.execute(
+            "SELECT DISTINCT track_id, entry_id, text FROM postings "
+            "JOIN tracks ON tracks.id = track_id"
+        ).fetchall()
+        connection.executescript("DELETE FROM postings; DELETE FROM words;")
+        for track, entry, text in rows:
+            for word in dict.fromkeys(map(fold_formerly, get_words(text))):
+                connection.execute("INSERT OR IGNORE INTO words (text) VALUES (?)", (word,))
+                of_word = "INSERT INTO postings SELECT id, ?, ? FROM words WHERE text = ?"
+                connection.execute(of_word, (entry, track, word))
+        connection.execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
+        connection.execute(f"PRAGMA user_version = {version}")

@@ -1,6 +1,5 @@
 """Lines that were not read in the picture: what is said, and the name of the file."""
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from retrieval.index import database
 from retrieval.index.database import NewTrack
 from retrieval.index.video_file import Window, find_windows_at
 from retrieval.index.writer import IndexWriter, lock_index
-from tests.retrieval.made_index import add, create, made_embeddings, made_video
+from tests.retrieval.made_index import add, create, made_embeddings, made_video, make_former
 from utils.errors import UserError
 
 SPOKEN = {"text": "Everything must go", "score": 1.0, "kind": "spoken", "start_s": 2, "end_s": 3.5}
@@ -52,12 +51,7 @@ def test_the_lines_of_an_entry_are_those_read_and_said(folder):
 
 
 def test_an_index_of_a_former_release_is_read_and_then_upgraded(folder, tmp_path):
-    with closing(sqlite3.connect(folder / "index.db")) as connection, connection:
-        names = "SELECT id FROM tracks WHERE kind != 'read'"
-        connection.execute(f"DELETE FROM postings WHERE track_id IN ({names})")
-        connection.execute("DELETE FROM tracks WHERE kind != 'read'")
-        connection.execute("ALTER TABLE tracks DROP COLUMN kind")
-        connection.execute("PRAGMA user_version = 2")
+    make_former(folder, 2)
     with VideoIndex.open(folder) as index:
         assert [w.track_kind for w in index.search("sale", mode="keyword")[0].words] == ["read"]
         assert index.search("chaplin", mode="keyword") == []
