@@ -69,7 +69,7 @@ def _strip_punctuation(piece: str) -> str:
     if piece.isalnum():
         return piece
     letters = [i for i, c in enumerate(piece) if _is_letter(c)]
-    if not letters:
+    if not any(map(str.isalnum, piece)):
         return ""
     first, end = letters[0], letters[-1] + 1
     signs = "++" if piece.startswith("++", end) else piece[end : end + 1]
@@ -141,7 +141,7 @@ def list_index_words(text: str) -> dict[str, str]:
     for is_single, run in groupby(words, lambda word: len(word) == 1):
         letters = list(run)
         if is_single and len(letters) >= _MIN_RUN:
-            found[" ".join(letters)] = "".join(map(reduce_word, letters))
+            found[" ".join(letters)] = reduce_word("".join(letters))
     return found
 
 
