@@ -8,10 +8,11 @@
     python search.py my.index/ casino --open                  play it there, by mpv or VLC
 
 Semantic search compares the embedding of the query with those of the entries; keyword search its
-words with the text in the videos (exact, at the beginning of a word, within it, and fuzzy: letters
-that look alike, or in longer words one or two wrong ones); hybrid search adds up the evidence of
-both, in which a rare word outweighs a vague resemblance. An index without a model holds words only,
-and is searched by them. The time of a hit is that at which its line begins, or its best frame is
+words with the text in the videos (exact; the same word written otherwise, as 1299 for 1,299.00; in
+pieces, as CA SINO; at the beginning of a word, within it, and fuzzy: letters that look alike, or in
+longer words one or two wrong ones); hybrid search adds up the evidence of both, in which a rare
+word outweighs a vague resemblance. An index without a model holds words only, and is searched by
+them. The time of a hit is that at which its line begins, or its best frame is
 shown. Everything in a query is plain text; only "quotation marks"
 mean a phrase as it stands. What is said (subtitles, speech) is searched like what can be read;
 --explain says which it was. (Best frames are known where the index has vectors of frames, see

@@ -53,6 +53,7 @@ NUM_OTHERS = 120  # videos that no query is for
 # Shares, against 1 for each thing that is shown: of what is written, of a video, of a window, and
 # of a text. With these a look is found first in two of three cases, as by SigLIP 2 on photographs.
 _WRITTEN, _VIDEO_NOISE, _WINDOW_NOISE, _TEXT_NOISE = 0.25, 0.9, 0.4, 0.9
+_SIGNS_SEED = 1000
 _SHARED = 0.6  # of the axis that all embeddings have in common
 
 
@@ -134,6 +135,28 @@ VIDEOS = (
     MadeVideo("lab/rocket.mp4", "rocket night", ["T-00:10", "MAXICASINOX"], ["nine ignition"]),
 )  # fmt: skip
 
+# Words that are asked for as they are not written.
+SIGNS = (
+    MadeVideo("signs/price.mp4", "sign", ["PRICE 1,299.00 EUR"]),
+    MadeVideo("signs/sale.mp4", "sign", ["PRICE 1,298.00 EUR", "129,900 SOLD"]),
+    MadeVideo("signs/phone.mp4", "sign", ["CALL 555-0123"]),
+    MadeVideo("signs/fax.mp4", "sign", ["FAX 555-0124"]),
+    MadeVideo("signs/plate.mp4", "sign", ["AB-123 CD"]),
+    MadeVideo("signs/unit.mp4", "sign", ["K-9 UNIT"]),
+    MadeVideo("signs/flag.mp4", "sign", ["MADE IN U.S.A."]),
+    MadeVideo("signs/clothes.mp4", "sign", ["H&M"]),
+    MadeVideo("signs/window.mp4", "sign", ["GRAND BOUTI QUE"]),
+    MadeVideo("signs/guard.mp4", "sign", ["P O L I Z E I"]),
+    MadeVideo("signs/airport.mp4", "sign", ["北京首都机场欢迎您"]),
+    MadeVideo("signs/gate.mp4", "sign", ["北京大学西门"]),
+    MadeVideo("signs/tower.mp4", "sign", ["東京タワーへようこそ"]),
+    MadeVideo("signs/square.mp4", "sign", ["KIZILAY", "Çıkış"]),
+    MadeVideo("signs/pudding.mp4", "sign", ["rødgrød med fløde"]),
+    MadeVideo("signs/school.mp4", "sign", ["الْعَرَبِيَّة"]),
+    MadeVideo("signs/since.mp4", "sign", ["SINCE 2O24"]),
+    MadeVideo("signs/clock.mp4", "sign", ["10:59:45"]),
+)  # fmt: skip
+
 _OTHER_LOOKS = (
     "park forest beach sea snow street office kitchen sofa shop man woman children dog cat horse "
     "bicycle train boat mountain river market garden concert city night film"
@@ -149,7 +172,7 @@ _OTHER_WORDS = (
 
 def _judge(kind: str, *rows: tuple[str, str, str]) -> list[JudgedQuery]:
     """Return queries of a kind, given as text, its looks, and the names of right videos."""
-    of_name = {Path(video.name).stem: video.name for video in VIDEOS}
+    of_name = {Path(video.name).stem: video.name for video in (*VIDEOS, *SIGNS)}
     return [
         JudgedQuery(
             kind, text, looks, frozenset(of_name[name] for name in right.split(",") if name)
@@ -229,6 +252,15 @@ def list_queries() -> list[JudgedQuery]:
               "a zebra in the savanna", "lite beer", "Sharapova",
               "a submarine dives", "a knitting woman", "4242424", "penguins on ice",
               "xylophone quartet", "a volcano erupts", "an astronaut with a falcon"))),
+        *_judge("written otherwise",
+                ("1299", "", "price"), ("1.299,00 EUR", "sign", "price"), ("5550123", "", "phone"),
+                ("555 0123", "", "phone"), ("ab123cd", "", "plate"), ("AB 123 CD", "sign", "plate"),
+                ("k9", "sign", "unit"), ("usa", "", "flag"), ("h & m", "sign", "clothes"),
+                ("boutique", "sign", "window"), ("polizei", "sign", "guard"),
+                ("机场", "", "airport"), ("北京机场", "", "airport"), ("東京 タワー", "", "tower"),
+                ("kızılay", "", "square"), ("cikis", "sign", "square"),
+                ("rodgrod", "", "pudding"), ("العربية", "", "school"), ("2024", "", "since"),
+                ("105945", "", "clock")),
     ]  # fmt: skip
 
 
@@ -298,7 +330,9 @@ def write_index(folder: Path, space: Space, seed: int) -> None:
     with lock_index(folder):
         IndexWriter.create(folder, WIDTH, (), meta)
         with IndexWriter(folder) as writer:
-            writer.write([make_new_video(video, space) for video in make_videos(seed)])
+            videos = [make_new_video(video, space) for video in make_videos(seed)]
+            apart = Space(_SIGNS_SEED + seed)  # what came before them keeps its noise
+            writer.write(videos + [make_new_video(video, apart) for video in SIGNS])
 
 
 def make_new_video(video: MadeVideo, space: Space) -> NewVideo:

@@ -3,7 +3,10 @@
 import { createResult } from "./cards.js";
 import { byId, count, element } from "./dom.js";
 
-const KINDS = { prefix: " (beginnings)", substring: " (parts)", fuzzy: " (similar)" };
+const KINDS = {
+  variant: " (written otherwise)", pieces: " (in pieces)", prefix: " (beginnings)",
+  substring: " (parts)", fuzzy: " (similar)",
+};
 
 export class Results {
   // handlers: {open(video, moment), like(video, moment)}
