@@ -151,6 +151,8 @@ def parse_terms(query: str, like_meaning: bool = False) -> list[Term]:
 
 def _join_neighbours(terms: Sequence[Term]) -> list[Term]:
     """Return terms that know what they are as one word with their neighbours."""
+    if len(terms) < 2:
+        return list(terms)
     reduced = [term.reduced for term in terms]
     joined: list[list[str]] = [[] for _ in terms]
     for first in range(len(terms)):
@@ -463,6 +465,8 @@ def _match_word(
     places = _join([own.entries for own in found]), _join([own.tracks for own in found])
     by_text = {word.text: word for word in words}
     match = _weigh_places(connection, snapshot, term, by_text, places, _join(scores, np.float64))
+    if not len(in_pieces.entries):
+        return match
     return replace(match, in_pieces=np.unique(in_pieces.entries))
 
 
@@ -475,6 +479,8 @@ def _find_pieces(connection: sqlite3.Connection, vocabulary: Vocabulary, term: T
         found |= _find_together(
             connection, [[word for word, _ in vocabulary.find_same(piece)] for piece in cut]
         )
+    if not found:  # mostly
+        return Postings(_NO_ENTRIES, _NO_ENTRIES)
     lines = read_lines(connection, sorted({track for _, track in found}))
     fitting = {
         track for track, line in lines.items() if find_joined(line.words, term.reduced) is not None
