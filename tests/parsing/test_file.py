@@ -404,5 +404,5 @@ def test_set_of_any_size_and_depth():
 
 
 def test_a_name_too_long_for_a_folder_is_no_folder():
-    with pytest.raises(ConfigError, match="aaa \.\.\. "):
+    with pytest.raises(ConfigError, match=r"aaa \.\.\. "):
         load_config(ROOT / "configs/TextVR_clip.json", [f"arch.args.tower={'a' * 5000}"])
