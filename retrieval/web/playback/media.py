@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import av
 
-from data_loader.readers.container import check_file
+from data_loader.readers.container import check_container, check_file
 from data_loader.readers.video_stream import (
     Orientation,
     choose_video_stream,
@@ -116,7 +116,8 @@ def probe_media(path: Path, stamp: FileStamp, duration_s: float) -> Media:
                 raise UnplayableError(f"the file {describe_missing_film(container)}")
             return _describe(path, container, video, duration_s)
     except (av.FFmpegError, OSError) as error:
-        raise UnplayableError(f"the file can't be read ({error.strerror})") from error
+        wrong = check_container(path) or (f"can't be read ({error.strerror})", "")
+        raise UnplayableError(f"the file {wrong[0]}") from error
 
 
 def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Media:
