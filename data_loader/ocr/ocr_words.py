@@ -338,11 +338,11 @@ def _show(value: Any) -> str:
 
 def _parse_number(value: Any, limit: float) -> float | None:
     """Return a number, or that of a string, as a float; None: it is none, or beyond the limit."""
+    if type(value) is float:  # nearly all are, and a document has many thousands
+        return value if -limit <= value <= limit else None  # NaN is not
     if isinstance(value, str):
         try:
-            value = float(value)
+            return _parse_number(float(value), limit)
         except ValueError:
             return None
-    elif type(value) is not float and type(value) is not int:
-        return None
-    return float(value) if -limit <= value <= limit else None  # NaN is not
+    return float(value) if type(value) is int and -limit <= value <= limit else None
