@@ -98,7 +98,8 @@ def reduce_word(word: str) -> str:
     num_digits = sum(map(str.isdecimal, body))
     if text.isdecimal() and len(text) == num_digits < min(_MIN_DIGITS, len(body)):
         return word
-    return (text + signs.group() if signs else text) or word
+    text = (text + signs.group() if signs else text) or word
+    return text if text == word else reduce_word(text)  # 0.1:25 is 0.125, and that 0125
 
 
 def _reduce_part(found: re.Match[str]) -> str:

@@ -22,7 +22,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -201,12 +201,19 @@ class TermMatch:
         if phrase is not None and _has_phrase(words, phrase):
             return VocabularyMatch(0, phrase, "exact", 1.0)
         matches = [self.words[word] for word in words if word in self.words]
-        if self.kind == "pieces" or len(self.in_pieces):
+        if len(self.in_pieces) or self._spaced_words:
             joined = find_joined(words, self.term.reduced)
+            if joined is None:
+                joined = next((w for w in self._spaced_words if _has_phrase(words, w)), None)
             if joined is not None:
                 score = _score_pieces(self.term.reduced)
                 matches.append(VocabularyMatch(0, joined, "pieces", score))
         return max(matches, key=lambda match: match.score, default=None)
+
+    @cached_property
+    def _spaced_words(self) -> list[str]:
+        """Those of its words whose letters stand apart."""
+        return [word for word in self.words if " " in word]
 
     @property
     def is_phrase(self) -> bool:

@@ -116,6 +116,12 @@ def test_a_reduced_match_ranks_below_the_exact_one_and_is_named(tmp_path):
         }  # fmt: skip
 
 
+def test_a_part_of_spaced_letters_is_marked_beside_better_matches(tmp_path):
+    lines = ["S A L E", "ale", "pale ale"]
+    with VideoIndex.open(index_of_lines(tmp_path / "i", [[line] for line in lines])) as index:
+        assert find(index, "ale")[0].word == "a l e" and find(index, "ale")[1].kind == "exact"
+
+
 def test_quoted_words_are_found_as_they_stand(index):
     for query in ("1299", "ab123cd", "casino", "机场", "kizilay", "usa"):
         assert not find(index, f'"{query}"'), query
@@ -234,7 +240,8 @@ def test_a_former_index_is_searched_by_written_forms(tmp_path, version):
     [("1,299.00", "1299"), ("1.299,5", "1299.5"), ("1,299,000", "1299000"), ("2:3", "2:3"),
      ("9.00", "9"), ("0.50", "0.50"), ("192.168.1.1", "19216811"), ("3.11.7", "3117"),
      ("c++", "c++"), ("a+b", "ab"), ("ـ", "ـ"), ("1⁄2", "1⁄2"), ("ÿ", "ÿ"), ("хороший", "хороший"),
-     ("ў", "ў"), ("9-11", "911"), ("٢٣", "23"), ("v2.0", "v2"), ("1299eur", "1299eur")],
+     ("ў", "ў"), ("9-11", "911"), ("٢٣", "23"), ("v2.0", "v2"), ("1299eur", "1299eur"),
+     ("0.1:25", "0125"), ("0.1:0.1:0.1", "010101")],
 )  # fmt: skip
 def test_the_reduced_form(word, reduced):
     if word == "ÿ":
