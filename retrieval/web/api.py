@@ -7,6 +7,8 @@ that is, and that it lies in the indexed folder or in one that a link led to whe
 
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,10 +117,14 @@ class SearchQuery(SearchOptions):
         return q
 
 
-class PictureQuery(SearchOptions):
+class PictureOptions(QueryOptions):
     """What may be asked with a picture."""
 
     minus_image: bool = Field(False, description="the picture shows what is not wanted")
+
+
+class PictureQuery(SearchOptions, PictureOptions):
+    """What may be asked of ``/api/search`` with a picture."""
 
 
 class Problem(BaseModel):
@@ -279,27 +285,21 @@ def build_api(index: VideoIndex) -> APIRouter:
 
 def _add_searches(router: APIRouter, index: VideoIndex) -> None:
     """Add the routes that find entries."""
-    # More searches at a time than there are cores, for those that wait are embedded and compared
-    # together; files need not wait for searches.
-    limiter = CapacityLimiter(MAX_SEARCHES)
-    uploads = CapacityLimiter(MAX_UPLOADS)
+    gate = SearchGate()
 
-    async def run_search(asked: SearchOptions, **pictures: bytes) -> Response:
-        def search() -> Response:
-            folder = restore_folder(index, asked.folder)
-            others = {"q", "k", "mode", "folder", "minus_image"}
-            options = asked.model_dump(exclude=others, exclude_defaults=True)
-            hits = index.search(asked.q, asked.k, asked.mode, folder, **options, **pictures)
-            answer = SearchAnswer.model_validate({"hits": hits}, from_attributes=True)
-            # As it is: FastAPI would check it once more, in the thread that answers all.
-            return Response(answer.model_dump_json(), media_type="application/json")
-
-        return await to_thread.run_sync(search, limiter=limiter)
+    def run_search(asked: SearchOptions, **pictures: bytes) -> Response:
+        folder = restore_folder(index, asked.folder)
+        others = {"q", "k", "mode", "folder", "minus_image"}
+        options = asked.model_dump(exclude=others, exclude_defaults=True)
+        hits = index.search(asked.q, asked.k, asked.mode, folder, **options, **pictures)
+        answer = SearchAnswer.model_validate({"hits": hits}, from_attributes=True)
+        # As it is: FastAPI would check it once more, in the thread that answers all.
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     @router.get("/search", response_model=SearchAnswer, responses=UNKNOWN)
     async def search(asked: Annotated[SearchQuery, Query()]) -> Response:
         """Find the entries that fit a query best."""
-        return await run_search(asked)
+        return await gate.run(run_search, asked)
 
     @router.post(
         "/search", response_model=SearchAnswer, responses=REFUSED, openapi_extra=PICTURE_BODY
@@ -308,9 +308,7 @@ def _add_searches(router: APIRouter, index: VideoIndex) -> None:
         request: Request, asked: Annotated[PictureQuery, Query()]
     ) -> Response:
         """Find what looks like the picture in the body, and fits what else is asked."""
-        async with uploads:
-            name = "minus_image" if asked.minus_image else "image"
-            return await run_search(asked, **{name: await read_picture(request)})
+        return await gate.run_with_picture(run_search, asked, request)
 
 
 def _add_files(router: APIRouter, index: VideoIndex) -> None:
@@ -353,6 +351,34 @@ def restore_folder(index: VideoIndex, folder: str) -> str | None:
         names = (name for name in index.folders() if replace_surrogates(name) == folder)
         folder = next(names, folder)
     return folder or None
+
+
+class SearchGate:
+    """Runs searches in threads, and limits how many there are at a time.
+
+    More than there are cores, for those that wait are embedded and compared together; files need
+    not wait for searches.
+    """
+
+    def __init__(self) -> None:
+        self._searches, self._uploads = CapacityLimiter(MAX_SEARCHES), CapacityLimiter(MAX_UPLOADS)
+
+    async def run(
+        self, search: Callable[..., Response], asked: QueryOptions, **pictures: bytes
+    ) -> Response:
+        """Return what ``search`` answers to what is asked, and to pictures."""
+        return await to_thread.run_sync(partial(search, asked, **pictures), limiter=self._searches)
+
+    async def run_with_picture(
+        self,
+        search: Callable[..., Response],
+        asked: PictureOptions,
+        request: Request,
+    ) -> Response:
+        """Do so with the picture in the body of a request."""
+        async with self._uploads:
+            name = "minus_image" if asked.minus_image else "image"
+            return await self.run(search, asked, **{name: await read_picture(request)})
 
 
 async def read_picture(request: Request) -> bytes:

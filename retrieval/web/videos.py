@@ -5,7 +5,6 @@ from datetime import date, datetime, time, timedelta
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, Field, computed_field
@@ -14,17 +13,16 @@ from retrieval import VideoIndex
 from retrieval.results import MatchKind, Mode, Sort, TrackKind
 from retrieval.search.videos import VideoFilter
 from retrieval.web.api import (
-    MAX_SEARCHES,
-    MAX_UPLOADS,
     PICTURE_BODY,
     PROBLEMS,
     REFUSED,
     UNKNOWN,
     BoxAnswer,
+    PictureOptions,
     QueryOptions,
+    SearchGate,
     Text,
     WordAnswer,
-    read_picture,
     restore_folder,
 )
 
@@ -62,10 +60,8 @@ class VideoSearchQuery(QueryOptions):
         )
 
 
-class VideoPictureQuery(VideoSearchQuery):
-    """What may be asked with a picture."""
-
-    minus_image: bool = Field(False, description="the picture shows what is not wanted")
+class VideoPictureQuery(VideoSearchQuery, PictureOptions):
+    """What may be asked of ``/api/videos/search`` with a picture."""
 
 
 class VideoAnswer(BaseModel):
@@ -192,30 +188,25 @@ def build_videos_api(index: VideoIndex, get_work: GetWork | None = None) -> APIR
         get_work: says what is being done to the library, as ``WorkAnswer``; None: nothing is.
     """
     router = APIRouter(prefix="/api", responses=PROBLEMS)
-    limiter, uploads = CapacityLimiter(MAX_SEARCHES), CapacityLimiter(MAX_UPLOADS)
+    gate = SearchGate()
 
-    async def run_search(asked: VideoSearchQuery, **pictures: bytes) -> Response:
-        def search() -> Response:
-            examples = ("minus", "like", "minus_like")
-            options = {name: getattr(asked, name) for name in examples if getattr(asked, name)}
-            folder = restore_folder(index, asked.folder)
-            found = index.search_videos(
-                asked.q, asked.make_filter(), asked.mode, folder, **options, **pictures
-            )
-            videos = [
-                vars(hit.video) | vars(hit) | {"video": hit.video.video} for hit in found.videos
-            ]
-            answer = VideoSearchAnswer.model_validate(
-                vars(found) | {"videos": videos}, from_attributes=True
-            )
-            return Response(answer.model_dump_json(), media_type="application/json")
-
-        return await to_thread.run_sync(search, limiter=limiter)
+    def run_search(asked: VideoSearchQuery, **pictures: bytes) -> Response:
+        examples = ("minus", "like", "minus_like")
+        options = {name: getattr(asked, name) for name in examples if getattr(asked, name)}
+        folder = restore_folder(index, asked.folder)
+        found = index.search_videos(
+            asked.q, asked.make_filter(), asked.mode, folder, **options, **pictures
+        )
+        videos = [vars(hit.video) | vars(hit) | {"video": hit.video.video} for hit in found.videos]
+        answer = VideoSearchAnswer.model_validate(
+            vars(found) | {"videos": videos}, from_attributes=True
+        )
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     @router.get("/videos/search", response_model=VideoSearchAnswer, responses=UNKNOWN)
     async def search_videos(asked: Annotated[VideoSearchQuery, Query()]) -> Response:
         """Find the videos that fit a query best, or list the library."""
-        return await run_search(asked)
+        return await gate.run(run_search, asked)
 
     @router.post(
         "/videos/search",
@@ -227,9 +218,7 @@ def build_videos_api(index: VideoIndex, get_work: GetWork | None = None) -> APIR
         request: Request, asked: Annotated[VideoPictureQuery, Query()]
     ) -> Response:
         """Find videos that look like the picture in the body, and fit what else is asked."""
-        async with uploads:
-            name = "minus_image" if asked.minus_image else "image"
-            return await run_search(asked, **{name: await read_picture(request)})
+        return await gate.run_with_picture(run_search, asked, request)
 
     @router.get("/library")
     def library() -> LibraryAnswer:

@@ -30,15 +30,13 @@ class DiskCache:
         if self._folder is None:
             return None
         file = self._get_file(key)
-        try:
+        with suppress(OSError):  # not kept, or removed by another process: it is made again
             held = file.read_bytes()
             content, digest = held[:-_DIGEST], held[-_DIGEST:]
             if hashlib.sha256(content).digest() == digest:
                 file.touch()
                 return content
             file.unlink()
-        except OSError:
-            pass
         return None
 
     def put(self, key: str, content: bytes) -> None:

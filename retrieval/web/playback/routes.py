@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -233,11 +234,9 @@ def build_playback_api(playback: Playback) -> APIRouter:
         found = index.video(video_id)
         path, name = index.locate_video(found), PurePosixPath(found.video).name
         kind = TYPE_OF.get(Path(name).suffix.lower(), "application/octet-stream")
-        try:
+        with suppress(UnplayableError):  # it can be saved nevertheless
             media, _ = playback.open(found)
             kind = media.media_type if media.kind == "file" else kind
-        except UnplayableError:
-            pass
         return send_file(path, kind, replace_surrogates(name))
 
     _add_media(router, playback)

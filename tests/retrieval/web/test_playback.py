@@ -4,7 +4,6 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
@@ -19,7 +18,6 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI, Request
-from starlette.types import ASGIApp
 
 from retrieval import VideoIndex
 from retrieval.web.access import Access
@@ -30,7 +28,7 @@ from retrieval.web.playback.encoding import MAX_SIDES, SAMPLE_RATE
 from retrieval.web.playback.media import SEGMENT_S, Media, UnplayableError, probe_media
 from retrieval.web.playback.routes import JobRunner, Playback, build_playback_api
 from retrieval.web.playback.segments import find_boundary, make_segment
-from retrieval.web.server import Server, build_app, open_socket
+from retrieval.web.server import build_app
 from tests.retrieval.web.films import (
     COLOURS,
     FILM_NAMED,
@@ -46,6 +44,7 @@ from tests.retrieval.web.films import (
     read_number,
     write_film,
 )
+from tests.retrieval.web.serving import serving_app
 from utils.files import FileStamp
 
 STREAMED = ["hevc.mp4", "b-frames.avi", "remux.ts", "remux.mkv", "broadcast.mpg", "pyramid.avi"]
@@ -346,20 +345,6 @@ def test_the_cache_never_gives_what_is_not_whole(tmp_path):
     (tmp_path / "file").write_text("no folder")
     blocked.put("a", b"content")
     assert blocked.get("a") is None
-
-
-@contextmanager
-def serving_app(app: ASGIApp) -> Iterator[str]:
-    with open_socket("127.0.0.1", 0) as listener:
-        server = Server(app)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-            assert not thread.is_alive()
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:
