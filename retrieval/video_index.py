@@ -384,7 +384,7 @@ class VideoIndex:
         return self.locate_video(self.entry(entry_id))
 
     def locate_video(self, video: Video | Entry) -> Path:
-        """Return the absolute path of a video's file.
+        """Return the resolved path of a video's file.
 
         Raises:
             MissingFileError: the file is gone, or is a link to where no link led when the folder
@@ -396,25 +396,30 @@ class VideoIndex:
         folder = roots.folders.get(root)
         if folder is None:
             raise MissingFileError(f"{name}: its folder is no part of the library any more")
-        file = (folder.resolve() / path).resolve()
-        if not any(file.is_relative_to(at) for at in (folder.resolve(), *self.link_targets)):
+        try:
+            # Links are followed; one that leads to itself stays what it is.
+            top = Path(os.path.realpath(folder))
+            file = Path(os.path.realpath(top / path))
+        except OSError as error:  # what is there is being replaced
+            raise MissingFileError(f"{name}: can't be found ({error.strerror})") from error
+        if not any(file.is_relative_to(at) for at in (top, *self.link_targets)):
             raise MissingFileError(
                 f"{name}: leads out of the indexed folder {folder}; run index.py again"
             )
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise MissingFileError(f"{name}: is not in {folder} any more; run index.py again")
         return file
 
     def thumbnail_file(self, entry_id: int) -> Path:
-        """Return the path of an entry's thumbnail, a JPEG.
+        """Return the resolved path of an entry's thumbnail, a JPEG.
 
         Raises:
             UnknownEntryError: there is no such entry.
             MissingFileError: the file is gone.
         """
         entry = self.entry(entry_id)
-        file = writer.thumbnail_file(self.path, entry.id).absolute()
-        if not file.is_file():
+        file = writer.thumbnail_file(Path(os.path.realpath(self.path)), entry.id)
+        if not os.path.isfile(file):
             raise MissingFileError(f"{file}: the thumbnail is missing; make the index anew")
         return file
 

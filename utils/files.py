@@ -5,6 +5,7 @@ for later runs.
 """
 
 import codecs
+import errno
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,6 +37,12 @@ CACHE_OFF = "off"
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, as atomic_write names it
 _CHUNK = 2**20  # bytes read at a time
+# A folder on the way to a file, which need not be readable, and is no link.
+_ON_THE_WAY = (
+    getattr(os, "O_PATH", os.O_RDONLY)
+    | getattr(os, "O_DIRECTORY", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+)
 
 MAX_TEXT_BYTES = 4 << 30  # of a text file: more is no list of videos, but a device or a mistake
 # The mark that begins a text -> its encoding. That of UTF-32 begins with that of UTF-16.
@@ -240,10 +248,46 @@ class FileStamp:
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: str | Path) -> Self:
-        """Look at a file; raises ``OSError``."""
+    def of(cls, path: str | Path | int) -> Self:
+        """Look at a file, which may be an open one; raises ``OSError``."""
         status = os.stat(path)
         return cls(status.st_size, status.st_mtime_ns)
+
+
+def open_resolved(path: Path) -> FileIO:
+    """Open a regular file for reading by a path that ``resolve`` has returned.
+
+    No part of it may have become a link since: who may write to a folder could otherwise lead out
+    of it between a check of the path and its opening.
+
+    Raises:
+        OSError: there is no such regular file, or a link is in its path.
+    """
+    return open(path, "rb", buffering=0, opener=_open_part_by_part)
+
+
+def _open_part_by_part(path: str, flags: int) -> int:
+    flags |= getattr(os, "O_NONBLOCK", 0)  # nobody waits for who writes to a pipe
+    parts = Path(path).parts
+    if os.open in os.supports_dir_fd:
+        folder = os.open(parts[0], _ON_THE_WAY)
+        try:
+            for part in parts[1:-1]:
+                deeper = os.open(part, _ON_THE_WAY, dir_fd=folder)
+                os.close(folder)
+                folder = deeper
+            number = os.open(parts[-1], flags | os.O_NOFOLLOW, dir_fd=folder)
+        finally:
+            os.close(folder)
+    else:
+        number = os.open(path, flags)
+        if Path(path).resolve() != Path(path):
+            os.close(number)
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "is no regular file", path)
+    return number
 
 
 def hash_file(path: Path) -> str:

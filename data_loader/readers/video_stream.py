@@ -5,6 +5,7 @@ All that opens a video asks here, so that readers, search and player show the sa
 
 import os
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,26 +60,35 @@ class Orientation(NamedTuple):
         return transpose + [("hflip", "")] * self.flips_x + [("vflip", "")] * self.flips_y
 
 
-def open_container(path: str | Path) -> "InputContainer":
-    """Open a file with PyAV; raises its errors.
+def open_container(file: str | Path | FileIO) -> "InputContainer":
+    """Open a file, which may be open already, with PyAV; raises its errors.
 
     A path is no address: a folder may be called ``10:30``. A list that names other files is not
     followed.
     """
     import av
 
-    container = av.open(os.path.abspath(path), metadata_errors="replace")
+    if isinstance(file, FileIO):
+        options = {"protocol_whitelist": "none"}  # nothing else is opened
+        container = av.open(file, "r", metadata_errors="replace", container_options=options)
+    else:
+        container = av.open(os.path.abspath(file), metadata_errors="replace")
     if not set(container.format.name.split(",")).isdisjoint(_LISTS):
         container.close()
-        raise av.error.InvalidDataError(0, "it is a list that names other files", str(path))
+        raise av.error.InvalidDataError(0, "it is a list that names other files", container.name)
     return container
 
 
-def choose_video_stream(container: "InputContainer") -> "VideoStream | None":
+def choose_video_stream(
+    container: "InputContainer", path: str | None = None
+) -> "VideoStream | None":
     """Return the stream that is the film; None: there is none.
 
     Covers, stills and previews are none. Of several films it is the one that the file marks as
     default, then that with the most frames, then the largest, then the first.
+
+    Args:
+        path: by which the file is opened once more where frames have to be counted; None: its own.
     """
     films = [stream for stream in container.streams.video if _may_be_film(stream)]
     is_alone = len(films) == 1
@@ -86,7 +96,7 @@ def choose_video_stream(container: "InputContainer") -> "VideoStream | None":
         return films[0] if films else None
     counts = [stream.frames for stream in films]
     if 0 in counts:  # the container doesn't tell
-        counts = _count_packets(container.name, films)
+        counts = _count_packets(path or container.name, films)
     most = max(counts)
     if is_alone:  # a picture beside sound
         return films[0] if most > 1 else None

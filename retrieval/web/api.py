@@ -5,16 +5,15 @@ A file is asked for by the number of an entry and never by a path. ``VideoIndex`
 that is, and that it lies in the indexed folder or in one that a link led to when it was indexed.
 """
 
-import os
 import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -27,36 +26,18 @@ from pydantic import (
 from starlette.requests import ClientDisconnect
 
 from retrieval import VideoIndex
-from retrieval.errors import MissingFileError
 from retrieval.index.words import get_words
 from retrieval.results import MatchKind, Mode, TrackKind, rename_mode
 from retrieval.search.example import MAX_EXAMPLES, MAX_PICTURE_BYTES
 from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import MAX_QUERY
+from retrieval.web.files import FileAnswer, get_media_type, route_file, send_file
 from utils.unicode_text import replace_surrogates
 
 MAX_HITS = 100
 MAX_SEARCHES = 32  # at a time, each in a thread
 MAX_UPLOADS = 4  # pictures that are received or searched with at a time; the others wait
 UPLOAD_S = 60.0  # that a picture may take to come
-# Not those of the system's table: that one knows other types on every machine.
-MEDIA_TYPES = {
-    "video/mp4": ".mp4 .m4v .f4v",
-    "video/quicktime": ".mov",
-    "video/matroska": ".mkv",
-    "video/webm": ".webm",
-    "video/x-msvideo": ".avi .divx",
-    "video/mpeg": ".mpg .mpeg .m2v .vob",
-    "video/mp2t": ".ts .m2ts .mts",
-    "video/x-ms-asf": ".wmv .asf",
-    "video/x-flv": ".flv",
-    "video/3gpp": ".3gp",
-    "video/3gpp2": ".3g2",
-    "video/ogg": ".ogv .ogm",
-    "application/mxf": ".mxf",
-    "image/gif": ".gif",
-}
-TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in endings.split()}
 _LIKE = "id of an entry, or PATH@SECONDS: more like this"
 PICTURE_BODY = {
     "requestBody": {
@@ -314,35 +295,32 @@ def _add_searches(router: APIRouter, index: VideoIndex) -> None:
 def _add_files(router: APIRouter, index: VideoIndex) -> None:
     """Add the routes that send an entry's picture and its video."""
 
-    @route_file(router, "/entries/{entry_id}/thumbnail", "image/jpeg")
-    def thumbnail(entry_id: int) -> FileResponse:
+    @route_file(router, "/entries/{entry_id}/thumbnail", "image/jpeg", UNKNOWN)
+    def thumbnail(entry_id: int) -> FileAnswer:
         """Send an entry's picture."""
         return send_file(index.thumbnail_file(entry_id), "image/jpeg", f"{entry_id}.jpg")
 
-    @route_file(router, "/entries/{entry_id}/video", "video/*")
-    def video(entry_id: int) -> FileResponse:
+    @route_file(router, "/entries/{entry_id}/video.{ending}", "video/*", UNKNOWN)
+    @route_file(router, "/entries/{entry_id}/video", "video/*", UNKNOWN)
+    def video(entry_id: int, ending: str | None = None) -> FileAnswer:
         """Send the whole file that an entry is a part of, or the range that is asked for."""
-        file = index.video_file(entry_id)
-        name = Path(index.entry(entry_id).video).name
-        kind = TYPE_OF.get(Path(name).suffix.lower(), "application/octet-stream")
-        return send_file(file, kind, replace_surrogates(name))
+        name = index.entry(entry_id).video
+        check_ending(name, ending)
+        return send_video(index.video_file(entry_id), get_media_type(name), name)
 
 
-def route_file(router: APIRouter, path: str, kind: str) -> Any:
-    """Return a decorator: answers GET and HEAD; understands byte ranges (RFC 9110, 14)."""
-    content: dict[str, Any] = {"content": {kind: {}}}
-    responses = UNKNOWN | {
-        200: content | {"description": "The file"},
-        206: content | {"description": "The range of bytes that was asked for"},
-        416: {"description": "The file has no such bytes"},
-    }
+def check_ending(video: str, ending: str | None) -> None:
+    """Raise ``HTTPException`` where an address ends otherwise than the video's name.
 
-    def add_routes(endpoint: Any) -> Any:
-        options: dict[str, Any] = {"response_class": FileResponse, "response_model": None}
-        router.head(path, include_in_schema=False, **options)(endpoint)
-        return router.get(path, responses=responses, **options)(endpoint)
+    Some players ask for nothing whose address has no ending; it is the same file.
+    """
+    if ending is not None and f".{ending}".lower() != PurePosixPath(video).suffix.lower():
+        raise HTTPException(404, "the video's name has another ending")
 
-    return add_routes
+
+def send_video(file: Path, kind: str, video: str) -> FileAnswer:
+    """Return the answer that sends a video; raises ``MissingFileError``."""
+    return send_file(file, kind, replace_surrogates(PurePosixPath(video).name))
 
 
 def restore_folder(index: VideoIndex, folder: str) -> str | None:
@@ -407,18 +385,6 @@ async def read_picture(request: Request) -> bytes:
     except ClientDisconnect:
         raise HTTPException(400, "the picture is not complete") from None
     return bytes(content)
-
-
-def send_file(file: Path, kind: str, name: str) -> FileResponse:
-    """Return the answer that sends a file; raises ``MissingFileError`` before it has begun."""
-    try:
-        with file.open("rb") as opened:
-            status = os.fstat(opened.fileno())
-    except OSError as error:
-        raise MissingFileError(f"{name}: can't be read ({error.strerror})") from error
-    return FileResponse(
-        file, media_type=kind, filename=name, stat_result=status, content_disposition_type="inline"
-    )
 
 
 def find_marks(text: str, word: str) -> list[tuple[int, int]]:

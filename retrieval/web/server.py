@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -26,13 +26,14 @@ from retrieval.errors import (
 )
 from retrieval.web.access import Access, AccessControl
 from retrieval.web.api import build_api, replace_surrogates
+from retrieval.web.files import FileAnswer, send_file
 from retrieval.web.playback.cache import DiskCache
 from retrieval.web.playback.routes import Playback, build_playback_api
 from retrieval.web.videos import GetWork, build_videos_api
 from utils.errors import UserError
 from utils.files import get_cache_folder
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).resolve().parent / "static"
 GRACE_S = 1.0  # for answers that are being sent
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ def build_app(
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
-    def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html")
+    def page() -> FileAnswer:
+        return send_file(STATIC / "index.html", "text/html", "index.html")
 
     _handle_errors(app)
     return AccessControl(app, access)

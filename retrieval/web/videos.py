@@ -27,6 +27,7 @@ from retrieval.web.api import (
 )
 
 MAX_OFFSET = 1_000_000
+LAST_DATE_S = 250_000_000_000
 # What is being done to keep the library up to date; None: nothing.
 GetWork = Callable[[], dict[str, Any] | None]
 
@@ -64,6 +65,14 @@ class VideoPictureQuery(VideoSearchQuery, PictureOptions):
     """What may be asked of ``/api/videos/search`` with a picture."""
 
 
+def read_time(seconds: float) -> datetime:
+    """Return a time of this machine's zone; what no date can say is the nearest that one can."""
+    try:
+        return datetime.fromtimestamp(seconds).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(LAST_DATE_S if seconds > 0 else 0).astimezone()
+
+
 class VideoAnswer(BaseModel):
     """A video of the index."""
 
@@ -72,9 +81,9 @@ class VideoAnswer(BaseModel):
     duration_s: float
     width: int
     height: int
-    modified: Annotated[
-        datetime, BeforeValidator(lambda seconds: datetime.fromtimestamp(seconds).astimezone())
-    ] = Field(validation_alias="modified_s", description="last change of the file")
+    modified: Annotated[datetime, BeforeValidator(read_time)] = Field(
+        validation_alias="modified_s", description="last change of the file"
+    )
 
     @computed_field  # type: ignore[prop-decorator]
     @property

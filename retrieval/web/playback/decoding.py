@@ -15,7 +15,8 @@ import numpy as np
 
 from data_loader.readers.image_reader import encode_jpeg
 from data_loader.readers.video_stream import open_container
-from retrieval.web.playback.media import Media
+from retrieval.web.playback.media import Media, get_identity
+from utils.files import open_resolved
 
 MAX_GOP_S = 30  # key frames farther apart are not looked for
 INSTANT = 1e-3  # seconds; times have been through floats
@@ -46,8 +47,15 @@ class Job:
 
 @contextmanager
 def open_stream(media: Media, number: int, num_threads: int = 1) -> Iterator[tuple[Any, Any]]:
-    """Open the file; yields the container and one of its streams."""
-    with open_container(media.path) as container:
+    """Open the file; yields the container and one of its streams.
+
+    Raises:
+        NoPictureError: it is another file than the one that was probed.
+        OSError: it can't be opened.
+    """
+    with open_resolved(media.path) as file, open_container(file) as container:
+        if get_identity(file) != media.identity:
+            raise NoPictureError("the file has just been replaced; try again")
         stream = container.streams[number]
         stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
         stream.codec_context.thread_count = num_threads

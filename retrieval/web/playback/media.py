@@ -3,9 +3,11 @@
 Times are seconds from the first frame that is shown, as in the index.
 """
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from io import FileIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +22,7 @@ from data_loader.readers.video_stream import (
     open_container,
     read_orientation,
 )
-from utils.files import FileStamp
+from utils.files import FileStamp, open_resolved
 
 PlaybackKind = Literal["file", "stream", "pictures", "missing"]
 SEGMENT_S = 6
@@ -55,6 +57,8 @@ class Media:
     """What a file holds, and how it is played.
 
     Attributes:
+        path: resolved.
+        identity: of the file that was opened, see ``get_identity``.
         audio: number of the stream; None: it has no sound that can be decoded.
         start: time stamp of the first frame, seconds.
         orientation: how a frame is set upright.
@@ -67,6 +71,7 @@ class Media:
     """
 
     path: Path
+    identity: tuple[int, int]
     container: str
     video: int
     audio: int | None
@@ -100,27 +105,45 @@ def probe_media(path: Path, stamp: FileStamp, duration_s: float) -> Media:
     """Look at a file's streams and decode its first frame.
 
     Args:
+        path: resolved, see ``utils.files.open_resolved``.
         stamp: of the file as it is now.
         duration_s: as the index has it; 0: not known.
 
     Raises:
         UnplayableError: no frame can be decoded.
     """
-    wrong = check_file(path)
-    if wrong is not None:
-        raise UnplayableError(f"the file {wrong[0]}")
     try:
-        with open_container(path) as container:
-            video = choose_video_stream(container)
-            if video is None:
-                raise UnplayableError(f"the file {describe_missing_film(container)}")
-            return _describe(path, container, video, duration_s)
+        with open_resolved(path) as file:
+            if FileStamp.of(file.fileno()) != stamp:
+                raise UnplayableError("the file has just changed; try again")
+            wrong = check_file(name_opened(file))
+            if wrong is not None:
+                raise UnplayableError(f"the file {wrong[0]}")
+            with open_container(file) as container:
+                video = choose_video_stream(container, name_opened(file))
+                if video is None:
+                    raise UnplayableError(f"the file {describe_missing_film(container)}")
+                return _describe(path, get_identity(file), container, video, duration_s)
     except (av.FFmpegError, OSError) as error:
         wrong = check_container(path) or (f"can't be read ({error.strerror})", "")
         raise UnplayableError(f"the file {wrong[0]}") from error
 
 
-def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Media:
+def name_opened(file: FileIO) -> str:
+    """Return a path that leads to an open file, whatever has its name by now, if there is one."""
+    path = f"/proc/self/fd/{file.fileno()}"
+    return path if os.path.exists(path) else str(file.name)
+
+
+def get_identity(file: FileIO) -> tuple[int, int]:
+    """Return what tells an open file from all others: its device, and its number there."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino
+
+
+def _describe(
+    path: Path, identity: tuple[int, int], container: Any, video: Any, duration_s: float
+) -> Media:
     audio = next((one for one in container.streams.audio if one.codec_context is not None), None)
     first = _decode_first_frame(container, video)
     context, name = video.codec_context, video.codec_context.name
@@ -151,8 +174,9 @@ def _describe(path: Path, container: Any, video: Any, duration_s: float) -> Medi
     streamed = avc if can_copy and avc is not None else ENCODED_H264
     streamed += "" if audio is None else f",{AAC}"
     return Media(
-        path, container.format.name, video.index, None if audio is None else audio.index, codec,
-        sound, start, duration_s, orientation, ratio, frame_s, is_unordered, has_times,
+        path, identity, container.format.name, video.index,
+        None if audio is None else audio.index, codec, sound, start, duration_s, orientation,
+        ratio, frame_s, is_unordered, has_times,
         can_copy, streamed, kind, media_type if kind == "file" else "video/mp4", reason,
     )  # fmt: skip
 

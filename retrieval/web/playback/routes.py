@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 import av
 from anyio import CapacityLimiter, create_task_group, sleep, to_thread
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 
@@ -27,12 +27,18 @@ from retrieval.errors import MissingFileError, UnknownEntryError
 from retrieval.results import Video
 from retrieval.web.api import (
     PROBLEMS,
-    TYPE_OF,
     UNKNOWN,
     Problem,
     Text,
     TrackAnswer,
+    check_ending,
     replace_surrogates,
+    send_video,
+)
+from retrieval.web.files import (
+    FileAnswer,
+    check_conditions,
+    get_media_type,
     route_file,
     send_file,
 )
@@ -48,7 +54,7 @@ from retrieval.web.playback.media import (
 )
 from retrieval.web.playback.segments import make_segment
 from retrieval.web.videos import VideoAnswer
-from utils.files import FileStamp
+from utils.files import FileStamp, open_resolved
 
 MAX_WIDTH = 1280  # of a picture
 POLL_S = 0.1  # between two looks whether the client has left
@@ -121,7 +127,7 @@ class JobRunner:
             num_threads = max(1, self.num_cores // max(1, self.num_running))
             try:
                 return work(Job(check, num_threads))
-            except av.FFmpegError as error:
+            except (av.FFmpegError, OSError) as error:
                 raise NoPictureError(f"FFmpeg fails on it ({error.strerror})") from error
 
         outcome: list[tuple[T | None, Exception | None]] = []
@@ -165,7 +171,8 @@ class Playback:
         """Return a video's media, and a key of what is made of it; raises ``UnplayableError``."""
         file = self.index.locate_video(video)
         try:
-            stamp = FileStamp.of(file)
+            with open_resolved(file) as opened:
+                stamp = FileStamp.of(opened.fileno())
         except OSError as error:
             raise MissingFileError(f"{video.video}: can't be read ({error.strerror})") from error
         key = f"{_FORM} {file} {stamp.size} {stamp.mtime_ns} {video.duration_s}"
@@ -190,20 +197,32 @@ class Playback:
         }  # fmt: skip
         return WholeVideoAnswer.model_validate(found, from_attributes=True)
 
-    async def make(
-        self, request: Request, runner: JobRunner, key: str, make: Callable[[Job], bytes]
-    ) -> bytes:
-        """Return something from the cache, or make and keep it.
+    async def answer(
+        self,
+        request: Request,
+        runner: JobRunner,
+        key: str,
+        media_type: str,
+        make: Callable[[Job], bytes],
+    ) -> Response:
+        """Answer with something from the cache, or make and keep it; 204 where it is empty.
 
         Raises:
-            JobCancelledError: the client has left.
             NoPictureError: it can't be made.
         """
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        headers = {"etag": f'"{digest}"'}
+        known = check_conditions(request.headers, headers)
+        if known is not None:
+            return known
         content = await to_thread.run_sync(self.cache.get, key)
         if content is None:
-            content = await runner.run(request, make)
+            try:
+                content = await runner.run(request, make)
+            except JobCancelledError:
+                return Response(status_code=_GONE)
             await to_thread.run_sync(self.cache.put, key, content)
-        return content
+        return Response(content, 200 if content else 204, headers, media_type)
 
     def open_or_refuse(self, video_id: int) -> tuple[Media, str]:
         """Do as ``open``; raises ``HTTPException`` where nothing can be decoded."""
@@ -228,16 +247,17 @@ def build_playback_api(playback: Playback) -> APIRouter:
         """Describe a video, all lines of text in it, and how it is played."""
         return playback.describe(index.video(video_id))
 
-    @route_file(router, "/videos/{video_id:int}/file", "video/*")
-    def file(video_id: int) -> FileResponse:
+    @route_file(router, "/videos/{video_id:int}/file.{ending}", "video/*", UNKNOWN)
+    @route_file(router, "/videos/{video_id:int}/file", "video/*", UNKNOWN)
+    def file(video_id: int, ending: str | None = None) -> FileAnswer:
         """Send the whole file, or the range that is asked for."""
         found = index.video(video_id)
-        path, name = index.locate_video(found), PurePosixPath(found.video).name
-        kind = TYPE_OF.get(Path(name).suffix.lower(), "application/octet-stream")
+        check_ending(found.video, ending)
+        kind = get_media_type(found.video)
         with suppress(UnplayableError):  # it can be saved nevertheless
             media, _ = playback.open(found)
             kind = media.media_type if media.kind == "file" else kind
-        return send_file(path, kind, replace_surrogates(name))
+        return send_video(index.locate_video(found), kind, found.video)
 
     _add_media(router, playback)
     return router
@@ -252,7 +272,7 @@ def _add_media(router: APIRouter, playback: Playback) -> None:
         responses = made | {200: {"content": {kind: {}}}}
         return router.get(path, responses=responses, response_class=Response, response_model=None)
 
-    def send_thumbnail(video_id: int, time_s: float) -> FileResponse:
+    def send_thumbnail(video_id: int, time_s: float) -> FileAnswer:
         """Send the picture that the index has, of an entry near to a time."""
         entry = index.nearest_entry(video_id, time_s)
         return send_file(index.thumbnail_file(entry), "image/jpeg", f"{entry}.jpg")
@@ -267,15 +287,12 @@ def _add_media(router: APIRouter, playback: Playback) -> None:
         if number >= media.num_segments:
             raise HTTPException(404, f"the video has {media.num_segments} segments")
         try:
-            content = await playback.make(
-                request, playback.jobs, f"{key} segment {number}",
+            return await playback.answer(
+                request, playback.jobs, f"{key} segment {number}", "video/mp4",
                 lambda job: make_segment(media, number, job),
             )  # fmt: skip
-        except JobCancelledError:
-            return Response(status_code=_GONE)
         except NoPictureError as error:
             raise HTTPException(422, str(error)) from error
-        return Response(content, 200 if content else 204, media_type="video/mp4")
 
     @route("/videos/{video_id:int}/frame", "image/jpeg")
     async def frame(
@@ -287,18 +304,12 @@ def _add_media(router: APIRouter, playback: Playback) -> None:
         """Send the picture that is shown at a time, upright."""
         try:
             media, key = await to_thread.run_sync(lambda: playback.open(index.video(video_id)))
-            key = f"{key} frame {t:.3f} {width}"
-            etag = f'"{hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]}"'
-            if etag in request.headers.get("if-none-match", ""):
-                return Response(status_code=304, headers={"ETag": etag})
-            content = await playback.make(
-                request, playback.pictures, key, lambda job: decode_picture(media, t, width, job)
-            )
-        except JobCancelledError:
-            return Response(status_code=_GONE)
+            return await playback.answer(
+                request, playback.pictures, f"{key} frame {t:.3f} {width}", "image/jpeg",
+                lambda job: decode_picture(media, t, width, job),
+            )  # fmt: skip
         except (MissingFileError, NoPictureError, UnplayableError):
             return await to_thread.run_sync(send_thumbnail, video_id, t)
-        return Response(content, media_type="image/jpeg", headers={"ETag": etag})
 
     @route("/videos/{video_id:int}/clip", "video/mp4")
     async def clip(request: Request, video_id: int, start: Seconds, end: Seconds) -> Response:
@@ -326,17 +337,16 @@ async def _send_clip(
         if isinstance(error, NoPictureError):
             raise HTTPException(422, str(error)) from error
         raise
-    return FileResponse(
-        file,
-        media_type="video/mp4",
-        filename=f"{replace_surrogates(stem)}_{_format_time(clip.start_s)}-{_format_time(clip.end_s)}.mp4",
-        headers={
-            "X-Clip-Start": f"{clip.start_s:.3f}",
-            "X-Clip-End": f"{clip.end_s:.3f}",
-            "X-Clip-Method": "copied" if clip.is_copy else "encoded",
-        },
-        background=BackgroundTask(file.unlink, missing_ok=True),
-    )
+    span = f"{_format_time(clip.start_s)}-{_format_time(clip.end_s)}"
+    headers = {
+        "X-Clip-Start": f"{clip.start_s:.3f}",
+        "X-Clip-End": f"{clip.end_s:.3f}",
+        "X-Clip-Method": "copied" if clip.is_copy else "encoded",
+    }
+    return FileAnswer(
+        file.open("rb", buffering=0), "video/mp4", f"{replace_surrogates(stem)}_{span}.mp4",
+        headers, shown=False, background=BackgroundTask(file.unlink, missing_ok=True),
+    )  # fmt: skip
 
 
 def _find_video(index: VideoIndex, path: str) -> Video:

@@ -128,6 +128,10 @@ export function placeBox(frame, box) {
 export const frameAddress = (id, seconds, width) =>
   `/api/videos/${id}/frame?t=${Math.max(0, seconds).toFixed(3)}&width=${width}`;
 
+// With the ending of the video's name: Safari plays nothing whose address has none.
+export const fileAddress = ({ id, name }) =>
+  `/api/videos/${id}/file${name.match(/\.\w+$/)?.[0].toLowerCase() ?? ""}`;
+
 // The JSON at an address of this server, or an error that says what to do.
 // With a picture, it is sent.
 export async function fetchJson(address, signal, picture) {

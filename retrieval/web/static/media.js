@@ -1,7 +1,7 @@
 // What shows a video: the browser's own player of the file or of a stream made on demand, or else
 // single pictures of it.
 
-import { button, byId, element, formatTenths, frameAddress } from "./dom.js";
+import { button, byId, element, fileAddress, formatTenths, frameAddress } from "./dom.js";
 
 const NUM_PICTURES = 12; // in the strip
 const STRIP_WIDTH = 160; // pixels
@@ -31,7 +31,7 @@ export class Media {
     this.stillTime = this.startTime = time;
     this.video.hidden = !this.isMoving;
     this.still.hidden = this.isMoving;
-    if (this.kind === "file") this.video.src = `/api/videos/${entry.id}/file`;
+    if (this.kind === "file") this.video.src = fileAddress(entry);
     else if (this.kind === "stream") await this.openStream();
     else this.showStill();
     if (this.kind === "pictures") this.showStrip();

@@ -2,7 +2,9 @@
 
 import { BoxLayer } from "./boxes.js";
 import { Controls } from "./controls.js";
-import { byId, element, fetchJson, formatTenths, groupByLine, lineKey, splitPath } from "./dom.js";
+import {
+  byId, element, fetchJson, fileAddress, formatTenths, groupByLine, lineKey, splitPath,
+} from "./dom.js";
 import { Lines } from "./lines.js";
 import { Media } from "./media.js";
 import { Share } from "./share.js";
@@ -178,7 +180,7 @@ export class Player {
     }
     const why = "its kind is unknown to it, or it is damaged";
     this.showError(`This browser can’t play the video: ${why}. `);
-    const href = `/api/videos/${this.entry.id}/file`;
+    const href = fileAddress(this.entry);
     byId("player-error").append(element("a", { href, download: "", text: "Download the file" }));
   }
 

@@ -170,7 +170,7 @@ def test_it_plays_by_itself_and_asks_for_ranges(street_page):
     page.wait_for(CLOSED)
     answers = [e["params"]["response"] for e in page.events
                if e.get("method") == "Network.responseReceived"]  # fmt: skip
-    assert {a["status"] for a in answers if a["url"].endswith("/file")} == {206}
+    assert {a["status"] for a in answers if a["url"].endswith("/file.mp4")} == {206}
 
 
 def test_the_time_line_marks_all_matches_and_they_are_gone_through(page, talks_address):
@@ -470,7 +470,7 @@ def test_a_file_that_the_browser_refuses_is_said(street_page, address):
     page.wait_for("!document.querySelector('#player-error').hidden")
     assert "can’t play the video" in text(page, "#player-error")
     link = page.value("document.querySelector('#player-error a').href")
-    assert link == f"{address}/api/videos/99/file"
+    assert link == f"{address}/api/videos/99/file.mp4"
     page.events.clear()  # the browser's own word on the 404
 
 

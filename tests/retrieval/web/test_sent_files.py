@@ -1,17 +1,22 @@
 """Files are sent by the number of an entry: whole, in ranges, and never another one."""
 
+import email
 import os
 import re
 import socket
+import subprocess
+import sys
 
 import httpx
 import pytest
 
 from data_loader.readers.container import SEARCHABLE_EXTENSIONS
+from retrieval import VideoIndex
 from retrieval.search.example import MAX_PICTURE_BYTES
 from retrieval.search.hybrid import MAX_QUERY
 from retrieval.web.access import HEADERS
-from retrieval.web.api import MAX_HITS, MEDIA_TYPES
+from retrieval.web.api import MAX_HITS
+from retrieval.web.files import MEDIA_TYPES
 from retrieval.web.server import STATIC
 from tests.retrieval.web.serving import serving
 from tests.retrieval.web.street import Sign, update, write_scene
@@ -74,9 +79,88 @@ def test_what_is_beyond_the_end_is_no_range(client, entry, content, asked):
     assert answer.headers["content-range"] == f"bytes */{len(content)}"
 
 
-@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=", "bytes=x-y", "lines=1-2", "bytes"])
+@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=", "bytes=x-y", "bytes=0-1,x", "bytes"])
 def test_a_malformed_range_is_refused(client, entry, asked):
     assert client.get(f"{entry}/video", headers={"Range": asked}).status_code == 400
+
+
+@pytest.mark.parametrize("asked", ["lines=1-2", "seconds=0-5", "=0-5"])
+def test_an_unknown_unit_of_ranges_is_ignored(client, entry, content, asked):
+    answer = client.get(f"{entry}/video", headers={"Range": asked})
+    assert answer.status_code == 200 and answer.content == content
+
+
+def test_several_ranges(client, entry, content):
+    def ask(ranges: str) -> httpx.Response:
+        return client.get(f"{entry}/video", headers={"Range": f"bytes={ranges}"})
+
+    answer = ask("30-39, 0-4,, 99999999- ,-3")
+    assert answer.status_code == 206
+    kind = answer.headers["content-type"]
+    message = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + answer.content)
+    size = len(content)
+    expected = [(0, 5), (30, 40), (size - 3, size)]
+    parts = message.get_payload()
+    assert [part["Content-Range"] for part in parts] == [
+        f"bytes {first}-{end - 1}/{size}" for first, end in expected
+    ]
+    assert [part["Content-Type"] for part in parts] == ["video/mp4"] * 3
+    found = [part.get_payload(decode=True) for part in parts]
+    assert found == [content[first:end] for first, end in expected]
+    for ranges in ("0-4,3-9", "5-9,0-4", "0-9,2-3"):  # one, as they overlap or touch
+        answer = ask(ranges)
+        assert answer.headers["content-range"] == f"bytes 0-9/{size}"
+        assert answer.status_code == 206 and answer.content == content[:10]
+    assert ask(",".join(f"{n}-{n}" for n in range(0, 400, 2))).status_code == 200  # too many
+    assert ask("9999999-,-0").status_code == 416
+
+
+def test_conditional_requests(client, entry, content):
+    whole = client.get(f"{entry}/video")
+    tag, date = whole.headers["etag"], whole.headers["last-modified"]
+    old, later = "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
+    part = {"Range": "bytes=2-5"}
+    for headers, status in (
+        ({"If-None-Match": tag}, 304), ({"If-None-Match": f'"other", W/{tag}'}, 304),
+        ({"If-None-Match": "*"}, 304), ({"If-None-Match": '"other"'}, 200),
+        ({"If-None-Match": tag[1:-1]}, 200), ({"If-None-Match": tag} | part, 304),
+        ({"If-Modified-Since": date}, 304), ({"If-Modified-Since": later}, 304),
+        ({"If-Modified-Since": old}, 200), ({"If-Modified-Since": "yesterday"}, 200),
+        ({"If-Modified-Since": later, "If-None-Match": '"other"'}, 200),
+        ({"If-Match": tag}, 200), ({"If-Match": f'"a", {tag}'}, 200), ({"If-Match": "*"}, 200),
+        ({"If-Match": '"other"'}, 412), ({"If-Match": f"W/{tag}"}, 412),
+        ({"If-Match": '"other"', "If-None-Match": tag}, 412),
+        ({"If-Unmodified-Since": old}, 412), ({"If-Unmodified-Since": date}, 200),
+        ({"If-Unmodified-Since": old, "If-Match": tag}, 200),
+        ({"If-Match": tag} | part, 206), ({"If-Match": '"other"'} | part, 412),
+        ({"If-Range": tag} | part, 206), ({"If-Range": date} | part, 206),
+        ({"If-Range": f"W/{tag}"} | part, 200), ({"If-Range": old} | part, 200),
+        ({"If-Range": later} | part, 200), ({"If-Range": tag}, 200),
+    ):  # fmt: skip
+        for method in ("GET", "HEAD"):
+            answer = client.request(method, f"{entry}/video", headers=headers)
+            assert answer.status_code == status, (method, headers)
+            if status == 304:
+                assert answer.headers["etag"] == tag and answer.content == b""
+                assert "content-length" not in answer.headers
+            elif method == "GET":
+                expected = {200: content, 206: content[2:6]}
+                assert answer.content == expected.get(status, answer.content)
+                assert status != 412 or answer.json()["detail"]
+    thumbnail = client.get(f"{entry}/thumbnail")
+    headers = {"If-None-Match": thumbnail.headers["etag"]}
+    assert client.get(f"{entry}/thumbnail", headers=headers).status_code == 304
+    page = client.get("/")
+    assert client.get("/", headers={"If-None-Match": page.headers["etag"]}).status_code == 304
+
+
+def test_addresses_may_end_as_the_name_does(client, entry, content):
+    number = client.get("/api/videos/lookup", params={"path": NAME}).json()["id"]
+    for address in (f"{entry}/video", f"/api/videos/{number}/file"):
+        for ending, status in (("", 200), (".mp4", 200), (".MP4", 200), (".mkv", 404), (".", 404)):
+            answer = client.get(address + ending)
+            assert answer.status_code == status, address + ending
+            assert status == 404 or answer.content == content
 
 
 def test_a_range_of_what_has_changed_is_the_whole_file(client, entry, content):
@@ -133,6 +217,97 @@ def test_links_out_of_the_folder_and_missing_files_are_refused(own_street, caplo
         beach.rename(own_street / "elsewhere")
         beach.symlink_to(own_street / "elsewhere")
         assert client.get(f"{entry}/video").status_code == 404
+
+
+def test_links_that_lead_nowhere(own_street):
+    with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
+        entry = get_entry(client, "onerror")
+        number = client.get("/api/videos/lookup", params={"path": NAME}).json()["id"]
+        video = own_street / "videos" / NAME
+        thumbnail = VideoIndex.open(own_street / "my.index").thumbnail_file(int(entry[13:]))
+        picture = thumbnail.read_bytes()
+        for path in (video, thumbnail):
+            path.unlink()
+            path.symlink_to(path)
+        paths = "file", "file.mp4", "segments/0.mp4", "clip?start=0&end=1", "frame?t=0"
+        for path in (f"{entry}/video", *(f"/api/videos/{number}/{path}" for path in paths)):
+            assert client.get(path).status_code == 404, path
+        assert client.get(f"/api/videos/{number}").json()["playback"]["kind"] == "missing"
+        assert client.get(f"{entry}/thumbnail").status_code == 404
+        thumbnail.unlink()
+        thumbnail.write_bytes(picture)
+        beach = video.parent
+        beach.rename(own_street / "elsewhere")
+        beach.symlink_to(beach)
+        assert client.get(f"{entry}/video").status_code == 404
+        assert client.get(f"/api/videos/{number}/frame?t=0").content == picture
+
+
+SWAP = """
+import os, sys, threading, time
+path, target = sys.argv[1:]
+spare, kept = f"{path}-spare", f"{path}-kept"
+os.symlink(target, spare)
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set())).start()
+ended = threading.Event()
+while not ended.is_set():
+    for old, new in ((path, kept), (spare, path), (path, spare), (kept, path)):
+        os.rename(old, new)
+    time.sleep(1e-3)
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_file_that_is_swapped_for_a_link_is_never_left(own_street, monkeypatch, what):
+    """A process swaps a video, or its folder, for a link to another outside."""
+    video, outside = own_street / "videos/holiday/casino.mp4", own_street / "outside"
+    write_scene(outside, "casino.mp4", 2, [Sign("secret")])
+    path, target = video, outside / "videos/casino.mp4"
+    foreign = target.read_bytes()
+    if what == "folder":
+        path, target = path.parent, target.parent
+    monkeypatch.setenv("TEXTVR_CACHE", "off")
+    with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
+        entry = get_entry(client, "casino royale")
+        number = client.get("/api/videos/lookup?path=holiday/casino.mp4").json()["id"]
+        base = f"/api/videos/{number}"
+        addresses = {f"{entry}/video": 100, f"{base}/file": 100, f"{base}/segments/0.mp4": 4}
+        addresses |= {f"{base}/frame?t=1.5": 4, f"{base}/clip?start=0&end=1": 4}
+        right = {address: client.get(address).content for address in addresses}
+        assert right[f"{base}/file"] == video.read_bytes() != foreign
+        thumbnails = [client.get(f"/api/entries/{n}/thumbnail").content for n in range(1, 8)]
+        command = [sys.executable, "-c", SWAP, str(path), str(target)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE):
+            statuses = set()
+            for address, times in addresses.items():
+                for _ in range(times):
+                    answer = client.get(address)
+                    statuses.add(answer.status_code)
+                    assert answer.status_code in (200, 404, 422), answer.text
+                    if answer.status_code == 200:
+                        assert answer.content in (right[address], *thumbnails), address
+        assert statuses >= {200, 404}
+
+
+def test_a_file_that_grows_or_shrinks_while_it_is_sent(own_street):
+    """As many bytes are sent as were promised, or the connection ends before them."""
+    video = own_street / "videos" / NAME
+    size = 1 << 24
+    with video.open("ab") as file:
+        file.truncate(size)
+    with serving(own_street / "my.index") as address, httpx.Client(base_url=address) as client:
+        entry = get_entry(client, "onerror")
+        for change in (2 * size, size // 2):
+            with client.stream("GET", f"{entry}/video") as answer:
+                promised, parts = int(answer.headers["content-length"]), answer.iter_raw(65536)
+                received = len(next(parts))
+                os.truncate(video, change)
+                if change > promised:
+                    assert received + sum(map(len, parts)) == promised
+                else:
+                    with pytest.raises(httpx.RemoteProtocolError):
+                        sum(map(len, parts))
+        assert client.get(f"{entry}/thumbnail").status_code == 200
 
 
 def test_linked_videos_are_sent_and_nothing_else_outside(own_street, make_config):
