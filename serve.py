@@ -8,8 +8,8 @@ Nothing leaves the machine, and only this machine is answered unless --host says
 --token (it keeps out other users of this machine, too) every request needs it: the printed link
 sets a cookie in the browser that opens it, programs send "Authorization: Bearer TOKEN". The token
 is made up, unless the environment variable TEXTVR_TOKEN holds one, or it is given as --token TOKEN,
-where others on this machine can see it. The connection is not encrypted: across a network that you
-do not trust use a tunnel (ssh -L 8000:127.0.0.1:8000 MACHINE).
+where others on this machine can see it; it has at least 16 characters. The connection is not
+encrypted: across a network that you do not trust use a tunnel (ssh -L 8000:127.0.0.1:8000 MACHINE).
 
 The page plays a video from the moment that was found and draws the text over it; "/" goes to the
 search box, the arrow keys between results, Enter plays, Escape closes. Every result leads to more
@@ -45,6 +45,7 @@ from utils.errors import UserError
 from utils.run_dir import setup_logging
 
 TOKEN_VARIABLE = "TEXTVR_TOKEN"
+MIN_TOKEN, MIN_DIFFERENT = 16, 6  # characters
 SWITCH_S = 1e-3
 
 
@@ -86,6 +87,11 @@ def choose_token(given: str | None) -> str | None:
     token = given or os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
     if not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
         raise UserError("the token is part of a link: letters, digits and . _ ~ - only")
+    if len(token) < MIN_TOKEN or len(set(token)) < MIN_DIFFERENT:
+        raise UserError(
+            f"the token could be guessed: give at least {MIN_TOKEN} characters, {MIN_DIFFERENT} of "
+            f"them different, or leave it out (--token alone, {TOKEN_VARIABLE} unset): one is made"
+        )
     return token
 
 

@@ -60,7 +60,8 @@ class VideoIndex:
     """An index folder, opened for searching.
 
     Every method may be called from several threads at once, and while ``index.py`` updates the
-    folder: each call sees one commit, the last one.
+    folder: each call sees one commit, the last one. Another index that is put in its place is
+    opened with the next call.
 
     Attributes:
         videos: the folder that was indexed; of a library of several, the first one.
@@ -69,9 +70,10 @@ class VideoIndex:
     def __init__(self, path: Path, precision: "QueryPrecision" = "auto") -> None:
         self.path = path
         self._precision = precision
-        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[OpenDatabase] = queue.LifoQueue()
         self._lock = threading.Lock()
-        self._snapshot: Snapshot | None = None
+        # Of which database and state of it, and the last one.
+        self._snapshot: tuple[Any, Snapshot] | None = None
         self._encoder: tuple[tuple[Path, str], QueryEmbedder] | None = None  # and which it is
         self._picture_lock = threading.Lock()
         self._picture_encoder: tuple[dict[str, Any], PictureEncoder] | None = None  # and its model
@@ -93,7 +95,7 @@ class VideoIndex:
     def close(self) -> None:
         """Release files and memory, as the end of a ``with`` block does."""
         while not self._idle.empty():
-            self._idle.get().close()
+            self._idle.get().connection.close()
         self._snapshot = self._encoder = self._picture_encoder = None
 
     def __enter__(self) -> "VideoIndex":
@@ -447,37 +449,85 @@ class VideoIndex:
     @contextmanager
     def reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
         """Yield a connection within a transaction, and the snapshot that it sees."""
+        opened, snapshot = self._begin_reading()
+        connection = opened.connection
         try:
-            connection = self._idle.get_nowait()
-        except queue.Empty:
-            connection = database.connect(self.path)
-        try:
-            yield connection, self._begin(connection)
+            yield connection, snapshot
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             connection.close()
             raise database.explain_read_error(self.path, error) from error
         except BaseException:
             connection.rollback()
-            self._idle.put(connection)
+            self._idle.put(opened)
             raise
-        self._idle.put(connection)
+        self._idle.put(opened)
 
-    def _begin(self, connection: sqlite3.Connection) -> Snapshot:
+    def _begin_reading(self) -> "tuple[OpenDatabase, Snapshot]":
+        """Begin a transaction in the index that is there now, which another may have replaced."""
+        while True:
+            opened = self._open_database()
+            try:
+                snapshot = self._begin(opened)
+            except (sqlite3.Error, IndexFolderError) as error:
+                opened.connection.close()
+                if identify_database(self.path) != opened.identity:
+                    continue
+                if isinstance(error, sqlite3.Error):
+                    raise database.explain_read_error(self.path, error) from error
+                raise
+            if identify_database(self.path) == opened.identity:
+                return opened, snapshot
+            opened.connection.close()  # its arrays may be those of the other index
+
+    def _open_database(self) -> "OpenDatabase":
+        """Return a connection to the database that is there now; raises ``IndexFolderError``."""
+        identity = identify_database(self.path)
+        while True:
+            try:
+                opened = self._idle.get_nowait()
+            except queue.Empty:
+                return OpenDatabase(database.connect(self.path), identity)
+            if opened.identity == identity:
+                return opened
+            opened.connection.close()  # another index has been put in its place
+
+    def _begin(self, opened: "OpenDatabase") -> Snapshot:
         """Begin a transaction, again where a writer replaces the arrays before they are mapped."""
+        connection = opened.connection
         while True:
             connection.execute("BEGIN")
             meta = database.read_meta(connection)
+            # Of another index, too, although it may have as many commits; what is embedded for the
+            # model that comes next is none of a search's business.
+            state = opened.identity, {**meta, "successor": None}
             snapshot = self._snapshot
-            if snapshot is not None and snapshot.number == meta["commits"]:
-                return snapshot
+            if snapshot is not None and snapshot[0] == state:
+                return snapshot[1]
             try:
-                self._snapshot = snapshot = Snapshot(self.path, meta, connection)
-                return snapshot
+                found = Snapshot(self.path, meta, connection)
+                self._snapshot = state, found
+                return found
             except IndexFolderError:
                 connection.rollback()
                 if database.read_meta(connection)["generation"] == meta["generation"]:
                     raise
+
+
+class OpenDatabase(NamedTuple):
+    """A connection, and to which file."""
+
+    connection: sqlite3.Connection
+    identity: tuple[int, int] | None
+
+
+def identify_database(folder: Path) -> tuple[int, int] | None:
+    """Return what tells the file of an index's database from others; None: there is none."""
+    try:
+        status = os.stat(folder / database.DATABASE)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _list(values: Any) -> tuple[Any, ...]:

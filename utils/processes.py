@@ -30,6 +30,7 @@ Work = Callable[[Task, Callable[[float], None]], Any]
 
 BAR_DELAY_S = 2  # work that is done sooner shows no bar
 _POLL_S = 2.0
+_MAX_FILES = 65_536  # open at a time, where the system names no limit
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -288,3 +289,20 @@ def end_with_parent() -> None:
 def _end_if_orphaned(parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)
+
+
+def raise_file_limit() -> int:
+    """Let this process have as many files open as the system allows it; returns how many."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _MAX_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return _MAX_FILES if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):  # macOS has a limit that it doesn't say
+        return soft
+    return wanted

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -26,6 +27,12 @@ from retrieval.errors import (
 )
 from retrieval.web.access import Access, AccessControl
 from retrieval.web.api import build_api, replace_surrogates
+from retrieval.web.connections import (
+    MAX_HEAD,
+    Connection,
+    QuietFilter,
+    choose_max_connections,
+)
 from retrieval.web.files import FileAnswer, send_file
 from retrieval.web.playback.cache import DiskCache
 from retrieval.web.playback.routes import Playback, build_playback_api
@@ -35,6 +42,7 @@ from utils.files import get_cache_folder
 
 STATIC = Path(__file__).resolve().parent / "static"
 GRACE_S = 1.0  # for answers that are being sent
+_LOGGERS = ("uvicorn.error", "asyncio", __name__, "retrieval.web.playback.routes")
 logger = logging.getLogger(__name__)
 
 
@@ -106,6 +114,10 @@ def _handle_errors(app: FastAPI) -> None:
             "what the server says",
         )
 
+    @app.exception_handler(Exception)
+    def answer_fault(request: Request, error: Exception) -> JSONResponse:
+        return answer(500, "something is wrong in this program; see what the server says")
+
     @app.exception_handler(IndexFolderError)
     def answer_unreadable_index(request: Request, error: IndexFolderError) -> JSONResponse:
         logger.error("%s", error)
@@ -152,6 +164,8 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
             app,
+            http=partial(Connection, max_connections=choose_max_connections()),
+            h11_max_incomplete_event_size=MAX_HEAD,
             log_config=None,
             access_log=False,  # addresses hold what is searched for
             server_header=False,
@@ -160,6 +174,17 @@ class Server(uvicorn.Server):
             ws="none",
         )
         super().__init__(config)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer, and write no log that others can fill."""
+        quiet = QuietFilter()
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(quiet)
+        try:
+            await super().serve(sockets)
+        finally:
+            for name in _LOGGERS:
+                logging.getLogger(name).removeFilter(quiet)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for what is being sent, but not for long."""

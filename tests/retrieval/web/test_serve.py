@@ -133,6 +133,9 @@ def test_errors_are_one_message(street, tmp_path, monkeypatch, capsys):
             ([index, "--host", "no.such.host.invalid"], "with --host"),
             ([index, "--port", "70000"], "from 0 to 65535"),
             ([index, "--token", "two words"], "letters, digits"),
+            ([index, "--token", "a"], "could be guessed: give at least 16 characters"),
+            ([index, "--token", "given-012345678"], "or leave it out"),
+            ([index, "--token", "ab" * 20], "6 of them different"),
         ):
             assert message in refused(monkeypatch, capsys, *argv), argv
     assert f"{index}" in refused(monkeypatch, capsys, index, "-r", other)
@@ -175,8 +178,12 @@ def test_text_is_searched_while_the_model_is_loaded(street, tmp_path, monkeypatc
 
 
 def test_the_token_of_the_environment(monkeypatch):
-    monkeypatch.setenv(serve.TOKEN_VARIABLE, "mine")
-    assert serve.choose_token("") == "mine" and serve.choose_token("given") == "given"
+    mine, given = "my-own~token.2026", "given-0123456789"
+    monkeypatch.setenv(serve.TOKEN_VARIABLE, mine)
+    assert serve.choose_token("") == mine and serve.choose_token(given) == given
     assert serve.choose_token(None) is None
+    monkeypatch.setenv(serve.TOKEN_VARIABLE, "short")
+    with pytest.raises(UserError, match="could be guessed"):
+        serve.choose_token("")
     monkeypatch.delenv(serve.TOKEN_VARIABLE)
     assert serve.choose_token("") != serve.choose_token("")
