@@ -136,8 +136,10 @@ class Connection(H11Protocol):
             headers = [("content-type", "application/json"), ("connection", "close")]
             headers.append(("content-length", str(len(body))))
             head = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event))
+            is_head = self.conn.our_state is h11.SEND_RESPONSE and self.scope["method"] == "HEAD"
+            self.transport.write(self.conn.send(head))
+            if not is_head:
+                self.transport.write(self.conn.send(h11.Data(data=body)))
         self.transport.close()
 
 
@@ -159,7 +161,8 @@ class QuietFilter(logging.Filter):
             # The system's word, such as that no file can be opened any more; not a fault in here.
             first = record.getMessage().partition("\n")[0]
             record.msg, record.args, record.exc_info = "%s (%s)", (first, error), None
-        now, key = time.monotonic(), (record.name, record.getMessage()[:200], type(error))
+        first = record.getMessage().partition("\n")[0]
+        now, key = time.monotonic(), (record.name, first[:200], type(error))
         self._said = {one: at for one, at in self._said.items() if now - at < QUIET_S}
         if key in self._said or len(self._said) >= _MAX_SAID:
             return False
