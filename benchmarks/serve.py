@@ -2,6 +2,7 @@
 
     python -m benchmarks.serve             # a table: 20 clients for 30 s, 100,000 entries
     python -m benchmarks.serve --json      # the same as JSON, with the time of every request
+    python -m benchmarks.serve --clients 5 --slow-clients 200   # beside 200 that only keep it busy
     python -m benchmarks.serve --compare my.index/ queries.txt   # the default and int8 against fp32
 
 The last one takes an index of one's own and a text file with a query a line: it says how near the
@@ -14,6 +15,9 @@ of DistilBERT's. Each client keeps one connection and sends its next query (both
 read the answer to the last one, so that the server is never idle; the clients run in this process
 and share the machine's cores with it. Times are from sending a request to having read its answer.
 The server's CPU time is what the number of requests is bounded by, also where other jobs run.
+
+Slow clients say nothing, or send a byte of a request now and then, or never read the answer to one;
+where the server closes a connection, they open another one.
 """
 
 import http.client
@@ -21,10 +25,12 @@ import itertools
 import os
 import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +59,7 @@ DISTILBERT = {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072}
 DISTILBERT |= {"initializer_range": 0.03}  # the demo's would make a wide model chaotic
 ENCODERS: dict[str, dict[str, int]] = {"as in the demo": {}, "as DistilBERT": DISTILBERT}
 MAX_TOKENS = 32  # of a query
-MAX_CLIENTS, MAX_SECONDS, MAX_REQUESTS = 100, 300, 100_000
+MAX_CLIENTS, MAX_SLOW, MAX_SECONDS, MAX_REQUESTS = 100, 1000, 300, 100_000
 HITS = 24  # as the page asks for
 NUM_QUERIES = 1000
 TOP = 10  # entries that --compare looks at
@@ -64,6 +70,8 @@ def main() -> None:
     parser = measuring.make_parser(__doc__)
     parser.add_argument("--entries", type=positive_int, default=100_000, help="of the index")
     parser.add_argument("--clients", type=positive_int, default=20, help="at once")
+    slow = "clients that send or read next to nothing, besides (%(default)s)"
+    parser.add_argument("--slow-clients", type=int, default=0, metavar="N", help=slow)
     parser.add_argument("--seconds", type=positive_int, default=30, help="for each query encoder")
     parser.add_argument(
         "--compare", nargs=2, type=Path, metavar=("INDEX", "QUERIES"), help="see above"
@@ -73,6 +81,8 @@ def main() -> None:
         result = measuring.describe_machine() | compare_precisions(*asked.compare)
         measuring.write_result(result, asked.json, make_comparison_table)
         return
+    if not 0 <= asked.slow_clients <= MAX_SLOW:
+        parser.error(f"--slow-clients: from 0 to {MAX_SLOW}")
     if asked.clients > MAX_CLIENTS or asked.seconds > MAX_SECONDS:
         parser.error(f"at most {MAX_CLIENTS} clients for at most {MAX_SECONDS} seconds")
     with tempfile.TemporaryDirectory(prefix="serve_") as name:
@@ -82,10 +92,13 @@ def main() -> None:
         for encoder, size in ENCODERS.items():
             add_query_encoder(folder, contents.vocabulary, size)
             case = {"encoder": encoder, "entries": asked.entries, "clients": asked.clients}
+            case["slow_clients"] = asked.slow_clients
             with run_server(folder) as (address, process):
                 send_requests(address, paths, clients=2, seconds=10, most=20)  # reads everything
                 options, before = (asked.clients, asked.seconds, MAX_REQUESTS), read_cpu_s(process)
-                case |= send_requests(address, paths, *options)
+                with run_slow_clients(address, asked.slow_clients) as opened:
+                    case |= send_requests(address, paths, *options)
+                case["slow_connections"] = opened[0]
                 cases.append(case | {"cpu_s": read_cpu_s(process) - before})
     measuring.write_result(measuring.describe_machine() | {"cases": cases}, asked.json, make_table)
 
@@ -134,6 +147,51 @@ def run_server(folder: Path) -> Iterator[tuple[str, int]]:
             yield said[-1], process.pid
         finally:
             process.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def run_slow_clients(address: str, number: int) -> Iterator[list[int]]:
+    """Keep connections open that take the server's time; yields how many have been opened."""
+    place = urlsplit(address).hostname, urlsplit(address).port
+    request = b"GET /api/openapi.json HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"x" * 1000
+    whole = b"GET /api/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20
+    opened, ended = [0], threading.Event()
+
+    def open_one(position: int) -> socket.socket:
+        connection = socket.create_connection(place, timeout=10)
+        connection.sendall(whole if position % 3 == 2 else b"")
+        connection.setblocking(False)
+        opened[0] += 1
+        return connection
+
+    def run() -> None:
+        slow = [open_one(position) for position in range(number)]
+        for step in itertools.count():
+            for position, connection in enumerate(slow):
+                try:
+                    if position % 3 == 1:
+                        connection.send(request[step % len(request) :][:1])
+                    elif position % 3 == 0 and connection.recv(1, socket.MSG_PEEK) == b"":
+                        raise ConnectionResetError
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    connection.close()
+                    slow[position] = open_one(position)
+            if ended.wait(1.0):
+                break
+        for connection in slow:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        try:
+            while number and opened[0] < number and not running.done():
+                time.sleep(0.01)
+            yield opened
+        finally:
+            ended.set()
+        running.result()
 
 
 def read_cpu_s(process: int) -> float:
@@ -237,12 +295,21 @@ def compute_percentile(values: Sequence[float], share: int) -> float:
 
 def make_table(result: measuring.Result) -> str:
     """Return the results as a Markdown table."""
-    columns = ["query encoder", "entries", "clients", "requests", "a second", "median, ms"]
+    columns = [
+        "query encoder",
+        "entries",
+        "clients",
+        "slow ones",
+        "requests",
+        "a second",
+        "median, ms",
+    ]
     columns += ["p95, ms", "most, ms", "CPU of the server, ms/request", "errors"]
     rows = []
     for case in result["cases"]:
         times = case["times"]
-        numbers = [f"{case['entries']:,}", f"{case['clients']:,}", f"{len(times):,}"]
+        numbers = [f"{case['entries']:,}", f"{case['clients']:,}", f"{case['slow_clients']:,}"]
+        numbers.append(f"{len(times):,}")
         numbers.append(f"{len(times) / case['seconds']:.0f}")
         cells = [""] * 3
         if times:

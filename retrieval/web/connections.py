@@ -21,7 +21,7 @@ HEAD_S = (
 )
 STALL_S = 120.0  # in which a client has to read what waits to be sent, some 64 KiB
 MAX_HEAD = 1 << 16  # bytes; a path of 4,096 characters may take 48 KiB
-MAX_CONNECTIONS, MAX_OF_CLIENT = 500, 100
+MAX_CONNECTIONS, MAX_OF_CLIENT = 500, 250
 # Files of a process that are no connections: of the index, of videos that are decoded.
 _OTHER_FILES = 192
 _MIN_CONNECTIONS = 16

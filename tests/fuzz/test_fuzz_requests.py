@@ -59,7 +59,7 @@ endings = often(b"mp4", b"MP4", b"jpg", b"", b"mp4/..")
 paths = st.one_of(
     st.sampled_from([b"/", b"/api/folders", b"/api/library", b"/api/openapi.json",
                      b"/static/app.js", b"/static/../server.py", b"//", b"/api", b"/api/search",
-                     b"/api/videos/search",                     b"/api/videos/lookup", b"*", b"http://localhost/api/folders"]),
+                     b"/api/videos/search", b"/api/videos/lookup", b"*", b"http://localhost/api/folders"]),
     st.builds(b"/api/entries/%b%b".__mod__, st.tuples(
         numbers, st.sampled_from([b"", b"/thumbnail", b"/video", b"/video.mp4", b"/x"]))),
     st.builds(b"/api/videos/%b/%b".__mod__, st.tuples(

@@ -21,6 +21,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
+from starlette.convertors import IntegerConvertor, register_url_convertor
 
 from retrieval import VideoIndex
 from retrieval.errors import MissingFileError, UnknownEntryError
@@ -63,6 +64,14 @@ _GONE = 499  # nobody reads this answer
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+
+class NumberConvertor(IntegerConvertor):
+    """Numbers in addresses, of at most 18 digits: Python refuses to read some thousands of them."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("number", NumberConvertor())
 Seconds = Annotated[float, Query(ge=0, le=1e7, allow_inf_nan=False)]
 
 
@@ -242,13 +251,13 @@ def build_playback_api(playback: Playback) -> APIRouter:
         """Describe the video with a path within the indexed folder."""
         return playback.describe(_find_video(index, path))
 
-    @router.get("/videos/{video_id:int}", responses=UNKNOWN)
+    @router.get("/videos/{video_id:number}", responses=UNKNOWN)
     def video(video_id: int) -> WholeVideoAnswer:
         """Describe a video, all lines of text in it, and how it is played."""
         return playback.describe(index.video(video_id))
 
-    @route_file(router, "/videos/{video_id:int}/file.{ending}", "video/*", UNKNOWN)
-    @route_file(router, "/videos/{video_id:int}/file", "video/*", UNKNOWN)
+    @route_file(router, "/videos/{video_id:number}/file.{ending}", "video/*", UNKNOWN)
+    @route_file(router, "/videos/{video_id:number}/file", "video/*", UNKNOWN)
     def file(video_id: int, ending: str | None = None) -> FileAnswer:
         """Send the whole file, or the range that is asked for."""
         found = index.video(video_id)
@@ -277,7 +286,7 @@ def _add_media(router: APIRouter, playback: Playback) -> None:
         entry = index.nearest_entry(video_id, time_s)
         return send_file(index.thumbnail_file(entry), "image/jpeg", f"{entry}.jpg")
 
-    @route("/videos/{video_id:int}/segments/{number:int}.mp4", "video/mp4")
+    @route("/videos/{video_id:number}/segments/{number:number}.mp4", "video/mp4")
     async def segment(request: Request, video_id: int, number: int) -> Response:
         """Send a part of a video as H.264 and AAC, with its own header.
 
@@ -294,7 +303,7 @@ def _add_media(router: APIRouter, playback: Playback) -> None:
         except NoPictureError as error:
             raise HTTPException(422, str(error)) from error
 
-    @route("/videos/{video_id:int}/frame", "image/jpeg")
+    @route("/videos/{video_id:number}/frame", "image/jpeg")
     async def frame(
         request: Request,
         video_id: int,
@@ -311,7 +320,7 @@ def _add_media(router: APIRouter, playback: Playback) -> None:
         except (MissingFileError, NoPictureError, UnplayableError):
             return await to_thread.run_sync(send_thumbnail, video_id, t)
 
-    @route("/videos/{video_id:int}/clip", "video/mp4")
+    @route("/videos/{video_id:number}/clip", "video/mp4")
     async def clip(request: Request, video_id: int, start: Seconds, end: Seconds) -> Response:
         """Send a part of a video as a file, copied where that is exact to half a second."""
         media, _ = await to_thread.run_sync(playback.open_or_refuse, video_id)

@@ -1,5 +1,7 @@
 """A real server in a thread."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from starlette.types import ASGIApp
 from retrieval import VideoIndex
 from retrieval.web.access import Access
 from retrieval.web.server import Server, build_app, open_socket
+from tests.conftest import ROOT
 
 
 @contextmanager
@@ -26,6 +29,24 @@ def serving_app(app: ASGIApp) -> Iterator[str]:
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
+
+
+@contextmanager
+def running_serve(folder: Path, files: int | None = None) -> Iterator[tuple[subprocess.Popen, str]]:
+    """Run serve.py as a process of its own; yields it and its address, without the last slash.
+
+    Args:
+        files: that it may have open.
+    """
+    limit = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, ({files}, {files}))\n"
+    script = "import runpy; runpy.run_path('serve.py', run_name='__main__')"
+    command = [sys.executable, "-c", (limit if files else "") + script, str(folder), "--port", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process, process.stdout.readline().split()[-1].rstrip("/")
+        finally:
+            process.terminate()
 
 
 @contextmanager

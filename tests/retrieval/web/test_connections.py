@@ -6,8 +6,6 @@ import logging
 import os
 import resource
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,8 +16,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 from retrieval.web import connections
-from tests.conftest import ROOT
-from tests.retrieval.web.serving import serving_app
+from tests.retrieval.web.serving import running_serve, serving_app
 from utils.processes import raise_file_limit
 
 HEAD = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n"
@@ -120,29 +117,18 @@ def test_those_that_have_waited_longest_make_room(hello, monkeypatch):
             assert httpx.get(f"{hello}/hello", trust_env=False).json() == "hello"
 
 
-def test_many_idle_connections_and_few_files(street, tmp_path):
+def test_many_idle_connections_and_few_files(street):
     """A server that may have 256 files open answers beside 300 connections that say nothing."""
-    resource_limit = (
-        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 256));"
-        "sys.argv = sys.argv[1:]; runpy.run_path('serve.py', run_name='__main__')"
-    )
-    command = [sys.executable, "-c", resource_limit, "serve.py", str(street / "my.index")]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [*command, "--port", "0"], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
-    ) as process:
-        try:
-            address = process.stdout.readline().split()[-1].rstrip("/")
-            with ExitStack() as stack:
-                for _ in range(300):
-                    stack.enter_context(opened(address, send=HEAD))
-                for query in ("sale", "casino"):
-                    answer = httpx.get(f"{address}/api/search?q={query}&mode=keyword", timeout=60)
-                    assert answer.status_code == 200 and answer.json()["hits"]
-                    path = f"/api/entries/{answer.json()['hits'][0]['id']}/video"
-                    assert httpx.get(address + path, timeout=60).status_code == 200
-        finally:
-            process.terminate()
+    with running_serve(street / "my.index", files=256) as (process, address):
+        with ExitStack() as stack:
+            for _ in range(300):
+                stack.enter_context(opened(address, send=HEAD))
+            for query in ("sale", "casino"):
+                answer = httpx.get(f"{address}/api/search?q={query}&mode=keyword", timeout=60)
+                assert answer.status_code == 200 and answer.json()["hits"]
+                path = f"/api/entries/{answer.json()['hits'][0]['id']}/video"
+                assert httpx.get(address + path, timeout=60).status_code == 200
+        process.terminate()
         assert "Traceback" not in process.stderr.read()
 
 
