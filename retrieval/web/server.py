@@ -93,7 +93,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def answer_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(422, "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()))
+        problems = (f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+        return answer(422, str(UserError("; ".join(problems))))  # names are those that were sent
 
     @app.exception_handler(UserError)
     def answer_user_error(request: Request, error: UserError) -> JSONResponse:

@@ -242,3 +242,11 @@ def test_an_index_that_is_damaged_meanwhile_is_said_and_no_path_is_told(own_stre
         assert answer.status_code == 503
         assert "the index can't be read" in answer.json()["detail"]
         assert str(own_street) not in answer.text
+
+
+def test_names_that_are_sent_are_shown_safely(client):
+    for name in ("a\0b\x1b[31m", "x" * 20_000):
+        answer = client.get("/api/search", params={"q": "a", name: "1"})
+        detail = answer.json()["detail"]
+        assert answer.status_code == 422 and "Extra inputs are not permitted" in detail
+        assert detail.isprintable() and len(detail) <= 2000
