@@ -155,9 +155,9 @@ def _read_csv(path: Path) -> "DataFrame":
     import pandas
 
     try:
-        # pandas would take the first column of rows that are too long for their names.
-        too_long = warnings.catch_warnings(action="error", category=pandas.errors.ParserWarning)
-        with path.open("rb") as file, too_long:
+        with path.open("rb") as file, warnings.catch_warnings():
+            # pandas would take the first column of rows that are too long for their names.
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
             mark, encoding = find_encoding(file.read(4))
             file.seek(len(mark))
             table = pandas.read_csv(
