@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: what they hold, when they are written, which one is resumed."""
+"""Checkpoints of a training run: what they hold, when they are written, how one is resumed."""
 
 import logging
 import math
@@ -16,14 +16,18 @@ from base.base_trainer import Monitor
 from base.config import Config
 from base.criterion import Criterion
 from evaluation.data_report import DataReport
+from trainer.checkpoint_folder import (
+    BEST,
+    LAST,
+    CheckpointFolder,
+    check_best,
+    find_newest_checkpoint,
+)
 from trainer.optim import Schedule
 from utils.checkpoint.files import (
     CheckpointError,
-    copy_checkpoint,
     explain_damaged_state,
     load_checkpoint,
-    make_folder,
-    save_checkpoint,
     verify_checkpoint,
 )
 from utils.checkpoint.weights import fit_weights, get_weights, load_weights
@@ -37,7 +41,6 @@ from utils.seed import get_random_states, restore_random_states
 
 logger = logging.getLogger(__name__)
 
-LAST, BEST = "model_last.pth", "model_best.pth"
 AUTO = "auto"
 NOTHING, SAVE, STOP = 0, 1, 2  # of all processes' actions the largest counts
 NEEDED = {"state_dict", "optimizer", "scheduler", "scaler", "best", "progress", "random_states"}
@@ -87,7 +90,7 @@ def open_run(config: Config, resume: str | None, chosen: str | None) -> Run:
             if checkpoint is None:
                 logger.info("no checkpoint in %s: the run begins there", folder)
             return _reopen(folder, checkpoint)
-    return Run(make_run_dir(save_dir, config.name, chosen))
+    return _reopen(make_run_dir(save_dir, config.name, chosen), None)
 
 
 def _reopen(folder: Path, checkpoint: Path | None) -> Run:
@@ -224,7 +227,7 @@ class TrainingState:
         monitor: Monitor | None,
         keep_last: int,
     ) -> None:
-        self.run_dir = run_dir
+        self.folder = CheckpointFolder(run_dir, keep_last)
         self.config = config
         self.model = model
         self.criterion = criterion
@@ -232,20 +235,28 @@ class TrainingState:
         self.schedule = schedule
         self.precision = precision
         self.monitor = monitor
-        self.keep_last = keep_last
         self.unsaved: CheckpointError | None = None  # why the newest state is not on disk
 
     def save(
-        self, progress: Progress, report: DataReport, improved: bool = False, keep: bool = False
+        self,
+        progress: Progress,
+        report: DataReport,
+        improved: bool = False,
+        keep: bool = False,
+        stopped: bool = False,
     ) -> None:
         """Write the last checkpoint, the best if ``improved``, and one of the epoch if ``keep``.
 
         What can't be written is said loudly and tried again next time; the run goes on, and the
         checkpoints written before are kept. Every process has to call this; the first one writes.
+
+        Args:
+            stopped: whether it is written only because the run was asked to stop.
         """
         random_of_all, report = gather_objects(get_random_states()), report.gather()
         if not get_dist_info().is_main:
             return
+        copies = [BEST] * improved + [f"checkpoint-epoch{progress.epoch}.pth"] * keep
         state = {
             "arch": type(self.model).__name__,
             "epoch": progress.epoch,
@@ -260,42 +271,23 @@ class TrainingState:
             "random_states": random_of_all,
             "data_report": report.state_dict(),
             "config": self.config,
+            "copies": copies,
+            "stopped": stopped,
         }
-        copies = [BEST] * improved + [f"checkpoint-epoch{progress.epoch}.pth"] * keep
         try:
-            self._write(state, copies)
+            self.folder.write(state)
         except CheckpointError as error:
             self.unsaved = error
             lost = f" {BEST} stays that of an earlier epoch." if improved else ""
             logger.error("NOT SAVED: %s.%s The run goes on and will try again", error, lost)
         else:
             self.unsaved = None
-            logger.debug("saved %s in %s", ", ".join([LAST, *copies]), self.run_dir)
+            logger.debug("saved %s in %s", ", ".join([LAST, *copies]), self.folder.path)
 
     def raise_if_unsaved(self) -> None:
         """Raise the ``CheckpointError`` of a run whose last state is not on disk."""
         if self.unsaved is not None:
             raise self.unsaved
-
-    def _write(self, state: dict[str, Any], copies: list[str]) -> None:
-        if not self.run_dir.is_dir():
-            logger.error("%s: the run's folder is gone; it is made anew", self.run_dir)
-            make_folder(self.run_dir)
-        last = self.run_dir / LAST
-        self._rotate(last)
-        save_checkpoint(last, state)
-        for name in copies:
-            copy_checkpoint(last, self.run_dir / name)
-
-    def _rotate(self, last: Path) -> None:
-        """Let each checkpoint take the place of the one before it; those too many go."""
-        for number in range(self.keep_last - 1, 0, -1):
-            newer = name_earlier(last, number - 1)
-            if newer.exists():
-                copy_checkpoint(newer, name_earlier(last, number))
-        for number, path in list_last_checkpoints(last):
-            if number >= self.keep_last:
-                path.unlink(missing_ok=True)
 
     @explain_damaged_state
     def load(self, path: Path) -> tuple[Progress, DataReport]:
@@ -332,6 +324,8 @@ class TrainingState:
         if self.precision.scaler.is_enabled() and state["scaler"]:
             self.precision.scaler.load_state_dict(state["scaler"])
         self._restore_random_states(state["random_states"], path)
+        if get_dist_info().is_main:
+            self.folder.resume(path, state)
         return (
             Progress.from_state(state["progress"]),
             DataReport.from_state(state["data_report"])
@@ -394,45 +388,6 @@ def _get_settings(group: dict[str, Any]) -> dict[str, Any]:
     return settings | {"lr": settings.pop("initial_lr", group["lr"])}
 
 
-def name_earlier(last: Path, number: int) -> Path:
-    """Return the name of the checkpoint ``number`` saves before ``model_last.pth``."""
-    return last.with_stem(f"{last.stem}-{number}") if number else last
-
-
-def list_last_checkpoints(last: Path) -> list[tuple[int, Path]]:
-    """Return ``model_last.pth`` (0) and those before it that are there, the newest first."""
-    found = [(0, last)] if last.exists() else []
-    for path in last.parent.glob(f"{last.stem}-*{last.suffix}"):
-        number = path.stem.removeprefix(f"{last.stem}-")
-        found += [(int(number), path)] if number.isdecimal() else []
-    return sorted(found)
-
-
-def find_newest_checkpoint(run_dir: Path) -> Path | None:
-    """Return the newest checkpoint of a run that is whole; damaged ones are said and passed over.
-
-    Returns:
-        None where there is none.
-
-    Raises:
-        CheckpointError: there are some, but none is whole.
-    """
-    # By name, as far as names tell: a copied folder, and copies without links, have other times.
-    last = [path for _, path in list_last_checkpoints(run_dir / LAST)]
-    others = [path for path in run_dir.glob("*.pth") if path not in last]
-    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in last + others:
-        try:
-            verify_checkpoint(path)
-        except CheckpointError as error:
-            logger.error("%s; the one before it is tried", error)
-        else:
-            return path
-    if last or others:
-        raise CheckpointError(f"{run_dir}: holds no checkpoint that is whole; begin a new run")
-    return None
-
-
 def load_model(model: RetrievalModel, criterion: Criterion, path: Path) -> dict[str, Any]:
     """Load a checkpoint's weights strictly, and what its loss has learned.
 
@@ -441,8 +396,10 @@ def load_model(model: RetrievalModel, criterion: Criterion, path: Path) -> dict[
 
     Raises:
         CheckpointError: the file can't be read, or does not fit; the names are listed.
+        UserError: it is not what its run calls its best; see ``check_best``.
     """
     state = load_checkpoint(path)
+    check_best(path, state.get("epoch"))
     load_weights(model, path, state)
     if criterion.state_dict():
         load_criterion(criterion, state, path)

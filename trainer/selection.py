@@ -15,7 +15,7 @@ from typing import Any
 from base.base_dataset import BaseTextVideoDataset
 from base.config import Config, parse_monitor
 from evaluation.results import Selection
-from trainer.checkpointing import LAST
+from trainer.checkpoint_folder import LAST
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)

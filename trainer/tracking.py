@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +20,11 @@ from base.base_data_loader import BaseDataLoader
 from base.base_trainer import Monitor
 from base.batch import Batch
 from evaluation.evaluator import Evaluation
-from trainer.checkpointing import BEST, LAST
+from trainer.checkpoint_folder import BEST, LAST, read_epoch
+from trainer.checkpointing import Progress
 from utils.distributed import get_dist_info
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import write_bytes, write_text
 from utils.ranking import compute_t2v_ranks, compute_v2t_ranks
 
 logger = logging.getLogger(__name__)
@@ -56,14 +58,22 @@ class Tracker:
         self._not_finite = run_dir / "not_finite.jsonl"
         self._writer = writer
         self._throughput = ThroughputMeter()
-        self._clips_at: int | None = None  # the epoch whose clips were shown last
         self._start = time.monotonic()
 
-    def resume(self, epoch: int) -> None:
-        """Drop the lines of epochs after ``epoch``, which are run again."""
-        if self._writer is not None and self._file.exists():
-            lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(self._file, "".join(line for line in lines if _parse_epoch(line) <= epoch))
+    def resume(self, progress: Progress | None) -> None:
+        """Drop what was written of epochs, batches and steps that are run again.
+
+        Args:
+            progress: what is done; None: nothing, as where a run has no checkpoint yet.
+        """
+        if self._writer is None:
+            return
+        done = Progress(epoch=-1, batches=0, step=-1) if progress is None else progress
+        _keep_lines(self._file, lambda line: line["epoch"] <= done.epoch)
+        position = done.epoch + 1, done.batches
+        # Those of earlier releases have no number of their batch.
+        _keep_lines(self._not_finite, lambda n: (n["epoch"], n.get("batch", 0)) <= position)
+        self._try_writer(lambda: self._writer.resume(done))
 
     def begin_epoch(self) -> None:
         """Start measuring an epoch's batches, or those that are left of it."""
@@ -74,11 +84,9 @@ class Tracker:
         return self._throughput.wait_for_data()
 
     def log_clips(self, loader: BaseDataLoader, batch: Batch, epoch: int) -> None:
-        """Show clips of the run's first batch, and of one every ``CLIPS_EVERY`` epochs."""
-        recent = self._clips_at is not None and epoch < self._clips_at + CLIPS_EVERY
-        if self._writer is None or recent:
+        """Show clips of an epoch's first batch, in one of every ``CLIPS_EVERY`` epochs."""
+        if self._writer is None or epoch % CLIPS_EVERY != 1:
             return
-        self._clips_at = epoch
         for row in range(min(NUM_CLIPS, len(batch) - batch.num_fillers)):
             text = format_clip_text(batch.ids[row], *loader.get_texts(batch, row))
             self._write("text", f"clips/{row}", text, "epoch", epoch)
@@ -115,8 +123,7 @@ class Tracker:
         _append_json(self._file, line | {"timing": timing} if timing else line)
         for name, value in (log | {f"timing/{name}": v for name, v in timing.items()}).items():
             self._write("scalar", name, value, "epoch", epoch)
-        if self._writer is not None:
-            self._try_writer(self._writer.flush)
+        self.flush()
         logger.info("epoch %d: %s", epoch, ", ".join(f"{k} {v:.4g}" for k, v in log.items()))
 
     def log_not_finite(self, where: dict[str, Any]) -> Path:
@@ -124,6 +131,11 @@ class Tracker:
         if self._writer is not None:
             _append_json(self._not_finite, where)
         return self._not_finite
+
+    def flush(self) -> None:
+        """Let what was shown be on the disk."""
+        if self._writer is not None:
+            self._try_writer(self._writer.flush)
 
     def close(self) -> None:
         """Finish writing."""
@@ -207,6 +219,9 @@ class Writer:
             position: steps or epochs.
         """
 
+    def resume(self, done: Progress) -> None:
+        """Take back what earlier processes have shown of what is run again."""
+
     def flush(self) -> None:
         """Let what was added be seen."""
 
@@ -220,12 +235,52 @@ class TensorBoard(Writer):
     def __init__(self, run_dir: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
+        folder = run_dir / "tensorboard"
+        self._earlier = sorted(folder.glob("events.out.tfevents.*"))  # of processes before this one
+        self._writer = SummaryWriter(str(folder))
         self.flush, self.close = self._writer.flush, self._writer.close
+
+    def resume(self, done: Progress) -> None:
+        """Take back what earlier processes have shown of what is run again."""
+        for file in self._earlier:
+            _keep_events(file, done)
 
     def write(self, kind: Kind, name: str, value: Any, axis: Axis, position: int) -> None:
         """Add to what is shown."""
         getattr(self._writer, f"add_{kind}")(name, value, position)
+
+
+def _keep_events(file: Path, done: Progress) -> None:
+    """Drop the events of an event file that are run again, and one that was cut short.
+
+    A file that says nothing else is removed. Records are a length (8 bytes), its checksum (4), a
+    message and its checksum (4), as tensorboard/summary/writer/record_writer.py has them.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    data, start = file.read_bytes(), 0
+    kept: list[bytes] = []
+    while (end := start + 16 + int.from_bytes(data[start : start + 8], "little")) <= len(data):
+        try:
+            event = Event.FromString(data[start + 12 : end - 4])
+        except DecodeError:
+            break
+        if all(_is_done(value.tag, event.step, done) for value in event.summary.value):
+            kept.append(data[start:end])
+        start = end
+    if len(kept) <= 1:  # the first one has the file's version alone
+        file.unlink()
+    elif sum(map(len, kept)) < len(data):
+        write_bytes(file, b"".join(kept))
+
+
+def _is_done(tag: str, position: int, done: Progress) -> bool:
+    if tag.startswith("step/"):
+        return position <= done.step
+    if tag.startswith("clips/"):  # shown when their epoch begins
+        return position <= done.epoch + (done.batches > 0)
+    return position <= done.epoch
 
 
 class WeightsAndBiases(Writer):
@@ -287,7 +342,7 @@ def _import_wandb() -> ModuleType:
 def _read_or_make_id(file: Path) -> str:
     """Return the run's id, drawn by the system: the seeds of the run know nothing of it."""
     if not file.exists():
-        file.write_text(secrets.token_hex(8), encoding="utf-8")
+        write_text(file, secrets.token_hex(8))
     return file.read_text(encoding="utf-8").strip()
 
 
@@ -347,7 +402,7 @@ def format_clip_text(name: str, captions: list[str], words: list[str] | None) ->
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """Return the lines of ``metrics.jsonl``; one that was cut short is left out."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines if _parse_epoch(line) < float("inf")]
+    return [json.loads(line) for line in lines if _parse_epoch(line) < math.inf]
 
 
 def _append_json(path: Path, value: dict[str, Any]) -> None:
@@ -360,12 +415,25 @@ def _append_json(path: Path, value: dict[str, Any]) -> None:
         logger.error("NOT WRITTEN to %s (%s): %s", path, error.strerror, line.strip())
 
 
+def _keep_lines(file: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop lines of a file of JSON lines, and those that were cut short."""
+    if not file.exists():
+        return
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = (line for line in lines if _parse_epoch(line) < math.inf)
+    kept = [line.rstrip("\n") + "\n" for line in whole if is_kept(json.loads(line))]
+    if not kept:
+        file.unlink()
+    elif kept != lines:
+        write_text(file, "".join(kept))
+
+
 def _parse_epoch(line: str) -> float:
     """Return the epoch of a line; a line that was cut short belongs to none that is kept."""
     try:
         return json.loads(line)["epoch"]
-    except (ValueError, KeyError):
-        return float("inf")
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def summarize_run(run_dir: Path, epochs: int, monitor: Monitor | None) -> str:
@@ -375,7 +443,7 @@ def summarize_run(run_dir: Path, epochs: int, monitor: Monitor | None) -> str:
     """
     best_epoch = monitor.epoch if monitor is not None else None
     shown = epochs if best_epoch is None else best_epoch
-    best, command = _describe_best(monitor), name_next_command(run_dir)
+    best, command = _describe_best(monitor, run_dir / BEST), name_next_command(run_dir)
     written = {line["epoch"]: line for line in read_metrics(run_dir / METRICS_FILE)}
     lines = [f"epochs done: {epochs}", best, f"epoch {shown}:"]
     lines += _format_numbers(written[shown]) if shown in written else ["  not in metrics.jsonl"]
@@ -390,13 +458,17 @@ def name_next_command(run_dir: Path) -> str:
     return f"python test.py -r {checkpoint} --sim_path {run_dir / 'test' / 'sim_matrix.npy'}"
 
 
-def _describe_best(monitor: Monitor | None) -> str:
+def _describe_best(monitor: Monitor | None, file: Path) -> str:
     if monitor is None:
         return "best epoch: none, trainer.monitor is off"
     if monitor.value is None:
         return f"best epoch: none, {monitor.name} was never finite"
     epoch = "unknown, it was before this code noted it" if monitor.epoch is None else monitor.epoch
-    return f"best epoch: {epoch} ({monitor.mode} {monitor.name} = {monitor.value:.6g})"
+    text = f"best epoch: {epoch} ({monitor.mode} {monitor.name} = {monitor.value:.6g})"
+    found = read_epoch(file)
+    if found in (None, monitor.epoch):
+        return text
+    return f"{text}; it could not be written, {file.name} holds epoch {found}"
 
 
 def _format_numbers(log: dict[str, Any]) -> list[str]:

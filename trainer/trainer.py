@@ -28,7 +28,8 @@ from evaluation.data_report import DataReport
 from evaluation.embedding_cache import WordVectorCache
 from evaluation.evaluator import Evaluation, Evaluator
 from evaluation.prefetch import move_to_device, prefetch_to_device
-from trainer.checkpointing import LAST, SAVE, STOP, Progress, SaveSchedule, TrainingState
+from trainer.checkpoint_folder import LAST
+from trainer.checkpointing import SAVE, STOP, Progress, SaveSchedule, TrainingState
 from trainer.collapse import CollapseWatch, measure_modalities
 from trainer.grad_cache import GradientCache
 from trainer.optim import Schedule
@@ -149,7 +150,7 @@ class Trainer(BaseTrainer):
             Stopped: SIGTERM or SIGINT came; the step was finished and saved.
         """
         every = (self.settings.save_every_steps, self.settings.save_every_minutes)
-        self.tracker.resume(self.epoch if self.has_begun else -1)
+        self.tracker.resume(self.progress if self.has_begun else None)
         with StopSignals() as signals:
             self.save_schedule = SaveSchedule(signals, *every)
             try:
@@ -185,7 +186,8 @@ class Trainer(BaseTrainer):
         with self._progress_bar(epoch, plan, done) as bar:
             for turn, ((_, batch), moved) in zip(left, batches, strict=True):
                 self.report.add(batch)
-                self.tracker.log_clips(self.loaders[turn[0]], batch, epoch)
+                if self.progress.batches + len(self.steps) == 0:
+                    self.tracker.log_clips(self.loaders[turn[0]], batch, epoch)
                 with self.chunk_finder.explain_out_of_memory(moved):
                     numbers = self.train_step(moved)
                 lr = self.optimizer.param_groups[0]["lr"]
@@ -333,6 +335,7 @@ class Trainer(BaseTrainer):
         self.progress.skip_batch()
         videos = list(itertools.chain.from_iterable(gather_objects(step.ids)))
         where = {"epoch": self.epoch + 1, "after_step": self.progress.step}
+        where |= {"batch": self.progress.batches}
         file = self.tracker.log_not_finite(where | {"loss": str(loss), "videos": videos})
         text = f"the loss is {loss} at step {self.progress.step + 1} (epoch {self.epoch + 1})"
         if self.settings.on_nan == "skip" and self.progress.skipped <= MAX_SKIPPED:
@@ -400,13 +403,16 @@ class Trainer(BaseTrainer):
         if action == SAVE:
             self._save()
 
-    def _save(self, improved: bool = False, keep: bool = False) -> None:
+    def _save(self, improved: bool = False, keep: bool = False, stopped: bool = False) -> None:
         self._read_steps()
-        self.state.save(self.progress, self.report, improved, keep)
+        self.tracker.flush()  # what was shown before a checkpoint is there when it is resumed
+        self.state.save(self.progress, self.report, improved, keep, stopped)
         self.save_schedule.restart_clock()
 
     def _stop(self) -> NoReturn:
-        self._save()
+        self._read_steps()
+        step = self.progress.step
+        self._save(stopped=step == 0 or not self.save_schedule.is_due_by_steps(step))
         all_reduce_max(0, self.device)  # a process that ends first would stop the one that writes
         self.state.raise_if_unsaved()
         raise Stopped(

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from utils.checkpoint.unpickling import (
     detect_format,
     find_damaged_part,
     read_torch_file,
+    read_torch_values,
 )
 from utils.errors import UserError
 from utils.files import atomic_write, sync_file
@@ -96,6 +98,24 @@ def copy_checkpoint(source: Path, target: Path) -> None:
         raise CheckpointError(f"{target}: can't be written ({error}); {source} is good") from error
 
 
+def hold_equal(path: Path, other: Path) -> bool:
+    """Whether two checkpoints hold the same, by the checksums in them; their parts are not read.
+
+    One that is damaged or not there equals no other.
+    """
+    try:
+        if path.samefile(other):
+            return True
+        return _list_parts(path) == _list_parts(other)
+    except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
+
+
+def _list_parts(path: Path) -> list[tuple[str, int, int]]:
+    with zipfile.ZipFile(path) as file:
+        return [(part.filename, part.CRC, part.file_size) for part in file.infolist()]
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it.
 
@@ -147,6 +167,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             state["config"] = _ConfigReader().to_json(config)
         except ValueError as error:
             raise CheckpointError(f"{path}: is no checkpoint (its config: {error})") from error
+    return state
+
+
+def load_values(path: Path) -> dict[str, Any]:
+    """Read the plain values of a checkpoint of ``save_checkpoint``; its tensors come as None.
+
+    Raises:
+        CheckpointError: missing, damaged, or no such checkpoint.
+    """
+    state = read_torch_values(path)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a checkpoint")
     return state
 
 

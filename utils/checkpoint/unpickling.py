@@ -29,7 +29,7 @@ from utils.errors import UserError
 
 __all__ = ["CheckpointError", "InertName", "InertRecord", "RefusedError", "check_dtype",
            "count_with_empty", "detect_format", "find_damaged_part", "make_printable",
-           "read_pickle", "read_torch_file"]  # fmt: skip
+           "read_pickle", "read_torch_file", "read_torch_values"]  # fmt: skip
 
 LEGACY_PROTOCOL = 1001
 COUNT_BYTES = 8  # before each storage of a file that is no zip archive
@@ -74,6 +74,15 @@ def read_torch_file(path: str | Path) -> Any:
     """
     path = Path(path)
     return _explain(path, _read_zip if detect_format(path) == "zip" else _read_legacy)
+
+
+def read_torch_values(path: str | Path) -> Any:
+    """Read a torch file of 1.6 or later without its tensors, which come as None.
+
+    Raises:
+        CheckpointError: as ``read_torch_file``; the bytes of the tensors may be damaged.
+    """
+    return _explain(Path(path), lambda path: _read_zip(path, _ValueBuilder))
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -308,10 +317,20 @@ def count_with_empty(shape: Iterable[int]) -> int:
     return math.prod(max(size, 1) for size in shape)
 
 
-def _read_zip(path: Path) -> Any:
+class _ValueBuilder(_Builder):
+    """Leaves tensors out."""
+
+    def build_storage(self, *_: Any) -> None:
+        return None
+
+    def build_tensor(self, *_: Any) -> None:
+        return None
+
+
+def _read_zip(path: Path, builder_type: type[_Builder] = _Builder) -> Any:
     """A zip archive: ``NAME/data.pkl`` and ``NAME/data/KEY`` for each storage."""
     with path.open("rb") as file:
-        builder = _Builder(_translate(file, "zip"), path.stat().st_size)
+        builder = builder_type(_translate(file, "zip"), path.stat().st_size)
         (places, pickled), (content,) = builder.load_both()
         folder = pickled.removesuffix("data.pkl")
         for key, storage in builder.storages.items():
