@@ -10,7 +10,8 @@
 A run has a folder of its own, trainer.save_dir/name/date_time, which holds config.json (resolved),
 environment.json (package versions, commit), train.log, metrics.jsonl, tensorboard/,
 data_report.json, model_best.pth, model_last.pth (and those before it) and checkpoint-epochN.pth.
-SIGTERM and Ctrl-C finish the step, save, and end with code 143 or 130.
+SIGTERM and Ctrl-C finish the step, save, and end with code 143 or 130. A run that is resumed with
+other data or settings is refused with a list of them, unless --allow-changes is given.
 """
 
 import argparse
@@ -56,6 +57,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run_dir", help="folder of this run (default: save_dir/name/time)")
     parser.add_argument("--profile", action="store_true", help="show where a step's time goes")
     parser.add_argument("--allow-shuffled", action="store_true", help="let monitor use such a file")
+    text = "resume with other data or settings, though the run won't equal one never stopped"
+    parser.add_argument("--allow-changes", action="store_true", help=text)
     arguments = parser.parse_args()
     if arguments.config is None and arguments.resume in (None, "auto"):
         parser.error("give a configuration (-c) or a checkpoint to resume (-r)")
@@ -80,7 +83,7 @@ def main() -> int:
         run = enter_run(config, arguments.resume, arguments.run_dir)
         trainer = build_trainer(config, run.folder, device, arguments.allow_shuffled)
         if run.checkpoint is not None:
-            trainer.resume(run.checkpoint)
+            trainer.resume(run.checkpoint, arguments.allow_changes)
         if get_dist_info().is_main:
             describe_run(run.folder, resolve_config(config), sys.argv)
         if arguments.profile:

@@ -1,10 +1,12 @@
 """Interface of data sets: a list of videos with captions, and how one becomes a sample."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
@@ -47,6 +49,13 @@ class DatasetForm:
     test_captions: Literal["first", "all"] = "first"
 
 
+def hash_unordered(values: Iterable[Any]) -> str:
+    """Return a digest of JSON values in any order: a changed order is no changed value."""
+    digests = (hashlib.blake2b(json.dumps(value).encode(), digest_size=8) for value in values)
+    total = sum(int.from_bytes(digest.digest(), "big") for digest in digests)
+    return f"{total % 2**64:016x}"
+
+
 class BaseTextVideoDataset(Dataset[Sample], ABC):
     """Videos with captions, in the annotation file's order.
 
@@ -85,6 +94,28 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
         Args:
             cache_dir: folder of what is kept for later runs; None: nothing is.
         """
+
+    def list_texts(self) -> Iterable[tuple[str, Sequence[str]]]:
+        """Return id and captions of each video, in order."""
+        return ((entry.id, entry.captions) for entry in self.entries)
+
+    def describe_content(self) -> dict[str, Any]:
+        """Return what tells these videos, captions and words from others.
+
+        No video is opened, so that it takes no longer than reading the annotations did.
+
+        Returns:
+            JSON values by what they are of: counts, and digests of what is too long to list.
+        """
+        order, captions = hashlib.blake2b(digest_size=8), []
+        for name, texts in self.list_texts():
+            order.update(json.dumps(name).encode())
+            captions.append((name, texts))
+        return {
+            "number of videos": len(captions),
+            "order of the videos": order.hexdigest(),
+            "captions": hash_unordered(captions),
+        }
 
     def get_words(self, entry_index: int) -> list[str]:
         """Return the OCR words that the model is given of a video, an index into ``entries``.

@@ -95,6 +95,8 @@ class RetrievalModel(nn.Module, ABC):
             configuration without it means what its data sets are published for.
         training_only: arguments that don't change the forward pass of a model with given weights;
             those of nested objects with a dot.
+        start_only: arguments that say no more than what a new run's weights start from; those of
+            nested objects with a dot.
         branch_names: module of the model -> name of the branch that it belongs to.
         embeds_frames: whether ``embed_frames`` has a vector for each frame of a clip.
         initial_scale: factor of cosines that the model's pretraining ended with, from which a loss
@@ -108,6 +110,7 @@ class RetrievalModel(nn.Module, ABC):
     frozen_word_encoder: bool = False
     modalities_argument: ClassVar[str | None] = None
     training_only: ClassVar[frozenset[str]] = frozenset()
+    start_only: ClassVar[frozenset[str]] = frozenset({"load_checkpoint", "load_parts"})
     branch_names: ClassVar[dict[str, str]] = {}
     embeds_frames: bool = False
     initial_scale: float | None = None

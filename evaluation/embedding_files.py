@@ -38,6 +38,7 @@ from base.config import Config
 from base.registry import ARCHITECTURES
 from evaluation.data_report import DataReport
 from evaluation.embedding_cache import TOKENS_AT_ONCE
+from utils.changes import find_changes, list_changes
 from utils.checkpoint.weights import hash_weights
 from utils.distributed import gather_objects, get_dist_info
 from utils.errors import UserError
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 SHARD_SIZE = 1000  # videos, and captions
+MAX_LISTED = 5  # settings that differ
 # Arguments of a loader that embeddings do not depend on.
 IRRELEVANT = frozenset(
     "num_workers prefetch_factor item_timeout cache_dir reader shuffle tsfm_split batch_size "
@@ -221,17 +223,11 @@ class EmbeddingFiles:
         self._write_manifest()
 
     def _go_on(self, kept: dict[str, Any]) -> None:
-        before, now = kept["depends_on"], self._identity
-        keys = sorted(before.keys() | now.keys())
-        names = [name for name in keys if before.get(name) != now.get(name)]
-        if names:
-            shown = "; ".join(
-                f"{name} was {_shorten(before.get(name))}, is {_shorten(now.get(name))}"
-                for name in names[:5]
-            )
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        changes = list(find_changes(kept["depends_on"], self._identity))
+        if changes:
+            listed = "; ".join(list_changes(changes, MAX_LISTED))
             raise UserError(
-                f"{self.manifest}: these embeddings depend on something else ({shown}{more}); give "
+                f"{self.manifest}: these embeddings depend on something else ({listed}); give "
                 "another folder, or --overwrite to make them anew"
             )
         self._texts = self._keep_whole("texts", kept["texts"])
@@ -335,11 +331,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not is_ours:
         raise UserError(f"{path}: does not describe embeddings that this release can read")
     return found
-
-
-def _shorten(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ class DualEncoder(RetrievalModel):
         "tower", "pretrained", "freeze", "lora", "frames_at_once", "load_checkpoint",
         "ocr.encoder", "ocr.pretrained",
     })  # fmt: skip
+    start_only = frozenset({"load_checkpoint", "pretrained", "ocr.pretrained"})
     branch_names: ClassVar[dict[str, str]] = {
         "temporal": "vision", "ocr_model": "ocr", "ocr_proj": "ocr", "ocr_pos_embeds": "ocr",
         "fusion_model": "fusion", "fusion_proj": "fusion", "gate": "fusion",

@@ -84,6 +84,11 @@ class FrozenInTime(RetrievalModel):
         "video_params.vit_init", "video_params.time_init", "video_params.attention_style",
         "video_params.loading", "text_params.pretrained", "text_params.model", "text_params.input",
     })  # fmt: skip
+    start_only = frozenset({
+        "load_checkpoint", "load_parts", "load_temporal_fix", "ocr_encoder_init",
+        "type_embedding_std", "video_params.pretrained", "video_params.vit_init",
+        "video_params.time_init", "text_params.pretrained",
+    })  # fmt: skip
 
     branch_names: ClassVar[dict[str, str]] = {
         "text_model": "text", "txt_proj": "text",

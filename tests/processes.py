@@ -8,7 +8,13 @@ import logging
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+# What a run imports when it needs it, half of the time that a tiny one takes.
+import torch.utils.tensorboard  # noqa: F401
+import transformers.models.auto.tokenization_auto
+import transformers.models.distilbert.modeling_distilbert  # noqa: F401
 
 import train
 from tests.conftest import ROOT, tiny
@@ -24,27 +30,35 @@ def arguments(data_dir: Path, folder: Path, *changes: str) -> list[str]:
     return ["-c", str(OCR), "--run_dir", str(folder), "-r", "auto", *options]
 
 
-def start(argv: list[str], stderr: Path) -> multiprocessing.Process:
-    """Start train.py; what it says goes to a file."""
+def start(
+    argv: list[str], stderr: Path, prepare: Callable[[], None] | None = None
+) -> multiprocessing.Process:
+    """Start train.py; what it says goes to a file.
+
+    Args:
+        prepare: called in the process first.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.processes"])
-    process = context.Process(target=run_training, args=(argv, stderr))
+    process = context.Process(target=run_training, args=(argv, stderr, prepare))
     process.start()
     return process
 
 
-def finish(argv: list[str], stderr: Path) -> int:
+def finish(argv: list[str], stderr: Path, prepare: Callable[[], None] | None = None) -> int:
     """Run train.py to its end; returns its exit code."""
-    process = start(argv, stderr)
+    process = start(argv, stderr, prepare)
     process.join(120)
     assert process.exitcode is not None, stderr.read_text()
     return process.exitcode
 
 
-def run_training(argv: list[str], stderr: Path) -> None:
+def run_training(argv: list[str], stderr: Path, prepare: Callable[[], None] | None = None) -> None:
     """Be train.py, in a process that was forked for it; what it says goes to a file."""
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1)  # not pytest's
     logging.getLogger().handlers.clear()
     sys.argv = ["train.py", *argv]
+    if prepare is not None:
+        prepare()
     run_cli(train.main)

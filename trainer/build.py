@@ -21,6 +21,7 @@ from base.config import Config, parse_monitor, resolve_config
 from base.criterion import Criterion
 from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
 from evaluation.evaluator import Evaluator
+from trainer.changes import describe_inputs
 from trainer.optim import build_schedule
 from trainer.selection import find_selecting_set, get_monitored_loader, list_valid_loaders
 from trainer.tracking import build_tracker
@@ -201,6 +202,7 @@ def build_trainer(
         run_dir=run_dir,
         config=kept,
         settings=settings,
+        inputs=describe_inputs(kept, loaders, valid_loaders) if get_dist_info().is_main else None,
         epochs=settings.epochs,
         save_period=settings.save_period,
         monitor=monitor,

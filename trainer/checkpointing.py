@@ -16,6 +16,7 @@ from base.base_trainer import Monitor
 from base.config import Config
 from base.criterion import Criterion
 from evaluation.data_report import DataReport
+from trainer.changes import check_changes
 from trainer.checkpoint_folder import (
     BEST,
     LAST,
@@ -226,9 +227,11 @@ class TrainingState:
         precision: Precision,
         monitor: Monitor | None,
         keep_last: int,
+        inputs: dict[str, Any] | None = None,
     ) -> None:
         self.folder = CheckpointFolder(run_dir, keep_last)
         self.config = config
+        self.inputs = inputs
         self.model = model
         self.criterion = criterion
         self.optimizer = optimizer
@@ -271,6 +274,7 @@ class TrainingState:
             "random_states": random_of_all,
             "data_report": report.state_dict(),
             "config": self.config,
+            "inputs": self.inputs,
             "copies": copies,
             "stopped": stopped,
         }
@@ -290,11 +294,18 @@ class TrainingState:
             raise self.unsaved
 
     @explain_damaged_state
-    def load(self, path: Path) -> tuple[Progress, DataReport]:
+    def load(self, path: Path, allow_changes: bool | None = None) -> tuple[Progress, DataReport]:
         """Restore a checkpoint; returns how far its run was, and what it could not use.
+
+        Every process has to call this.
+
+        Args:
+            allow_changes: whether it may be one of other data or settings; None: they are not
+                compared.
 
         Raises:
             CheckpointError: it is damaged, no training checkpoint, or does not fit this run.
+            UserError: it was written with other data or settings; see ``check_changes``.
         """
         state = load_checkpoint(path)
         missing = NEEDED - state.keys()
@@ -324,6 +335,8 @@ class TrainingState:
         if self.precision.scaler.is_enabled() and state["scaler"]:
             self.precision.scaler.load_state_dict(state["scaler"])
         self._restore_random_states(state["random_states"], path)
+        if allow_changes is not None:
+            self._check_changes(path, state, allow_changes)
         if get_dist_info().is_main:
             self.folder.resume(path, state)
         return (
@@ -332,6 +345,18 @@ class TrainingState:
             if get_dist_info().is_main
             else DataReport(),
         )
+
+    def _check_changes(self, path: Path, state: dict[str, Any], allowed: bool) -> None:
+        """Let the first process, which knows the data, compare; all of them end together."""
+        problem = None
+        if get_dist_info().is_main:
+            try:
+                check_changes(path, state, self.config, self.inputs or {}, allowed)
+            except UserError as error:
+                problem = str(error)
+        problem = gather_objects(problem)[0]
+        if problem is not None:
+            raise UserError(problem)
 
     @staticmethod
     def _restore_random_states(states: list[dict[str, Any]], path: Path) -> None:

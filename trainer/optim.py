@@ -6,7 +6,7 @@ reads and writes each value once; which one it is stays out of checkpoints.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, TypeVar
@@ -347,6 +347,13 @@ def warmup_stable_decay(
         num_training_steps=steps,
         decay_type="linear",
     )
+
+
+def depends_on_length(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a schedule's rate at a step depends on how many steps the whole run has."""
+    if name not in STEP_SCHEDULES or arguments.get("num_training_steps") is not None:
+        return False
+    return name != "constant_with_warmup" or arguments.get("warmup_ratio") is not None
 
 
 def build_schedule(

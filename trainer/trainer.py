@@ -81,6 +81,7 @@ class Trainer(BaseTrainer):
     Args:
         criterion: similarity and loss, on the same device; validation uses it, too.
         network: what computes the embeddings: the model, or DistributedDataParallel around it.
+        inputs: what the run depends on beside ``config``, which its checkpoints keep.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Trainer(BaseTrainer):
         run_dir: Path,
         config: dict[str, Any],
         settings: TrainerConfig,
+        inputs: dict[str, Any] | None = None,
         **course: Any,
     ) -> None:
         super().__init__(**course)
@@ -129,7 +131,7 @@ class Trainer(BaseTrainer):
         self.report = DataReport()
         self.state = TrainingState(
             run_dir, config, model, criterion, optimizer, schedule, precision, self.monitor,
-            keep_last=settings.keep_last,
+            keep_last=settings.keep_last, inputs=inputs,
         )  # fmt: skip
         # On a GPU a look at the loss waits for the step. There, from the first loss on that is not
         # finite, the fused optimizer leaves the weights as they are, without anyone looking.
@@ -161,9 +163,9 @@ class Trainer(BaseTrainer):
                 self.tracker.close()
         self.state.raise_if_unsaved()
 
-    def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint; raises ``CheckpointError``."""
-        self.progress, self.report = self.state.load(checkpoint)
+    def resume(self, checkpoint: Path, allow_changes: bool | None = None) -> None:
+        """Go on from a checkpoint; arguments and errors are those of ``TrainingState.load``."""
+        self.progress, self.report = self.state.load(checkpoint, allow_changes)
         self.epoch, self.has_begun = self.progress.epoch, self.progress.has_begun
         logger.info(
             "resumed %s: epoch %d and %d batches, step %d",
@@ -342,7 +344,9 @@ class Trainer(BaseTrainer):
             logger.warning("%s; the batch is skipped, its videos are listed in %s", text, file)
             return
         last = self.run_dir / LAST
-        again = f" or trainer.on_nan to skip, then resume with -r {last}" if last.exists() else ""
+        again = ""
+        if last.exists():
+            again = f" or trainer.on_nan to skip, then resume with -r {last} --allow-changes"
         raise NonFiniteLossError(
             f"{text}; stopped before the optimizer step, so the weights are those of step "
             f"{self.progress.step}. The batch: {', '.join(step.ids[:4])}"

@@ -6,7 +6,7 @@ validation file.
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -242,6 +242,10 @@ class TableEntries(Sequence[VideoEntry]):
         ocr = find_document(self.ocr_dir, name, None, self.finder) if self.ocr_dir else None
         video = self.finder.locate(self.video_dir, name)
         return VideoEntry(name, video, self.captions[index], ocr)
+
+    def list_texts(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Return id and captions of each entry."""
+        return zip(self.names, self.captions, strict=True)
 
     def select(self, is_wanted: Callable[[str], bool]) -> "TableEntries":
         """Return the entries whose ids are wanted, in their order."""

@@ -2,18 +2,18 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from base.base_dataset import BaseTextVideoDataset, DatasetForm, VideoEntry
+from base.base_dataset import BaseTextVideoDataset, DatasetForm, VideoEntry, hash_unordered
 from base.batch import Sample, SampleKey, Unreadable
 from base.config import NO_EFFECT, ConfigModel
 from data_loader.color_jitter import IDENTITY_COLOR
@@ -42,6 +42,7 @@ from utils.distributed import show_progress
 logger = logging.getLogger(__name__)
 
 OCR_FOLDER = "Kwai_VideoOCR"
+MAX_SIZES = 20_000  # files that are asked for their size: on a network disk a millisecond each
 FROZEN_IN_TIME = DatasetForm(
     "in the form of Frozen in Time, whose models read no text", "frozen_in_time", ("vision",)
 )
@@ -270,6 +271,22 @@ class TextVideoDataset(BaseTextVideoDataset):
             return None
         return flag_captions_that_need_reading(self.entries, self.ocr_dir, self._ocr.cache_dir)
 
+    def list_texts(self) -> Iterable[tuple[str, Sequence[str]]]:
+        """Return id and captions of each video, in order."""
+        if hasattr(self.entries, "list_texts"):  # of a table, whose entries are made one by one
+            return self.entries.list_texts()
+        return super().list_texts()
+
+    def describe_content(self) -> dict[str, Any]:
+        """Add the OCR documents, and how large the files of the videos are, to ids and captions."""
+        found = super().describe_content()
+        if self.options.uses_ocr:
+            found["OCR documents"] = self._ocr.hash_documents()
+        if self.options.uses_vision and self._cache is None and len(self.entries) <= MAX_SIZES:
+            sizes = [(entry.id, _get_size(entry.video)) for entry in self.entries]
+            found["sizes of the videos' files"] = hash_unordered(sizes)
+        return found
+
     def prepare(self, cache_dir: Path | None) -> None:
         """Read the words of all documents, or take them from the store in ``cache_dir``."""
         self._ocr.cache_dir = cache_dir
@@ -394,6 +411,13 @@ class TextVideoDataset(BaseTextVideoDataset):
         sample.frames[: len(frames)] = frames
         sample.num_frames = len(frames)
         return size
+
+
+def _get_size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:  # it is an error, or a black clip, where it is read
+        return None
 
 
 def make_thumbnail(dataset: TextVideoDataset, entry: VideoEntry) -> bytes | None:

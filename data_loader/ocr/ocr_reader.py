@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from base.base_dataset import VideoEntry
+from base.base_dataset import VideoEntry, hash_unordered
 from data_loader.ocr.ocr_store import (
     DIGEST_SIZE,
     UNKNOWN_TIME,
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 2
 RECENT_NS = 2 * 10**9  # the coarsest clock of a file system (FAT), nanoseconds
 _NOT_STORED = -1
+MAX_READ = 20_000  # documents that no store has and that are read for their digest alone
 _BYTES_A_PROCESS = 4 << 20  # less is read sooner than a process starts
 _CHUNK = 16  # documents that a process is handed at a time
 _REMEDY = f'Free some memory, or set data_loader.args.cache_dir to "{CACHE_OFF}"'
@@ -123,6 +124,20 @@ class OcrReader:
         document = self.entries[index].ocr
         return None if document is None else read_ocr_words(document, self.params)
 
+    def hash_documents(self) -> str | None:
+        """Return a digest of the content of all documents; None: they are too many to read.
+
+        Those in the store are not read again.
+        """
+        names = [entry.ocr and os.path.abspath(entry.ocr) for entry in self.entries]
+        known = {} if self._store is None else self._store.digests
+        if sum(name is not None and name not in known for name in names) > MAX_READ:
+            return None
+        return hash_unordered(
+            (entry.id, name and (known.get(name) or _hash_document(name) or b"").hex())
+            for entry, name in zip(self.entries, names, strict=True)
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         store = self._store
         return vars(self) | {"_store": store and (store.path, store.checksum)}
@@ -135,6 +150,14 @@ class OcrReader:
             store = open_store(path)
             # A store that was replaced meanwhile has other rows: documents are read then.
             self._store = store if store is not None and store.checksum == checksum else None
+
+
+def _hash_document(name: str) -> bytes | None:
+    """Return the digest of a document as a store has it; None where it can't be read."""
+    try:
+        return hashlib.blake2b(Path(name).read_bytes(), digest_size=DIGEST_SIZE).digest()
+    except OSError:
+        return None
 
 
 def open_store(path: Path) -> OcrStore | None:
