@@ -144,12 +144,10 @@ def read_epoch(path: Path) -> int | None:
         return None
 
 
-def check_best(path: Path, epoch: int | None) -> None:
+def check_best(path: Path) -> None:
     """See that ``model_best.pth`` holds what the run beside it calls its best.
 
-    Args:
-        path: a checkpoint; of other names nothing is known.
-        epoch: that it holds.
+    Of checkpoints of other names nothing is known.
 
     Raises:
         UserError: the run was killed before it wrote its best.
@@ -162,13 +160,14 @@ def check_best(path: Path, epoch: int | None) -> None:
         best, is_copy = get_best_epoch(state), BEST in list_copies(state)
     except (CheckpointError, LookupError, TypeError):
         return  # no checkpoint of this project, or one that resuming will complain of
+    epoch = read_epoch(path)
     if is_copy and not hold_equal(path, last):
         raise UserError(
             f"{path}: holds epoch {epoch}, but the run was killed before it could write its best, "
             f"epoch {best}. Go on with python train.py -r {last}, which writes it, or give {last}, "
             "which holds it"
         )
-    if best not in (None, epoch):
+    if None not in (best, epoch) and best != epoch:
         logger.warning(
             "%s: holds epoch %s, but %s says that epoch %s was the best; that could not be written",
             path, epoch, last, best,

@@ -423,8 +423,8 @@ def load_model(model: RetrievalModel, criterion: Criterion, path: Path) -> dict[
         CheckpointError: the file can't be read, or does not fit; the names are listed.
         UserError: it is not what its run calls its best; see ``check_best``.
     """
+    check_best(path)
     state = load_checkpoint(path)
-    check_best(path, state.get("epoch"))
     load_weights(model, path, state)
     if criterion.state_dict():
         load_criterion(criterion, state, path)

@@ -34,6 +34,7 @@ from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.video_file import ReadingParams
 from retrieval.index.window_batches import BrokenModelError
 from trainer.build import build_model
+from trainer.checkpoint_folder import check_best
 from utils.checkpoint.weights import hash_weights, load_weights
 from utils.precision import Precision
 
@@ -129,6 +130,7 @@ class WindowEncoder:
         starts = file.path is None
         self.model = build_model(file.config, precision.device, initial_weights=starts).eval()
         if file.path is not None:
+            check_best(file.path)
             load_weights(self.model, file.path)
         self.model.merge_adapters()
         self.collate = Collate.for_model(file.model_input, file.loader["text_params"].max_tokens)

@@ -160,25 +160,25 @@ def test_a_run_that_goes_back_has_the_best_of_that_time(tmp_path, caplog):
 def test_a_best_that_was_not_written_is_not_taken_for_it(tmp_path, caplog):
     folder = tmp_path / "run"
     written(folder, state_of(1))
-    check_best(folder / BEST, 1)
+    check_best(folder / BEST)
     save_checkpoint(folder / LAST, state_of(3))
     with pytest.raises(UserError) as caught:
-        check_best(folder / BEST, 1)
+        check_best(folder / BEST)
     assert str(caught.value) == (
         f"{folder / BEST}: holds epoch 1, but the run was killed before it could write its best, "
         f"epoch 3. Go on with python train.py -r {folder / LAST}, which writes it, or give "
         f"{folder / LAST}, which holds it"
     )
-    check_best(folder / LAST, 3)
+    check_best(folder / LAST)
     # As releases before this wrote it.
     old = state_of(3)
     del old["copies"]
     save_checkpoint(folder / LAST, old)
     with pytest.raises(UserError, match="the run was killed before"):
-        check_best(folder / BEST, 1)
+        check_best(folder / BEST)
     assert caplog.text == ""
     save_checkpoint(folder / LAST, state_of(4, best=3) | {"copies": []})
-    check_best(folder / BEST, 1)
+    check_best(folder / BEST)
     assert "says that epoch 3 was the best; that could not be written" in caplog.text
 
 
@@ -187,9 +187,9 @@ def test_nothing_is_said_where_nothing_is_known(tmp_path):
     written(folder, state_of(1))
     for content in ([1], {"best": {"epoch": 9}}, {"best": 3, "copies": 5}):
         torch.save(content, folder / LAST)
-        check_best(folder / BEST, 1)
+        check_best(folder / BEST)
     (folder / LAST).write_bytes(b"cut")
-    check_best(folder / BEST, 1)
+    check_best(folder / BEST)
 
 
 def test_a_file_names_no_others_than_a_run_has():

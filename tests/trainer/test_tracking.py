@@ -12,6 +12,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_loader.transforms import TransformParams
+from tests.run_folders import compare_folders, read_events, read_folder
+from tests.trainer.test_saving import spoilt
 from trainer.build import build_trainer
 from trainer.tracking import (
     TIMINGS,
@@ -241,3 +243,53 @@ def test_steps_are_shown_every_so_many(make_config, tmp_path):
     trainer.fit()
     shown = [event.step for event in board_of(tmp_path).Scalars("step/loss")]
     assert shown == [3, 6] and trainer.progress.step == 8
+
+
+def test_what_is_run_again_is_shown_once(make_config, tmp_path, caplog):
+    """Of a process that ended in the middle of a record, and of a batch that was skipped."""
+    change = ["trainer.epochs=2", "data_loader.args.batch_size=2", "trainer.log_every=1"]
+    config = make_config(*change, "trainer.save_every_steps=2", "trainer.on_nan=skip", kind="ocr")
+    folders = tmp_path / "whole", tmp_path / "parts"
+    spoilt(config, folders[0], {3, 6}).fit()
+    trainer = spoilt(config, folders[1], {3, 6})
+    save, saved = trainer.state.save, []
+
+    def cut(progress, *args):
+        save(progress, *args)
+        saved.append(progress.step)
+        if len(saved) == 2:  # after the skipped batch, the third of the first epoch
+            trainer.state.save = lambda *_: (_ for _ in ()).throw(MemoryError())
+
+    trainer.state.save = cut
+    with pytest.raises(MemoryError):
+        trainer.fit()
+    [events] = (folders[1] / "tensorboard").iterdir()
+    with events.open("ab") as file:
+        file.write(events.read_bytes()[:70])  # another version, and half a record
+    for name in ("metrics.jsonl", "not_finite.jsonl"):
+        with (folders[1] / name).open("a") as file:
+            file.write('{"epoch": 7')
+    before = [len(read_events(folder / "tensorboard")) for folder in folders]
+    assert before[1] > 0
+    trainer = spoilt(config, folders[1], {3})
+    trainer.resume(folders[1] / "model_last.pth", allow_changes=False)
+    trainer.fit()
+    found = read_folder(folders[0])
+    assert [line["batch"] for line in found["not_finite.jsonl"]] == [3, 2]
+    assert compare_folders(found, folders[1]) == []
+
+
+def test_a_run_without_a_checkpoint_begins_with_nothing(make_config, tmp_path):
+    folder = tmp_path / "run"
+    trainer = made(make_config("trainer.init_val=true", "trainer.on_nan=skip", kind="ocr"), folder)
+    trainer.state.save = lambda *_: (_ for _ in ()).throw(MemoryError())
+    (folder / "not_finite.jsonl").write_text('{"epoch": 1, "after_step": 0}\n')
+    with pytest.raises(MemoryError):
+        trainer.fit()
+    assert len(read_metrics(folder / "metrics.jsonl")) == 2
+    trainer = made(make_config("trainer.init_val=true", "trainer.on_nan=skip", kind="ocr"), folder)
+    trainer.fit()
+    assert [line["epoch"] for line in read_metrics(folder / "metrics.jsonl")] == [0, 1]
+    assert not (folder / "not_finite.jsonl").exists()
+    assert len(board_of(folder).Scalars("val_loss_0")) == 2
+    assert len(list((folder / "tensorboard").iterdir())) == 1
