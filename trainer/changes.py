@@ -6,6 +6,7 @@ checkpoint keeps digests, of the settings the resolved configuration.
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def _list_folders(value: Any, name: str) -> Iterator[tuple[str, Path]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _list_folders(inner, f"{name}.{key}")
-    elif isinstance(value, str) and value and Path(value).is_dir():
+    elif isinstance(value, str) and os.path.isdir(value):
         yield name, Path(value)
 
 

@@ -52,7 +52,7 @@ def changed(data, tmp_path) -> Path:
         ("seed=3", "seed was 0, is 3"),
         ("data_loader.args.batch_size=3", "training data: batch size was 4, is 3"),
         ("loss.args.temperature=0.1", "loss.args.temperature was "),
-        ("data_loader.args.video_params.num_frames=3", "video_params.num_frames was "),
+        ("data_loader.args.video_params.num_frames=1", "video_params.num_frames was "),
         ("data_loader.args.ocr_params.max_words=2", "data_loader.args.ocr_params.max_words was "),
         ("data_loader.args.text_params.caption_sample=first", "text_params.caption_sample was "),
         ("data_loader.args.shuffle=false", "data_loader.args.shuffle was true, is false"),
