@@ -10,7 +10,7 @@ from tests.fuzz.expensive_checkpoints import ARCHIVES, SAFETENSORS, VALUES, arch
 from tools import checkpoint as command
 from tools.checkpoint import convert_checkpoint
 from utils.checkpoint.files import CheckpointError, load_checkpoint, verify_checkpoint
-from utils.checkpoint.weights import fit_weights, get_weights
+from utils.checkpoint.weights import fit_weights, get_weights, hash_weights
 from utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name")  # of zipfile, which writes it
@@ -156,6 +156,11 @@ def test_adapters_that_do_not_fit_are_one_message(tmp_path):
             continue
         with pytest.raises(UserError, match="the low-rank adapter of a.w does not fit it"):
             convert_checkpoint(path, tmp_path / "c.pth")
+
+
+def test_a_single_number_of_any_stride_has_one_hash():
+    one = torch.tensor([2.0])
+    assert hash_weights({"a": one.as_strided((1,), (0,))}) == hash_weights({"a": one})
 
 
 def test_weights_that_fill_their_memory_are_written_without_a_copy():

@@ -61,7 +61,9 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        # A single number may have any stride, and bytes are only seen along one of 1.
+        row = weight.cpu().contiguous().as_strided((weight.numel(),), (1,))
+        digest.update(row.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
