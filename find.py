@@ -92,7 +92,8 @@ def prepare_library(library: Library, arguments: argparse.Namespace) -> bool:
     Returns:
         Whether there is something to search in: not when its last folder was taken out.
     """
-    library.open()
+    for line in library.open():
+        say(line)
     if arguments.relocate is not None:
         old, new = map(make_absolute, arguments.relocate)
         number = library.relocate(old, new)

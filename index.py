@@ -5,6 +5,8 @@
     python index.py my_videos/ -r RUN/model_best.pth --ocr my_videos_ocr/ --out my.index/
     python index.py my_videos/ --out my.index/ --dry-run            say what that would do
     python index.py /mnt/v --out my.index/ --relocate /media/v /mnt/v   the folder lies elsewhere
+    python index.py --verify my.index/                              whether all of it is right
+    python index.py my_videos/ --out my.index/ --repair             make anew what is not
     python search.py my.index/ "a red car passes the sign casino"
 
 What is shown is found by a model. --model takes an image-text tower as it is: a name of the Hugging
@@ -37,6 +39,11 @@ unless --replace-model is given with --model or -r: then all videos are embedded
 entries and pictures kept, and the index is searched as before until all of it is there. A video
 whose file can't be read any more is not taken along.
 
+What an index holds has checksums. Searches check what takes no time, updates and --verify all of
+it, and what is damaged is said and not searched. --repair keeps the videos that are right, with
+their text, and makes the others anew; where vectors are damaged, only those are embedded again.
+Until that is done the index holds words only. It may be stopped, and is then given again.
+
 Videos are embedded in evaluation.precision of the configuration, by default that of training; with
 -r or --model another one can be chosen: --set evaluation.precision=bf16, and with --model how many
 frames of a window are seen: --set data_loader.args.video_params.num_frames=4. Embeddings of several
@@ -51,9 +58,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from parsing.arguments import add_config_arguments
+from retrieval.errors import DamagedIndexError
+from retrieval.index.checksums import TABLES
 from retrieval.index.hub import DEFAULT_TOWER, HubError, locate_model
+from retrieval.index.integrity import find_file_damage, verify_index
+from retrieval.index.layout import config_file
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
 from retrieval.index.relocation import relocate_folder
+from retrieval.index.repair import RepairResult, repair_index
 from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from retrieval.printing import escape, format_plan, format_result
@@ -73,8 +85,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("videos", type=Path, help="folder of videos, and those in it")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the index")
+    parser.add_argument("videos", type=Path, nargs="?", help="folder of videos, and those in it")
+    parser.add_argument("--out", type=Path, help="folder of the index")
+    parser.add_argument("--verify", type=Path, metavar="INDEX", help="only check an index")
+    parser.add_argument("--repair", action="store_true", help="make anew what is damaged")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--model", metavar="TOWER", help="name or folder of an image-text tower")
     chosen.add_argument("-r", "--resume", type=Path, metavar="MODEL", help="checkpoint")
@@ -101,7 +115,33 @@ def parse_arguments() -> argparse.Namespace:
     relocate = "the folder OLD is NEW now, videos or a folder above them"
     parser.add_argument("--relocate", type=Path, nargs=2, metavar=("OLD", "NEW"), help=relocate)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.verify is None and None in (arguments.videos, arguments.out):
+        parser.error("give a folder of videos, and that of the index as --out")
+    if arguments.repair and arguments.dry_run:
+        parser.error("--repair writes; --verify INDEX says what is damaged")
+    return arguments
+
+
+def verify(folder: Path) -> None:
+    """Say whether all of an index is right; raises ``UserError`` where it is not."""
+    found = verify_index(folder)
+    for damage in found:
+        sys.stdout.write(f"{escape(str(folder / damage.file))}: {escape(damage.what)}\n")
+    if found:
+        raise DamagedIndexError(folder, *found[0])
+    has_checksums = TABLES in read_index_meta(folder)
+    said = "all of it is right" if has_checksums else "has no checksums as yet: an update adds them"
+    sys.stdout.write(f"{escape(str(folder))}: {said}\n")
+
+
+def repair(out: Path) -> RepairResult:
+    """Keep what is right of an index, before it is brought up to date; raises ``UserError``."""
+    result = repair_index(out)
+    for line in result.describe():
+        sys.stdout.write(f"{escape(str(out))}: {escape(line)}\n")
+    sys.stdout.flush()
+    return result
 
 
 def choose_source(arguments: argparse.Namespace, meta: dict | None) -> OcrSource:
@@ -147,11 +187,28 @@ def choose_model(arguments: argparse.Namespace, meta: dict | None) -> "ModelFile
         return choose_default(arguments)
     if arguments.overrides:
         raise UserError("--set changes nothing without a model; give it with --model or -r")
-    if stopped := describe_stopped(out, meta):
+    if not arguments.repair and (stopped := describe_stopped(out, meta)):
         logger.warning("%s", stopped)
+    if kept is None and arguments.repair and meta.get("successor") is not None:
+        return reopen_model(out, meta["successor"])
     if kept is None:
         return None
     return open_model(out, meta)
+
+
+def reopen_model(out: Path, successor: dict) -> "ModelFile":
+    """Return the model whose embeddings a repair has kept; raises ``UserError``."""
+    from parse_config import load_run_config
+    from retrieval.index.embedding import ModelFile
+    from retrieval.index.tower import TowerModel, open_model
+
+    config = config_file(out, successor).relative_to(out).as_posix()
+    if config not in {damage.file for damage in find_file_damage(out, successor, True)}:
+        return open_model(out, successor)
+    identity = successor["model"]
+    if "path" not in identity:
+        return TowerModel(identity["name"])
+    return ModelFile(Path(identity["path"]), load_run_config(Path(identity["path"]), None))
 
 
 def choose_default(arguments: argparse.Namespace) -> "ModelFile | None":
@@ -191,6 +248,9 @@ def relocate(out: Path, old: Path, new: Path) -> None:
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
+    if arguments.verify is not None:
+        verify(arguments.verify)
+        return 0
     import torch
 
     from retrieval.index.update import IndexOptions, preview_update, update_index
@@ -201,6 +261,7 @@ def main() -> int:
         raise UserError("--relocate is done at once; give it without --dry-run")
     if arguments.relocate is not None:
         relocate(arguments.out, *arguments.relocate)
+    had_ann = arguments.repair and repair(arguments.out).had_ann
     meta = read_index_meta(arguments.out)
     source = choose_source(arguments, meta)
     is_given = arguments.model is not None or arguments.resume is not None
@@ -217,12 +278,14 @@ def main() -> int:
     if is_given:
         # Otherwise the configuration is the one in the index, which it was first made with.
         precision = model.config.evaluation_precision
+    elif arguments.repair and model is not None and meta.get("model") is None:
+        precision = meta["successor"].get("precision", "fp32")
     device = choose_devices(n_gpu, arguments.device)[0]
     options = IndexOptions(
         window_s=arguments.window,
         stride_s=arguments.stride,
         batch_size=arguments.batch_size,
-        ann=arguments.ann,
+        ann=arguments.ann or had_ann,
         device=device,
         precision=precision,
         replace_model=arguments.replace_model,

@@ -48,8 +48,9 @@ from data_loader.collate import Collate, load_tokenizer
 from data_loader.synthetic.text_model import MODEL_CONFIG, write_text_model
 from parse_config import load_config
 from retrieval import VideoIndex
+from retrieval.index.layout import QUERY_ENCODER
 from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
-from retrieval.index.writer import QUERY_ENCODER, IndexWriter, lock_index
+from retrieval.index.writer import IndexWriter, lock_index
 from trainer.build import build_model
 from utils.cli import positive_int, run_cli
 from utils.errors import UserError

@@ -12,7 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from retrieval.errors import IndexFolderError, MissingFileError, WordsOnlyError
-from retrieval.index import database, identity, writer
+from retrieval.index import database, identity
+from retrieval.index.checksums import VALUES
+from retrieval.index.integrity import VectorCheck, check_model_files, check_opening
+from retrieval.index.layout import thumbnail_file
 from retrieval.index.roots import Roots
 from retrieval.results import (
     MODES,
@@ -74,6 +77,8 @@ class VideoIndex:
         self._lock = threading.Lock()
         # Of which database and state of it, and the last one.
         self._snapshot: tuple[Any, Snapshot] | None = None
+        self._checked: tuple[int, int] | None = None  # the database that was, when it was opened
+        self._vectors = VectorCheck(path)
         self._encoder: tuple[tuple[Path, str], QueryEmbedder] | None = None  # and which it is
         self._picture_lock = threading.Lock()
         self._picture_encoder: tuple[dict[str, Any], PictureEncoder] | None = None  # and its model
@@ -131,11 +136,12 @@ class VideoIndex:
             try:
                 with self._lock:
                     if self._encoder is None or self._encoder[0] != wanted:
+                        check_model_files(self.path, snapshot.meta)
                         self._encoder = wanted, QueryEmbedder(*wanted, self._precision)
                     return self._encoder
             except IndexFolderError:
-                with self.reading() as (_, snapshot):
-                    if snapshot.query_encoder == wanted:
+                with self.reading() as (_, latest):
+                    if latest.query_encoder == wanted:
                         raise  # otherwise another model has taken over meanwhile
 
     def load_picture_encoder(self) -> "PictureEncoder":
@@ -284,6 +290,8 @@ class VideoIndex:
         while True:
             with self.reading() as (connection, snapshot):
                 mode = choose_mode(request, snapshot)
+                if mode != "keyword" or request.group:
+                    self._vectors.check(snapshot.meta)
                 if mode == "keyword":
                     by_words = replace(request, mode=mode)
                     return run(connection, snapshot, by_words, EmbeddedQuery())
@@ -420,9 +428,11 @@ class VideoIndex:
             MissingFileError: the file is gone.
         """
         entry = self.entry(entry_id)
-        file = writer.thumbnail_file(Path(os.path.realpath(self.path)), entry.id)
+        file = thumbnail_file(Path(os.path.realpath(self.path)), entry.id)
         if not os.path.isfile(file):
-            raise MissingFileError(f"{file}: the thumbnail is missing; make the index anew")
+            raise MissingFileError(
+                f"{file}: the thumbnail is missing; index.py --repair makes it anew"
+            )
         return file
 
     def tracks(self, entry_id: int) -> list[TextTrack]:
@@ -500,11 +510,14 @@ class VideoIndex:
             meta = database.read_meta(connection)
             # Of another index, too, although it may have as many commits; what is embedded for the
             # model that comes next is none of a search's business.
-            state = opened.identity, {**meta, "successor": None}
+            state = opened.identity, {**meta, "successor": None, VALUES: None}
             snapshot = self._snapshot
             if snapshot is not None and snapshot[0] == state:
                 return snapshot[1]
             try:
+                if self._checked != opened.identity:
+                    check_opening(self.path, meta, connection)
+                    self._checked, self._vectors = opened.identity, VectorCheck(self.path)
                 found = Snapshot(self.path, meta, connection)
                 self._snapshot = state, found
                 return found

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import IndexFolderError
+from retrieval.errors import DamagedIndexError
 from retrieval.index.arrays import keeps_frames, map_vectors
+from retrieval.index.checksums import hash_files
+from retrieval.index.integrity import describe_ann_damage
 from retrieval.index.vectors import EntryVectors
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
@@ -28,17 +30,22 @@ _NUM_CHECKED = 100  # entries whose nearest ten are searched both ways
 
 
 class AnnIndex:
-    """A FAISS index of the vectors of the first ``num_rows`` rows; raises ``UserError``."""
+    """A FAISS index of the vectors of the first ``num_rows`` rows; raises ``UserError``.
 
-    def __init__(self, file: Path, num_rows: int) -> None:
+    Args:
+        folder: of the index.
+        found: what its ``meta`` says of the file.
+    """
+
+    def __init__(self, folder: Path, found: dict[str, Any]) -> None:
         faiss = load_faiss()
+        if said := describe_ann_damage(folder, found):
+            raise DamagedIndexError(folder, found["file"], said)
         try:
-            self.index = faiss.read_index(str(file))
+            self.index = faiss.read_index(str(folder / found["file"]))
         except RuntimeError as error:  # FAISS knows no other
-            raise IndexFolderError(
-                f"{file}: can't be read; make it anew with index.py --ann ({error})"
-            ) from error
-        self.num_rows = num_rows
+            raise DamagedIndexError(folder, found["file"], f"can't be read ({error})") from error
+        self.num_rows = found["num_rows"]
         self.index.nprobe = min(PROBES, self.index.nlist)
 
     def find_rows(self, query: NDArray, count: int) -> NDArray:
@@ -91,8 +98,10 @@ def build_ann(writer: IndexWriter, min_vectors: int = MIN_VECTORS) -> float:
     file = writer.folder / f"ann-{meta['generation']:06}-{num_rows}.faiss"
     with atomic_write(file) as temporary:
         faiss.write_index(index, str(temporary))
-    writer.set_meta(ann={"file": file.name, "num_rows": num_rows})
-    return _measure_recall(AnnIndex(file, num_rows), vectors)
+    size, checksum = hash_files(writer.folder, [file])[file.name]
+    found = {"file": file.name, "num_rows": num_rows, "size": size, "checksum": checksum}
+    writer.set_meta(ann=found)
+    return _measure_recall(AnnIndex(writer.folder, found), vectors)
 
 
 def _train_index(faiss: Any, vectors: EntryVectors) -> Any:

@@ -8,6 +8,7 @@ a plain ``.npy`` at any time. Everything written is on the disk when a function 
 
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from retrieval.errors import IndexFolderError
+from retrieval.errors import DamagedIndexError, explain_file_error
+from retrieval.index.checksums import ARRAYS, hash_array
 from retrieval.index.vectors import EntryVectors, FrameVectors
 from utils.files import sync_file
 
@@ -25,7 +27,10 @@ FRAMES = "frames"  # vectors of frames, in half precision, those of a row togeth
 FRAME_TIMES = "frame_times"  # when each is shown, seconds
 FRAME_COUNTS = "frame_counts"  # row -> how many frames it has
 WITHOUT = {"vision": "embeddings_without_vision", "ocr": "embeddings_without_ocr"}
-_REMEDY = "the index is damaged: delete its folder and make it anew with index.py"
+_CHUNK = 65536  # rows copied at a time
+_SHAPE = re.compile(rb"'shape': \((\d{1,18}),")
+# row -> checksums of its vectors and of its thumbnail, which tell what of a damaged index is right
+CHECKSUMS = "checksums"
 
 
 class ArrayKind(NamedTuple):
@@ -52,7 +57,14 @@ def list_arrays(meta: dict[str, Any]) -> dict[str, ArrayKind]:
         arrays[FRAMES] = ArrayKind(np.float16, (meta["width"],), "num_frames")
         arrays[FRAME_TIMES] = ArrayKind(np.float64, (), "num_frames")
         arrays[FRAME_COUNTS] = ArrayKind(np.int32, (), "num_rows")
+    if ARRAYS in meta:  # an index of earlier releases has none
+        arrays[CHECKSUMS] = ArrayKind(np.uint32, (2,), "num_rows")
     return arrays
+
+
+def list_vectors(meta: dict[str, Any]) -> list[str]:
+    """Return the names of the arrays that hold what a model has made of entries."""
+    return [name for name in list_arrays(meta) if name not in (IDS, CHECKSUMS)]
 
 
 def array_file(folder: Path, name: str, generation: int) -> Path:
@@ -85,29 +97,79 @@ def append_rows(path: Path, num_rows: int, rows: NDArray) -> None:
 
 
 def map_rows(path: Path, dtype: DTypeLike, num_rows: int, row: tuple[int, ...]) -> NDArray:
-    """Map the first ``num_rows`` rows; raises ``IndexFolderError`` where there are fewer."""
+    """Map the first ``num_rows`` rows; raises ``DamagedIndexError`` where there are fewer."""
     shape, dtype = (num_rows, *row), np.dtype(dtype)
     start = len(_make_header(dtype, shape))
     needed = start + dtype.itemsize * math.prod(shape)
     try:
         size = path.stat().st_size
         if size < needed:
-            raise IndexFolderError(f"{path}: is cut short ({size} of {needed} bytes); {_REMEDY}")
+            what = f"is cut short ({size} of {needed} bytes)"
+            raise DamagedIndexError(path.parent, path.name, what)
         if not num_rows:  # no file can be mapped for no bytes
             return np.empty(shape, dtype)
         return np.memmap(path, dtype, mode="r", offset=start, shape=shape)
     except OSError as error:
-        raise IndexFolderError(f"{path}: {error.strerror}; {_REMEDY}") from error
+        raise explain_file_error(path.parent, path.name, error) from error
+
+
+def describe_header(path: Path, dtype: DTypeLike, num_rows: int, row: tuple[int, ...]) -> str:
+    """Return what is wrong with a file's header, where it has at least so many rows; or nothing.
+
+    Raises ``DamagedIndexError``.
+    """
+    length = len(_make_header(np.dtype(dtype), (num_rows, *row)))
+    try:
+        with path.open("rb") as file:
+            header = file.read(length)
+    except OSError as error:
+        raise explain_file_error(path.parent, path.name, error) from error
+    found = _SHAPE.search(header)
+    count = num_rows if found is None else int(found[1])
+    if count < num_rows or header != _make_header(np.dtype(dtype), (count, *row)):
+        return "has the header of another array, or none"
+    return ""
+
+
+def copy_rows(folder: Path, meta: dict[str, Any], name: str, generation: int, rows: NDArray) -> int:
+    """Write some rows (K,) of an array as that of another generation; returns their checksum."""
+    dtype, row, _ = list_arrays(meta)[name]
+    source, target = map_array(folder, meta, name), array_file(folder, name, generation)
+    create_array(target, dtype, row)
+    checksum = 0
+    for first in range(0, len(rows), _CHUNK):
+        part = np.asarray(source[rows[first : first + _CHUNK]])
+        append_rows(target, first, part)
+        checksum = hash_array(part, checksum)
+    return checksum
+
+
+def hash_rows(arrays: dict[str, NDArray], num_rows: int) -> NDArray:
+    """Return the checksum (N,) of each row's vectors, all arrays of them together.
+
+    Args:
+        arrays: those of ``list_vectors``, in its order, with the same N rows.
+    """
+    counts = arrays.get(FRAME_COUNTS)
+    stops = np.arange(1, num_rows + 1) if counts is None else np.cumsum(counts, dtype=np.int64)
+    sums = np.zeros(num_rows, dtype=np.uint32)
+    for number in range(num_rows):
+        for name, rows in arrays.items():
+            part = slice(number, number + 1)
+            if name in (FRAMES, FRAME_TIMES) and counts is not None:
+                part = slice(stops[number] - counts[number], stops[number])
+            sums[number] = hash_array(rows[part], int(sums[number]))
+    return sums
 
 
 def map_array(folder: Path, meta: dict[str, Any], name: str) -> NDArray:
-    """Map an array of an index; raises ``IndexFolderError``."""
+    """Map an array of an index; raises ``DamagedIndexError``."""
     dtype, row, counted = list_arrays(meta)[name]
     return map_rows(array_file(folder, name, meta["generation"]), dtype, meta[counted], row)
 
 
 def map_vectors(folder: Path, meta: dict[str, Any]) -> EntryVectors:
-    """Map the vectors that a search compares; raises ``IndexFolderError``.
+    """Map the vectors that a search compares; raises ``DamagedIndexError``.
 
     Of an index of words only their width is 0.
     """

@@ -7,9 +7,10 @@ are on the disk before it. Shapes: E width of the common space.
 
 import json
 import os
+import re
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from retrieval.errors import IndexFolderError
+from retrieval.errors import DamagedIndexError, IndexFolderError
 from retrieval.index.words import (
     fold_formerly,
     get_words,
@@ -37,10 +38,14 @@ DATABASE = "index.db"
 # that were read. Format 4 has the reduced forms of words. All are read, and become the last one
 # when they are written to; until then words are found in their written form only.
 FORMAT_VERSION = 4
-FIRST_QUERY_ENCODER = "query_encoder"  # folder, of the model that an index is made with
 APPLICATION_ID = 0x54565258  # "TVRX": tells our databases from others
 NO_INDEX = "index.py makes one: python index.py VIDEOS --out {}"
 _WAIT_S = 30.0
+# What SQLite says where nothing is damaged, but it is kept from the files.
+_ACCESS = re.compile("unable to open|readonly|is locked|is full|disk I/O|not authorized")
+_KINDS: dict[str, type] = {  # of the values that every ``meta`` has
+    "commits": int, "generation": int, "num_rows": int, "windows": list, "leaves_out": list
+}  # fmt: skip
 
 # Paths are kept as the bytes that they are: names need not be text.
 # Rows count from 0 and are those of the embeddings; dead ones belonged to videos that are gone.
@@ -188,11 +193,14 @@ def create_database(folder: Path, meta: dict[str, Any]) -> None:
         connection.execute("COMMIT")
 
 
-def upgrade_database(connection: sqlite3.Connection) -> None:
-    """Bring a database that is open for writing to the last format, in one commit."""
+def upgrade_database(connection: sqlite3.Connection) -> bool:
+    """Bring a database that is open for writing to the last format, in one commit.
+
+    Returns whether that was needed.
+    """
     version = read_version(connection)
     if version >= FORMAT_VERSION:
-        return
+        return False
     connection.execute("BEGIN IMMEDIATE")
     try:
         if version < 3:
@@ -208,6 +216,7 @@ def upgrade_database(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    return True
 
 
 def _reduce_words(connection: sqlite3.Connection) -> None:
@@ -303,18 +312,41 @@ def read_version(connection: sqlite3.Connection) -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
+@contextmanager
+def open_database(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database for a ``with`` block that reads; raises ``IndexFolderError``."""
+    with closing(connect(folder)) as connection:
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise explain_read_error(folder, error) from error
+
+
 def explain_read_error(folder: Path, error: sqlite3.Error) -> IndexFolderError:
     """Return the error for the user where SQLite can't read."""
-    return IndexFolderError(
-        f"{folder / DATABASE}: can't be read ({error}); give access to it and free some space, or "
-        "delete the folder and make the index anew with index.py"
-    )
+    said = str(error)
+    if _ACCESS.search(said):
+        return IndexFolderError(
+            f"{folder / DATABASE}: can't be read ({said}); give access to it, and free some space"
+        )
+    return DamagedIndexError(folder, DATABASE, f"can't be read ({said})")
 
 
 def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
-    """Return the values of the table ``meta`` by key."""
-    rows = connection.execute("SELECT key, value FROM meta")
-    return {key: json.loads(value) for key, value in rows}
+    """Return the values of the table ``meta`` by key.
+
+    Raises ``sqlite3.Error`` where there is none, or it lacks what every index has.
+    """
+    meta = {}
+    for key, value in connection.execute("SELECT key, value FROM meta"):
+        try:
+            meta[key] = json.loads(value)
+        except (TypeError, ValueError) as error:
+            raise sqlite3.DatabaseError(f"its value of {key} is no JSON") from error
+    for key, kind in _KINDS.items():
+        if not isinstance(meta.get(key), kind):
+            raise sqlite3.DatabaseError(f"has no {key}, or one that can't be")
+    return meta
 
 
 def write_meta(connection: sqlite3.Connection, values: dict[str, Any]) -> None:
@@ -339,7 +371,7 @@ def read_videos(connection: sqlite3.Connection) -> dict[str, KnownVideo]:
     """Return the videos of an index by path."""
     rows = connection.execute("SELECT id, path, stamp, ocr_stamp FROM videos")
     return {
-        os.fsdecode(path): KnownVideo(video_id, _parse_stamp(stamp), _parse_stamp(ocr))
+        os.fsdecode(path): KnownVideo(video_id, parse_stamp(stamp), parse_stamp(ocr))
         for video_id, path, stamp, ocr in rows
     }
 
@@ -508,6 +540,7 @@ def _dump_stamp(stamp: ContentStamp | None) -> str:
     return json.dumps(None if stamp is None else asdict(stamp))
 
 
-def _parse_stamp(text: str) -> ContentStamp | None:
+def parse_stamp(text: str) -> ContentStamp | None:
+    """Read a stamp of the table ``videos``."""
     values = json.loads(text)
     return None if values is None else ContentStamp(**values)

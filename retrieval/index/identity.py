@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import OtherModelError
-from retrieval.index.writer import CONFIG
+from retrieval.index.layout import CONFIG
 from utils.errors import UserError
 from utils.files import hash_file
 

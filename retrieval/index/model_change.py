@@ -24,7 +24,10 @@ from tqdm import tqdm
 from data_loader.ocr.ocr_words import OcrLine
 from data_loader.readers.tolerant_reader import open_tolerantly
 from retrieval.index.arrays import WITHOUT, keeps_frames
+from retrieval.index.checksums import FILES, hash_files
 from retrieval.index.database import KnownEntry, KnownLine, KnownVideo
+from retrieval.index.integrity import find_file_damage
+from retrieval.index.layout import CONFIG, QUERY_ENCODER, config_file, list_model_files
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
 from retrieval.index.roots import Roots
@@ -32,7 +35,7 @@ from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.vectors import Vectors
 from retrieval.index.video_file import SAME_TIME_S, ReadingParams, VideoFile
 from retrieval.index.window_batches import embed_videos
-from retrieval.index.writer import CONFIG, QUERY_ENCODER, IndexWriter, config_file
+from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -69,7 +72,7 @@ def save_model(
             "not their frames; leave it out, or give a model that embeds frames"
         )
     number = "" if generation is None else f"-{generation:06}"
-    names = {
+    names: dict[str, Any] = {
         "query_encoder_folder": QUERY_ENCODER + number,
         "config_file": Path(CONFIG).stem + number + Path(CONFIG).suffix,
     }
@@ -79,6 +82,7 @@ def save_model(
     width = embedder.save_unrelated().shape[1]
     fuses = set(WITHOUT) == set(model.model_input.modalities)
     write_json(config_file(out, names), model.resolve_config())
+    names[FILES] = hash_files(out, list_model_files(out, names))
     return names | {
         "model": identity,
         "query_encoder": checksum,
@@ -131,6 +135,11 @@ def embed_anew(
         generation = writer.next_generation()
         saved = save_model(writer.folder, model, identity, load_encoder(), vectors, generation)
         writer.begin_successor(saved | {"generation": generation})
+    elif any(find_file_damage(writer.folder, writer.meta["successor"], complete=True)):
+        generation = writer.meta["successor"]["generation"]
+        saved = save_model(writer.folder, model, identity, load_encoder(), vectors, generation)
+        del saved["num_frames"]  # what is there, stays
+        writer.change_successor(saved)
     entries = writer.read_entries()
     done = set(writer.read_succeeded().tolist())
     left = [

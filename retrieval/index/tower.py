@@ -16,7 +16,7 @@ from retrieval.errors import IndexFolderError
 from retrieval.index.config_paths import find_relative_paths
 from retrieval.index.embedding import ModelFile
 from retrieval.index.hub import OPEN_CLIP, HubError, locate_model
-from retrieval.index.writer import config_file
+from retrieval.index.layout import config_file
 from utils.errors import UserError
 
 ARCHITECTURE = "DualEncoder"

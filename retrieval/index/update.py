@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from retrieval.index.ann import MIN_VECTORS, build_ann, count_vectors
 from retrieval.index.arrays import keeps_frames
 from retrieval.index.database import encode_path
 from retrieval.index.identity import check_model, describe_model, identify_model
+from retrieval.index.integrity import check_completely
 from retrieval.index.model_change import EmbeddingProgress, embed_anew, save_model
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.roots import ONLY, Roots, VideoListing
@@ -98,8 +99,9 @@ def preview_update(
     names, meta = list_videos(videos).names, read_index_meta(out)
     if meta is None:
         return plan_update(videos, names, {}, source)
+    check_completely(out)
     _check_roots(Roots.of(videos), out, meta)
-    with closing(database.connect(out)) as connection:
+    with database.open_database(out) as connection:
         plan = plan_update(videos, names, database.read_videos(connection), source)
     plan.num_anew = plan.num_same if changes_model else 0
     return plan
@@ -285,6 +287,8 @@ def begin_update(
         out.mkdir(parents=True, exist_ok=True)
     with _explain_write_errors(out), lock_index(out):
         meta = read_index_meta(out)
+        if meta is not None:
+            check_completely(out)
         windows = _choose_windows(out, meta, options)
         precision = None if model is None else _choose_precision(meta, model, options)
         # The model is loaded only where something has changed.
@@ -333,7 +337,7 @@ def _load_encoder(
     from utils.precision import Precision
 
     encoder = WindowEncoder(model, Precision(precision, options.device or torch.device("cpu")))
-    if model.is_kept and meta is not None:
+    if model.is_kept and meta is not None and meta.get("model") is not None:
         check_model(out, meta["model"], model, lambda: encoder)
     return encoder
 
@@ -477,6 +481,10 @@ def _explain_write_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError
+        ):
+            raise database.explain_read_error(out, error) from error
         raise IndexFolderError(
             f"{out}: can't be written ({error}); what was finished before is kept: free some "
             "space, or give access, and run the command again"

@@ -3,10 +3,12 @@
 Shapes: N rows (one an entry), E width of the common space.
 """
 
+import secrets
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from retrieval.errors import IndexFolderError
-from retrieval.index import database
+from retrieval.errors import DamagedIndexError, IndexFolderError
+from retrieval.index import checksums, database
 from retrieval.index.arrays import (
+    CHECKSUMS,
     FRAME_COUNTS,
     FRAME_TIMES,
     FRAMES,
     IDS,
     append_rows,
     array_file,
+    copy_rows,
     create_array,
+    hash_rows,
     keeps_frames,
     list_arrays,
+    list_vectors,
     map_array,
     map_vectors,
 )
@@ -37,31 +43,34 @@ from retrieval.index.database import (
     NewVideo,
     Stamps,
 )
-from utils.files import FileLockedError, lock_file, remove_temporary_files, sync_file
+from retrieval.index.integrity import (
+    ID,
+    SETTINGS,
+    check_opening,
+    hash_settings,
+    hash_thumbnail,
+    read_settings,
+)
+from retrieval.index.layout import (
+    QUERY_ENCODER,
+    THUMBNAILS,
+    config_file,
+    list_model_files,
+    query_encoder_folder,
+    thumbnail_file,
+)
+from utils.files import FileLockedError, lock_file, remove_temporary_files, sync_file, write_json
 
 LOCK = "index.lock"
-CONFIG = "config.json"  # of the model, resolved
-QUERY_ENCODER = database.FIRST_QUERY_ENCODER  # folder of the weights and the tokenizer
+REPAIRED = "repaired"  # folder of the database that a repair makes
+# Values of ``meta`` that say what an index holds, and not how it was made.
+_CONTENT = {
+    "commits", "generation", "num_rows", "successor", "ann",
+    checksums.ARRAYS, checksums.TABLES, checksums.VALUES,
+}  # fmt: skip
 # A search skips the rows of videos that are gone; beyond this share they are dropped.
 MAX_DEAD = 0.25
-_CHUNK = 65536  # rows copied at a time
-_BUCKETS = 256  # folders of thumbnails
 WINDOW_S, STRIDE_S = 10.0, 5.0  # of the entries of a new index
-
-
-def thumbnail_file(folder: Path, entry_id: int) -> Path:
-    """Return the file of an entry's thumbnail."""
-    return folder / "thumbnails" / f"{entry_id % _BUCKETS:02x}" / f"{entry_id}.jpg"
-
-
-def query_encoder_folder(folder: Path, meta: dict[str, Any]) -> Path:
-    """Return the folder of an index's query encoder; a model that comes later has its own."""
-    return folder / meta.get("query_encoder_folder", QUERY_ENCODER)
-
-
-def config_file(folder: Path, meta: dict[str, Any]) -> Path:
-    """Return the file of the configuration of an index's model."""
-    return folder / meta.get("config_file", CONFIG)
 
 
 def read_index_meta(out: Path) -> dict[str, Any] | None:
@@ -72,8 +81,10 @@ def read_index_meta(out: Path) -> dict[str, Any] | None:
     """
     begun = (out / LOCK).exists()
     if (out / database.DATABASE).exists() and not (begun and _is_unfinished(out)):
-        with closing(database.connect(out)) as connection:
+        with database.open_database(out) as connection:
             return database.read_meta(connection)
+    if begun and any((out / THUMBNAILS).glob("*/*")):  # they come after the database
+        raise DamagedIndexError(out, database.DATABASE, "is gone")
     if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise IndexFolderError(f"{out}: holds something else than an index; name another --out")
     return None
@@ -83,7 +94,7 @@ def _is_unfinished(out: Path) -> bool:
     """Whether the making of the index was stopped before its database was complete."""
     try:
         with closing(sqlite3.connect(out / database.DATABASE)) as connection:
-            return connection.execute("PRAGMA user_version").fetchone()[0] == 0
+            return connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
     except sqlite3.Error:
         return False
 
@@ -111,8 +122,19 @@ class IndexWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._database = database.connect(folder, writing=True)
-        database.upgrade_database(self._database)
-        self.meta = database.read_meta(self._database)
+        with ExitStack() as stack:
+            stack.enter_context(closing(self._database))
+            try:
+                check_opening(folder, database.read_meta(self._database), self._database)
+            except sqlite3.Error as error:
+                raise database.explain_read_error(folder, error) from error
+            is_upgraded = database.upgrade_database(self._database)
+            self.meta = database.read_meta(self._database)
+            self._settings = read_settings(folder)
+            self._recorder = checksums.ChecksumRecorder(self._database)
+            if is_upgraded or checksums.TABLES not in self.meta:
+                self._add_checksums()
+            stack.pop_all()
 
     @staticmethod
     def create(
@@ -193,9 +215,7 @@ class IndexWriter:
             entries: list[tuple[int, NewEntry]] = []
             for video in videos:
                 entries += database.insert_video(self._database, video, num_rows + len(entries))
-            counts = _count_rows(self.meta, entries)
-            self._write_files(entries)
-            database.write_meta(self._database, counts)
+            database.write_meta(self._database, self._write_files(entries))
         for entry in gone:
             thumbnail_file(self.folder, entry).unlink(missing_ok=True)
 
@@ -217,13 +237,10 @@ class IndexWriter:
         frames = map_vectors(self.folder, self.meta).frames
         if frames is not None:
             kept["num_frames"] = frames.list_frames(alive)
-        for name, (dtype, row, counted) in list_arrays(self.meta).items():
-            source = map_array(self.folder, self.meta, name)
-            target = array_file(self.folder, name, new)
-            create_array(target, dtype, row)
-            for first in range(0, len(kept[counted]), _CHUNK):
-                part = kept[counted][first : first + _CHUNK]
-                append_rows(target, first, np.asarray(source[part]))
+        sums = {
+            name: copy_rows(self.folder, self.meta, name, new, kept[kind.counted])
+            for name, kind in list_arrays(self.meta).items()
+        }
         moved = ((new, int(row)) for new, row in enumerate(alive) if new != row)
         with self._transaction():
             execute = self._database.execute
@@ -234,7 +251,8 @@ class IndexWriter:
             execute("DELETE FROM pieces WHERE word_id NOT IN (SELECT id FROM words)")
             execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
             counts = {counted: len(rows) for counted, rows in kept.items()}
-            database.write_meta(self._database, counts | {"generation": new, "ann": None})
+            values = {"generation": new, "ann": None, checksums.ARRAYS: sums}
+            database.write_meta(self._database, counts | values)
         return True
 
     def next_generation(self) -> int:
@@ -250,9 +268,10 @@ class IndexWriter:
                 ``next_generation``, ``width``, ``leaves_out``, and all that is the model's; also
                 ``num_frames``, 0, or None without frame vectors.
         """
-        successor = values | {"num_rows": 0}
+        successor = values | {"num_rows": 0, checksums.ARRAYS: {}}
         for name, (dtype, row, _) in list_arrays(successor).items():
             create_array(array_file(self.folder, name, successor["generation"]), dtype, row)
+            successor[checksums.ARRAYS][name] = 0
         with self._transaction(is_seen=False):
             database.write_meta(self._database, {"successor": successor})
 
@@ -261,11 +280,16 @@ class IndexWriter:
         successor = self.meta["successor"]
         return np.asarray(map_array(self.folder, successor, IDS))
 
+    def change_successor(self, values: dict[str, Any]) -> None:
+        """Set values that a successor brings with it, whose embeddings stay as they are."""
+        with self._transaction(is_seen=False):
+            database.write_meta(self._database, {"successor": self.meta["successor"] | values})
+
     def write_successor(self, entries: Sequence[tuple[int, NewEntry]]) -> None:
         """Give the successor embeddings of entries (by id) that the index has."""
         successor = self.meta["successor"]
-        counts = _count_rows(successor, entries)
-        self._append_rows(successor, entries)
+        thumbnails = [hash_thumbnail(thumbnail_file(self.folder, entry)) for entry, _ in entries]
+        counts = self._append_rows(successor, entries, thumbnails)
         with self._transaction(is_seen=False):
             database.write_meta(self._database, {"successor": successor | counts})
 
@@ -311,36 +335,117 @@ class IndexWriter:
             for path in set(self.folder.glob(pattern)) - kept:
                 path.unlink(missing_ok=True)
         remove_temporary_files(self.folder)
+        shutil.rmtree(self.folder / REPAIRED, ignore_errors=True)
 
-    def _write_files(self, entries: Sequence[tuple[int, NewEntry]]) -> None:
-        """Write the entries' thumbnails and embeddings to the disk."""
+    def _write_settings(self, meta: dict[str, Any]) -> None:
+        """Keep a copy of how the index was made, where that has changed."""
+        settings = {key: value for key, value in meta.items() if key not in _CONTENT}
+        if "num_frames" in settings:
+            settings["num_frames"] = 0
+        if settings != self._settings:
+            kept = {"settings": settings, "checksum": hash_settings(settings)}
+            write_json(self.folder / SETTINGS, kept, durable=True)
+            self._settings = settings
+
+    def _write_files(self, entries: Sequence[tuple[int, NewEntry]]) -> dict[str, Any]:
+        """Write the entries' thumbnails and embeddings to the disk; returns what ``meta`` gets."""
         if not entries:
-            return
+            return {}
         for entry_id, entry in entries:
             file = thumbnail_file(self.folder, entry_id)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(entry.thumbnail)  # nobody reads it before the commit
             sync_file(file)
-        self._append_rows(self.meta, entries)
+        thumbnails = [zlib.crc32(entry.thumbnail) for _, entry in entries]
+        return self._append_rows(self.meta, entries, thumbnails)
 
-    def _append_rows(self, meta: dict[str, Any], entries: Sequence[tuple[int, NewEntry]]) -> None:
-        """Write the entries' rows behind those of a generation, whose ``meta`` is given."""
-        for name, (dtype, _, counted) in list_arrays(meta).items():
-            rows = _collect_rows(name, entries).astype(dtype, copy=False)
-            append_rows(array_file(self.folder, name, meta["generation"]), meta[counted], rows)
+    def _append_rows(
+        self,
+        meta: dict[str, Any],
+        entries: Sequence[tuple[int, NewEntry]],
+        thumbnails: Sequence[int],
+    ) -> dict[str, Any]:
+        """Write the entries' rows behind those of a generation, whose ``meta`` is given.
+
+        Args:
+            thumbnails: their checksums.
+
+        Returns:
+            What its ``meta`` gets: the numbers of its rows, and their checksums.
+        """
+        kinds, counts = list_arrays(meta), _count_rows(meta, entries)
+        rows = {
+            name: _collect_rows(name, entries).astype(kind.dtype, copy=False)
+            for name, kind in kinds.items()
+            if name != CHECKSUMS
+        }
+        vectors = hash_rows({name: rows[name] for name in list_vectors(meta)}, len(entries))
+        rows[CHECKSUMS] = np.column_stack([vectors, np.array(thumbnails, dtype=np.uint32)])
+        sums = dict(meta[checksums.ARRAYS])
+        for name, kind in kinds.items():
+            path = array_file(self.folder, name, meta["generation"])
+            append_rows(path, meta[kind.counted], rows[name])
+            sums[name] = checksums.hash_array(rows[name], sums[name])
+        return counts | {checksums.ARRAYS: sums}
+
+    def _add_checksums(self) -> None:
+        """Give an index of an earlier release its checksums: from now on it is as it is now."""
+        values: dict[str, Any] = {ID: self.meta.get(ID) or secrets.token_hex(8)}
+        for meta in filter(None, (self.meta, self.meta.get("successor"))):
+            sums = self._hash_generation(meta)
+            if meta is self.meta:
+                values |= sums
+            else:
+                values["successor"] = meta | sums
+        with self._transaction(is_seen=False, anew=True):
+            database.write_meta(self._database, values)
+
+    def _hash_generation(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Write the checksums of a generation's rows; returns what its ``meta`` gets."""
+        arrays = {
+            name: map_array(self.folder, meta, name)
+            for name in list_arrays(meta)
+            if name != CHECKSUMS
+        }
+        vectors = {name: arrays[name] for name in list_vectors(meta)}
+        sums = np.zeros((meta["num_rows"], 2), dtype=np.uint32)
+        sums[:, 0] = hash_rows(vectors, len(sums))
+        for row, entry in enumerate(arrays[IDS].tolist()):
+            sums[row, 1] = hash_thumbnail(thumbnail_file(self.folder, entry))
+        path = array_file(self.folder, CHECKSUMS, meta["generation"])
+        create_array(path, sums.dtype, sums.shape[1:])
+        append_rows(path, 0, sums)
+        found = {
+            name: checksums.hash_array(rows) for name, rows in (arrays | {CHECKSUMS: sums}).items()
+        }
+        files = list_model_files(self.folder, meta) if meta.get("model") is not None else []
+        return {
+            checksums.ARRAYS: found,
+            checksums.FILES: checksums.hash_files(self.folder, files),
+        }
 
     @contextmanager
-    def _transaction(self, is_seen: bool = True) -> Iterator[None]:
+    def _transaction(self, is_seen: bool = True, anew: bool = False) -> Iterator[None]:
         """Commit what a ``with`` block writes.
 
         Args:
             is_seen: whether searches see a difference, and have to look at everything again.
+            anew: whether the checksums of tables are computed of all rows.
         """
+        self._recorder.reset()
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
-            commits = database.read_meta(self._database)["commits"] + is_seen
-            database.write_meta(self._database, {"commits": commits})
+            meta = database.read_meta(self._database)
+            if anew:
+                tables = self._recorder.finish_anew()
+            else:
+                tables = self._recorder.finish(meta[checksums.TABLES])
+            values = {"commits": meta["commits"] + is_seen, checksums.TABLES: tables}
+            database.write_meta(self._database, values)
+            values = {checksums.VALUES: checksums.hash_values(self._database)}
+            database.write_meta(self._database, values)
+            self._write_settings(database.read_meta(self._database))
             self._database.execute("COMMIT")
         except BaseException:
             if self._database.in_transaction:  # a full disk ends it by itself

@@ -12,13 +12,16 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from retrieval.errors import LIBRARY_LOCK, DamagedIndexError
 from retrieval.index import database
+from retrieval.index.integrity import check_completely
 from retrieval.index.relocation import relocate_folder
+from retrieval.index.repair import repair_index
 from retrieval.index.roots import Roots
 from retrieval.index.writer import (
     STRIDE_S,
@@ -51,7 +54,7 @@ class Library:
         self.folder = folder
         self.index, self.text = folder / "index", folder / "text"
         self.status_file, self.log_file = folder / "status.json", folder / "work.log"
-        self._lock, self._address = folder / "find.lock", folder / "address.json"
+        self._lock, self._address = folder / LIBRARY_LOCK, folder / "address.json"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -80,17 +83,17 @@ class Library:
 
     def read_meta(self) -> dict[str, Any]:
         """Return the ``meta`` of the index; raises ``IndexFolderError``."""
-        with closing(database.connect(self.index)) as connection:
+        with database.open_database(self.index) as connection:
             return database.read_meta(connection)
 
     def read_names(self) -> set[str]:
         """Return the names of the videos in the index."""
-        with closing(database.connect(self.index)) as connection:
+        with database.open_database(self.index) as connection:
             return set(database.read_videos(connection))
 
     def count(self) -> tuple[int, int]:
         """Return how many videos, and how many entries, the index has."""
-        with closing(database.connect(self.index)) as connection:
+        with database.open_database(self.index) as connection:
             query = "SELECT (SELECT COUNT(*) FROM videos), (SELECT COUNT(*) FROM entries)"
             return connection.execute(query).fetchone()
 
@@ -102,21 +105,32 @@ class Library:
         """Return how videos are read."""
         return LibrarySettings(**self.read_meta().get("library", {}))
 
-    def open(self) -> None:
-        """Make an empty index of words where there is none; raises ``UserError``."""
-        meta = read_index_meta(self.index)
+    def open(self) -> list[str]:
+        """Make an empty index of words where there is none, and repair one that is damaged.
+
+        Returns what there is to say of that; raises ``UserError``.
+        """
+        said: list[str] = []
+        try:
+            if (meta := read_index_meta(self.index)) is not None:
+                check_completely(self.index)
+        except DamagedIndexError as error:
+            result = repair_index(self.index)
+            said = [f"{error.folder}: {line}" for line in result.describe()]
+            meta = read_index_meta(self.index)
         if meta is not None:
             if "roots" not in meta:
                 raise UserError(
                     f"{self.folder}: holds an index of index.py, and no library; give another "
                     "--library"
                 )
-            return
+            return said
         self.index.mkdir(parents=True, exist_ok=True)
         with lock_index(self.index):
             (self.index / database.DATABASE).unlink(missing_ok=True)  # whose making was stopped
             meta = Roots({}).to_meta() | {"windows": [WINDOW_S, STRIDE_S]}
             IndexWriter.create(self.index, None, (), meta)
+        return said
 
     def write_settings(self, settings: LibrarySettings) -> None:
         """Keep how videos are read."""

@@ -20,8 +20,8 @@ from retrieval.errors import UnknownEntryError
 from retrieval.index.ann import AnnIndex
 from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
 from retrieval.index.database import read_version
+from retrieval.index.layout import query_encoder_folder
 from retrieval.index.words import fold_formerly, get_words
-from retrieval.index.writer import query_encoder_folder
 from retrieval.results import Box, Entry, TextTrack, TrackKind, Video
 from retrieval.search.calibration import MIN_ENTRIES, Calibration
 from retrieval.search.misreading import MIN_ALIKE, fold_lookalikes
@@ -105,6 +105,7 @@ class Snapshot:
 
     Attributes:
         number: of the commit.
+        meta: the values of the table ``meta``.
         model: identity of the model, see ``retrieval.index.identity``; None: words only.
         query_encoder: folder and checksum of its query encoder; None: words only.
         vectors: of all rows, mapped; dead rows are among them.
@@ -118,7 +119,7 @@ class Snapshot:
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], connection: sqlite3.Connection) -> None:
-        self.folder, self.number = folder, meta["commits"]
+        self.folder, self.number, self.meta = folder, meta["commits"], meta
         self.model: dict[str, Any] | None = meta.get("model")
         self.query_encoder: tuple[Path, str] | None = None
         if self.model is not None:
@@ -160,7 +161,7 @@ class Snapshot:
         """Return the FAISS index, read when it is first needed; None where there is none."""
         with self._load_lock:
             if isinstance(self._ann, dict):
-                self._ann = AnnIndex(self.folder / self._ann["file"], self._ann["num_rows"])
+                self._ann = AnnIndex(self.folder, self._ann)
             return self._ann
 
     def load_calibration(self, unrelated: NDArray) -> Calibration | None:

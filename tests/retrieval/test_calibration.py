@@ -12,9 +12,9 @@ from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
 from retrieval.index.arrays import EMBEDDINGS, WITHOUT
 from retrieval.index.database import ContentStamp, NewEntry, NewVideo
+from retrieval.index.layout import QUERY_ENCODER
 from retrieval.index.unrelated import UNRELATED_TEXTS
 from retrieval.index.vectors import EntryVectors, FrameVectors
-from retrieval.index.writer import QUERY_ENCODER
 from retrieval.search.calibration import MIN_ENTRIES, MIN_Z_SCORE, Calibration
 from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, run_search
 from tests.retrieval.made_index import add, create, made_video

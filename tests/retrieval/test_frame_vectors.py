@@ -201,7 +201,7 @@ def test_an_earlier_release_refuses_a_new_index(tmp_path, monkeypatch):
     create(tmp_path / "windows")
     create(tmp_path / "frames", vectors="frames")
     assert (read_format(tmp_path / "windows"), read_format(tmp_path / "frames")) == (4, 4)
-    assert len(list((tmp_path / "windows").glob("*.npy"))) == 2
+    assert len(list((tmp_path / "windows").glob("*.npy"))) == 3
     monkeypatch.setattr(database, "FORMAT_VERSION", 2)
     with pytest.raises(IndexFolderError, match="index of format 4, from a newer version"):
         VideoIndex.open(tmp_path / "frames")
@@ -233,7 +233,7 @@ def test_the_best_frame_is_when_the_colour_is_seen(colours, tmp_path):
 def test_without_frame_vectors_there_is_no_time(colours, tmp_path):
     out = tmp_path / "i"
     index_colours(*colours[:1], out, colours[1], vectors="windows")
-    assert len(list(out.glob("*.npy"))) == 2
+    assert len(list(out.glob("*.npy"))) == 3
     with VideoIndex.open(out) as index:
         hits = index.search("red", mode="semantic")
         assert {hit.time_s for hit in hits} == {None}
@@ -344,7 +344,7 @@ def test_an_index_is_embedded_anew_for_other_vectors(colours, tmp_path, run_main
             assert sorted(index.entry(number).video for number in (1, 2, 3)) == (
                 ["moment.mp4"] * 2 + ["short.mp4"]
             )  # entries stay what they are
-    assert len(list(out.glob("*.npy"))) == 5
+    assert len(list(out.glob("*.npy"))) == 6
     assert read_index_meta(out)["num_frames"] == 21
 
 

@@ -48,8 +48,14 @@ DAMAGED = {
     ),
     "half a database": (lambda f: damage(f, "index.db", 5000), "index.db: can't be read"),
     "junk": (lambda f: (f / "index.db").write_bytes(b"junk" * 2000), "index.db: can't be read"),
-    "no weights": (lambda f: damage(f, "query_encoder/weights*"), "query_encoder: can't be read"),
-    "no settings": (lambda f: damage(f, "query_encoder/query_*"), "query_encoder: can't be read"),
+    "no weights": (
+        lambda f: damage(f, "query_encoder/weights*"),
+        "query_encoder/weights.safetensors: is gone",
+    ),
+    "no settings": (
+        lambda f: damage(f, "query_encoder/query_*"),
+        "query_encoder/query_encoder.json: is gone",
+    ),
     "no tokenizer": (lambda f: damage(f, "query_encoder/tokenizer.json"), "tokenizer"),
 }
 

@@ -98,7 +98,7 @@ def read_commit(folder: Path) -> int:
         return snapshot.number
 
 
-@pytest.mark.parametrize(("vectors", "num_arrays"), [("windows", 2), ("frames", 5)])
+@pytest.mark.parametrize(("vectors", "num_arrays"), [("windows", 3), ("frames", 6)])
 def test_killed_at_any_moment_it_is_as_after_some_commit(tmp_path, vectors, num_arrays):
     folder = tmp_path / "my.index"
     create(folder, vectors=vectors)

@@ -17,6 +17,7 @@ from model.int8_linear import is_int8_usable
 from parse_config import load_config
 from retrieval import VideoIndex
 from retrieval.index import query_embedder
+from retrieval.index.layout import QUERY_ENCODER
 from retrieval.index.query_embedder import (
     WEIGHTS,
     QueryEmbedder,
@@ -25,7 +26,6 @@ from retrieval.index.query_embedder import (
     shrink_weight,
 )
 from retrieval.index.tower import make_tower_config
-from retrieval.index.writer import QUERY_ENCODER
 from tests.conftest import ROOT, tiny
 from tests.model.small_towers import FAMILIES, write_tower
 from trainer.build import build_model
