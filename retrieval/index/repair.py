@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from retrieval.errors import DamagedIndexError, IndexFolderError
 from retrieval.index import checksums, database
 from retrieval.index.arrays import (
     CHECKSUMS,
+    FRAME_COUNTS,
     FRAMES,
     IDS,
     append_rows,
@@ -42,6 +43,8 @@ from retrieval.index.arrays import (
 )
 from retrieval.index.database import ContentStamp, KnownLine, NewTrack
 from retrieval.index.integrity import (
+    ID,
+    SETTINGS,
     find_array_damage,
     find_file_damage,
     hash_chosen,
@@ -62,7 +65,7 @@ from retrieval.index.video_file import (
 )
 from retrieval.index.writer import REPAIRED, lock_index
 from utils.errors import UserError
-from utils.files import sync_file, write_bytes
+from utils.files import remove_path, sync_file, write_bytes
 
 # What ``meta`` says of a model, and an index of words has not.
 _OF_MODEL = (
@@ -163,10 +166,12 @@ def _describe_damage(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _open_tolerantly(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database that may be damaged, or not be there."""
-    path = folder / database.DATABASE
-    name = path.resolve().as_uri() + "?mode=ro" if path.is_file() else ":memory:"
+def _open_tolerantly(folder: Path | None) -> Iterator[sqlite3.Connection]:
+    """Open a database that may be damaged, or not be there; None: an empty one."""
+    path = None if folder is None else folder / database.DATABASE
+    name = ":memory:"
+    if path is not None and path.is_file():
+        name = path.resolve().as_uri() + "?mode=ro"
     with closing(sqlite3.connect(name, uri=True, isolation_level=None)) as connection:
         connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
         yield connection
@@ -198,17 +203,23 @@ class _Repair:
 
     def __init__(self, folder: Path, result: RepairResult) -> None:
         self._folder, self._result = folder, result
-        with _open_tolerantly(folder) as connection:
+        with ExitStack() as stack:
+            connection = stack.enter_context(_open_tolerantly(folder))
             meta = _read_meta(connection)
             # Without checksums, of an earlier release, what can be read is right.
             self._is_verified = checksums.TABLES in meta
             with suppress(sqlite3.Error):
-                if self._is_verified and meta[checksums.VALUES] != checksums.hash_values(
-                    connection
-                ):
+                found = checksums.hash_values(connection)
+                if self._is_verified and meta.get(checksums.VALUES) != found:
                     meta = {}
+            settings = read_settings(folder)
+            is_foreign = settings is not None and settings.get(ID) != meta.get(ID)
+            if meta and is_foreign and not any(find_array_damage(folder, meta, True)):
+                remove_path(folder / SETTINGS)  # they are those of another index
+            elif meta and is_foreign:
+                connection, meta = stack.enter_context(_open_tolerantly(None)), {}
             self._has_arrays = bool(meta)
-            settings = meta or read_settings(folder)
+            settings = meta or settings
             if settings is None:
                 raise IndexFolderError(
                     f"{folder}: nothing says any more how it was made; delete the folder and make "
@@ -243,11 +254,11 @@ class _Repair:
 
     def _read_videos(self, connection: sqlite3.Connection) -> list[_Video]:
         """Return the videos whose rows are right."""
-        try:
+        tables: list[checksums.Table] = []
+        kept: checksums.VideoSums = {}
+        with suppress(sqlite3.Error):
             tables = checksums.list_tables(connection)
-            kept = checksums.read_video_sums(connection) if self._is_verified else {}
-        except sqlite3.Error:
-            tables, kept = [], {}
+            kept = checksums.read_video_sums(connection)
         rows = {table.name: _read_rows(connection, table.name) for table in tables}
         of_entry = {entry[0]: entry[1] for entry in rows.get("entries", ())}
         sums: dict[Any, list[int]] = defaultdict(lambda: [0, 0])
@@ -285,7 +296,7 @@ class _Repair:
                 if entry not in places[track]:
                     places[track].append(entry)
             tracks = [dict(zip(columns, track, strict=True)) for track in own["tracks"][video]]
-            has_places = is_known or sums[video][1] == kept[video][1]
+            has_places = is_known or sums[video][1] == kept.get(video, (0, 0))[1]
             found.append(_Video(values, sorted(own["entries"][video]), tracks, places, has_places))
         return sorted(found, key=lambda video: video.id)
 
@@ -330,8 +341,8 @@ class _Repair:
         for end in ("-wal", "-shm"):  # they would be taken for those of the new one
             (self._folder / f"{database.DATABASE}{end}").unlink(missing_ok=True)
         place = self._folder / database.DATABASE
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
+        if place.is_dir():
+            remove_path(place)
         (target / database.DATABASE).replace(place)
         sync_file(self._folder)
         shutil.rmtree(target, ignore_errors=True)
@@ -380,13 +391,12 @@ class _Repair:
                     if ids[number] in wanted:
                         target = thumbnail_file(self._folder, ids[number])
                         _make_folder(target.parent)
-                        if target.is_dir():
-                            shutil.rmtree(target)
+                        remove_path(target)
                         write_bytes(target, entry.thumbnail, durable=True)
                 return
         for entry in wanted:
             with suppress(OSError):
-                thumbnail_file(self._folder, entry).unlink(missing_ok=True)
+                remove_path(thumbnail_file(self._folder, entry))
 
     # The arrays
 
@@ -463,7 +473,7 @@ class _Repair:
         if not damaged & set(names):
             return np.ones(len(chosen), dtype=bool)
         try:
-            if CHECKSUMS not in list_arrays(self._meta) or CHECKSUMS in damaged:
+            if CHECKSUMS not in list_arrays(self._meta) or damaged & {CHECKSUMS, FRAME_COUNTS}:
                 raise ValueError
             found = hash_chosen(self._folder, self._meta, chosen)
             return found == np.asarray(map_array(self._folder, self._meta, CHECKSUMS))[chosen, 0]
@@ -487,7 +497,7 @@ def _make_folder(path: Path) -> None:
     """Make a folder, in the place of a file perhaps."""
     for part in (path.parent, path):
         if part.exists() and not part.is_dir():
-            part.unlink()
+            remove_path(part)
     path.mkdir(parents=True, exist_ok=True)
 
 

@@ -59,7 +59,14 @@ from retrieval.index.layout import (
     query_encoder_folder,
     thumbnail_file,
 )
-from utils.files import FileLockedError, lock_file, remove_temporary_files, sync_file, write_json
+from utils.files import (
+    FileLockedError,
+    lock_file,
+    remove_path,
+    remove_temporary_files,
+    sync_file,
+    write_json,
+)
 
 LOCK = "index.lock"
 REPAIRED = "repaired"  # folder of the database that a repair makes
@@ -333,7 +340,7 @@ class IndexWriter:
         kept |= {thumbnail_file(self.folder, entry) for (entry,) in rows}
         for pattern in ("*-??????.npy", "config*.json", "ann-*.faiss", "thumbnails/*/*"):
             for path in set(self.folder.glob(pattern)) - kept:
-                path.unlink(missing_ok=True)
+                remove_path(path)
         remove_temporary_files(self.folder)
         shutil.rmtree(self.folder / REPAIRED, ignore_errors=True)
 
