@@ -391,7 +391,8 @@ def make_index(
         database.write_meta(connection, counts | {"commits": 1})
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return contents
+    with IndexWriter(folder):  # adds the checksums of what was written past it
+        return contents
 
 
 def _append_frames(folder: Path, rows: NDArray) -> int:
@@ -429,13 +430,19 @@ def _make_contents(size: int, width: int) -> IndexContents:
     return IndexContents(rows, np.minimum(words, INDEX_VOCABULARY - 1), list(names))
 
 
+_STAMP = '{"size": 1, "mtime_ns": 0, "sha256": ""}'  # of every video file
+
+
 def _insert_contents(connection: database.sqlite3.Connection, contents: IndexContents) -> None:
     insert, size = connection.executemany, len(contents.rows)
     half = ENTRY_WORDS // 2
     entries = [(i + 1, i // ENTRIES_PER_VIDEO + 1, 5.0 * (i % 100)) for i in range(size)]
     insert(
-        "INSERT INTO videos VALUES (?, ?, '{}', 'null', 600, 640, 360)",
-        ((video, f"{video % 100}/{video}.mp4".encode()) for video in range(1, entries[-1][1] + 1)),
+        "INSERT INTO videos VALUES (?, ?, ?, 'null', 600, 640, 360)",
+        (
+            (video, f"{video % 100}/{video}.mp4".encode(), _STAMP)
+            for video in range(1, entries[-1][1] + 1)
+        ),
     )
     insert(
         "INSERT INTO entries VALUES (?, ?, ?, ?, ?)",
