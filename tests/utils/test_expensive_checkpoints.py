@@ -100,6 +100,7 @@ def test_a_zip_directory_that_lies(tmp_path, kind, size, reason):
         ("a header of blanks", 4 * 10**7, "its header is too long"),
         ("numbers of F4", 8, "it holds numbers of the type torch.float4"),
         ("shapes that overflow", 2**62, "damaged or no checkpoint"),
+        ("shapes with a zero", 2**62, "a tensor's shape is impossible"),
         ("an epoch of many digits", 4_000, "its epoch is no number .it has 4000 digits"),
         ("an epoch of many digits", 40_000, "its epoch is no number"),
     ],

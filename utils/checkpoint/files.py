@@ -19,6 +19,7 @@ from utils.checkpoint.unpickling import (
     CheckpointError,
     InertRecord,
     check_dtype,
+    check_shape,
     count_with_empty,
     detect_format,
     find_damaged_part,
@@ -238,6 +239,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
             metadata = dict(file.metadata() or {})
         for weight in weights.values():
             check_dtype(weight.dtype)
+            check_shape(weight.shape)
     # What it raises depends on what is damaged: RuntimeError and OverflowError, too.
     except Exception as error:
         raise CheckpointError(f"{path}: is damaged or no checkpoint ({error})") from error

@@ -28,8 +28,8 @@ from utils.checkpoint.closed_unpickler import InertName, InertRecord, RefusedErr
 from utils.errors import UserError
 
 __all__ = ["CheckpointError", "InertName", "InertRecord", "RefusedError", "check_dtype",
-           "count_with_empty", "detect_format", "find_damaged_part", "make_printable",
-           "read_pickle", "read_torch_file", "read_torch_values"]  # fmt: skip
+           "check_shape", "count_with_empty", "detect_format", "find_damaged_part",
+           "make_printable", "read_pickle", "read_torch_file", "read_torch_values"]  # fmt: skip
 
 LEGACY_PROTOCOL = 1001
 COUNT_BYTES = 8  # before each storage of a file that is no zip archive
@@ -249,7 +249,7 @@ class _Builder(pickle.Unpickler):
             raise ValueError("a tensor has no storage")
         if dtype is not None:
             storage = storage.view(_DTYPES[check_dtype(dtype.class_name)])
-        count = _count_numbers(size)
+        count = check_shape(size)
         if len(stride) != len(size) or not all(_is_size(n) for n in (offset, *stride)):
             raise ValueError("a tensor's shape is impossible")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -268,7 +268,7 @@ class _Builder(pickle.Unpickler):
         return np.dtype(code).newbyteorder(order)
 
     def build_array(self, data: Any, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
-        array = self._read_numbers(data, dtype, _count_numbers(shape)).reshape(shape, order=order)
+        array = self._read_numbers(data, dtype, check_shape(shape)).reshape(shape, order=order)
         if not self.as_tensors:
             return array.copy()
         if array.dtype.kind in "biufc":
@@ -303,7 +303,7 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < MAX_SIZE
 
 
-def _count_numbers(shape: Any) -> int:
+def check_shape(shape: Any) -> int:
     """Return how many numbers a shape has; raises ``ValueError`` for one that torch can't hold."""
     if len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
         raise ValueError("a tensor's shape is impossible")
