@@ -13,6 +13,7 @@ import numpy as np
 from base.registry import VIDEO_READERS
 from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.frame_times import is_nearly_ascending, mend_times
+from data_loader.readers.opening import open_container
 from data_loader.readers.packet_headers import (
     PROGRESSIVE,
     Picture,
@@ -23,7 +24,6 @@ from data_loader.readers.video_stream import (
     choose_video_stream,
     describe_missing_film,
     get_file_start,
-    open_container,
     read_orientation,
 )
 

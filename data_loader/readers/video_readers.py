@@ -13,6 +13,7 @@ from base.registry import VIDEO_READERS
 from data_loader.readers.av_reader import AvReader
 from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.container import has_index
+from data_loader.readers.opening import is_pattern, limit_opencv, name_local_file
 from data_loader.readers.video_stream import read_orientation
 
 _QUIET = -8  # FFmpeg's level at which it prints nothing
@@ -39,6 +40,8 @@ class LibraryReader(VideoReader):
             raise self._refuse("is to be turned or mirrored, which it can't do")
         if is_interlaced or first.interlaced_frame:
             raise self._refuse("is interlaced, of which it makes other pictures")
+        if is_pattern(self.path):
+            raise self._refuse("has a %d in its name, which it takes for a pattern of names")
         num_found = self._open_library()
         if num_found != num_frames:
             raise self._refuse(f"shows {num_frames} frames, of which it counts {num_found}")
@@ -116,7 +119,8 @@ class DecordReader(LibraryReader):
 
     def _open_video(self) -> Any:
         # decord repeats the nearest frame for one it can't decode; this limit makes it raise.
-        return self._library.VideoReader(os.path.abspath(self.path), num_threads=1, fault_tol=1e-9)
+        name = name_local_file(self.path)
+        return self._library.VideoReader(name, num_threads=1, fault_tol=1e-9)
 
 
 @VIDEO_READERS.register("torchcodec")
@@ -140,7 +144,7 @@ class TorchcodecReader(LibraryReader):
 
     def _open_library(self) -> int:
         self._video = self._library(
-            os.path.abspath(self.path),
+            name_local_file(self.path),
             stream_index=self._stream_index,
             dimension_order="NHWC",
             num_ffmpeg_threads=1,
@@ -174,6 +178,7 @@ class Cv2Reader(LibraryReader):
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", str(_QUIET))  # read at the import
         import cv2
 
+        limit_opencv()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised
         return cv2
 
@@ -200,7 +205,7 @@ class Cv2Reader(LibraryReader):
     @contextmanager
     def _open_capture(self) -> Iterator[Any]:
         capture = self._library.VideoCapture(
-            os.path.abspath(self.path),
+            name_local_file(self.path),
             self._library.CAP_FFMPEG,
             [self._library.CAP_PROP_N_THREADS, 1],
         )

@@ -3,14 +3,14 @@
 All that opens a video asks here, so that readers, search and player show the same pictures.
 """
 
-import os
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data_loader.readers.opening import open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 _STILLS = ("attached_pic", "still_image", "timed_thumbnails")  # dispositions
 _PICTURE_CODECS = ("mjpeg", "png", "bmp", "tiff", "webp", "jpegxl", "jpeg2000")
 _FEW = 10  # a stream of fewer frames than a tenth of another one's is a still or its previews
-# FFmpeg's demuxers of lists that name other files.
-_LISTS = ("concat", "hls", "dash", "imf", "sdp", "webm_dash_manifest")
 
 
 class StartTimes(NamedTuple):
@@ -58,25 +56,6 @@ class Orientation(NamedTuple):
         """Return FFmpeg's filters, name and arguments, that do the same."""
         transpose = [("transpose", "cclock_flip")] if self.is_transposed else []
         return transpose + [("hflip", "")] * self.flips_x + [("vflip", "")] * self.flips_y
-
-
-def open_container(file: str | Path | FileIO) -> "InputContainer":
-    """Open a file, which may be open already, with PyAV; raises its errors.
-
-    A path is no address: a folder may be called ``10:30``. A list that names other files is not
-    followed.
-    """
-    import av
-
-    if isinstance(file, FileIO):
-        options = {"protocol_whitelist": "none"}  # nothing else is opened
-        container = av.open(file, "r", metadata_errors="replace", container_options=options)
-    else:
-        container = av.open(os.path.abspath(file), metadata_errors="replace")
-    if not set(container.format.name.split(",")).isdisjoint(_LISTS):
-        container.close()
-        raise av.error.InvalidDataError(0, "it is a list that names other files", container.name)
-    return container
 
 
 def choose_video_stream(
@@ -134,7 +113,7 @@ def _count_packets(path: str, streams: list["VideoStream"]) -> list[int]:
     import av
 
     counts = dict.fromkeys((stream.index for stream in streams), 0)
-    with av.open(path) as container, suppress(av.error.FFmpegError):
+    with open_container(path) as container, suppress(av.error.FFmpegError):
         for packet in container.demux([container.streams[index] for index in counts]):
             counts[packet.stream_index] += packet.size > 0
     return list(counts.values())

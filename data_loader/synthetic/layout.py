@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
+from data_loader.readers.opening import name_local_file
 from utils.errors import UserError
 from utils.files import atomic_write, write_text
 
@@ -45,7 +46,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int, crf: int = 2
     options["x264-params"] = "cpu-independent=1"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        with av.open(str(temporary), "w", format="mp4") as container:
+        with av.open(name_local_file(temporary), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=fps, options=options)
             stream.pix_fmt = "yuv420p"
             for index, frame in enumerate(frames):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_loader.readers import video_stream
+from data_loader.readers.opening import open_container
 from data_loader.readers.video_stream import StartTimes
 from utils.errors import UserError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @contextmanager
 def open_streams(path: Path) -> Iterator["InputContainer"]:
     """Open a file to read its sound or subtitles; raises ``UserError``, which names it."""
-    with translate_errors(path), video_stream.open_container(path) as container:
+    with translate_errors(path), open_container(path) as container:
         yield container
 
 

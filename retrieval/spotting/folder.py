@@ -21,7 +21,8 @@ from data_loader.readers.container import (
     describe_left_out,
     list_searchable,
 )
-from data_loader.readers.video_stream import choose_video_stream, open_container
+from data_loader.readers.opening import open_container
+from data_loader.readers.video_stream import choose_video_stream
 from retrieval.printing import escape
 from retrieval.spotting.journal import name_journal
 from retrieval.spotting.text_spotter import TextSpotter, describe_identity

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from data_loader.readers.image_reader import encode_jpeg
-from data_loader.readers.video_stream import open_container
+from data_loader.readers.opening import open_container
 from retrieval.web.playback.media import Media, get_identity
 from utils.files import open_resolved
 

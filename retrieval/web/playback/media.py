@@ -15,11 +15,11 @@ from typing import Any, Literal
 import av
 
 from data_loader.readers.container import check_container, check_file
+from data_loader.readers.opening import open_container
 from data_loader.readers.video_stream import (
     Orientation,
     choose_video_stream,
     describe_missing_film,
-    open_container,
     read_orientation,
 )
 from utils.files import FileStamp, open_resolved
