@@ -19,11 +19,12 @@ Ctrl-C ends it, and so may anything else: nothing is lost, the next start goes o
 video, too. With --watch the folders are watched; a file that is still being written is waited for.
 
 A video that is renamed or moved within the library keeps all that is known of it. A folder that is
-not there (a disk that is unplugged) is said, and its videos stay. The videos themselves are never
+not there (a disk that is unplugged) is said, and its videos stay. What is hidden or of the system
+(lost+found, @eaDir) is left out, and what --exclude PATTERN fits. The videos themselves are never
 written to. Everything is kept in one folder, that of --library, or of the environment variable
 TEXTVR_LIBRARY, or "textvr/library" in the user's folder of data; to be rid of it, delete it. How
-videos are read (--script, --model, --speech) is kept there, too, until it is said otherwise; other
-letters mean that all text is read anew.
+videos are read (--script, --model, --speech, --exclude) is kept there, too, until it is said
+otherwise (--exclude "": nothing is left out); other letters mean that all text is read anew.
 
 Exit codes: 0; 1: some videos could not be read (work.log in the library names them); 2: nothing
 could be begun. Only one find.py works on a library: a second one opens the page of the first.
@@ -51,7 +52,7 @@ from retrieval.spotting.scripts import SCRIPTS
 from retrieval.web.access import LOCAL_NAMES, Access
 from retrieval.web.server import build_app, open_socket, serve
 from serve import SWITCH_S, load_model, parse_port
-from utils.cli import positive_int, run_cli
+from utils.cli import add_exclude_argument, positive_int, run_cli
 from utils.errors import UserError
 from utils.processes import count_cpus
 from utils.run_dir import setup_logging
@@ -81,6 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--no-page", action="store_true", help="bring the library up to date, and end")
     add("--relocate", type=Path, nargs=2, metavar=("OLD", "NEW"), help="a folder has moved")
     add("--forget", type=Path, metavar="FOLDER", help="take a folder out of the library")
+    add_exclude_argument(parser)
     workers = "processes that read text (%(default)s)"
     add("--workers", type=positive_int, default=count_cpus(), help=workers)
     return parser.parse_args()
@@ -101,6 +103,8 @@ def prepare_library(library: Library, arguments: argparse.Namespace) -> bool:
     if arguments.forget is not None:
         number = library.forget_folder(arguments.forget)
         say(f"{arguments.forget}: is out of the library, {number} videos")
+    if arguments.exclude is not None:
+        library.write_exclude(arguments.exclude)
     for line in library.add_folders(arguments.folders):
         say(line)
     if not library.read_roots().folders:
@@ -200,7 +204,7 @@ def join_other(library: Library, arguments: argparse.Namespace, address: str | N
     roots = library.read_roots()
     new = [folder for folder in arguments.folders if roots.find_root(folder) is None]
     asked = arguments.relocate, arguments.forget, arguments.model, arguments.script
-    if new or any(asked) or arguments.speech is not None:
+    if new or any(asked) or arguments.speech is not None or arguments.exclude is not None:
         raise UserError(
             f"{library.folder}: another find.py is at work there ({address or 'without a page'}); "
             "end it with Ctrl-C, then give this command again"

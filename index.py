@@ -17,6 +17,10 @@ unless the local cache has it. Where the hub can't be had (for 10 s at most it i
 HF_HUB_OFFLINE=1 it is not asked) the index holds words only, and is searched by text; the same
 command with --model adds a model later, without spotting any text again.
 
+Files and folders that are hidden or of the system (lost+found, @eaDir) are left out, and so is what
+--exclude PATTERN fits, from then on (--exclude "" ends that); links are followed. A folder that
+can't be read is named, and what the index has of it stays.
+
 A long video is cut into windows, each of them one entry. The text in the videos is taken from --ocr
 (a/b.mp4 has a/b.mp4.json or a/b.json, as spot_text.py writes them, in several processes), or
 spotted on the way. What is said is found like what is read: subtitles beside a video (b.srt,
@@ -66,11 +70,12 @@ from retrieval.index.layout import config_file
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
 from retrieval.index.relocation import relocate_folder
 from retrieval.index.repair import RepairResult, repair_index
+from retrieval.index.roots import Roots
 from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from retrieval.printing import escape, format_plan, format_result
 from retrieval.spoken.source import SpokenSource
-from utils.cli import positive_int, run_cli
+from utils.cli import add_exclude_argument, positive_int, run_cli
 from utils.errors import UserError
 from utils.run_dir import setup_logging
 
@@ -114,6 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-d", "--device", help="GPU to use, such as 1")
     relocate = "the folder OLD is NEW now, videos or a folder above them"
     parser.add_argument("--relocate", type=Path, nargs=2, metavar=("OLD", "NEW"), help=relocate)
+    add_exclude_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     arguments = parser.parse_args()
     if arguments.verify is None and None in (arguments.videos, arguments.out):
@@ -163,7 +169,9 @@ def choose_source(arguments: argparse.Namespace, meta: dict | None) -> OcrSource
     return SpokenSource(text, arguments.videos.joinpath, speech)
 
 
-def choose_model(arguments: argparse.Namespace, meta: dict | None) -> "ModelFile | None":
+def choose_model(
+    arguments: argparse.Namespace, roots: Roots, meta: dict | None
+) -> "ModelFile | None":
     """Return the model that is asked for, that of the index, or for a new one the default.
 
     None: the index holds words only. Raises ``UserError``.
@@ -184,7 +192,7 @@ def choose_model(arguments: argparse.Namespace, meta: dict | None) -> "ModelFile
     if arguments.replace_model:
         raise UserError("--replace-model: give the other model with --model or -r")
     if meta is None:
-        return choose_default(arguments)
+        return choose_default(arguments, roots)
     if arguments.overrides:
         raise UserError("--set changes nothing without a model; give it with --model or -r")
     if not arguments.repair and (stopped := describe_stopped(out, meta)):
@@ -211,12 +219,12 @@ def reopen_model(out: Path, successor: dict) -> "ModelFile":
     return ModelFile(Path(identity["path"]), load_run_config(Path(identity["path"]), None))
 
 
-def choose_default(arguments: argparse.Namespace) -> "ModelFile | None":
+def choose_default(arguments: argparse.Namespace, roots: Roots) -> "ModelFile | None":
     """Return the default tower for a new index, or None where it can't be had."""
     from retrieval.index.tower import TowerModel
     from retrieval.index.update import list_videos
 
-    list_videos(arguments.videos)  # before anything is downloaded for them
+    list_videos(roots)  # before anything is downloaded for them
     try:
         locate_model(DEFAULT_TOWER)
     except HubError as error:
@@ -264,14 +272,18 @@ def main() -> int:
     had_ann = arguments.repair and repair(arguments.out).had_ann
     meta = read_index_meta(arguments.out)
     source = choose_source(arguments, meta)
+    exclude = arguments.exclude
+    if exclude is None and meta is not None:
+        exclude = meta.get("exclude")
+    roots = Roots.of(arguments.videos, exclude or ())
     is_given = arguments.model is not None or arguments.resume is not None
     if arguments.dry_run:
         has_model = meta is not None and meta.get("model") is not None
         changes_model = arguments.replace_model or is_given and not has_model
-        plan = preview_update(arguments.videos, arguments.out, source, changes_model)
+        plan = preview_update(roots, arguments.out, source, changes_model)
         sys.stdout.write(format_plan(plan))
         return 1 if plan.failed else 0
-    model = choose_model(arguments, meta)
+    model = choose_model(arguments, roots, meta)
     n_gpu, precision = min(1, torch.cuda.device_count()), None
     if model is not None and model.path is not None:
         n_gpu = model.config.n_gpu
@@ -291,7 +303,7 @@ def main() -> int:
         replace_model=arguments.replace_model,
         vectors=arguments.vectors,
     )
-    result = update_index(arguments.videos, arguments.out, model, source, options)
+    result = update_index(roots, arguments.out, model, source, options)
     sys.stdout.write(format_result(result, arguments.out))
     return 1 if result.failed else 0
 

@@ -7,7 +7,8 @@
 
 Writes one OCR document for each video, in the form of TextVR's Kwai_VideoOCR: my_videos/a/b.mp4
 has my_ocr/a/b.mp4.json. train.py and test.py read them with data_loader.args.ocr_dir. Linked files
-and folders are followed. The engine is RapidOCR (rapidocr-onnxruntime 1.4.4) unless --engine names
+and folders are followed; hidden ones, those of the system, and what --exclude PATTERN fits are left
+out. The engine is RapidOCR (rapidocr-onnxruntime 1.4.4) unless --engine names
 another one (CONTRIBUTING.md says how one is added). Its models are in the package: nothing is
 downloaded, nothing leaves the machine. They read Latin letters without accents, and Chinese; other
 scripts need another recogniser, and --script says which one and where it goes. Lines that look like
@@ -39,7 +40,7 @@ from retrieval.spotting.folder import spot_folder
 from retrieval.spotting.scripts import SCRIPTS
 from retrieval.spotting.text_spotter import build_spotter
 from retrieval.spotting.video import EVERY_S, READER
-from utils.cli import positive_int, run_cli
+from utils.cli import add_exclude_argument, positive_int, run_cli
 from utils.processes import count_cpus
 
 
@@ -66,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--max_side", type=positive_int, metavar="PIXELS", help=side)
     reader = "av reads every container and turned files (default: %(default)s)"
     add("--reader", choices=VIDEO_READERS.names(), default=READER, help=reader)
+    add_exclude_argument(parser)
     add("--overwrite", action="store_true", help="spot everything anew")
     add("--speech", action="store_true", help="transcribe English speech, too")
     forced = "likewise, also of videos that have subtitles"
@@ -108,6 +110,7 @@ def main() -> int:
         reader=arguments.reader,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
+        exclude=arguments.exclude or (),
     )
     text = f"{outcome.num_spotted} videos spotted, {outcome.num_lines} lines of text"
     text += f"; {outcome.num_kept} kept" if outcome.num_kept else ""
@@ -116,7 +119,11 @@ def main() -> int:
     num_failed = outcome.num_failed
     if speech:
         heard = transcribe_folder(
-            arguments.videos, arguments.out, arguments.workers, arguments.force_speech
+            arguments.videos,
+            arguments.out,
+            arguments.workers,
+            arguments.force_speech,
+            arguments.exclude or (),
         )
         sys.stdout.write(f"{arguments.out}: {heard.summarize()}\n")
         num_failed += heard.num_failed

@@ -60,6 +60,17 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def add_exclude_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--exclude PATTERN``, which may be given several times (``utils.files.list_files``)."""
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        metavar="PATTERN",
+        help="leave out files and folders by path or name, as '*/raw/*' or 'draft*'; may be given "
+        "several times",
+    )
+
+
 def _os_error_text(error: OSError) -> str | None:
     """Return one line about a file or disk, or None when the error is about neither."""
     reason = error.strerror or type(error).__name__

@@ -13,12 +13,13 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from fnmatch import translate
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from typing_extensions import Self
@@ -347,79 +348,185 @@ class FileFinder:
         return self._spellings[folder]
 
 
+# Folders that systems and storage make for themselves, in lower case, beside hidden ones: of disks,
+# of Windows, and of NAS (Synology, QNAP).
+_SYSTEM_FOLDERS = frozenset(
+    (
+        "lost+found", "$recycle.bin", "recycler", "recycled", "system volume information",
+        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "__macosx",
+        "network trash folder", "temporary items",
+    )
+)  # fmt: skip
+_MAX_NAMED = 3  # names in one line
+
+
 @dataclass
 class FileListing:
-    """The files of a folder.
+    """The files of a folder, and what was left out.
 
     Attributes:
         names: POSIX paths within the folder, sorted.
         num_others: files with other extensions.
         link_targets: the resolved files and folders outside of it that links in it lead to.
+        num_links: links that lead there.
         left_out: name -> what a file is that has such an extension for another reason.
+        hidden: folders, and files of such an extension, that are hidden or of the system.
+        unreadable: folder -> why it can't be read.
+        excluded: files and folders that the user leaves out.
     """
 
     names: list[str] = field(default_factory=list)
     num_others: int = 0
     link_targets: list[Path] = field(default_factory=list)
+    num_links: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
+    hidden: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    excluded: list[str] = field(default_factory=list)
+
+    def describe_left_out(self) -> str | None:
+        """Return one line about what is left out, and links that are followed; None: nothing."""
+        said = []
+        if self.left_out:
+            name, kind = next(iter(self.left_out.items()))
+            more = f", and {len(self.left_out) - 1} more such files" * (len(self.left_out) > 1)
+            said.append(f"{name}: left out, it is {kind}, no video{more}")
+        for names, what in (
+            (self.hidden, "hidden or of the system and left out"),
+            (self.excluded, "left out by --exclude"),
+            ([f"{name}: {why}" for name, why in self.unreadable.items()], "folders can't be read"),
+        ):
+            if names:
+                named = ", ".join(names[:_MAX_NAMED]) + ", ..." * (len(names) > _MAX_NAMED)
+                said.append(f"{len(names)} {what} ({named})")
+        if self.num_links:
+            one = self.num_links == 1
+            verbs = "link leads" if one else "links lead", "is" if one else "are"
+            said.append(f"{self.num_links} {verbs[0]} out of the folder and {verbs[1]} followed")
+        return "; ".join(said) or None
 
 
-def list_files(folder: Path, extensions: Collection[str]) -> FileListing:
+def list_files(
+    folder: Path, extensions: Collection[str], exclude: Iterable[str] = ()
+) -> FileListing:
     """List the files below a folder that have one of some extensions, whatever their case.
 
-    The one rule for every command: names that begin with a dot are left out; symbolic links to
-    files and folders are followed, but never back into a folder above; named pipes and the like are
-    no files. Names may hold anything, blanks, quotes and line ends included.
+    The one rule for every command: what is hidden (its name begins with a dot) or a folder of the
+    system (``lost+found``, ``@eaDir``) is left out; symbolic links to files and folders are
+    followed, but no folder is listed twice, and by a link only where there is no other way; named
+    pipes and the like are no files. Names may hold anything, blanks, quotes and line ends included.
 
     Args:
         folder: may itself be a symbolic link.
         extensions: in lower case, with their dots.
+        exclude: patterns as of a shell (``*``, ``?``, ``[a-z]``). What fits one, by its path within
+            the folder or by its name, is left out, a folder with all that is in it.
 
     Raises:
-        UserError: there is no such folder, or it or a folder in it can't be read. Nothing is left
-            out for that: an index would take what it can't see for deleted.
+        UserError: there is no such folder, or it can't be read. Folders in it that can't be are
+            counted: an index must not take what it can't see for deleted.
     """
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {what}; give the folder that holds the files")
-    root, listing = folder.resolve(), FileListing()
-    _list_into(listing, folder, "", (), root, extensions)
-    listing.names.sort()
-    return listing
-
-
-def _list_into(
-    listing: FileListing,
-    folder: Path,
-    prefix: str,
-    above: tuple[Path, ...],
-    root: Path,
-    extensions: Collection[str],
-) -> None:
-    here = folder.resolve()
-    if here in above:
-        return
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
+    lister = _FileLister(folder, extensions, exclude)
+    lister.list_all()
+    if "" in lister.listing.unreadable:
         raise UserError(
-            f"{folder}: the folder can't be read ({error.strerror}); give access to it, or move it "
-            "elsewhere"
-        ) from error
-    for name in names:
-        path = folder / name
-        if name.startswith("."):
-            continue
-        if path.is_symlink() and path.exists():
-            target = path.resolve()
-            if not target.is_relative_to(root) and target not in listing.link_targets:
-                listing.link_targets.append(target)
-        if path.is_dir():
-            _list_into(listing, path, f"{prefix}{name}/", (*above, here), root, extensions)
-        elif path.suffix.lower() not in extensions:
-            listing.num_others += 1
-        elif path.is_file() or not path.exists():  # a broken link is an unreadable file, not none
-            listing.names.append(f"{prefix}{name}")
+            f"{folder}: the folder can't be read ({lister.listing.unreadable['']}); give access to "
+            "it, or move it elsewhere"
+        )
+    return lister.listing
+
+
+class _Folder(NamedTuple):
+    prefix: str  # of the names in it
+    path: Path
+    resolved: Path  # without links
+
+
+class _FileLister:
+    """Lists a folder; each of those in it once, however links lead to it."""
+
+    def __init__(self, folder: Path, extensions: Collection[str], exclude: Iterable[str]) -> None:
+        self.listing = FileListing()
+        self._root = _Folder("", folder, folder.resolve())
+        self._extensions = extensions
+        patterns = (pattern.rstrip("/") for pattern in exclude)
+        self._exclude = [re.compile(translate(pattern)) for pattern in patterns if pattern]
+        self._targets: dict[Path, None] = {}
+        self._seen: set[Path] = set()  # resolved folders
+
+    def list_all(self) -> None:
+        """Fill the listing: what links lead to comes last, so that the rest has its own names."""
+        waiting = [self._root]
+        while waiting:
+            links: list[_Folder] = []
+            for folder in waiting:
+                below = [folder]
+                while below:
+                    below += self._list_folder(below.pop(), links)
+            waiting = links
+        self.listing.names.sort()
+        self.listing.link_targets = list(self._targets)
+
+    def _list_folder(self, folder: _Folder, links: list[_Folder]) -> list[_Folder]:
+        """List one folder; returns those in it, and adds to ``links`` those it links to."""
+        if folder.resolved in self._seen:
+            return []
+        self._seen.add(folder.resolved)
+        try:
+            with os.scandir(folder.path) as found:
+                looked = [(entry, _look_at(entry)) for entry in found]
+        except OSError as error:
+            self.listing.unreadable[folder.prefix.rstrip("/")] = error.strerror or str(error)
+            return []
+        inside = []
+        for entry, status in sorted(looked, key=lambda pair: pair[0].name):
+            path = folder.prefix + entry.name
+            is_folder = status is not None and stat.S_ISDIR(status.st_mode)
+            fits = os.path.splitext(entry.name)[1].lower() in self._extensions
+            if _is_hidden(entry.name, is_folder):
+                self.listing.hidden += [path] if is_folder or fits else []
+            elif any(one.match(path) or one.match(entry.name) for one in self._exclude):
+                self.listing.excluded += [path] if is_folder or fits else []
+            elif is_folder and entry.is_symlink():
+                target = self._resolve_link(entry)
+                links.append(_Folder(f"{path}/", Path(entry.path), target))
+            elif is_folder:
+                inside.append(_Folder(f"{path}/", Path(entry.path), folder.resolved / entry.name))
+            elif not fits:
+                self.listing.num_others += 1
+            elif status is None or stat.S_ISREG(status.st_mode):
+                # A broken link, or one to itself, is an unreadable file, not none.
+                self.listing.names.append(path)
+                if status is not None and entry.is_symlink():
+                    self._resolve_link(entry)
+        return inside[::-1]
+
+    def _resolve_link(self, entry: "os.DirEntry[str]") -> Path:
+        target = Path(entry.path).resolve()
+        if not target.is_relative_to(self._root.resolved):
+            self.listing.num_links += 1
+            self._targets[target] = None
+        return target
+
+
+def _look_at(entry: "os.DirEntry[str]") -> os.stat_result | None:
+    """Return what an entry of a folder, or what it links to, is; None: that can't be seen.
+
+    Raises ``OSError`` where the folder lets nobody look at what is in it.
+    """
+    try:
+        return entry.stat()
+    except OSError as error:
+        if entry.is_symlink() or isinstance(error, FileNotFoundError):
+            return None
+        raise
+
+
+def _is_hidden(name: str, is_folder: bool) -> bool:
+    return name.startswith(".") or (is_folder and name.lower() in _SYSTEM_FOLDERS)
 
 
 def get_cache_folder(name: str | None) -> Path | None:

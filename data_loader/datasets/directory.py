@@ -48,6 +48,12 @@ class Directory(TextVideoDataset):
                 "data_loader.args.annotation_file and metadata_dir to null"
             )
         listing = list_files(self.data_dir, self.extensions)
+        if listing.unreadable:  # a data set is whole, or an error
+            name, reason = next(iter(listing.unreadable.items()))
+            raise AnnotationError(
+                f"{self.data_dir / name}: the folder can't be read ({reason}); give access to it, "
+                "or move it elsewhere"
+            )
         if not listing.names:
             kinds = " ".join(self.extensions)
             raise AnnotationError(f"{self.data_dir}: holds no file with an extension of: {kinds}")

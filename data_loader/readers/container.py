@@ -1,7 +1,7 @@
 """Containers of video files: checks that a file is complete and has an index, without decoding."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,26 +53,17 @@ def check_file(
         return f"can't be read ({error.strerror})", "check its access rights and the disk"
 
 
-def list_searchable(folder: Path) -> FileListing:
+def list_searchable(folder: Path, exclude: Iterable[str] = ()) -> FileListing:
     """List the videos below a folder that can be searched, see ``utils.files.list_files``.
 
     Files that only end like a video are left out: a GIF of one picture, TypeScript.
     """
-    listing = list_files(folder, SEARCHABLE_EXTENSIONS)
+    listing = list_files(folder, SEARCHABLE_EXTENSIONS, exclude)
     kinds = {name: find_other_kind(folder / name) for name in listing.names}
     listing.names = [name for name in listing.names if kinds[name] is None]
     listing.left_out = {name: kind for name, kind in kinds.items() if kind is not None}
     listing.num_others += len(listing.left_out)
     return listing
-
-
-def describe_left_out(left_out: Mapping[str, str]) -> str | None:
-    """Return one line about ``FileListing.left_out``; None: there is nothing."""
-    if not left_out:
-        return None
-    name, kind = next(iter(left_out.items()))
-    more = f", and {len(left_out) - 1} more such files" * (len(left_out) > 1)
-    return f"{name}: left out, it is {kind}, no video{more}"
 
 
 def find_other_kind(path: Path) -> str | None:

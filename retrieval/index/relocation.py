@@ -1,6 +1,7 @@
 """Folders of videos that lie elsewhere now: an index keeps all that it has of what is in them."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ def plan_relocation(roots: Roots, names: Iterable[str], old: Path, new: Path) ->
         if folder.is_relative_to(old)
     }
     if moved:
-        after = Roots({**roots.folders, **moved})
+        after = replace(roots, folders={**roots.folders, **moved})
         found = Relocation(after, [name for name in names if roots.split(name)[0] in moved], {})
     else:
         found = _plan_within(roots, names, old, new)

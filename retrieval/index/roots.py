@@ -6,7 +6,7 @@ one that comes, renames no video.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +15,73 @@ from typing_extensions import Self
 from data_loader.readers.container import list_searchable
 from retrieval.index.database import decode_path, encode_path
 from utils.errors import UserError
+from utils.files import FileListing
 
 ONLY = ""  # the name of a root that is the only one, and part of no video's name
 
 
 @dataclass
-class VideoListing:
-    """The video files that there are.
+class VideoListing(FileListing):
+    """The video files that there are, by the names that the index gives them.
 
     Attributes:
-        names: of the videos, sorted.
-        link_targets: files and folders outside of the roots to which links in them lead.
         absent: name of a root -> why its videos can't be seen now; what the index has of them
-            stays.
+            stays, as that of videos in folders that can't be read.
         unsettled: videos that are being written, which wait.
-        left_out: name -> what a file is that only ends like a video.
     """
 
-    names: list[str] = field(default_factory=list)
-    link_targets: list[Path] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     unsettled: set[str] = field(default_factory=set)
-    left_out: dict[str, str] = field(default_factory=dict)
 
     def find_kept(self, known: Iterable[str]) -> set[str]:
         """Return those videos of an index of which it keeps what it has, unseen."""
-        starts = tuple(f"{name}/" for name in self.absent)
+        starts = tuple(f"{name}/" for name in (*self.absent, *self.unreadable))
         return {name for name in known if name.startswith(starts) or name in self.unsettled}
+
+    def add(self, found: FileListing, prefix: str) -> None:
+        """Add what was found in a folder, under names that begin with ``prefix``."""
+        self.names += [prefix + name for name in found.names]
+        self.link_targets += found.link_targets
+        self.num_others += found.num_others
+        self.num_links += found.num_links
+        self.left_out |= {prefix + name: kind for name, kind in found.left_out.items()}
+        self.unreadable |= {prefix + name: reason for name, reason in found.unreadable.items()}
+        self.hidden += [prefix + name for name in found.hidden]
+        self.excluded += [prefix + name for name in found.excluded]
 
 
 @dataclass(frozen=True)
 class Roots:
-    """The folders of an index by their names, absolute; one that is named ``ONLY`` is alone."""
+    """The folders of an index by their names, absolute; one that is named ``ONLY`` is alone.
+
+    ``exclude`` are patterns of what in them is left out, see ``utils.files.list_files``.
+    """
 
     folders: Mapping[str, Path]
+    exclude: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, folder: "Path | Roots") -> "Roots":
+    def of(cls, folder: "Path | Roots", exclude: Iterable[str] = ()) -> "Roots":
         """Return the roots of an index of one folder; roots are returned as they are."""
-        return folder if isinstance(folder, Roots) else cls({ONLY: folder.absolute()})
+        if isinstance(folder, Roots):
+            return folder
+        return cls({ONLY: folder.absolute()}, tuple(exclude))
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Self:
         """Return the roots that the ``meta`` of an index names."""
+        exclude = tuple(meta.get("exclude") or ())
         if "roots" in meta:
-            return cls({name: decode_path(path) for name, path in meta["roots"].items()})
-        return cls({ONLY: decode_path(meta["folder"])})
+            folders = {name: decode_path(path) for name, path in meta["roots"].items()}
+            return cls(folders, exclude)
+        return cls({ONLY: decode_path(meta["folder"])}, exclude)
 
     def to_meta(self) -> dict[str, Any]:
         """Return the values of ``meta`` that ``from_meta`` reads."""
+        exclude = {"exclude": list(self.exclude) or None}  # None is no value
         if ONLY in self.folders:
-            return {"folder": encode_path(self.folders[ONLY])}
-        return {"roots": {name: encode_path(path) for name, path in self.folders.items()}}
+            return {"folder": encode_path(self.folders[ONLY])} | exclude
+        return {"roots": {name: encode_path(path) for name, path in self.folders.items()}} | exclude
 
     def describe(self) -> str:
         """Return the folders, for messages."""
@@ -111,26 +126,27 @@ class Roots:
         Raises:
             UserError: the only folder is not there, can't be read, or holds no video.
         """
+        listing = VideoListing()
         if ONLY in self.folders:
-            found = list_searchable(self.folders[ONLY])
+            found = list_searchable(self.folders[ONLY], self.exclude)
+            listing.add(found, "")
             if not found.names:
+                said = listing.describe_left_out()
                 raise UserError(
                     f"{self.folders[ONLY]}: holds no video; is a disk not there? (An index of it "
                     "is left as it is; to be rid of that, delete its folder.)"
+                    + (f" {said}" if said else "")
                 )
-            return VideoListing(found.names, found.link_targets, left_out=found.left_out)
-        listing = VideoListing()
+            return listing
         for root, folder in self.folders.items():
             try:
-                found = list_searchable(folder)
+                found = list_searchable(folder, self.exclude)
             except UserError:
                 listing.absent[root] = "is not there" if not folder.is_dir() else "can't be read"
                 continue
             if not found.names:
                 listing.absent[root] = "holds no video"
-            listing.names += [f"{root}/{name}" for name in found.names]
-            listing.link_targets += found.link_targets
-            listing.left_out |= {f"{root}/{name}": kind for name, kind in found.left_out.items()}
+            listing.add(found, f"{root}/")
         listing.names.sort()
         return listing
 
@@ -141,8 +157,9 @@ class Roots:
         while name in self.folders:
             number += 1
             name = f"{base}-{number}"
-        return Roots({**self.folders, name: folder})
+        return replace(self, folders={**self.folders, name: folder})
 
     def remove(self, names: Collection[str]) -> "Roots":
         """Return these without some of them."""
-        return Roots({name: path for name, path in self.folders.items() if name not in names})
+        left = {name: path for name, path in self.folders.items() if name not in names}
+        return replace(self, folders=left)

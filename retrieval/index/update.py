@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from base.config import PrecisionName
-from data_loader.readers.container import describe_left_out
 from retrieval.errors import IndexFolderError, OtherModelError
 from retrieval.index import database
 from retrieval.index.ann import MIN_VECTORS, build_ann, count_vectors
@@ -89,26 +88,32 @@ class UpdateResult:
 
 
 def preview_update(
-    videos: Path, out: Path, source: OcrSource, changes_model: bool = False
+    videos: Path | Roots, out: Path, source: OcrSource, changes_model: bool = False
 ) -> UpdatePlan:
     """Compare a folder of videos with an index, without writing; raises ``UserError``.
 
     Args:
         changes_model: whether another model, or the first one, is to embed what is there.
     """
-    names, meta = list_videos(videos).names, read_index_meta(out)
+    roots = Roots.of(videos)
+    listing, meta = roots.list_videos(), read_index_meta(out)
     if meta is None:
-        return plan_update(videos, names, {}, source)
+        return plan_update(roots, listing.names, {}, source)
     check_completely(out)
-    _check_roots(Roots.of(videos), out, meta)
+    _check_roots(roots, out, meta)
     with database.open_database(out) as connection:
-        plan = plan_update(videos, names, database.read_videos(connection), source)
+        known = database.read_videos(connection)
+    plan = plan_update(roots, listing.names, known, source, listing.find_kept(known))
     plan.num_anew = plan.num_same if changes_model else 0
     return plan
 
 
 def update_index(
-    videos: Path, out: Path, model: "ModelFile | None", source: OcrSource, options: IndexOptions
+    videos: Path | Roots,
+    out: Path,
+    model: "ModelFile | None",
+    source: OcrSource,
+    options: IndexOptions,
 ) -> UpdateResult:
     """Make an index, or update one.
 
@@ -124,10 +129,11 @@ def update_index(
         UserError: there are no videos, the model or the windows are not those of the index, the
             index can't be used, or the disk is full.
     """
-    listing = list_videos(videos)
-    if said := describe_left_out(listing.left_out):
-        logger.warning("%s: %s", videos, said)
-    with begin_update(Roots.of(videos), listing, out, model, source, options) as update:
+    roots = Roots.of(videos)
+    listing = roots.list_videos()
+    if said := listing.describe_left_out():
+        logger.warning("%s: %s", roots.describe(), said)
+    with begin_update(roots, listing, out, model, source, options) as update:
         plan = update.result.plan
         if names := sorted(plan.add + plan.update):
             source.prepare()
@@ -182,7 +188,10 @@ class IndexUpdate:
             name: video for name, video in known.items() if name not in plan.moved.values()
         } | self._known
         apply_plan(self._writer, plan, known, self._source)
-        settings = settings | {"link_targets": [encode_path(path) for path in listing.link_targets]}
+        settings = settings | {
+            "link_targets": [encode_path(path) for path in listing.link_targets],
+            "exclude": list(self._roots.exclude) or None,
+        }
         if any(self._writer.meta.get(key) != value for key, value in settings.items()):
             self._writer.set_meta(**settings)
         first = self.result  # where another model has embedded what is there, in between
@@ -383,7 +392,7 @@ def _compare_models(
     return identify_model(model, load_encoder), True
 
 
-def list_videos(folder: Path) -> VideoListing:
+def list_videos(folder: Path | Roots) -> VideoListing:
     """List the videos within a folder; raises ``UserError`` where there are none."""
     return Roots.of(folder).list_videos()
 

@@ -137,6 +137,11 @@ class Library:
         with self._writing() as writer:
             writer.set_meta(library=asdict(settings))
 
+    def write_exclude(self, patterns: Sequence[str]) -> None:
+        """Keep the patterns of what in the folders is left out (``utils.files.list_files``)."""
+        with self._writing() as writer:
+            writer.set_meta(exclude=[pattern for pattern in patterns if pattern] or None)
+
     def add_folders(self, folders: Sequence[Path]) -> list[str]:
         """Add folders of videos; returns a line for each that is within another one.
 

@@ -19,7 +19,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_loader.readers.container import describe_left_out
 from retrieval.index.database import encode_path
 from retrieval.index.hub import DEFAULT_TOWER, OPEN_CLIP, HubError, locate_model
 from retrieval.index.roots import Roots, VideoListing
@@ -306,7 +305,7 @@ class LibraryWork:
             f"{roots.folders[root]} {reason}, what is known of its videos stays"
             for root, reason in listing.absent.items()
         ]
-        if left_out := describe_left_out(listing.left_out):
+        if left_out := listing.describe_left_out():
             said.append(left_out)
         if listing.unsettled:
             said.append(f"{len(listing.unsettled)} are still being written")

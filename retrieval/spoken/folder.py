@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,11 @@ class SpeechOutcome:
 
 
 def transcribe_folder(
-    folder: Path, out: Path, workers: int = 1, forced: bool = False
+    folder: Path,
+    out: Path,
+    workers: int = 1,
+    forced: bool = False,
+    exclude: Iterable[str] = (),
 ) -> SpeechOutcome:
     """Add what is said to the documents of the videos below a folder.
 
@@ -60,12 +64,13 @@ def transcribe_folder(
         out: of their documents.
         workers: processes, at least 1.
         forced: whether videos that have subtitles are listened to, too.
+        exclude: patterns of what is left out, see ``utils.files.list_files``.
 
     Raises:
         UserError: Moonshine is not installed, or the disk is full.
     """
     identify_recogniser()
-    names = list_searchable(folder).names
+    names = list_searchable(folder, exclude).names
     documents = dict(zip(names, find_documents(out, names), strict=True))
     beside = find_subtitle_files({name: folder / name for name in names})
     outcome, unfinished = SpeechOutcome(), []

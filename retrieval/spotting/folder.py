@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from data_loader.ocr.paths import find_documents, name_document
 from data_loader.readers.base_reader import VideoError
 from data_loader.readers.container import (
     SEARCHABLE_EXTENSIONS,
-    describe_left_out,
     list_searchable,
 )
 from data_loader.readers.opening import open_container
@@ -72,6 +71,7 @@ def spot_folder(
     reader: str = READER,
     workers: int = 1,
     overwrite: bool = False,
+    exclude: Iterable[str] = (),
 ) -> Outcome:
     """Write a document for each video below a folder, in a mirror of its folders.
 
@@ -88,15 +88,16 @@ def spot_folder(
         every, reader: see ``spot_video``.
         workers: processes, at least 1.
         overwrite: spot everything anew.
+        exclude: patterns of what is left out, see ``utils.files.list_files``.
 
     Raises:
         UserError: there are no videos, another engine has spotted ``out``, the engine can't be
             loaded, the reader is not installed, or the disk is full.
         OSError: ``out`` can't be made.
     """
-    listing = list_searchable(folder)
+    listing = list_searchable(folder, exclude)
     names = listing.names
-    if said := describe_left_out(listing.left_out):
+    if said := listing.describe_left_out():
         tqdm.write(f"{escape(folder)}: {escape(said)}", file=sys.stderr)
     if not names:
         kinds = " ".join(SEARCHABLE_EXTENSIONS)

@@ -16,7 +16,6 @@ from data_loader.readers.av_reader import PacketFacts, choose_times
 from data_loader.readers.base_reader import VideoError
 from data_loader.readers.container import (
     SEARCHABLE_EXTENSIONS,
-    describe_left_out,
     list_searchable,
 )
 from data_loader.readers.frame_times import is_nearly_ascending, mend_times
@@ -24,6 +23,7 @@ from data_loader.readers.packet_headers import is_hidden_vp8, is_hidden_vp9
 from data_loader.readers.video_readers import open_video
 from tests.conftest import ROOT
 from tests.videos import make_frames
+from utils.files import FileListing
 
 av = pytest.importorskip("av")
 
@@ -265,5 +265,5 @@ def test_files_that_only_end_like_a_video_are_left_out(tmp_path):
     assert listing.names == ["animated.gif", "broken.gif", "empty.ts", "recording.ts"]
     assert listing.left_out == {"main.ts": "text", "picture.gif": "a picture"}
     said = "main.ts: left out, it is text, no video, and 1 more such files"
-    assert describe_left_out(listing.left_out) == said and listing.num_others == 2
-    assert describe_left_out({}) is None
+    assert listing.describe_left_out() == said and listing.num_others == 2
+    assert FileListing().describe_left_out() is None

@@ -109,14 +109,14 @@ def test_an_empty_and_a_missing_folder(tmp_path):
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     video(tmp_path / "a/x.mp4")
-    listed = os.listdir
+    scandir = os.scandir
 
     def refuse(folder):  # the system's answer to any user but root
         if os.path.basename(folder) == "a":
             raise PermissionError(13, "Permission denied")
-        return listed(folder)
+        return scandir(folder)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match="a: the folder can't be read .Permission denied"):
         dataset("VideoDirectory", tmp_path)
 

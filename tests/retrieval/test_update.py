@@ -156,21 +156,19 @@ def test_a_folder_without_videos_is_an_error(tmp_path):
             list_videos(tmp_path / name)
 
 
-def test_a_folder_that_cant_be_read_is_not_passed_over(tmp_path, monkeypatch):
-    touch(tmp_path, "a.mp4", "closed/b.mp4")
-    closed = tmp_path / "closed"
-    closed.chmod(0)
-    if os.access(closed, os.R_OK):  # root reads everything: the system's answer is put in its place
-        listdir = os.listdir
+def test_what_the_index_has_of_a_folder_that_cant_be_read_stays(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "closed/b.mp4", "open/c.mp4")
+    known = list_videos(tmp_path).names
+    scandir = os.scandir
 
-        def refuse(path):
-            if Path(path) == closed:
-                raise PermissionError(13, "Permission denied", str(path))
-            return listdir(path)
+    def refuse(path):  # root reads everything: the system's answer is put in its place
+        if Path(path) == tmp_path / "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
 
-        monkeypatch.setattr(os, "listdir", refuse)
-    try:
-        with pytest.raises(UserError, match=r"closed: the folder can't be read \(Permission"):
-            list_videos(tmp_path)
-    finally:
-        closed.chmod(0o755)
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = list_videos(tmp_path)
+    assert listing.names == ["a.mp4", "open/c.mp4"]
+    assert listing.find_kept([*known, "closed too/d.mp4", "closed"]) == {"closed/b.mp4"}
+    said = "1 folders can't be read (closed: Permission denied)"
+    assert listing.describe_left_out() == said

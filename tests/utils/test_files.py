@@ -2,10 +2,12 @@
 
 import codecs
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
 import pickle
+import sys
 import time
 from pathlib import Path
 
@@ -226,3 +228,97 @@ def test_the_form_that_is_asked_for_comes_first(tmp_path):
     for name in (COMPOSED, DECOMPOSED):
         (tmp_path / name).touch()
         assert FileFinder().locate(tmp_path, name).name == name
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_folders_of_the_system_and_hidden_ones_are_left_out_and_counted(tmp_path):
+    own = ["a.mp4", "lost and found/b.mp4", "recycling/c.mp4"]
+    folders = ["lost+found", ".Trash-1000", "x/@eaDir", "$RECYCLE.BIN", "System Volume Information"]
+    folders += [".@__thumb", "#recycle", "x/__MACOSX"]
+    touch(tmp_path, *own, *(f"{folder}/no.mp4" for folder in folders), "x/._a.mp4", ".DS_Store")
+    listing = list_files(tmp_path, {".mp4"})
+    assert listing.names == own
+    assert sorted(listing.hidden) == sorted([*folders, "x/._a.mp4"])
+    assert "9 hidden or of the system and left out (" in listing.describe_left_out()
+
+
+@pytest.mark.parametrize(
+    "pattern, left",
+    [
+        ("b", ["a/b.mp4", "c.mp4"]),  # the folder a/b, and no file whose name only begins so
+        ("a/b/", ["a/b.mp4", "b/e.mp4", "c.mp4"]),
+        ("a/*", ["b/e.mp4", "c.mp4"]),
+        ("*.mp4", []),
+        ("[bc].*", ["a/b/d.mp4", "b/e.mp4"]),
+        ("C.mp4", ["a/b.mp4", "a/b/d.mp4", "b/e.mp4", "c.mp4"]),
+        ("", ["a/b.mp4", "a/b/d.mp4", "b/e.mp4", "c.mp4"]),
+    ],
+)
+def test_what_fits_a_pattern_is_left_out(tmp_path, pattern, left):
+    touch(tmp_path, "a/b.mp4", "a/b/d.mp4", "b/e.mp4", "c.mp4")
+    listing = list_files(tmp_path, {".mp4"}, [pattern])
+    assert listing.names == left
+    assert bool(listing.excluded) == (len(left) < 4)
+    assert ("left out by --exclude" in (listing.describe_left_out() or "")) == (len(left) < 4)
+
+
+def test_every_folder_is_listed_once_however_links_lead_to_it(tmp_path):
+    """Twelve folders that link to each other: half a milliard of paths, and twelve videos."""
+    names = [f"f{number:02}" for number in range(12)]
+    touch(tmp_path, *(f"in/{name}/a.mp4" for name in names))
+    for one in names:
+        for two in names:
+            (tmp_path / "in" / one / two).symlink_to(tmp_path / "in" / two)
+    touch(tmp_path, "out/b.mp4")
+    (tmp_path / "in/a_first").symlink_to(tmp_path / "in/f05")  # the folder's own name is kept
+    (tmp_path / "out/back").symlink_to(tmp_path / "in")
+    (tmp_path / "in/up").symlink_to(tmp_path / "out")
+    listing = list_files(tmp_path / "in", {".mp4"})
+    assert listing.names == [*(f"{name}/a.mp4" for name in names), "up/b.mp4"]
+    assert listing.link_targets == [tmp_path / "out"] and listing.num_links == 1
+    assert listing.describe_left_out() == "1 link leads out of the folder and is followed"
+
+
+def test_a_link_to_itself_is_an_unreadable_file(tmp_path):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "self.mp4").symlink_to(tmp_path / "self.mp4")
+    (tmp_path / "one.mp4").symlink_to(tmp_path / "two.mp4")
+    (tmp_path / "two.mp4").symlink_to(tmp_path / "one.mp4")
+    (tmp_path / "folder").symlink_to(tmp_path / "folder")
+    listing = list_files(tmp_path, {".mp4"})
+    assert listing.names == ["a.mp4", "one.mp4", "self.mp4", "two.mp4"]
+    assert listing.link_targets == []
+
+
+def test_a_tree_deeper_than_python_s_stack_is_listed(tmp_path):
+    name = "d/" * 200 + "a.mp4"
+    touch(tmp_path, name)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 120)
+    try:
+        assert list_files(tmp_path, {".mp4"}).names == [name]
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_folders_that_cant_be_read_are_counted(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "shut/b.mp4", "c/shut/d.mp4", "e/f.mp4")
+    scandir = os.scandir
+
+    def refuse(path):  # root reads everything: the system's answer is put in its place
+        if os.path.basename(path) == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = list_files(tmp_path, {".mp4"})
+    assert listing.names == ["a.mp4", "e/f.mp4"]
+    assert listing.unreadable == {"shut": "Permission denied", "c/shut": "Permission denied"}
+    assert "2 folders can't be read (" in listing.describe_left_out()
+    with pytest.raises(UserError, match=r"shut: the folder can't be read \(Permission denied\)"):
+        list_files(tmp_path / "shut", {".mp4"})
