@@ -379,6 +379,13 @@ class VideoIndex:
             read_video(connection, "id", video_id)
             return read_video_tracks(connection, video_id)
 
+    def first_time(self, video_id: int) -> float:
+        """Return when the first entry of a video begins, with its first frame, in seconds."""
+        with self.reading() as (connection, _):
+            read_video(connection, "id", video_id)
+            query = "SELECT MIN(start_s) FROM entries WHERE video_id = ?"
+            return connection.execute(query, (video_id,)).fetchone()[0] or 0.0
+
     def nearest_entry(self, video_id: int, time_s: float) -> int:
         """Return the entry of a video whose centre is nearest to a time, by its id."""
         with self.reading() as (connection, _):

@@ -118,11 +118,13 @@ class VideoReader:
         """Return when each frame is shown, (num_frames,) float64 in seconds from the first one.
 
         Raises:
-            VideoError: the file doesn't tell.
+            VideoError: the file doesn't tell, or tells of no times that ascend.
         """
         with self._translate_errors("its frames' times can't be read"):
             times = np.asarray(self._read_times(), dtype=np.float64)
         assert times.shape == (self.num_frames,), times.shape
+        if not np.isfinite(times).all() or (np.diff(times) < 0).any():
+            raise self._make_error("its frames' times are not numbers that ascend")
         return times - times[0]
 
     @cached_property

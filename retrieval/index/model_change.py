@@ -33,7 +33,7 @@ from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
 from retrieval.index.roots import Roots
 from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.vectors import Vectors
-from retrieval.index.video_file import SAME_TIME_S, ReadingParams, VideoFile
+from retrieval.index.video_file import ReadingParams, VideoFile, choose_start
 from retrieval.index.window_batches import embed_videos
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
@@ -214,17 +214,17 @@ def _open_known(
 ) -> Iterator[VideoFile]:
     """Open a video of the index; raises ``UserError`` where its windows are others by now."""
     path, video = roots.locate(name), known[name]
+    # Windows of which nothing can be decoded have no entry.
+    before = [entry.start_s for entry in entries[video.id]]
     with open_tolerantly(path, params.reader) as reader:
         lines: Sequence[OcrLine] = ()
         if params.uses_ocr:
             size = reader.width, reader.height
             stored = partial(writer.read_lines, video.id)
-            lines = _read_lines(source, name, path, video, stored, reader.times(), size)
-        # Windows of which nothing can be decoded have no entry.
-        before = [entry.start_s for entry in entries[video.id]]
+            times = reader.times() + choose_start(reader, before)
+            lines = _read_lines(source, name, path, video, stored, times, size)
         file = VideoFile(name, (video.stamp, video.ocr_stamp), reader, lines, params, before)
-        starts = [window.start_s for window in file.windows]
-        if len(starts) != len(before) or not np.allclose(starts, before, rtol=0, atol=SAME_TIME_S):
+        if not file.has_windows_at(before):
             raise UserError(f"{name}: is cut into other windows than when it was indexed")
         yield file
 

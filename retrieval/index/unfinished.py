@@ -19,6 +19,7 @@ from retrieval.index.database import NewEntry, NewVideo
 from utils.files import atomic_write
 
 FOLDER = "unfinished"  # in an index folder
+FORM = 2  # of the windows: other ones than before that
 SAVE_S = 10.0  # seconds of work that may be lost: what comes faster is written together
 _ARRAY = "embedding."
 
@@ -38,7 +39,7 @@ class UnfinishedVideos:
     ) -> None:
         self._folder = folder / FOLDER
         weights = identity.get("weights", identity.get("sha256"))
-        self._settings = [weights, identity["settings"], *settings]
+        self._settings = [FORM, weights, identity["settings"], *settings]
         self._with_text = with_text
         self._num_saved: dict[Path, int] = {}  # entries of the videos that this run has begun
         self._saved_at = time.monotonic()

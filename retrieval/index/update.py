@@ -241,7 +241,7 @@ class IndexUpdate:
             return False
         try:
             with open_file(name) as file:
-                if len(file.windows) != self._writer.count_entries(known.id):
+                if not file.has_windows_at(self._writer.read_starts(known.id)):
                     return False
                 self._writer.replace_tracks(known.id, file.video)
         except UserError:  # it is said when the video is read

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo,
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.roots import Roots
 from utils.errors import UserError
+from utils.times import LATE_S, LONGEST_S
 
 if TYPE_CHECKING:  # without a model nothing needs torch
     from torch import Tensor
@@ -35,11 +37,13 @@ if TYPE_CHECKING:  # without a model nothing needs torch
 logger = logging.getLogger(__name__)
 
 SAME_TIME_S = 1e-3  # rounding of times
+MAX_SHOWN_S = 3600.0  # of one frame, a slide for instance; after more the clock has jumped
+MAX_WINDOWS = 100_000  # of one video
 THUMBNAIL = 320  # most pixels of each side
 
 
 class Window(NamedTuple):
-    """A time span, in seconds from the video's first frame, and its frames."""
+    """A time span, in seconds (``utils.times``), and its frames."""
 
     start_s: float
     end_s: float
@@ -92,9 +96,17 @@ class VideoFile:
         starts: Sequence[float] | None = None,
     ) -> None:
         self._params, self._reader = params, reader
-        times, size = reader.times(), (reader.width, reader.height)
-        self._times = times
+        self._start_s = choose_start(reader, starts)
+        times = self._times = self._limit(reader.times()) + self._start_s
+        size = reader.width, reader.height
         windows = cut_windows(times, params.window_s, params.stride_s)
+        if len(windows) > MAX_WINDOWS:
+            logger.warning(
+                "%s: has %d windows; the first %d, up to second %.0f, are indexed: give a longer "
+                "--stride",
+                reader.path, len(windows), MAX_WINDOWS, windows[MAX_WINDOWS - 1].end_s,
+            )  # fmt: skip
+            windows = windows[:MAX_WINDOWS]
         if starts is not None:
             is_kept = partial(np.isclose, starts, rtol=0, atol=SAME_TIME_S)
             windows = [window for window in windows if is_kept(window.start_s).any()]
@@ -110,14 +122,30 @@ class VideoFile:
             )  # fmt: skip
         for line in lines:
             if line.span_s is not None:
-                heard_in = find_windows_at(line.span_s, self.windows)
-                track = _build_spoken_track(line, heard_in)
+                span = line.span_s[0] + self._start_s, line.span_s[1] + self._start_s
+                track = _build_spoken_track(line, span, find_windows_at(span, self.windows))
             else:
                 seen_in = find_windows(list(line.frames), self.windows)
                 for position in seen_in:
                     self._lines_in[position].append(line)
                 track = _build_track(line, times, size, seen_in)
             self.video.tracks += [] if track is None else [track]
+
+    def _limit(self, times: NDArray) -> NDArray:
+        """Leave out frames whose time stamps are junk, and say so."""
+        shown = times[: np.searchsorted(times, LONGEST_S, side="right")]
+        if len(shown) < len(times):
+            logger.warning(
+                "%s: %d of its %d frames are shown more than %g s after the first one, by their "
+                "time stamps, and left out: re-encode the file",
+                self._reader.path, len(times) - len(shown), len(times), LONGEST_S,
+            )  # fmt: skip
+        return shown
+
+    def has_windows_at(self, starts: Sequence[float]) -> bool:
+        """Whether its windows are those that begin at these times, in seconds."""
+        own = [window.start_s for window in self.windows]
+        return len(own) == len(starts) and np.allclose(own, starts, rtol=0, atol=SAME_TIME_S)
 
     def find_windows_of(self, entries: Sequence[NewEntry]) -> list[int]:
         """Return the positions of the windows that entries were made of."""
@@ -223,6 +251,18 @@ def open_video_file(
         yield VideoFile(name, stamps, reader, source.read_lines(name, path), params)
 
 
+def choose_start(reader: TolerantReader, starts: Sequence[float] | None = None) -> float:
+    """Return when the first frame is shown, in seconds of the clock of ``utils.times``.
+
+    Args:
+        starts: of the entries that an index has of the video; where the first one begins earlier,
+            it is of a version that counted from the first frame.
+    """
+    start_s = reader.start_s
+    is_counted = starts is None or min(starts, default=start_s) > start_s - SAME_TIME_S
+    return start_s if start_s > LATE_S and is_counted else 0.0
+
+
 def check_windows(window_s: float, stride_s: float) -> None:
     """Raise ``UserError`` where windows of that length and stride make no sense."""
     if not 0 < stride_s <= window_s < float("inf"):
@@ -233,36 +273,69 @@ def check_windows(window_s: float, stride_s: float) -> None:
 
 
 def compute_duration(times: NDArray) -> float:
-    """Return the seconds until the end of the last frame, taken as long as the one before.
+    """Return when the last frame ends, which is taken as long as the one before.
 
     Args:
-        times: (N,) when each frame is shown, seconds from the first one.
+        times: (N,) when each frame is shown, in seconds.
     """
-    return float(2 * times[-1] - times[-2]) if len(times) > 1 else 0.0
+    start = find_stretches(times)[-1][0]
+    return _compute_end(times[start:])
+
+
+def _compute_end(times: NDArray) -> float:
+    return float(2 * times[-1] - times[-2]) if len(times) > 1 else float(times[-1])
+
+
+def find_stretches(times: NDArray) -> list[tuple[int, int]]:
+    """Return the parts of a video without jumps of its clock: first frame, and one after the last.
+
+    Args:
+        times: (N,) when each frame is shown, in seconds, ascending.
+    """
+    jumps = np.flatnonzero(np.diff(times) > MAX_SHOWN_S) + 1
+    return list(pairwise([0, *jumps.tolist(), len(times)]))
 
 
 def cut_windows(times: NDArray, window_s: float, stride_s: float) -> list[Window]:
     """Return the windows of a video; the last one ends with it and is as long as the others.
 
-    A video that is no longer than a window is one window.
+    A video that is no longer than a window is one window. Where one frame stays for long, a window
+    covers all of that, so that there are at most ten windows a frame; where the clock jumps, the
+    windows begin anew.
 
     Args:
-        times: (N,) when each frame is shown, seconds from the first one, ascending.
+        times: (N,) when each frame is shown, in seconds, ascending.
         stride_s: from the start of a window to that of the next.
     """
-    end = compute_duration(times)
-    rest = max(0.0, end - window_s)
-    # A rest that is but a rounding error is no window of its own.
-    count = int(np.ceil(rest / stride_s - 1e-6)) + 1
-    windows = []
-    for number in range(count):
-        start_s = min(number * stride_s, rest)
-        end_s = min(start_s + window_s, end)
-        instant = 1e-6  # times are computed, with rounding errors
-        first = int(np.searchsorted(times, start_s + instant, side="right")) - 1
-        stop = int(np.searchsorted(times, end_s - instant, side="left"))
-        windows.append(Window(start_s, end_s, first, max(stop, first + 1)))
+    windows: list[Window] = []
+    for start, stop in find_stretches(times):
+        for window in _cut_stretch(times[start:stop], window_s, stride_s):
+            windows.append(window._replace(first=window.first + start, stop=window.stop + start))
     return windows
+
+
+def _cut_stretch(times: NDArray, window_s: float, stride_s: float) -> Iterator[Window]:
+    """Yield the windows of a part of a video without jumps."""
+    instant = 1e-6  # times are computed, with rounding errors
+    begin, end = float(times[0]), _compute_end(times)
+    rest = max(0.0, end - begin - window_s)
+    # A rest that is but a rounding error is no window of its own.
+    last = float(np.ceil(rest / stride_s - 1e-6))
+    # Other frames than before are shown by windows at whose start or end a frame begins: these are
+    # made, and two after them.
+    changes = np.concatenate([times, times - window_s]) - begin
+    numbers = np.floor(changes / stride_s)[:, None] + np.arange(-1, 3)
+    numbers = np.unique(np.append(np.clip(numbers, 0, last), (0, last)))
+    starts = begin + np.minimum(numbers * stride_s, rest)
+    firsts = np.searchsorted(times, starts + instant, side="right") - 1
+    stops = np.searchsorted(times, np.minimum(starts + window_s, end) - instant, side="left")
+    stops = np.maximum(stops, firsts + 1)
+    firsts[0], stops[-1] = 0, len(times)
+    firsts[1:] = np.minimum(firsts[1:], stops[:-1])  # no frame is between two windows
+    # What is left out after a window shows the same as it does, which goes on until there.
+    ends = np.append(numbers[1:] - 1, last)
+    ends = np.minimum(begin + np.minimum(ends * stride_s, rest) + window_s, end)
+    yield from map(Window, *(column.tolist() for column in (starts, ends, firsts, stops)))
 
 
 def find_windows(frames: Sequence[int], windows: Sequence[Window]) -> tuple[int, ...]:
@@ -276,11 +349,9 @@ def find_windows(frames: Sequence[int], windows: Sequence[Window]) -> tuple[int,
 def find_windows_at(span_s: tuple[float, float], windows: Sequence[Window]) -> tuple[int, ...]:
     """Return the positions of the windows that have a part of a time span, in seconds."""
     start_s, end_s = span_s
-    return tuple(
-        position
-        for position, window in enumerate(windows)
-        if start_s < window.end_s and max(end_s, start_s + 1e-6) > window.start_s
-    )
+    starts, ends = (np.array([getattr(w, name) for w in windows]) for name in ("start_s", "end_s"))
+    has_part = (start_s < ends) & (max(end_s, start_s + 1e-6) > starts)
+    return tuple(np.flatnonzero(has_part).tolist())
 
 
 def _choose_frames(window: Window, count: int) -> list[int]:
@@ -310,16 +381,18 @@ def _build_track(
     return NewTrack(_clean_text(line.text), line.score, *span, boxes, seen_in)
 
 
-def _build_spoken_track(line: OcrLine, heard_in: tuple[int, ...]) -> NewTrack | None:
+def _build_spoken_track(
+    line: OcrLine, span_s: tuple[float, float], heard_in: tuple[int, ...]
+) -> NewTrack | None:
     """Return a spoken line as an index keeps it; None where the video has ended before it.
 
     Also None of a line without text: a document has one where it was listened to and nothing is
     said.
     """
-    if not heard_in or line.span_s is None or not line.text.strip():
+    if not heard_in or not line.text.strip():
         return None
     nowhere = np.zeros((0, 5), np.float32)
-    return NewTrack(_clean_text(line.text), line.score, *line.span_s, nowhere, heard_in, "spoken")
+    return NewTrack(_clean_text(line.text), line.score, *span_s, nowhere, heard_in, "spoken")
 
 
 def _clean_text(text: str) -> str:

@@ -177,10 +177,10 @@ class IndexWriter:
         """Return the entries of each video (by id), in their order."""
         return database.read_entries(self._database)
 
-    def count_entries(self, video_id: int) -> int:
-        """Return the number of entries of a video."""
-        query = "SELECT COUNT(*) FROM entries WHERE video_id = ?"
-        return self._database.execute(query, (video_id,)).fetchone()[0]
+    def read_starts(self, video_id: int) -> list[float]:
+        """Return when the entries of a video begin, in their order, in seconds."""
+        query = "SELECT start_s FROM entries WHERE video_id = ? ORDER BY id"
+        return [start_s for (start_s,) in self._database.execute(query, (video_id,))]
 
     def read_lines(self, video_id: int) -> list[KnownLine]:
         """Return the lines of text of a video."""

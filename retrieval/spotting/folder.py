@@ -42,6 +42,7 @@ IDENTITY_FILE = ".spotting.json"  # TextSpotter.identity; hidden: it is no video
 _MIXED = {"engine": "several, since a run with --overwrite was stopped"}
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MIN_FRAME_BYTES = 16  # of a frame in a file, about
 _OPENING_S = 5.0  # for the lengths of all videos, before the first one is spotted
 
 
@@ -224,7 +225,8 @@ def _read_looks(video: Path, every: float) -> float | None:
         return None
     if seconds is None:
         return None
-    return min(seconds / every, num_frames or math.inf)
+    # By the time stamps it may last for years: there are no more frames than bytes for them.
+    return min(seconds / every, num_frames or math.inf, _get_size(video) / _MIN_FRAME_BYTES)
 
 
 def _get_size(video: Path) -> int:

@@ -118,8 +118,9 @@ def choose_frames(times: np.ndarray, step: float) -> np.ndarray:
     from 0, none is there twice.
     """
     # A time that a file rounds down to its clock still counts as reached.
-    steps = np.floor((times + 1e-3) / step).astype(np.int64)
-    return np.flatnonzero(np.diff(steps, prepend=-1))
+    with np.errstate(over="ignore", invalid="ignore"):  # of steps that nothing is shorter than
+        steps = np.floor((times + 1e-3) / step)
+        return np.flatnonzero(np.diff(steps, prepend=-1))
 
 
 class ChangeDetector:

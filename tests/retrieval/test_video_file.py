@@ -48,6 +48,34 @@ def test_a_frame_that_stays_is_in_every_window_that_shows_it():
     ]  # fmt: skip
 
 
+def test_a_frame_that_stays_for_long_makes_few_windows():
+    windows = cut_windows(np.array([0.0, 1800.0, 1800.5]), 10, 5)
+    assert [(w.start_s, w.end_s, w.first, w.stop) for w in windows] == [
+        (0, 10, 0, 1), (5, 15, 0, 1), (10, 1790, 0, 1), (1785, 1795, 0, 1),
+        (1790, 1800, 0, 1), (1791, 1801, 0, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("jump", [95443.7, 1.6e9])
+def test_no_window_covers_a_jump_of_the_clock(jump):
+    times = np.arange(27) / 25 + np.where(np.arange(27) > 1, jump, 0)
+    windows = cut_windows(times, 10, 5)
+    assert [(w.first, w.stop) for w in windows] == [(0, 2), (2, 27)]
+    assert [w.start_s for w in windows] == pytest.approx([0, jump + 0.08])
+    assert [w.end_s for w in windows] == pytest.approx([0.08, jump + 1.08])
+    assert compute_duration(times) == pytest.approx(jump + 1.08)
+    last = np.append(np.arange(100) / 25, jump)  # one outlying stamp at the end
+    assert [w.stop for w in cut_windows(last, 10, 5)] == [100, 101]
+    assert compute_duration(last) == jump
+
+
+def test_frames_of_the_same_time_are_all_in_a_window():
+    for times in ([0, 1, 1], [0, 0, 0], [0, 1e-7, 2e-7, 5, 5, 5]):
+        windows = cut_windows(np.array(times, dtype=float), 1, 1)
+        assert windows[0].first == 0 and windows[-1].stop == len(times)
+        assert all(b.first <= a.stop for a, b in zip(windows, windows[1:], strict=False))
+
+
 @pytest.mark.parametrize("spans", [(0, 0), (5, 6), (-1, -1), (5, 0), (float("nan"), 1), (1e400, 1)])
 def test_windows_that_make_no_sense(spans):
     with pytest.raises(UserError, match="0 < stride <= window"):

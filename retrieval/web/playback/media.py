@@ -1,6 +1,6 @@
 """Media of a video file: its streams, and how a browser can play them.
 
-Times are seconds from the first frame that is shown, as in the index.
+Times are those of the index, of the clock of ``utils.times``.
 """
 
 import os
@@ -23,12 +23,12 @@ from data_loader.readers.video_stream import (
     read_orientation,
 )
 from utils.files import FileStamp, open_resolved
+from utils.times import LATE_S
 
 PlaybackKind = Literal["file", "stream", "pictures", "missing"]
 SEGMENT_S = 6
 AAC = "mp4a.40.2"
 ENCODED_H264 = "avc1.640028"  # High profile, level 4: what is encoded here
-_LATE_S = 0.1  # after which the pictures of a file may begin that is played as it is
 _NUM_COMPARED = 24  # frames
 _MAX_DAMAGED = 250  # packets at the start that give no frame
 _EIGHT_BIT = ("yuv420p", "yuvj420p")
@@ -60,7 +60,7 @@ class Media:
         path: resolved.
         identity: of the file that was opened, see ``get_identity``.
         audio: number of the stream; None: it has no sound that can be decoded.
-        start: time stamp of the first frame, seconds.
+        start: time stamp at time 0, seconds.
         orientation: how a frame is set upright.
         pixel_ratio: width of a pixel in heights of one, before it is turned.
         frame_s: how long a frame is shown, mostly.
@@ -101,13 +101,14 @@ class Media:
 
 
 @lru_cache(maxsize=512)
-def probe_media(path: Path, stamp: FileStamp, duration_s: float) -> Media:
+def probe_media(path: Path, stamp: FileStamp, duration_s: float, first_s: float = 0.0) -> Media:
     """Look at a file's streams and decode its first frame.
 
     Args:
         path: resolved, see ``utils.files.open_resolved``.
         stamp: of the file as it is now.
         duration_s: as the index has it; 0: not known.
+        first_s: when the first frame is shown by the index's times.
 
     Raises:
         UnplayableError: no frame can be decoded.
@@ -123,7 +124,8 @@ def probe_media(path: Path, stamp: FileStamp, duration_s: float) -> Media:
                 video = choose_video_stream(container, name_opened(file))
                 if video is None:
                     raise UnplayableError(f"the file {describe_missing_film(container)}")
-                return _describe(path, get_identity(file), container, video, duration_s)
+                known = duration_s, first_s
+                return _describe(path, get_identity(file), container, video, *known)
     except (av.FFmpegError, OSError) as error:
         wrong = check_container(path) or (f"can't be read ({error.strerror})", "")
         raise UnplayableError(f"the file {wrong[0]}") from error
@@ -142,12 +144,17 @@ def get_identity(file: FileIO) -> tuple[int, int]:
 
 
 def _describe(
-    path: Path, identity: tuple[int, int], container: Any, video: Any, duration_s: float
+    path: Path,
+    identity: tuple[int, int],
+    container: Any,
+    video: Any,
+    duration_s: float,
+    first_s: float,
 ) -> Media:
     audio = next((one for one in container.streams.audio if one.codec_context is not None), None)
     first = _decode_first_frame(container, video)
     context, name = video.codec_context, video.codec_context.name
-    start = first.pts * first.time_base
+    start = first.pts * first.time_base - Fraction(first_s)
     orientation = read_orientation(first)
     ratio = video.sample_aspect_ratio or Fraction(1)
     ratio = ratio if Fraction(1, 8) < ratio < 8 else Fraction(1)  # junk in the header
@@ -166,8 +173,8 @@ def _describe(
     can_copy = avc is not None and pix_fmt in _EIGHT_BIT and orientation.is_upright and has_times
     sound = None if audio is None else audio.codec.canonical_name
     media_type, reason = _find_obstacle(container.format.name, codec, pix_fmt, sound)
-    if reason is None and abs(start) > _LATE_S:
-        reason = "its pictures do not begin with it"
+    if reason is None and abs(start) > LATE_S:
+        reason = "its time stamps do not begin at 0"
     kind: PlaybackKind = "file" if reason is None else "stream"
     if kind == "stream" and not can_copy and not has_encoder():
         kind, reason = "pictures", f"{reason}, and this PyAV can't encode H.264"

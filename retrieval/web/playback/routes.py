@@ -56,10 +56,11 @@ from retrieval.web.playback.media import (
 from retrieval.web.playback.segments import make_segment
 from retrieval.web.videos import VideoAnswer
 from utils.files import FileStamp, open_resolved
+from utils.times import LONGEST_S
 
 MAX_WIDTH = 1280  # of a picture
 POLL_S = 0.1  # between two looks whether the client has left
-_FORM = "1"  # of what is kept in the cache; another number when it is made otherwise
+_FORM = "2"  # of what is kept in the cache; another number when it is made otherwise
 _GONE = 499  # nobody reads this answer
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class NumberConvertor(IntegerConvertor):
 
 
 register_url_convertor("number", NumberConvertor())
-Seconds = Annotated[float, Query(ge=0, le=1e7, allow_inf_nan=False)]
+Seconds = Annotated[float, Query(ge=0, le=LONGEST_S, allow_inf_nan=False)]
 
 
 class PlaybackAnswer(BaseModel):
@@ -184,8 +185,9 @@ class Playback:
                 stamp = FileStamp.of(opened.fileno())
         except OSError as error:
             raise MissingFileError(f"{video.video}: can't be read ({error.strerror})") from error
-        key = f"{_FORM} {file} {stamp.size} {stamp.mtime_ns} {video.duration_s}"
-        return probe_media(file, stamp, video.duration_s), key
+        first_s, duration_s = self.index.first_time(video.id), video.duration_s
+        key = f"{_FORM} {file} {stamp.size} {stamp.mtime_ns} {first_s} {duration_s}"
+        return probe_media(file, stamp, duration_s, first_s), key
 
     def describe(self, video: Video) -> WholeVideoAnswer:
         """Return all that a page needs to know of a video."""
