@@ -28,11 +28,12 @@ b.en.vtt, b.mp4.ass) and in it are always taken; --speech transcribes the Englis
 that have none (moonshine-voice; spot_text.py --speech does it in several processes and may be
 stopped). Run again, it adds new videos, updates those whose file, OCR document or subtitle file has
 changed (by size and time, then by content) and drops those that are gone; one that was renamed or
-moved within the folder, which its content tells, keeps its entries. Model, windows, vectors,
-precision, OCR and speech are then as before. Where another version of the text engine is installed
-meanwhile, --spot spots all text anew. Stopped at any moment, the index stays valid and the next run
-goes on, within a long video, too; it may be searched all the while. Exit code 1: a video could not
-be read, the others are in the index.
+moved within the folder, which its content tells, keeps its entries, and where all of the folder
+lies elsewhere now, the index follows it (--relocate says so, where only some of it is there).
+Model, windows, vectors, precision, OCR and speech are then as before. Where another version of the
+text engine is installed meanwhile, --spot spots all text anew. Stopped at any moment, the index
+stays valid and the next run goes on, within a long video, too; it may be searched all the while.
+Exit code 1: a video could not be read, the others are in the index.
 
 A model that embeds frames, too, as towers do, gives an entry a vector for each frame that it was
 shown, in half precision, beside that of the window: a hit then has the time of the frame that fits
@@ -58,17 +59,19 @@ apart, see search.py --precision.
 import argparse
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from parsing.arguments import add_config_arguments
 from retrieval.errors import DamagedIndexError
+from retrieval.index import database
 from retrieval.index.checksums import TABLES
 from retrieval.index.hub import DEFAULT_TOWER, HubError, locate_model
 from retrieval.index.integrity import find_file_damage, verify_index
 from retrieval.index.layout import config_file
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
-from retrieval.index.relocation import relocate_folder
+from retrieval.index.relocation import has_followed, relocate_folder
 from retrieval.index.repair import RepairResult, repair_index
 from retrieval.index.roots import Roots
 from retrieval.index.vectors import Vectors
@@ -253,6 +256,17 @@ def relocate(out: Path, old: Path, new: Path) -> None:
     sys.stdout.write(f"{escape(old)}: is {escape(new)} from now on, {number} videos\n")
 
 
+def follow_folder(out: Path, meta: dict, new: Path) -> dict:
+    """Let an index follow its folder where all of that lies elsewhere now; returns its ``meta``."""
+    if "folder" in meta:
+        with closing(database.connect(out)) as connection:
+            known = database.read_videos(connection)
+        old = database.decode_path(meta["folder"])
+        if has_followed(known, old, new.absolute()):
+            relocate(out, old, new)
+    return read_index_meta(out)
+
+
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
@@ -271,6 +285,8 @@ def main() -> int:
         relocate(arguments.out, *arguments.relocate)
     had_ann = arguments.repair and repair(arguments.out).had_ann
     meta = read_index_meta(arguments.out)
+    if meta is not None and not arguments.dry_run:
+        meta = follow_folder(arguments.out, meta, arguments.videos)
     source = choose_source(arguments, meta)
     exclude = arguments.exclude
     if exclude is None and meta is not None:

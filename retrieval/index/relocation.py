@@ -1,11 +1,13 @@
 """Folders of videos that lie elsewhere now: an index keeps all that it has of what is in them."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from retrieval.index.database import decode_path, encode_path
+from retrieval.index.database import KnownVideo, decode_path, encode_path
 from retrieval.index.roots import ONLY, Roots
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
@@ -101,3 +103,17 @@ def relocate_folder(
             values["ocr"] = source | {"folder": moved}
     writer.set_meta(**values)
     return len(found.concerned)
+
+
+def has_followed(known: Mapping[str, KnownVideo], old: Path, new: Path) -> bool:
+    """Whether an index's only folder, ``old``, is gone, and ``new`` has most of its videos.
+
+    They are known by their sizes and times, and by their names within the folder.
+    """
+    if os.path.lexists(old):
+        return False
+    num_same = 0
+    for name, video in known.items():
+        with suppress(OSError):
+            num_same += video.stamp.matches_size_and_time(new / name)
+    return 2 * num_same > len(known)

@@ -35,6 +35,31 @@ def run_script(monkeypatch, capsys):
     return run
 
 
+def test_a_folder_that_is_nobody_s(library, tmp_path, test_names, run_script, monkeypatch):
+    """Its name holds a colon; in it are links, one to itself, and folders of the system."""
+    folder, out = tmp_path / "10:30", tmp_path / "my.index"
+    first, second, third = sorted(test_names)[:3]
+    for name, target in ((first, "a.mp4"), (second, "raw/b.mp4"), (third, "lost+found/c.mp4")):
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library.videos / name, folder / target)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(folder / "a.mp4", tmp_path / "elsewhere/a.mp4")
+    (folder / "a.mp4").symlink_to(tmp_path / "elsewhere/a.mp4")
+    (folder / "self.mp4").symlink_to(folder / "self.mp4")
+    monkeypatch.chdir(tmp_path)
+    command = ["10:30", "--out", out]
+    code, text, error = run_script(index_script, *command, "-r", library.checkpoint, "--no-ocr")
+    assert code == 1 and text.startswith("failed  self.mp4: ") and "2 added" in text, error
+    assert "1 hidden or of the system and left out (lost+found)" in error
+    assert "1 link leads out of the folder and is followed" in error
+    code, text, error = run_script(index_script, *command, "--exclude", "self*", "--exclude", "raw")
+    assert code == 0 and "1 dropped" in text and "2 left out by --exclude" in error
+    code, text, _ = run_script(index_script, *command)  # it is remembered
+    assert code == 0 and "0 added" in text and "1 unchanged" in text
+    code, text, _ = run_script(index_script, *command, "--exclude", "", "--dry-run")
+    assert "add     raw/b.mp4" in text
+
+
 def test_make_update_search(library, tmp_path, test_names, run_script):
     out = tmp_path / "my.index"
     command = [library.videos, "--out", out]

@@ -141,6 +141,7 @@ def test_a_folder_that_lies_elsewhere(library, tmp_path, run_main):
     before = read_contents(out)
     new.parent.mkdir()
     library.videos.rename(new)
+    library.videos.mkdir()  # where a disk was: it is not told what is there now
     command = [new, "--out", out]
     code, _, error = run_main(index_script, *command)
     assert code == 2 and f"--relocate {library.videos} {new}" in error
@@ -156,6 +157,23 @@ def test_a_folder_that_lies_elsewhere(library, tmp_path, run_main):
         assert index.videos == new and index.video_file(1).is_relative_to(new)
     code, _, error = run_main(index_script, new, "--out", tmp_path / "none", *options)
     assert code == 2 and "holds no index as yet" in error and not (tmp_path / "none").exists()
+
+
+def test_an_index_follows_its_folder_that_lies_elsewhere(library, tmp_path, run_main):
+    out, new = tmp_path / "my.index", tmp_path / "videos"
+    update_index(library.videos, out, None, OcrFolder(library.ocr), IndexOptions())
+    before = read_contents(out)
+    other = tmp_path / "other"
+    other.mkdir()
+    library.videos.rename(new)
+    shutil.copy(next(new.rglob("*.mp4")), other / "a.mp4")
+    code, _, error = run_main(index_script, other, "--out", out)
+    assert code == 2 and f"--relocate {library.videos} {other}" in error
+    code, text, error = run_main(index_script, new, "--out", out)
+    assert code == 0, error
+    assert text.splitlines()[0] == f"{library.videos}: is {new} from now on, 8 videos"
+    assert "0 added, 0 updated, 0 dropped, 0 unreadable, 8 unchanged" in text
+    assert read_contents(out) == before
 
 
 def test_what_failed_and_what_has_no_document_is_counted(library, tmp_path, test_names, run_main):

@@ -126,6 +126,22 @@ def test_words_need_no_torch(tmp_path):
     assert done.stdout.strip() == "1 []", done.stderr
 
 
+def test_what_is_left_out_is_remembered(library, tmp_path, monkeypatch):
+    (films, _) = make_folders(tmp_path, "Films", "Films/raw")
+    for name in ("a.mp4", "raw/b.mp4"):
+        (films / name).touch()
+
+    def prepare(*command: object) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["find.py", *map(str, command)])
+        assert find.prepare_library(library, find.parse_arguments())
+        return library.read_roots().list_videos().names
+
+    assert prepare(films, "--exclude", "raw") == ["Films/a.mp4"]
+    assert prepare() == ["Films/a.mp4"]
+    assert prepare("--exclude", "*.mkv", "--exclude", "a*") == ["Films/raw/b.mp4"]
+    assert prepare("--exclude", "") == ["Films/a.mp4", "Films/raw/b.mp4"]
+
+
 def test_what_is_wrong_is_said_before_anything_begins(library, tmp_path, run_main):
     (films,) = make_folders(tmp_path, "Films")
 

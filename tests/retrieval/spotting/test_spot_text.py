@@ -32,6 +32,16 @@ def test_each_video_has_a_document_where_it_stands(tmp_path, clip, capsys):
     assert "3 videos spotted, 3 lines of text\n" in capsys.readouterr().out
 
 
+def test_what_is_left_out_is_told_and_a_link_to_itself_is_named(tmp_path, clip, capfd):
+    videos = put(tmp_path / "1:2", clip, "a.mp4", "raw/b.mp4", "@eaDir/c.mp4")
+    (videos / "self.mp4").symlink_to(videos / "self.mp4")
+    assert spot(videos, "--out", tmp_path / "out", "--workers", 1, "--exclude", "raw") == 1
+    assert list_documents(tmp_path / "out") == ["a.mp4.json"]
+    said = capfd.readouterr().err
+    assert "self.mp4: " in said and "Traceback" not in said
+    assert "1 hidden or of the system and left out (@eaDir); 1 left out by --exclude (raw)" in said
+
+
 def test_every_usual_container_and_a_turned_file(tmp_path, clip, capsys):
     kinds = {"mkv": "libx264", "mov": "libx264", "avi": "mpeg4", "ts": "libx264"}
     kinds |= {"webm": "libvpx", "mpg": "mpeg2video", "wmv": "wmv2", "flv": "flv1", "m4v": "mpeg4"}

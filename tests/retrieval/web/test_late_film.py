@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,13 +17,24 @@ from retrieval.index import database
 from retrieval.index.ocr_text import OcrFolder
 from retrieval.index.update import IndexOptions, update_index
 from retrieval.spoken.source import SpokenSource
+from retrieval.spotting.folder import estimate_looks
 from retrieval.web.playback.cache import DiskCache
 from retrieval.web.playback.clip import cut_clip
 from retrieval.web.playback.decoding import Job, decode_picture
-from retrieval.web.playback.media import Media
+from retrieval.web.playback.media import SEGMENT_S, Media
 from retrieval.web.playback.routes import Playback
 from retrieval.web.playback.segments import make_segment
-from tests.retrieval.web.films import FILM_NAMED, FPS, X264, Film, read_number, write_film
+from tests.retrieval.web.films import (
+    FILM_NAMED,
+    FPS,
+    HEIGHT,
+    WIDTH,
+    X264,
+    Film,
+    draw_frame,
+    read_number,
+    write_film,
+)
 
 LATE_S, SECONDS = 3, 8
 FIRST = 50  # frame in which the line is read: at second 2 of the film, 5 of the file
@@ -131,3 +143,44 @@ def test_pictures_that_begin_with_the_sound_begin_at_0(tmp_path):
         for number in (1, 2):
             assert index.first_time(number) == 0
             assert index.video(number).duration_s == pytest.approx(2, abs=0.05)
+
+
+def write_jump(path: Path, jump_s: float) -> None:
+    """27 frames; the clock jumps after the second one."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options=X264 | {"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(27):
+            frame = av.VideoFrame.from_ndarray(draw_frame(number), format="rgb24")
+            time_s = number / FPS + (jump_s if number > 1 else 0)
+            frame.pts, frame.time_base = round(1000 * time_s), Fraction(1, 1000)
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("jump_s", [95443.7, 1.6e9])
+def test_a_clock_that_jumps_makes_few_entries_and_is_played(tmp_path, jump_s):
+    """By 26 hours, as where it wraps, or to now, as of cameras."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "ocr").mkdir()
+    write_jump(tmp_path / "videos" / "a.mkv", jump_s)
+    write_film(tmp_path / "videos", replace(FILM_NAMED["plain.mp4"], seconds=1))
+    box = [2, 2, 60, 2, 60, 20, 2, 20, 0.9, 1]
+    line = {"text": "casino", "score": 0.9, "tracks": {"10": box}}
+    (tmp_path / "ocr" / "a.mkv.json").write_text(json.dumps({"0": line}))
+    update(tmp_path)
+    assert estimate_looks([tmp_path / "videos" / "a.mkv"], 0.4)[0] < 5000
+    with VideoIndex.open(tmp_path / "index") as index:
+        assert len(index) == 3 and sorted(index.paths()) == ["a.mkv", "plain.mp4"]
+        assert index.video(1).duration_s == pytest.approx(jump_s + 27 / FPS, abs=0.1)
+        (casino,) = index.search("casino", k=1)
+        assert casino.start_s == pytest.approx(jump_s + 2 / FPS, abs=0.1)
+        assert casino.end_s - casino.start_s < 2
+        media = open_media(index)
+    time_s = jump_s + 10 / FPS
+    assert read_picture(media, time_s + 0.01) == 10
+    segment = make_segment(media, int(time_s // SEGMENT_S), Job())
+    with av.open(io.BytesIO(segment)) as container:
+        shown = [read_number(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+    assert 10 in shown
