@@ -117,18 +117,24 @@ def probe_media(path: Path, stamp: FileStamp, duration_s: float, first_s: float 
         with open_resolved(path) as file:
             if FileStamp.of(file.fileno()) != stamp:
                 raise UnplayableError("the file has just changed; try again")
-            wrong = check_file(name_opened(file))
+            name = name_opened(file)
+            wrong = check_file(name)
             if wrong is not None:
                 raise UnplayableError(f"the file {wrong[0]}")
-            with open_container(file) as container:
-                video = choose_video_stream(container, name_opened(file))
-                if video is None:
-                    raise UnplayableError(f"the file {describe_missing_film(container)}")
-                known = duration_s, first_s
-                return _describe(path, get_identity(file), container, video, *known)
+            try:
+                with open_container(file) as container:
+                    video = choose_video_stream(container, name)
+                    if video is None:
+                        raise UnplayableError(f"the file {describe_missing_film(container)}")
+                    known = duration_s, first_s
+                    return _describe(path, get_identity(file), container, video, *known)
+            except av.FFmpegError as error:
+                wrong = check_container(name)
+                if wrong is None:
+                    raise
+                raise UnplayableError(f"the file {wrong[0]}") from error
     except (av.FFmpegError, OSError) as error:
-        wrong = check_container(path) or (f"can't be read ({error.strerror})", "")
-        raise UnplayableError(f"the file {wrong[0]}") from error
+        raise UnplayableError(f"the file can't be read ({error.strerror})") from error
 
 
 def name_opened(file: FileIO) -> str:
