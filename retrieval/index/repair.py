@@ -509,16 +509,17 @@ def _insert_video(connection: sqlite3.Connection, video: _Video) -> None:
     connection.executemany(insert, (entry[:5] for entry in video.entries))
     ids = [entry[0] for entry in video.entries]
     numbers = {entry: number for number, entry in enumerate(ids)}
-    if "kind" not in (video.tracks[0] if video.tracks else {}):  # of a former format
-        name = database.build_name_track(video.name, video.row[4], len(ids))
-        database.insert_track(connection, video.id, name, ids)
     for track in sorted(video.tracks, key=lambda track: track["id"]):
+        if track.get("kind") == "name":
+            continue
         boxes = np.frombuffer(track["boxes"], dtype=np.float32).reshape(-1, 5)
         seen_in = tuple(numbers[entry] for entry in video.places.get(track["id"], ()))
         times = track["start_s"], track["end_s"]
         kind = track.get("kind", "read")
         new = NewTrack(track["text"], track["score"], *times, boxes, seen_in, kind)
         database.insert_track(connection, video.id, new, ids)
+    name = database.build_name_track(video.name, video.row[4], len(ids))
+    database.insert_track(connection, video.id, name, ids)
 
 
 @contextmanager
@@ -558,8 +559,8 @@ def _build_finder(
 
     def find(track: dict[str, Any]) -> list[int]:
         kind = track.get("kind", "read")
-        if kind == "name":
-            return ids
+        if kind == "name":  # it is made of the path
+            return []
         if kind == "spoken" or restore is None:
             positions = find_windows_at((track["start_s"], track["end_s"]), spans)
         else:

@@ -194,7 +194,8 @@ def test_a_repair_keeps_what_is_right(made, tmp_path, name):
         if num_kept == 5:
             found = [(hit.id, hit.video, hit.start_s, hit.score, hit.words) for hit in hits]
             assert found == wanted["words"]
-        meta = index._snapshot.meta if index._snapshot else {}
+        with index.reading() as (_, snapshot):
+            meta = snapshot.meta
     if name.startswith("embeddings"):  # all the other vectors wait for the model
         assert meta["successor"]["num_rows"] == wanted["entries"] - 1
 
