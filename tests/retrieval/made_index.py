@@ -85,8 +85,23 @@ ALTER TABLE tracks DROP COLUMN kind;
 """
 
 
+FORMER_CHECKSUMS = """
+DELETE FROM meta WHERE key LIKE '%checksums' OR key = 'id';
+DROP TABLE video_checksums;
+"""
+
+
+def remove_checksums(folder: Path) -> None:
+    """Make an index one without checksums, as releases of before wrote it."""
+    with closing(sqlite3.connect(folder / "index.db")) as connection, connection:
+        connection.executescript(FORMER_CHECKSUMS)
+    for path in (*folder.glob("checksums-*"), folder / "settings.json"):
+        path.unlink()
+
+
 def make_former(folder: Path, version: int) -> None:
     """Make an index one of format 2 or 3, as releases of before wrote it."""
+    remove_checksums(folder)
     with closing(sqlite3.connect(folder / "index.db")) as connection, connection:
         connection.executescript(FORMER_WORDS + (FORMER_TRACKS if version < 3 else ""))
         rows = connection.execute(

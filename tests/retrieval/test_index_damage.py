@@ -18,7 +18,7 @@ from retrieval.index.integrity import verify_index
 from retrieval.index.repair import repair_index
 from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.index_damage import ask, flip, list_damages, make_index, remove, run_sql
-from tests.retrieval.made_index import add, made_embeddings, made_video
+from tests.retrieval.made_index import add, made_embeddings, made_video, remove_checksums
 from tests.retrieval.test_index_kill import start_process
 from utils.errors import UserError
 
@@ -125,13 +125,7 @@ def test_vectors_are_read_to_the_end_before_they_are_compared(made, tmp_path, mo
 def test_an_index_without_checksums_is_read_and_gets_them(made, tmp_path):
     folder = Path(shutil.copytree(made["frames"][0], tmp_path / "i"))
     wanted = ask(folder)
-    run_sql(
-        folder,
-        "DELETE FROM meta WHERE key LIKE '%checksums' OR key = 'id'",
-        "DROP TABLE video_checksums",
-    )
-    for path in (*folder.glob("checksums-*"), folder / "settings.json"):
-        path.unlink()
+    remove_checksums(folder)
     assert ask(folder) == wanted and verify_index(folder) == []
     with lock_index(folder), IndexWriter(folder):
         pass
