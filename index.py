@@ -59,7 +59,6 @@ apart, see search.py --precision.
 import argparse
 import logging
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -259,7 +258,7 @@ def relocate(out: Path, old: Path, new: Path) -> None:
 def follow_folder(out: Path, meta: dict, new: Path) -> dict:
     """Let an index follow its folder where all of that lies elsewhere now; returns its ``meta``."""
     if "folder" in meta:
-        with closing(database.connect(out)) as connection:
+        with database.open_database(out) as connection:
             known = database.read_videos(connection)
         old = database.decode_path(meta["folder"])
         if has_followed(known, old, new.absolute()):
