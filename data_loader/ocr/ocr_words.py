@@ -154,12 +154,9 @@ def load_ocr_document(path: str | Path) -> OcrDocument | None:
         records = json.loads(text)
     except FileNotFoundError:
         return None
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: no JSON
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON
+        # As text: the error itself would hold this frame, which holds the error.
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"{path}: no readable OCR document ({reason}); download it again, or delete it to "
             "use the video without words"

@@ -13,6 +13,7 @@ from retrieval.index.ocr_text import OcrFolder
 from retrieval.index.update import IndexOptions, read_index_meta, update_index
 from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.conftest import CPU
+from tests.retrieval.made_index import remove_checksums
 from trainer.build import build_model
 from utils.checkpoint.files import save_checkpoint
 from utils.errors import UserError
@@ -102,6 +103,7 @@ def test_embeddings_of_two_precisions_stand_in_one_index_and_it_is_said(
 
 
 def test_an_index_that_does_not_say_it_was_made_in_fp32(copy, built, caplog):
+    remove_checksums(copy)
     with lock_index(copy), IndexWriter(copy) as writer:
         del writer.meta["precision"]
         writer._database.execute("DELETE FROM meta WHERE key = 'precision'")

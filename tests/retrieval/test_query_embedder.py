@@ -28,6 +28,7 @@ from retrieval.index.query_embedder import (
 from retrieval.index.tower import make_tower_config
 from tests.conftest import ROOT, tiny
 from tests.model.small_towers import FAMILIES, write_tower
+from tests.retrieval.made_index import remove_checksums
 from trainer.build import build_model
 from utils.checkpoint.files import load_checkpoint
 from utils.errors import UserError
@@ -248,7 +249,8 @@ def test_texts_of_like_length_go_together(lengths, groups):
 
 
 def change_settings(folder, **changes):
-    """Change what the index keeps of a query's form; None takes a key away."""
+    """Change what an index of a former release keeps of a query's form; None takes a key away."""
+    remove_checksums(folder)
     path = folder / QUERY_ENCODER / query_embedder.SETTINGS
     settings = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))

@@ -12,7 +12,7 @@ from retrieval.index.arrays import EMBEDDINGS
 from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.search.hybrid import EmbeddedQuery, SearchRequest
 from retrieval.search.videos import VideoFilter, run_video_search
-from tests.retrieval.made_index import add, create, made_embeddings, made_video
+from tests.retrieval.made_index import add, create, made_embeddings, made_video, remove_checksums
 from utils.errors import UserError
 
 WIDTH = 64
@@ -219,6 +219,7 @@ def test_an_index_of_an_earlier_release_is_searched_by_video(tmp_path):
     """Without a time of change, as made-up ones are, and without names."""
     create(tmp_path / "i")
     add(tmp_path / "i", made_video("a.mp4", ["casino"], made_embeddings(2)))
+    remove_checksums(tmp_path / "i")
     connection = database.connect(tmp_path / "i", writing=True)
     connection.execute("UPDATE videos SET stamp = ?", (json.dumps({"size": 1}),))
     connection.close()

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Buffers of old library versions that hold no weight.
 IGNORED_SUFFIXES = (".position_ids",)
-MAX_LISTED = 1_000  # problems of an error; a model has fewer weights, a hostile file may have more
+MAX_LISTED = 20  # problems of an error
 MAX_NAME = 500  # letters of a weight's name
 
 
@@ -76,7 +76,8 @@ def fit_weights(
         assign: the model gets the tensors themselves, with their dtypes, and not their values.
 
     Raises:
-        CheckpointError: keys are missing or unexpected, or shapes differ; all are listed.
+        CheckpointError: keys are missing or unexpected, or shapes differ; 20 of them are
+            listed.
     """
     own = {
         name: value

@@ -24,6 +24,7 @@ from retrieval.web.playback.decoding import Job, decode_picture
 from retrieval.web.playback.media import SEGMENT_S, Media
 from retrieval.web.playback.routes import Playback
 from retrieval.web.playback.segments import make_segment
+from tests.retrieval.made_index import remove_checksums
 from tests.retrieval.web.films import (
     FILM_NAMED,
     FPS,
@@ -120,6 +121,7 @@ def test_a_clip_is_cut_by_that_clock(late, tmp_path):
 def test_an_index_of_before_is_played_by_its_own_clock(late, tmp_path):
     shutil.copytree(late, tmp_path / "old")
     folder = tmp_path / "old" / "index"
+    remove_checksums(folder)
     connection = database.connect(folder, writing=True)
     for table in ("entries", "tracks"):
         connection.execute(f"UPDATE {table} SET start_s = start_s - 3, end_s = end_s - 3")
