@@ -111,7 +111,7 @@ def find_damage(
     yield from find_table_damage(meta, connection, complete or is_small)
     yield from find_array_damage(folder, meta, complete)
     yield from find_file_damage(folder, meta, complete)
-    ann = meta.get("ann")
+    ann = meta.get("ann") if complete else None  # checked when it is loaded: not every search does
     if ann is not None and (said := describe_ann_damage(folder, ann, complete)):
         yield Damage(ann["file"], said)
     if complete and (successor := meta.get("successor")) is not None:

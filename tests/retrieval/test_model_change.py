@@ -139,7 +139,7 @@ def test_another_model_takes_the_place(library, tmp_path, other_checkpoint):
         library.index(out)
     names = {path.name for path in out.iterdir()}
     assert len([name for name in names if name.startswith("query_encoder")]) == 1
-    assert len([name for name in names if name.endswith(".npy")]) == 4
+    assert len([name for name in names if name.endswith(".npy")]) == 5
     assert change(library, out, replace_model=True).num_anew == 8  # and back
     library.index(tmp_path / "first")
     assert_alike(out, tmp_path / "first")

@@ -75,6 +75,6 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
     for spoil in (lambda: os.truncate(file, 1000), file.unlink):
         spoil()
         with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
-            with pytest.raises(IndexFolderError, match="make it anew with index.py --ann"):
+            with pytest.raises(IndexFolderError, match="faiss: .* --repair makes anew"):
                 find_nearest(snapshot, rows[0], 10)
             assert find_nearest(snapshot, rows[200], 1, exact=True)[0].tolist() == [201]

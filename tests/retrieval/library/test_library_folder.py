@@ -9,6 +9,8 @@ import pytest
 
 import find
 from retrieval import VideoIndex
+from retrieval.errors import IndexFolderError
+from retrieval.index.database import NewVideo
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.update import IndexOptions, update_index
 from retrieval.library.folder import (
@@ -19,7 +21,9 @@ from retrieval.library.folder import (
 )
 from retrieval.library.settings import LibrarySettings
 from tests.conftest import ROOT
+from tests.retrieval.index_damage import run_sql
 from tests.retrieval.library.made_library import write_text_video
+from tests.retrieval.made_index import add, made_embeddings, made_video
 from utils.errors import UserError
 
 
@@ -167,3 +171,31 @@ def test_what_is_wrong_is_said_before_anything_begins(library, tmp_path, run_mai
     command = "--library", library.folder, "--forget", films
     code, text, _ = run_main(find, *command)
     assert code == 0 and text == f"{films}: is out of the library, 0 videos\n"
+
+
+@pytest.mark.parametrize("lost", ["index.db", "settings"])
+def test_one_that_is_damaged_is_repaired_when_it_is_opened(library, tmp_path, lost):
+    """It keeps its folders, its settings, and what is right of its videos."""
+    (films,) = make_folders(tmp_path, "Films")
+    library.add_folders([films])
+    library.write_settings(LibrarySettings(script="greek", model="none"))
+    add(library.index, *(made_words(f"Films/{n}.mp4", f"line {n} hotel") for n in range(3)))
+    if lost == "index.db":
+        (library.index / lost).write_bytes(b"")
+    else:
+        run_sql(library.index, "UPDATE tracks SET text = 'x' WHERE video_id = 2")
+    with pytest.raises(IndexFolderError, match=r"find.py --library .* makes anew|no finished"):
+        VideoIndex.open(library.index)
+    with library.lock():
+        said = library.open()
+        assert said and "repaired: " in said[-1] and library.open() == []
+    assert library.read_roots().folders == {"Films": films}
+    assert library.read_settings() == LibrarySettings(script="greek", model="none")
+    with VideoIndex.open(library.index) as index:
+        kept = [] if lost == "index.db" else ["Films/0.mp4", "Films/2.mp4"]
+        assert sorted(hit.video for hit in index.search("hotel")) == kept
+
+
+def made_words(name: str, line: str) -> NewVideo:
+    """A video of an index of words."""
+    return made_video(name, [line], made_embeddings(1))
