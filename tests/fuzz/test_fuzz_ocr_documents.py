@@ -39,7 +39,7 @@ NUM_FRAMES, WIDTH, HEIGHT = 30, 64, 48
 class Reader:
     """What an index asks of a video, without a file."""
 
-    path, num_frames, width, height = Path("a.mp4"), NUM_FRAMES, WIDTH, HEIGHT
+    path, num_frames, width, height, start_s = Path("a.mp4"), NUM_FRAMES, WIDTH, HEIGHT, 0.0
 
     def times(self) -> np.ndarray:
         return np.arange(NUM_FRAMES) / 25

@@ -19,6 +19,7 @@ from retrieval.index.embedding import ModelFile
 from retrieval.index.ocr_text import OcrFolder
 from retrieval.index.update import IndexOptions, update_index
 from retrieval.index.writer import IndexWriter, lock_index
+from tests.retrieval.made_index import remove_checksums
 from trainer.build import build_model
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 
@@ -95,10 +96,10 @@ def later_release(monkeypatch):
 
 def turn_back(folder) -> None:
     """Give an index the identity that former releases have written."""
-    remove_checksums(folder)
     with lock_index(folder), IndexWriter(folder) as writer:
         own = {name: writer.meta["model"][name] for name in ("name", "path", "sha256")}
         writer.set_meta(model=own | {"settings": hashlib.sha256(b"all of them").hexdigest()})
+    remove_checksums(folder)
 
 
 def read_identity(folder) -> dict:

@@ -103,11 +103,11 @@ def test_embeddings_of_two_precisions_stand_in_one_index_and_it_is_said(
 
 
 def test_an_index_that_does_not_say_it_was_made_in_fp32(copy, built, caplog):
-    remove_checksums(copy)
     with lock_index(copy), IndexWriter(copy) as writer:
         del writer.meta["precision"]
         writer._database.execute("DELETE FROM meta WHERE key = 'precision'")
         writer._database.commit()
+    remove_checksums(copy)
     assert read_precision(copy) is None
     with VideoIndex.open(copy) as index:
         assert len(index.search(QUERY, 8, mode="semantic")) == 8

@@ -105,7 +105,7 @@ def test_a_subtitle_file_that_changes_is_indexed_again(videos, documents, tmp_pa
 
 
 def test_an_index_without_text_is_without_subtitles(videos, tmp_path, run_main, monkeypatch):
-    monkeypatch.setattr(index_script, "choose_default", lambda arguments: None)
+    monkeypatch.setattr(index_script, "choose_default", lambda arguments, roots: None)
     out = tmp_path / "my.index"
     run_main(index_script, videos, "--out", out, "--no-ocr")
     assert find(out, "lighthouse") == []

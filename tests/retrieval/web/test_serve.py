@@ -127,7 +127,7 @@ def test_errors_are_one_message(street, tmp_path, monkeypatch, capsys):
             ([street], "holds no finished index"),
             ([newer], "format 99, from a newer version"),
             ([index, "-r", other], "was made with the model"),
-            ([damaged, "--port", "0"], "weights.safetensors: is not the query encoder"),
+            ([damaged, "--port", "0"], "weights.safetensors: has 10 bytes and not "),
             ([index, "--port", port], f"127.0.0.1:{port}: can't be listened at (the port is in"),
             ([index, "--host", "192.0.2.1", "--port", "0"], "with --host"),
             ([index, "--host", "no.such.host.invalid"], "with --host"),
