@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from retrieval import VideoIndex
-from retrieval.index import database
+from retrieval.index import video_file
 from retrieval.index.ocr_text import OcrFolder
 from retrieval.index.update import IndexOptions, update_index
 from retrieval.spoken.source import SpokenSource
@@ -24,7 +24,6 @@ from retrieval.web.playback.decoding import Job, decode_picture
 from retrieval.web.playback.media import SEGMENT_S, Media
 from retrieval.web.playback.routes import Playback
 from retrieval.web.playback.segments import make_segment
-from tests.retrieval.made_index import remove_checksums
 from tests.retrieval.web.films import (
     FILM_NAMED,
     FPS,
@@ -118,21 +117,26 @@ def test_a_clip_is_cut_by_that_clock(late, tmp_path):
     assert numbers[0] == 0 and numbers[-1] in (FPS - 1, FPS)
 
 
-def test_an_index_of_before_is_played_by_its_own_clock(late, tmp_path):
-    shutil.copytree(late, tmp_path / "old")
-    folder = tmp_path / "old" / "index"
-    remove_checksums(folder)
-    connection = database.connect(folder, writing=True)
-    for table in ("entries", "tracks"):
-        connection.execute(f"UPDATE {table} SET start_s = start_s - 3, end_s = end_s - 3")
-    connection.execute("UPDATE entries SET start_s = 0 WHERE start_s < 0.1")
-    connection.execute("UPDATE videos SET duration_s = duration_s - 3")
-    connection.close()
+def test_an_index_of_before_is_played_by_its_own_clock(late, tmp_path, monkeypatch):
+    """It counts from the first frame; new lines of text make it one of now."""
+    old = tmp_path / "old"
+    shutil.copytree(late, old)
+    folder = old / "index"
+    shutil.rmtree(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(video_file, "choose_start", lambda reader, starts=None: 0.0)
+        update(old)
     with VideoIndex.open(folder) as index:
         media = open_media(index)
         (casino,) = index.search("casino", k=1)
     assert media.kind == "stream" and float(media.start) == pytest.approx(LATE_S, abs=0.05)
     assert read_picture(media, casino.moment_s + 0.05) in (FIRST, FIRST + 1)
+    (document,) = (old / "ocr").iterdir()
+    document.write_text(document.read_text().replace("casino", "hotel"))
+    update(old)
+    with VideoIndex.open(folder) as index:
+        (hotel,) = index.search("hotel", k=1)
+        assert hotel.moment_s == pytest.approx(LATE_S + FIRST / FPS, abs=0.05)
 
 
 def test_pictures_that_begin_with_the_sound_begin_at_0(tmp_path):
