@@ -72,7 +72,7 @@ from retrieval.index.layout import config_file
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
 from retrieval.index.relocation import has_followed, relocate_folder
 from retrieval.index.repair import RepairResult, repair_index
-from retrieval.index.roots import Roots
+from retrieval.index.roots import ONLY, Roots
 from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from retrieval.printing import escape, format_plan, format_result
@@ -255,14 +255,13 @@ def relocate(out: Path, old: Path, new: Path) -> None:
     sys.stdout.write(f"{escape(old)}: is {escape(new)} from now on, {number} videos\n")
 
 
-def follow_folder(out: Path, meta: dict, new: Path) -> dict:
+def follow_folder(out: Path, meta: dict, roots: Roots) -> dict:
     """Let an index follow its folder where all of that lies elsewhere now; returns its ``meta``."""
-    if "folder" in meta:
-        with database.open_database(out) as connection:
-            known = database.read_videos(connection)
-        old = database.decode_path(meta["folder"])
-        if has_followed(known, old, new.absolute()):
-            relocate(out, old, new)
+    with database.open_database(out) as connection:
+        known = database.read_videos(connection)
+    before = Roots.from_meta(meta)
+    if has_followed(before, known, roots):
+        relocate(out, before.folders[ONLY], roots.folders[ONLY])
     return read_index_meta(out)
 
 
@@ -284,13 +283,13 @@ def main() -> int:
         relocate(arguments.out, *arguments.relocate)
     had_ann = arguments.repair and repair(arguments.out).had_ann
     meta = read_index_meta(arguments.out)
-    if meta is not None and not arguments.dry_run:
-        meta = follow_folder(arguments.out, meta, arguments.videos)
-    source = choose_source(arguments, meta)
     exclude = arguments.exclude
     if exclude is None and meta is not None:
         exclude = meta.get("exclude")
     roots = Roots.of(arguments.videos, exclude or ())
+    if meta is not None and not arguments.dry_run:
+        meta = follow_folder(arguments.out, meta, roots)
+    source = choose_source(arguments, meta)
     is_given = arguments.model is not None or arguments.resume is not None
     if arguments.dry_run:
         has_model = meta is not None and meta.get("model") is not None

@@ -11,6 +11,7 @@ from retrieval.index.database import KnownVideo, decode_path, encode_path
 from retrieval.index.roots import ONLY, Roots
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
+from utils.files import FileStamp
 
 
 class Relocation(NamedTuple):
@@ -105,15 +106,21 @@ def relocate_folder(
     return len(found.concerned)
 
 
-def has_followed(known: Mapping[str, KnownVideo], old: Path, new: Path) -> bool:
-    """Whether an index's only folder, ``old``, is gone, and ``new`` has most of its videos.
+def has_followed(before: Roots, known: Mapping[str, KnownVideo], now: Roots) -> bool:
+    """Whether an index's only folder is gone, and another one has most of its videos.
 
-    They are known by their sizes and times, and by their names within the folder.
+    They are known by their sizes and times.
+
+    Args:
+        before, known: the folder of the index, and its videos.
+        now: the other one.
     """
-    if os.path.lexists(old):
+    is_only = before.folders.keys() == now.folders.keys() == {ONLY}
+    if not is_only or os.path.lexists(before.folders[ONLY]):
         return False
-    num_same = 0
-    for name, video in known.items():
+    found = set()
+    for name in now.list_videos().names:
         with suppress(OSError):
-            num_same += video.stamp.matches_size_and_time(new / name)
-    return 2 * num_same > len(known)
+            found.add(FileStamp.of(now.locate(name)))
+    stamps = [FileStamp(video.stamp.size, video.stamp.mtime_ns) for video in known.values()]
+    return 2 * sum(stamp in found for stamp in stamps) > len(stamps)

@@ -21,6 +21,7 @@ from retrieval.index.identity import check_model, describe_model, identify_model
 from retrieval.index.integrity import check_completely
 from retrieval.index.model_change import EmbeddingProgress, embed_anew, save_model
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.relocation import has_followed
 from retrieval.index.roots import ONLY, Roots, VideoListing
 from retrieval.index.unfinished import UnfinishedVideos, remove_unfinished
 from retrieval.index.update_plan import UpdatePlan, apply_plan, has_changed, plan_update
@@ -100,9 +101,10 @@ def preview_update(
     if meta is None:
         return plan_update(roots, listing.names, {}, source)
     check_completely(out)
-    _check_roots(roots, out, meta)
     with database.open_database(out) as connection:
         known = database.read_videos(connection)
+    if not has_followed(Roots.from_meta(meta), known, roots):
+        _check_roots(roots, out, meta)
     plan = plan_update(roots, listing.names, known, source, listing.find_kept(known))
     plan.num_anew = plan.num_same if changes_model else 0
     return plan
