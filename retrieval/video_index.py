@@ -471,7 +471,7 @@ class VideoIndex:
         try:
             yield connection, snapshot
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except database.READ_ERRORS as error:
             connection.close()
             raise database.explain_read_error(self.path, error) from error
         except BaseException:
@@ -486,11 +486,11 @@ class VideoIndex:
             opened = self._open_database()
             try:
                 snapshot = self._begin(opened)
-            except (sqlite3.Error, IndexFolderError) as error:
+            except (*database.READ_ERRORS, IndexFolderError) as error:
                 opened.connection.close()
                 if identify_database(self.path) != opened.identity:
                     continue
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, database.READ_ERRORS):
                     raise database.explain_read_error(self.path, error) from error
                 raise
             if identify_database(self.path) == opened.identity:

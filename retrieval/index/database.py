@@ -41,6 +41,7 @@ FORMAT_VERSION = 4
 APPLICATION_ID = 0x54565258  # "TVRX": tells our databases from others
 NO_INDEX = "index.py makes one: python index.py VIDEOS --out {}"
 _WAIT_S = 30.0
+READ_ERRORS = sqlite3.Error, UnicodeDecodeError  # the second where a damaged schema is no text
 # What SQLite says where nothing is damaged, but it is kept from the files.
 _ACCESS = re.compile("unable to open|readonly|is locked|is full|disk I/O|not authorized")
 _KINDS: dict[str, type] = {  # of the values that every ``meta`` has
@@ -279,7 +280,7 @@ def connect(folder: Path, writing: bool = False) -> sqlite3.Connection:
                 connection.execute("PRAGMA synchronous = FULL")
             else:
                 _add_missing_columns(connection)
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             raise explain_read_error(folder, error) from error
         stack.pop_all()
     return connection
@@ -318,11 +319,11 @@ def open_database(folder: Path) -> Iterator[sqlite3.Connection]:
     with closing(connect(folder)) as connection:
         try:
             yield connection
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             raise explain_read_error(folder, error) from error
 
 
-def explain_read_error(folder: Path, error: sqlite3.Error) -> IndexFolderError:
+def explain_read_error(folder: Path, error: Exception) -> IndexFolderError:
     """Return the error for the user where SQLite can't read."""
     said = str(error)
     if _ACCESS.search(said):

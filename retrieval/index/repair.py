@@ -181,7 +181,7 @@ def _read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return the values of ``meta``; nothing where they can't be read."""
     try:
         return database.read_meta(connection)
-    except sqlite3.Error:
+    except database.READ_ERRORS:
         return {}
 
 
@@ -193,7 +193,7 @@ def _read_rows(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ..
             for values in connection.execute(f'SELECT * FROM main."{table}"{order}'):
                 found[values] = None
             break
-        except sqlite3.Error:
+        except database.READ_ERRORS:
             continue
     return list(found)
 
@@ -208,7 +208,7 @@ class _Repair:
             meta = _read_meta(connection)
             # Without checksums, of an earlier release, what can be read is right.
             self._is_verified = checksums.TABLES in meta
-            with suppress(sqlite3.Error):
+            with suppress(*database.READ_ERRORS):
                 found = checksums.hash_values(connection)
                 if self._is_verified and meta.get(checksums.VALUES) != found:
                     meta = {}
@@ -256,7 +256,7 @@ class _Repair:
         """Return the videos whose rows are right."""
         tables: list[checksums.Table] = []
         kept: checksums.VideoSums = {}
-        with suppress(sqlite3.Error):
+        with suppress(*database.READ_ERRORS):
             tables = checksums.list_tables(connection)
             kept = checksums.read_video_sums(connection)
         rows = {table.name: _read_rows(connection, table.name) for table in tables}

@@ -102,7 +102,7 @@ def _is_unfinished(out: Path) -> bool:
     try:
         with closing(sqlite3.connect(out / database.DATABASE)) as connection:
             return connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-    except sqlite3.Error:
+    except database.READ_ERRORS:
         return False
 
 
@@ -133,7 +133,7 @@ class IndexWriter:
             stack.enter_context(closing(self._database))
             try:
                 check_opening(folder, database.read_meta(self._database), self._database)
-            except sqlite3.Error as error:
+            except database.READ_ERRORS as error:
                 raise database.explain_read_error(folder, error) from error
             is_upgraded = database.upgrade_database(self._database)
             self.meta = database.read_meta(self._database)

@@ -38,7 +38,11 @@ def made(tmp_path_factory) -> dict[str | None, tuple[Path, Path, list[Any]]]:
 
 
 def try_case(case: tuple[Path, Path, list[Any]], damage: Any) -> None:
-    """Damage a copy and search it."""
+    """Damage a copy and search it.
+
+    Where all that differs between two indexes is the database and the settings, and both are
+    exchanged or lost, the folder is the other index, and right as such.
+    """
     folder, other, wanted = case
     with tempfile.TemporaryDirectory(prefix="fuzz_index_") as name:
         at = Path(name) / "my.index"
@@ -50,7 +54,8 @@ def try_case(case: tuple[Path, Path, list[Any]], damage: Any) -> None:
             text = str(error)
             assert str(at) in text and len(text) <= 2_000
             return
-        assert found == wanted
+        is_other = (at / "index.db").read_bytes() == (other / "index.db").read_bytes()
+        assert found == (ask(other) if is_other else wanted)
         with suppress(UserError):
             verify_index(at)
 

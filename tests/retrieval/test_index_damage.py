@@ -283,3 +283,13 @@ def test_the_order_of_rows_makes_no_difference(tmp_path):
                         )
             found.append(writer.meta["table_checksums"]["tracks"])
     assert found[0] == found[1]
+
+
+def test_a_schema_that_is_no_text_is_told(made, tmp_path):
+    folder = Path(shutil.copytree(made["windows"][0], tmp_path / "i"))
+    content = (folder / "index.db").read_bytes()
+    place = content.index(b"key TEXT PRIMARY")
+    (folder / "index.db").write_bytes(content[:place] + b"\xcb" + content[place + 1 :])
+    with pytest.raises(DamagedIndexError, match="index.db: can't be read"):
+        VideoIndex.open(folder)
+    assert repair_index(folder).damage and verify_index(folder) == []
