@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext
 
 import torch
@@ -19,6 +19,7 @@ from utils.errors import UserError
 from utils.running_time import Stopwatch, is_suspended
 
 _POLL_S = 0.5
+_END_S = 1.0  # that a process may take to end by itself
 
 
 class WorkerWatch:
@@ -128,7 +129,7 @@ def make_worker_context() -> BaseContext | None:
     """Return how loading processes are made; None: as always, where they are not forked.
 
     PyTorch asks those that are left at the end to end themselves, which one that hangs in a decoder
-    may not do, and would wait for it: here they are killed.
+    may not do, and would wait for it: here it is killed.
     """
     context = multiprocessing.get_context()
     if context.get_start_method() != "fork":
@@ -138,7 +139,11 @@ def make_worker_context() -> BaseContext | None:
 
     class KilledPopen(Popen):
         def terminate(self) -> None:
-            self.kill()
+            super().terminate()
+            if self.wait(_END_S) is None:
+                with suppress(RuntimeError):  # by which PyTorch says that a worker was killed
+                    self.kill()
+                    self.wait()
 
     class Process(context.Process):
         _Popen = staticmethod(KilledPopen)
