@@ -337,8 +337,15 @@ class VectorCheck:
         wanted = meta.get(checksums.ARRAYS)
         if wanted is None:
             return
+        names = list_vectors(meta)
         with self._lock:
-            arrays = {name: map_array(self._folder, meta, name) for name in list_vectors(meta)}
+            try:
+                arrays = {name: map_array(self._folder, meta, name) for name in names}
+            except DamagedIndexError:
+                files = [array_file(self._folder, name, meta["generation"]) for name in names]
+                if all(file.exists() for file in files):
+                    raise
+                return  # a later commit has replaced them; the search has them mapped already
             if sum(rows.nbytes for rows in arrays.values()) > MOST_VECTORS:
                 return
             for name, rows in arrays.items():

@@ -14,7 +14,7 @@ import pytest
 import index as index_command
 from retrieval import VideoIndex
 from retrieval.errors import DamagedIndexError, IndexFolderError
-from retrieval.index.integrity import verify_index
+from retrieval.index.integrity import VectorCheck, verify_index
 from retrieval.index.repair import repair_index
 from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.index_damage import ask, flip, list_damages, make_index, remove, run_sql
@@ -120,6 +120,21 @@ def test_vectors_are_read_to_the_end_before_they_are_compared(made, tmp_path, mo
         read = dict(index._vectors._read)
         index.search(like=4, mode="semantic")
         assert index._vectors._read == read and len(read) == 1
+
+
+def test_vectors_that_a_later_commit_has_replaced_are_not_damaged(made, tmp_path, monkeypatch):
+    """A search goes on with what it has mapped, when a writer drops the files in between."""
+    folder = Path(shutil.copytree(made["windows"][0], tmp_path / "i"))
+    check = VectorCheck.check
+
+    def check_later(self, meta):
+        for file in folder.glob("embeddings-*.npy"):
+            file.unlink()
+        return check(self, meta)
+
+    monkeypatch.setattr(VectorCheck, "check", check_later)
+    with VideoIndex.open(folder) as index:
+        assert index.search(like=4, mode="semantic")
 
 
 def test_an_index_without_checksums_is_read_and_gets_them(made, tmp_path):
