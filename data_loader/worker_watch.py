@@ -163,7 +163,9 @@ def obey_only_parent() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    parent = os.getppid()
+    # Not the parent as the system has it, which may be a server that forks for the main process.
+    main = multiprocessing.parent_process()
+    parent = os.getppid() if main is None else main.pid
 
     def wait_for_parent() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
