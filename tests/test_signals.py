@@ -34,7 +34,7 @@ def epochs_done(folder: Path) -> int:
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
-PROGRESS = r"samples/s|batch/s|\?batch|\ds/(batch|samples)"  # fast bars, new ones, slow ones
+PROGRESS = r"samples/s|batch/s|\?batch|\ds/ ?(batch|samples)"  # fast bars, new ones, slow ones
 
 
 def said(stderr: Path) -> list[str]:
