@@ -176,11 +176,9 @@ class TextVideoDataLoader:
         if not only_dataset:
             self.collate = Collate.for_model(model_input, text_params.max_tokens, training)
             self.dataset.prepare(get_cache_folder(cache_dir))
-            videos = -(-self.batch_size // (dist.world_size if training else 1))
             clip_bytes = video_params.num_frames * 3 * transforms.input_res**2
-            frame_bytes = videos * clip_bytes if options.uses_vision else 0
-            ahead = plan_loading(num_workers, prefetch_factor, frame_bytes)
-            self._start_loading(*ahead, item_timeout)
+            clip_bytes *= options.uses_vision
+            self._start_loading(num_workers, prefetch_factor, item_timeout, clip_bytes)
 
     @classmethod
     def find_problems(
@@ -207,7 +205,12 @@ class TextVideoDataLoader:
                 problems.append((("tsfm_params", "hflip"), FLIP_PROBLEM))
         return problems
 
-    def _start_loading(self, num_workers: int, prefetch_factor: int, item_timeout: float) -> None:
+    def _start_loading(
+        self, num_workers: int, prefetch_factor: int, item_timeout: float, clip_bytes: int
+    ) -> None:
+        ranks = get_dist_info().world_size if self.sampler.share == "batch" else 1
+        batch_bytes = -(-self.batch_size // ranks) * clip_bytes
+        num_workers, prefetch_factor = plan_loading(num_workers, prefetch_factor, batch_bytes)
         dataset = self.dataset  # with self in the lambda, a cycle would keep the loader alive
         self.watch = WorkerWatch(
             num_workers, item_timeout, lambda sample: str(dataset.get_entry(sample).video)

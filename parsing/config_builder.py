@@ -15,7 +15,7 @@ from parsing.checks import (
     check_monitor,
     check_named_args,
 )
-from parsing.json_files import Layer, apply_overrides, find_origin
+from parsing.json_files import Layer, apply_overrides, find_origin, find_value
 from parsing.problems import Path, Problem, find_ineffective_keys, join_path
 from parsing.published_files import translate_published_file
 
@@ -51,7 +51,10 @@ def build_config(
     shape, shape_problems = validate_model(Config, _with_empty_blocks(data))
     loaders = [*blocks["data_loader"], *(blocks["valid_data_loader"] or ())]
     twice, warnings = check_model_input(blocks.get("arch"), loaders, paths, training)
-    found = [*problems, *shape_problems, *block_problems, *check_metrics(data.get("metrics"))]
+    # A value that could not be read is told once, and not again for being none.
+    unread = {path for path, _ in problems if path and find_value(data, path) is None}
+    found = [problem for problem in shape_problems + block_problems if problem[0] not in unread]
+    found = [*problems, *found, *check_metrics(data.get("metrics"))]
     monitored, monitor_warnings = _check_monitor(data, made_with)
     found += [*monitored, *twice, *unsaid]
     if override_problems or found or shape is None:

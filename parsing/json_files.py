@@ -29,6 +29,9 @@ _MAX_DIGITS = 18  # of an integer: what 64 bits hold
 _MAX_SHOWN = 200  # characters of a change
 
 
+_MISSING = object()
+
+
 class _Pairs(list):
     """The members of a JSON object as they stand in the text, keys written twice included."""
 
@@ -80,15 +83,19 @@ def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
 
 def find_origin(layers: Sequence[Layer], path: Path) -> str | None:
     """Return the first of the files that has a value at ``path``; None: none has."""
-    for file, value in layers:
-        for key in path:
-            try:
-                value = value[key]
-            except (KeyError, IndexError, TypeError):
-                break
-        else:
-            return file
-    return None
+    return next(
+        (file for file, data in layers if find_value(data, path, _MISSING) is not _MISSING), None
+    )
+
+
+def find_value(data: Any, path: Path, default: Any = None) -> Any:
+    """Return the value at a path, or ``default`` where there is none."""
+    for key in path:
+        try:
+            data = data[key]
+        except (KeyError, IndexError, TypeError):
+            return default
+    return data
 
 
 def merge_configs(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import logging
 import os
 import shutil
 import unicodedata
@@ -19,12 +18,13 @@ from data_loader.collate import Collate
 from data_loader.data_check.splits import Split, check_split
 from data_loader.loader import TextVideoDataLoader
 from data_loader.ocr.ocr_words import OcrParams
-from data_loader.tokenizers import load_tokenizer
 from tests.data_loader.frozen_folders import TEXT_MODEL, pickled
 from tests.data_loader.textvr_folder import BOX, write_json
 from tests.fuzz.fuzzing import check_message, end_well, fuzz
 from tests.fuzz.json_mutations import TEXTS, dump, mutated_bytes, mutated_values
 from utils.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("_quiet")
 
 NAMES = ["Sports/a.mp4", "Sports/\u00e9.mp4", "c.mp4"]
 ENTRIES = [
@@ -100,18 +100,6 @@ def make_folder(root: Path) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("odd") / "data")
-
-
-@pytest.fixture(scope="module")
-def collate():
-    return Collate(load_tokenizer(TEXT_MODEL), with_words=True)
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def check_case(folder: Path, case: Case, collate: Collate) -> None:

@@ -1,7 +1,6 @@
 """OCR documents of any content: words with finite tracks, or one error that names the document."""
 
 import json
-import logging
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +12,14 @@ from hypothesis import strategies as st
 from data_loader.collate import Collate
 from data_loader.data_check.documents import read_document
 from data_loader.ocr.ocr_words import OcrParams, normalise_tracks, read_ocr_words
-from data_loader.tokenizers import load_tokenizer
 from retrieval.index.database import ContentStamp
 from retrieval.index.ocr_text import OcrFolder
 from retrieval.index.video_file import ReadingParams, VideoFile
-from tests.data_loader.frozen_folders import TEXT_MODEL
 from tests.fuzz.fuzzing import end_well, fuzz
 from tests.fuzz.json_mutations import dump, mutated_bytes, mutated_values
 from utils.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("_quiet")
 
 BOX = [1, 1.5, 40, 1, 40, "20", 1, 20, 0, 0]
 DOCUMENT = {
@@ -49,18 +48,6 @@ class Reader:
 def documents(draw) -> bytes:
     content = dump(draw(mutated_values(DOCUMENT)), draw(st.booleans()))
     return draw(mutated_bytes(content))
-
-
-@pytest.fixture(scope="module")
-def collate():
-    return Collate(load_tokenizer(TEXT_MODEL), with_words=True)
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def count_lost(content: bytes) -> int:

@@ -406,3 +406,15 @@ def test_set_of_any_size_and_depth():
 def test_a_name_too_long_for_a_folder_is_no_folder():
     with pytest.raises(ConfigError, match=r"aaa \.\.\. "):
         load_config(ROOT / "configs/TextVR_clip.json", [f"arch.args.tower={'a' * 5000}"])
+
+
+def test_a_value_that_can_not_be_read_is_told_once(tmp_path):
+    base = json.loads((ROOT / "configs/TextVR_fusion.json").read_text())
+    text = json.dumps(base | {"name": "a\ud83d"}).replace('"n_gpu": 8', '"n_gpu": ' + "9" * 30)
+    assert "9" * 30 in text
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, "a.json", text))
+    assert sorted(caught.value.problems) == [
+        "n_gpu: expected a finite number, got an integer this large",
+        f"name: {HALF}",
+    ]
