@@ -37,6 +37,7 @@ const library = new Library({
 });
 let running = null; // the AbortController of the search that is under way
 let searched = null; // what the results are of
+let leaving = null; // a promise, while the browser goes back because the player was closed
 
 // ------------------------------------------------------------------------------ searching
 
@@ -114,8 +115,9 @@ function setBusy(isBusy) {
 const buildAddress = (values) => (values.size ? `/?${values}` : "/");
 const describeState = () => JSON.stringify([String(form.write()), examples.state]);
 
-function pushAddress() {
+async function pushAddress() {
   const [address, state] = [buildAddress(form.write()), { picture: examples.state }];
+  await leaving;
   const isNew = JSON.stringify(state.picture) !== JSON.stringify(history.state?.picture ?? null);
   if (isNew || address !== location.pathname + location.search) {
     history.pushState(state, "", address);
@@ -148,21 +150,32 @@ function linkTo(path, seconds) {
   return buildAddress(values);
 }
 
-function openMoment(video, moment) {
+async function openMoment(video, moment) {
   const state = { picture: examples.state, isOpened: true };
-  history.pushState(state, "", linkTo(video.video, moment?.time_s ?? null));
+  const address = linkTo(video.video, moment?.time_s ?? null);
   player.open(video, moment?.time_s ?? 0, listMoments(video));
+  await leaving;
+  history.pushState(state, "", address);
 }
 
-function replaceMoment(path, seconds) {
-  history.replaceState(history.state, "", linkTo(path, seconds));
+async function replaceMoment(path, seconds) {
+  const address = linkTo(path, seconds);
+  await leaving;
+  history.replaceState(history.state, "", address);
 }
 
 // The player was closed by its button or a key: the address is that of the results again.
 function leaveMoment() {
-  if (!new URLSearchParams(location.search).has("v")) return; // Back has closed it
-  if (history.state?.isOpened) history.back();
+  // Back has closed it, or is on its way.
+  if (leaving || !new URLSearchParams(location.search).has("v")) return;
+  if (history.state?.isOpened) goBack();
   else history.replaceState({ picture: examples.state }, "", buildAddress(form.write()));
+}
+
+// The browser takes its time; the results are there already, and what is typed meanwhile stays.
+function goBack() {
+  leaving = new Promise((resolve) => addEventListener("popstate", resolve, { once: true }));
+  history.back();
 }
 
 // Plays what an address says, with the matches of its query.
@@ -232,7 +245,10 @@ document.addEventListener("paste", (event) => {
 document.addEventListener("keydown", (event) => {
   if (!player.isOpen) onKey(event);
 });
-addEventListener("popstate", readAddress);
+addEventListener("popstate", () => {
+  if (!leaving) return readAddress();
+  leaving = null;
+});
 
 await library.load();
 await readAddress();

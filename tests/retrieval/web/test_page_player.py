@@ -301,6 +301,44 @@ def test_back_closes_and_forward_opens_again(page):
     assert page.value("history.length") == length  # closing leaves no second page behind
 
 
+def test_what_is_typed_while_the_browser_goes_back_is_searched_for(page):
+    """Closing the player goes back, which the browser does some time later."""
+    search(page, "casino", "keyword")
+    play(page)
+    length = page.value("history.length")
+    page.value(
+        "history.back = () => { window.goBack = () => History.prototype.back.call(history); }; 0"
+    )
+    page.press("Escape")
+    page.wait_for(f"{CLOSED} && window.goBack")
+    page.value("document.querySelector('#query').value = 'lighthouse'")
+    page.click("#submit")
+    page.wait_for("document.title.startsWith('lighthouse')")
+    page.value("goBack(); delete history.back")
+    page.wait_for("location.search.includes('q=lighthouse')")
+    assert page.value("document.querySelector('#query').value") == "lighthouse"
+    page.wait_for(f"{CARDS}.length === 1 && {SETTLED}")
+    assert "v" not in query_of(page) and page.value("history.length") == length
+    page.value("history.back()")
+    page.wait_for(f"document.title.startsWith('casino') && {CARDS}.length === 1")
+
+
+def test_what_is_typed_before_the_browser_has_gone_back_stays(page):
+    search(page, "casino", "keyword")
+    play(page)
+    page.value(
+        "history.back = () => { window.goBack = () => History.prototype.back.call(history); };"
+        "addEventListener('popstate', () => { window.hasGoneBack = true; }); 0"
+    )
+    page.press("Escape")
+    page.wait_for(f"{CLOSED} && window.goBack")
+    page.value("document.querySelector('#query').value = 'lighthouse'")
+    page.value("goBack(); 0")
+    page.wait_for("window.hasGoneBack")
+    assert page.value("document.querySelector('#query').value") == "lighthouse"
+    assert query_of(page) == {"q": ["casino"]}
+
+
 def test_a_player_that_is_open_again_is_not_closed_by_what_comes_late(page):
     """The browser tells that a dialog was closed some time after it was."""
     search(page, "casino", "keyword")

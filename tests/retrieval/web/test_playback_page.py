@@ -81,9 +81,15 @@ def list_complaints(page: Page) -> list[dict]:
 
 
 def seek(page: Page, time_s: float) -> tuple[int, list[int]]:
-    """Seek; returns number and colour of the frame that is shown."""
-    page.value(f"v.currentTime = {time_s}")
-    page.wait_for("!v.seeking && v.readyState >= 2 || errors.length")
+    """Seek; returns number and colour of the frame that is shown.
+
+    A busy browser draws the former frame for a while after the seek has ended.
+    """
+    page.value(
+        "window.shown = null; v.requestVideoFrameCallback((_, frame) => { shown = frame.mediaTime;"
+        f"}}); v.currentTime = {time_s}"
+    )
+    page.wait_for("shown !== null && !v.seeking && v.readyState >= 2 || errors.length")
     assert page.value("errors") == []
     number, colour = page.value(READ_FRAME)
     return number, colour
