@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_loader.readers.container import check_container
+from data_loader.readers.opening import is_ffmpeg_error
 from data_loader.readers.video_stream import read_start_times
 from utils.errors import UserError
 
@@ -189,12 +190,17 @@ class VideoReader:
 
     @contextmanager
     def _translate_errors(self, what: str) -> Iterator[None]:
-        """Turn whatever the library raises into a VideoError; their types share no base class."""
+        """Turn whatever the library raises into a VideoError; their types share no base class.
+
+        Python's want of memory is the machine's, FFmpeg's the file's: its sizes are absurd.
+        """
         try:
             yield
-        except (VideoError, MemoryError):
+        except VideoError:
             raise
         except Exception as error:
+            if isinstance(error, MemoryError) and not is_ffmpeg_error(error):
+                raise
             detail = " ".join(str(error).split())[:200]
             reason = f"{what} ({self.name}: {type(error).__name__}: {detail})"
             raise self._make_error(reason) from error

@@ -54,6 +54,13 @@ def open_container(file: str | Path | FileIO) -> "InputContainer":
         raise av.error.InvalidDataError(error.errno, _IS_NONE, str(file)) from error
 
 
+def is_ffmpeg_error(error: Exception) -> bool:
+    """Whether an error is FFmpeg's own, by PyAV, whatever else it is."""
+    import av
+
+    return isinstance(error, av.error.FFmpegError)
+
+
 def is_pattern(path: str | Path) -> bool:
     """Whether FFmpeg may take a name for that of numbered pictures, by its file's extension."""
     return re.search(r"%\d*d", name_local_file(path)) is not None

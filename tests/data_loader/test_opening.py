@@ -137,3 +137,28 @@ def test_a_reference_of_mov_to_another_file_is_not_followed(tmp_path, outside):
     followed = {"enable_drefs": "1", "use_absolute_path": "1"}
     with av.open(str(path), options=followed) as container:  # the test's file does refer to it
         assert read(container)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_sizes_that_no_memory_holds_are_the_file_s_fault(tmp_path, reader):
+    if reader == "decord":
+        pytest.importorskip("decord")
+    path = write_video(tmp_path / "absurd.mp4", 8)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"stts") + 8  # the number of its rows
+    content[place : place + 4] = b"\x7f\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"absurd\.mp4: .*Cannot allocate memory"):
+        open_video(path, reader)
+
+
+def run_out_of_memory(*_):
+    raise MemoryError
+
+
+def test_want_of_memory_of_the_machine_is_not_the_file_s_fault(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 8)
+    with open_video(path, "av") as video:
+        monkeypatch.setattr(video, "_decode", run_out_of_memory)
+        with pytest.raises(MemoryError):
+            list(video.frames([0]))
