@@ -36,7 +36,8 @@ CODECS = {  # name in the table -> encoder, pixel format, options
              "log-level=none:pools=1:frame-threads=1:bframes=2:keyint=6"}),
     "VP8": ("libvpx", "yuv420p", {"deadline": "realtime", "cpu-used": "8"}),
     "VP9": ("libvpx-vp9", "yuv420p", {"deadline": "realtime", "cpu-used": "8"}),
-    "AV1": ("libsvtav1", "yuv420p", {"preset": "13"}),
+    # SVT-AV1 takes real-time priority where it may, and can then starve the machine.
+    "AV1": ("libaom-av1", "yuv420p", {"cpu-used": "8", "usage": "realtime"}),
     "MPEG-4": ("mpeg4", "yuv420p", {"bf": "2", "g": "6"}),
     "MPEG-2": ("mpeg2video", "yuv420p", {"bf": "2", "g": "6"}),
     "MPEG-1": ("mpeg1video", "yuv420p", {"bf": "2", "g": "6"}),
