@@ -90,7 +90,9 @@ class AvReader(VideoReader):
         self._container, stream = self._open_container()
         self.stream_index = stream.index
         self._context, self._unit = stream.codec_context, stream.time_base
-        self._said_size = self._context.width, self._context.height
+        # Of the first frame, by the container; what Matroska says may be of any of them.
+        is_said = "matroska" not in self._container.format.name
+        self._said_size = (self._context.width, self._context.height) if is_said else None
         rate = stream.average_rate or stream.guessed_rate
         self._period = 1 / rate if rate else None
         self.num_left_out, self.is_interlaced = 0, self._context.field_order not in PROGRESSIVE

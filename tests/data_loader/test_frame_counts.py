@@ -1,6 +1,6 @@
 """What a frame is: what FFmpeg's decoder shows, in its order, by every reader or by none."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -143,15 +143,32 @@ def test_pictures_of_two_sizes_are_scaled_to_the_first(tmp_path, name):
         np.testing.assert_array_equal(video.frames([19])[0], expected[19])  # not its own size
 
 
-def join(path: Path, *parts: Path) -> None:
-    """Write the packets of files one after the other into one stream."""
-    with av.open(str(path), "w") as out:
+def test_the_first_picture_s_size_counts_and_not_the_container_s(tmp_path):
+    parts = [
+        encode(tmp_path / f"{width}.webm", "libvpx", 10, (width, height), g="5")
+        for width, height in ((64, 48), (128, 96))
+    ]
+    path = tmp_path / "grows.webm"
+    join(path, *parts, header=parts[1])
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.width == 128
+    with open_video(path, "av") as video:
+        assert (video.width, video.height) == (64, 48)
+        assert video.frames(range(20)).shape == (20, 48, 64, 3)
+    with open_video(path, "av") as video:
+        assert video.frames([19]).shape == (1, 48, 64, 3)
+
+
+def join(path: Path, *parts: Path, header: Path | None = None) -> None:
+    """Write the packets of files one after the other into one stream, as one of them has it."""
+    with ExitStack() as stack:
+        described = stack.enter_context(av.open(str(header or parts[0])))
+        out = stack.enter_context(av.open(str(path), "w"))
+        copy = out.add_stream_from_template(described.streams.video[0])
         shift = 0
         for part in parts:
             with av.open(str(part)) as container:
                 stream = container.streams.video[0]
-                if not shift:
-                    copy = out.add_stream_from_template(stream)
                 for packet in container.demux(stream):
                     if packet.size:
                         packet.pts, packet.dts, packet.stream = packet.pts + shift, None, copy
