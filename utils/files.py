@@ -6,6 +6,7 @@ for later runs.
 
 import codecs
 import errno
+import glob
 import hashlib
 import json
 import logging
@@ -38,6 +39,7 @@ CACHE_VARIABLE, CACHE_FOLDER = "TEXTVR_CACHE", "~/.cache/textvr"
 CACHE_OFF = "off"
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # .NAME.PROCESS.tmp, as atomic_write names it
+_LOCK = ".lock"  # in the folder of atomic_folder, as long as its process is at work
 _CHUNK = 2**20  # bytes read at a time
 # A folder on the way to a file, which need not be readable, and is no link.
 _ON_THE_WAY = (
@@ -83,6 +85,44 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the first error says why
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the name ``path`` when the ``with`` block has succeeded.
+
+    What stood at ``path`` is removed then, and stays as it is where anything goes wrong. What a
+    process that was killed has left of such a folder is removed by the next one.
+
+    Args:
+        path: the folder that it lies in must exist.
+
+    Raises:
+        OSError: the folder can't be made or renamed.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if _TEMPORARY.fullmatch(left.name) and (left / _LOCK).is_file():
+            with suppress(FileLockedError), lock_file(left / _LOCK, wait=False):
+                remove_path(left)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        with lock_file(temporary / _LOCK, wait=False):
+            yield temporary
+            (temporary / _LOCK).unlink()
+        if path.is_dir():
+            former = path.with_name(f".{path.name}.{os.getpid()}.former.tmp")
+            path.replace(former)
+            try:
+                temporary.replace(path)
+            except OSError:
+                former.replace(path)
+                raise
+            remove_path(former)
+        else:
+            temporary.replace(path)
+    finally:
+        remove_path(temporary)
 
 
 class TextFileError(UserError):
@@ -183,7 +223,7 @@ def remove_temporary_files(folder: Path) -> list[str]:
     """Remove what writers that were killed have left in a folder; returns the names."""
     found = [path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
     for path in found:
-        path.unlink(missing_ok=True)
+        remove_path(path)
     return sorted(path.name for path in found)
 
 
