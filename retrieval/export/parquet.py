@@ -20,7 +20,6 @@ from retrieval.export.schema import (
     build_schema,
     list_columns,
 )
-from retrieval.index.database import read_version
 from retrieval.index.roots import Roots
 from retrieval.search.snapshot import Snapshot
 from retrieval.video_index import VideoIndex
@@ -109,7 +108,6 @@ def export_parquet(
         description = {
             "format": FORMAT,
             "index": str(index.path.absolute()),
-            "index_format": read_version(connection),
             "commit": snapshot.number,
             "model": snapshot.model,
             "windows": snapshot.meta["windows"],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from retrieval.index import database
 from retrieval.index.database import ContentStamp
+from retrieval.index.integrity import VectorCheck
 from retrieval.index.words import fold_formerly, get_words, list_index_words
 from retrieval.results import TextTrack, Video
 from retrieval.search import snapshot as lookups
@@ -52,7 +53,11 @@ class ExportedVectors:
 
 
 def read_videos(connection: sqlite3.Connection, snapshot: Snapshot) -> Iterator[ExportedVideo]:
-    """Yield the videos of one commit, by id; the lines of one of them are in memory at a time."""
+    """Yield the videos of one commit, by id; the lines of one of them are in memory at a time.
+
+    Raises ``DamagedIndexError``.
+    """
+    VectorCheck(snapshot.folder).check(snapshot.meta)
     stamps = {known.id: known.stamp for known in database.read_videos(connection).values()}
     for video in lookups.read_videos(connection).values():
         query = "SELECT id, start_s, end_s FROM entries WHERE video_id = ? ORDER BY id"

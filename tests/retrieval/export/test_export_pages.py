@@ -1,10 +1,14 @@
 """Pages that load an export into another engine: their code is run as it stands there."""
 
-import ast
+import fnmatch
+import json
 import re
 import runpy
 import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
 from retrieval import VideoIndex
@@ -98,10 +102,57 @@ def test_postgresql(run_page, wanted, postgres, monkeypatch):
         assert "entries_vector_idx" in str(plan.fetchall())
 
 
-def test_opensearch_is_said_not_to_be_run():
+class OpenSearchStandIn(BaseHTTPRequestHandler):
+    """Keeps the documents that it is sent, and answers the two queries of the page."""
+
+    documents: dict[str, dict] = {}
+
+    def do_POST(self) -> None:
+        lines = self.rfile.read(int(self.headers["Content-Length"])).splitlines()
+        sent = [json.loads(line) for line in lines]
+        if self.path.startswith("/_bulk"):
+            pairs = zip(sent[::2], sent[1::2], strict=True)
+            found = {action["index"]["_id"]: source for action, source in pairs}
+            self.documents.update({str(number): source for number, source in found.items()})
+            answer = {"errors": False, "items": [{"index": {"status": 201}} for _ in found]}
+        elif self.path.startswith("/entries/_search"):
+            answer = {"hits": {"hits": [{"_id": one} for one in self._find(sent[0]["query"])]}}
+        else:
+            answer = {"acknowledged": self.path == "/entries"}
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_PUT = do_POST  # noqa: N815
+
+    def _find(self, query: dict) -> list[str]:
+        if "wildcard" in query:
+            pattern = query["wildcard"]["words"]
+            return [one for one, document in self.documents.items()
+                    if fnmatch.filter(document["words"], pattern)]  # fmt: skip
+        wanted = query["knn"]["vector"]
+        score = {one: np.dot(document["vector"], wanted["vector"])
+                 for one, document in self.documents.items()}  # fmt: skip
+        return sorted(score, key=score.get, reverse=True)[: wanted["k"]]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_opensearch_is_run_with_a_stand_in_only_and_says_so(run_page, wanted, monkeypatch):
+    pytest.importorskip("opensearchpy")
     text = (ROOT / "docs/export_opensearch.md").read_text(encoding="utf-8")
-    assert "**This page has not been run**" in text
-    ast.parse(find_code("opensearch"))
+    assert "**This page has not been run with OpenSearch**" in text
+    OpenSearchStandIn.documents = {}
+    with ThreadingHTTPServer(("127.0.0.1", 0), OpenSearchStandIn) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OPENSEARCH_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        found = run_page("opensearch")
+        server.shutdown()
+    assert (found["nearest"], found["containing"]) == wanted
 
 
 @pytest.mark.parametrize("page", [path.stem.removeprefix("export_") for path in PAGES])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from retrieval import VideoIndex
+from retrieval.errors import DamagedIndexError
 from retrieval.export import parquet as module
 from retrieval.export.parquet import MANIFEST, export_parquet
 from retrieval.export.schema import TABLES, describe_tables
@@ -267,6 +268,16 @@ def test_what_a_killed_export_left_is_removed_by_the_next(made, tmp_path):
     assert len(names) == 2 and re.fullmatch(r"\.out\.\d+\.tmp", names[0])
     export(made, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my.index", "out"]
+
+
+def test_damaged_vectors_are_refused(made, tmp_path):
+    (file,) = made.glob("embeddings-*.npy")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 64
+    file.write_bytes(content)
+    with pytest.raises(DamagedIndexError):
+        export(made, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["my.index"]
 
 
 def test_a_link_to_a_folder_stays_a_link(made, tmp_path):
