@@ -91,8 +91,9 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder that takes the name ``path`` when the ``with`` block has succeeded.
 
-    What stood at ``path`` is removed then, and stays as it is where anything goes wrong. What a
-    process that was killed has left of such a folder is removed by the next one.
+    What stood at ``path`` is removed then, and stays as it is where anything goes wrong; between
+    two renames there is an instant without either. What a process that was killed has left of such
+    a folder is removed by the next one.
 
     Args:
         path: the folder that it lies in must exist.

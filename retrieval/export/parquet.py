@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.export.reading import ExportedVideo, read_vectors, read_videos
+from retrieval.export.reading import (
+    ExportedVideo,
+    describe_vectors,
+    read_vectors,
+    read_videos,
+)
 from retrieval.export.schema import (
     FORMAT,
     PURPOSE,
@@ -113,12 +118,13 @@ def export_parquet(
             "windows": snapshot.meta["windows"],
             "vectors": precision,
         }
-        columns = {table.name: list_columns(table, snapshot.meta) for table in TABLES}
+        kinds = describe_vectors(snapshot)
+        columns = {table.name: list_columns(table, kinds) for table in TABLES}
         columns = {name: listed for name, listed in columns.items() if listed}
         with ExitStack() as stack:
             writers: dict[str, TableWriter] = {}
             for name, listed in columns.items():
-                schema = build_schema(listed, snapshot.meta.get("width"), precision, description)
+                schema = build_schema(listed, kinds.width, precision, description)
                 writers[name] = TableWriter(temporary / f"{name}.parquet", schema)
                 stack.callback(writers[name].close)
             roots = Roots.from_meta(snapshot.meta)

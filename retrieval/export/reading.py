@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.export.schema import VectorKinds
 from retrieval.index import database
 from retrieval.index.database import ContentStamp
 from retrieval.index.integrity import VectorCheck
@@ -50,6 +51,13 @@ class ExportedVectors:
     frames: NDArray | None  # (F, E) float16, entry by entry
     frame_times: NDArray | None  # (F,) seconds
     frame_counts: NDArray | None  # (N,)
+
+
+def describe_vectors(snapshot: Snapshot) -> VectorKinds:
+    """Return which vectors an index has."""
+    width = snapshot.embeddings.shape[1]
+    has_frames = snapshot.vectors.frames is not None
+    return VectorKinds(width, frozenset(snapshot.without), has_frames)
 
 
 def read_videos(connection: sqlite3.Connection, snapshot: Snapshot) -> Iterator[ExportedVideo]:

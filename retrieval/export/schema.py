@@ -109,26 +109,39 @@ TABLES = (
 )  # fmt: skip
 
 
-def list_columns(table: Table, meta: Mapping[str, Any]) -> list[Column]:
-    """Return the columns that a table has of an index with this ``meta``; none: it has no file."""
-    has_model = meta.get("width") is not None
-    if table.name == "frames" and (not has_model or meta.get("num_frames") is None):
+@dataclass(frozen=True)
+class VectorKinds:
+    """Which vectors an index has.
+
+    Attributes:
+        width: E; 0: it has none, as it holds words only.
+        without: ``vision`` and ``ocr``, of which it has vectors without them.
+        has_frames: whether it has vectors of frames.
+    """
+
+    width: int
+    without: frozenset[str]
+    has_frames: bool
+
+
+def list_columns(table: Table, kinds: VectorKinds) -> list[Column]:
+    """Return the columns that a table has of an index with such vectors; none: it has no file."""
+    if table.name == "frames" and not kinds.has_frames:
         return []
-    left_out = {f"without_{part}" for part in meta["leaves_out"]} if has_model else set()
-    vectors = left_out | ({"vector"} if has_model else set())
-    return [one for one in table.columns if not one.present or one.name in vectors]
+    names = {"vector", *(f"without_{part}" for part in kinds.without)} if kinds.width else set()
+    return [one for one in table.columns if not one.present or one.name in names]
 
 
 def build_schema(
     columns: Iterable[Column],
-    width: int | None,
+    width: int,
     precision: Precision,
     description: Mapping[str, Any],
 ) -> Any:
     """Return the ``pyarrow.Schema`` of a table; unit and meaning are metadata of each field.
 
     Args:
-        width: E; None: there are no vectors.
+        width: E; 0: there are no vectors.
         precision: of the vectors of windows.
         description: of the index, which becomes the metadata of the file, as JSON.
     """
@@ -140,7 +153,7 @@ def build_schema(
         "int32": pa.int32(), "int64": pa.int64(), "float": pa.float32(), "double": pa.float64(),
         "string": pa.string(), "binary": pa.binary(), BOXES: pa.list_(place),
     }  # fmt: skip
-    if width is not None:
+    if width:
         types |= {VECTOR: pa.list_(of_window, width), HALF_VECTOR: pa.list_(pa.float16(), width)}
     fields = [
         pa.field(one.name, types[one.type], metadata={"unit": one.unit, "meaning": one.meaning})

@@ -4,8 +4,10 @@ import fnmatch
 import json
 import re
 import runpy
+import sqlite3
 import tempfile
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -50,7 +52,7 @@ def wanted(built):
     with VideoIndex.open(built[0]) as index:
         hits = index.search(QUERY, k=5, mode="semantic", exact=True)
         entries = [hit.id for hit in index.search("x", k=len(index), mode="semantic")]
-        with index.reading() as (connection, _):
+        with closing(sqlite3.connect(built[0] / "index.db")) as connection:
             rows = connection.execute(
                 "SELECT DISTINCT entry_id FROM postings JOIN words ON words.id = word_id "
                 "WHERE text LIKE '%casin%'"
