@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
-FILES = ["requirements.txt", "requirements-dev.txt"]
+FILES = ["requirements.txt", "requirements-scale.txt", "requirements-dev.txt"]
 LINUX = default_environment() | {
     "python_version": "3.11", "python_full_version": "3.11.7", "sys_platform": "linux",
     "platform_machine": "x86_64", "platform_system": "Linux", "os_name": "posix",
