@@ -36,6 +36,7 @@ from utils.errors import UserError
 from utils.files import get_cache_folder
 from utils.interrupt import wait_for
 from utils.processes import end_with_parent
+from utils.remote_files import expand_location
 
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
@@ -81,8 +82,8 @@ class TextVideoDataLoader:
             later runs; null: $TEXTVR_CACHE or ~/.cache/textvr; off: none.
         val_share: Share of the training set, by videos, that is held out for validation and never
             trained on, in place of a validation set; null: none.
-        frame_cache: Folder of frames made by python -m tools.cache_frames, read in place of
-            the videos; null: the videos are decoded.
+        frame_cache: Folder of frames made by python -m tools.cache_frames, or its URL (https://,
+            s3://), read in place of the videos; null: the videos are decoded.
         model_input: What the model takes; what it does not use of a video is not read.
         seed: Of order and draws.
         training: Whether to shuffle, draw and augment.
@@ -143,7 +144,7 @@ class TextVideoDataLoader:
             uses_ocr=model_input.uses_ocr,
             seed=seed,
             sliding_window_stride=-1 if training else sliding_window_stride,
-            frame_cache=expand_folder(frame_cache) if frame_cache else None,
+            frame_cache=expand_location(frame_cache) if frame_cache else None,
             val_share=val_share if split == "train" else None,
             held_out=held_out,
         )

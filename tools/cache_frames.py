@@ -3,6 +3,8 @@
     python -m tools.cache_frames -c CONFIG                      what train.py reads
     python -m tools.cache_frames -c CONFIG --split test         what test.py reads
     python -m tools.cache_frames -c CONFIG --verify             compare with the checksums
+    python -m tools.cache_frames -c CONFIG --to_tars DIR        write webdataset tars of the cache
+    python -m tools.cache_frames -c CONFIG --from_tars TAR ...  read such tars, files or URLs
 
 The frames go to the folder that data_loader.args.frame_cache names (or --out); from then on
 training, validation and test read them in place of the videos; a valid_data_loader names its own
@@ -10,10 +12,10 @@ folder. Training draws among candidates,
 which stand evenly in each interval of a video; validation and test get the frames they had. Frames
 are stored at the size that the transforms first resize to, raw (exact) or as JPEG (about a sixth of
 the space). The command can be stopped at any moment and run again: it makes what is missing, and
-what was changed since.
+what was changed since. A copy of the folder can be read from a URL, see configs/README.md.
 
-Exit code 0: all is well; 1: videos can't be read, or shards are damaged, all of them listed; 2: the
-configuration can't be used.
+Exit code 0: all is well; 1: videos or samples can't be read, or shards are damaged, all of them
+listed; 2: the configuration can't be used.
 """
 
 import argparse
@@ -25,15 +27,17 @@ from typing import Any
 from base.base_model import describe_model_input
 from base.config import Config
 from data_loader.datasets.text_video_dataset import TextVideoDataset
-from data_loader.frame_cache.frames import fill_cache
-from data_loader.frame_cache.store import MANIFEST, FrameSpec, ShardError, StorageFormat, Store
-from data_loader.loader import expand_folder
+from data_loader.frame_cache.frames import SHARD_BYTES, fill_cache
+from data_loader.frame_cache.store import FrameSpec, ShardError, StorageFormat, Store
+from data_loader.frame_cache.tars import TarResult, export_tars, import_tars
+from data_loader.tar_samples import expand_tars
 from parse_config import add_config_arguments, load_config
 from trainer.build import build_dataset, list_valid_loaders
 from utils.cli import positive_int, run_cli
 from utils.distributed import show_progress
-from utils.errors import UserError
+from utils.errors import UserError, escape_unprintable
 from utils.processes import count_cpus
+from utils.remote_files import Location, RemoteError, expand_location, join_location
 
 PER_INTERVAL = 4  # candidates of training
 
@@ -67,7 +71,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=positive_int, default=count_cpus(), help="(default: %(default)s)"
     )
-    parser.add_argument("--verify", action="store_true", help="make nothing, check what is there")
+    parser.add_argument(
+        "--shard_mb", type=positive_int, default=SHARD_BYTES // 10**6, metavar="MB",
+        help="size of the files of frames (default: %(default)s)",
+    )  # fmt: skip
+    job = parser.add_mutually_exclusive_group()
+    job.add_argument("--verify", action="store_true", help="make nothing, check what is there")
+    job.add_argument(
+        "--to_tars", type=Path, metavar="DIR",
+        help="make nothing, write webdataset tars of what is there",
+    )  # fmt: skip
+    job.add_argument(
+        "--from_tars", nargs="+", metavar="TAR",
+        help="decode nothing, read tars that --to_tars wrote: files or URLs, {000..012} counts",
+    )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.quality > 100:
         parser.error("--quality: 1 to 100")
@@ -92,7 +109,7 @@ def choose_format(spec: FrameSpec, arguments: argparse.Namespace) -> StorageForm
 def fill(dataset: TextVideoDataset, root: Path, arguments: argparse.Namespace) -> int:
     """Make what a data set's cache lacks; returns the number of unreadable videos."""
     storage = choose_format(FrameSpec.of(dataset), arguments)
-    result = fill_cache(dataset, root, storage, arguments.workers)
+    result = fill_cache(dataset, root, storage, arguments.workers, get_shard_bytes(arguments))
     readable = result.num_videos - len(result.errors)
     sys.stdout.write(
         f"{result.store.folder}: {readable} of {result.num_videos} videos, {result.num_read} of "
@@ -103,18 +120,35 @@ def fill(dataset: TextVideoDataset, root: Path, arguments: argparse.Namespace) -
     return len(result.errors)
 
 
-def verify(dataset: TextVideoDataset, root: Path) -> int:
+def tell(result: TarResult) -> int:
+    """Say what was written of tars, or read from them; returns the number of errors."""
+    known = f", {result.num_known} were there" if result.num_known else ""
+    sys.stdout.write(f"{result.folder}: {result.num_videos} videos written{known}\n")
+    for error in result.errors:
+        sys.stdout.write(f"  left out: {escape_unprintable(error)}\n")
+    return len(result.errors)
+
+
+def get_shard_bytes(arguments: argparse.Namespace) -> int:
+    """Return how large a file of frames becomes."""
+    return arguments.shard_mb * 10**6
+
+
+def verify(dataset: TextVideoDataset, root: Location) -> int:
     """Compare a data set's cache with its checksums; returns the number of damaged shards."""
     name = FrameSpec.of(dataset).name
-    folder = root / name
-    if not (folder / MANIFEST).is_file():
-        raise UserError(f"{folder}: no such frame cache; run the command without --verify first")
-    store = Store(folder)
+    folder = join_location(root, name)
+    try:
+        store = Store(folder)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder}: no such frame cache; run the command without --verify first"
+        ) from error
     shards, num_damaged = store.list_shards(), 0
     for shard in show_progress(shards, name, " shards"):
         try:
             store.verify(shard)
-        except ShardError as error:
+        except (ShardError, RemoteError) as error:
             sys.stdout.write(f"{error}\n")
             num_damaged += 1
     sys.stdout.write(f"{folder}: {num_damaged} of {len(shards)} shards are damaged\n")
@@ -138,10 +172,20 @@ def main() -> int:
                 "where do the frames go? Set data_loader.args.frame_cache to a folder, or give "
                 "--out"
             )
-        dataset = build_dataset(config, training=split == "train", frame_cache=None, **place)
-        root = arguments.out or expand_folder(named)
+        root = arguments.out or expand_location(named)
+        cache = str(root) if arguments.to_tars else None
+        dataset = build_dataset(config, training=split == "train", frame_cache=cache, **place)
         if arguments.verify:
             num_errors += verify(dataset, root)
+        elif arguments.to_tars:
+            num_errors += tell(export_tars(dataset, arguments.to_tars, get_shard_bytes(arguments)))
+        elif isinstance(root, str):
+            raise UserError(
+                f"{root}: frames are written to a folder here; give --out, and copy it there"
+            )
+        elif arguments.from_tars:
+            tars, spec = expand_tars(arguments.from_tars), FrameSpec.of(dataset)
+            num_errors += tell(import_tars(spec, tars, root, get_shard_bytes(arguments)))
         else:
             num_errors += fill(dataset, root, arguments)
     return 1 if num_errors else 0

@@ -38,6 +38,7 @@ from data_loader.readers.image_reader import encode_jpeg, open_image
 from data_loader.readers.video_readers import open_video
 from data_loader.transforms import ClipTransform, Recipe
 from utils.distributed import show_progress
+from utils.remote_files import Location
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class DatasetOptions:
     uses_ocr: bool
     seed: int = 0
     sliding_window_stride: int = -1  # frames between the windows of a video; -1: one clip a video
-    frame_cache: Path | None = None  # folder of the frames that are read in place of the videos
+    frame_cache: Location | None = None  # of the frames that are read in place of the videos
     val_share: float | None = None  # of the split train: held out for validation; None: nothing
     held_out: bool = False  # whether the held-out part is read, not the rest
 
@@ -161,7 +162,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         self.entries = self._choose_captions(entries[: max(1, round(len(entries) * subsample))])
         self._ocr = OcrReader(self.entries, options.ocr, self.ocr_dir)
         cached = options.frame_cache and options.uses_vision
-        self._cache = FrameCache(self) if cached else None
+        self.frame_cache = FrameCache(self) if cached else None
         if options.uses_ocr and not (
             self.has_ocr_dir and any(entry.ocr is not None for entry in self.entries)
         ):
@@ -282,7 +283,7 @@ class TextVideoDataset(BaseTextVideoDataset):
         found = super().describe_content()
         if self.options.uses_ocr:
             found["OCR documents"] = self._ocr.hash_documents()
-        if self.options.uses_vision and self._cache is None and len(self.entries) <= MAX_SIZES:
+        if self.options.uses_vision and self.frame_cache is None and len(self.entries) <= MAX_SIZES:
             sizes = [(entry.id, _get_size(entry.video)) for entry in self.entries]
             found["sizes of the videos' files"] = hash_unordered(sizes)
         return found
@@ -338,7 +339,7 @@ class TextVideoDataset(BaseTextVideoDataset):
 
     def open_frames(self, entry: VideoEntry) -> AbstractContextManager[VideoReader]:
         """Open a video's frames, wherever they are kept; raises ``VideoError``."""
-        return self.open_video(entry) if self._cache is None else self._cache.open(entry)
+        return self.open_video(entry) if self.frame_cache is None else self.frame_cache.open(entry)
 
     def open_video(self, entry: VideoEntry) -> AbstractContextManager[VideoReader]:
         """Open the file of a video; raises ``VideoError``."""

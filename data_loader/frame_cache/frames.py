@@ -1,26 +1,25 @@
 """Frames of videos, decoded once and read in the videos' place.
 
 A shard's data take their name when they are complete, and its index is written after that: a
-process that is killed while it fills a cache loses the shards that it was at, and nothing of them
-is ever read.
+process that is killed while it fills a cache loses the shard that it was at, and nothing of it is
+ever read.
 
 Validation and test get the very frames of "uniform": where the cache holds them raw and at the size
 of the test's transforms (the default), bit for bit what the video gives. Training draws as from the
 video, with the same numbers, and gets of each interval the candidate nearest to the frame drawn.
 The crops of Frozen in Time are drawn from frames whose shorter side is ``center_crop``.
 
-The files of the frames are memory-mapped, so that processes on one machine share them. The videos
-need not be there; one that is, and differs from the one that was cached, is an error.
+The files of the frames are memory-mapped, so that processes on one machine share them, or read from
+a URL by ranges of bytes. The videos need not be there; one that is, and differs from the one that
+was cached, is an error.
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,12 +41,11 @@ from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.video_readers import open_video
 from data_loader.transforms import resize
 from utils.errors import UserError
-from utils.files import atomic_write
 from utils.processes import map_tasks
+from utils.remote_files import Location, join_location
 
 COMMAND = "python -m tools.cache_frames -c CONFIG"
-SHARD_VIDEOS = 64
-_MAX_MAPS = 256  # shards that a process has open; each takes a file handle
+SHARD_BYTES = 10**9  # of a shard, about
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,16 @@ class FillResult:
 
 
 def fill_cache(
-    dataset: FrameSource, root: Path, storage: StorageFormat, workers: int
+    dataset: FrameSource,
+    root: Path,
+    storage: StorageFormat,
+    workers: int,
+    shard_bytes: int = SHARD_BYTES,
 ) -> FillResult:
     """Store the frames of a data set's videos that a cache lacks, or that were changed since.
+
+    Args:
+        shard_bytes: how large a shard becomes; a video's frames are never in two of them.
 
     Raises:
         UserError: the cache is of another kind, or in use; a process died, or the reader's library
@@ -73,56 +78,75 @@ def fill_cache(
     store = Store.create(root, spec, storage)
     videos = {name_video(entry.video, dataset.data_dir): entry.video for entry in dataset.entries}
     with store.lock():
+        store.add_checksums()
         cached = store.read_videos()
         missing = [
             (name, path)
             for name, path in videos.items()
             if name not in cached or not cached[name].is_up_to_date(stamp_video(path))
         ]
-        size = min(SHARD_VIDEOS, -(-len(missing) // workers)) or 1
+        fitting = max(1, shard_bytes // storage.estimate_bytes(spec.num_frames))
+        size = min(fitting, -(-len(missing) // workers)) or 1
+        parts = [missing[start : start + size] for start in range(0, len(missing), size)]
         first = max(store.list_shards(), default=-1) + 1
-        tasks = [
-            (first + number, missing[start : start + size])
-            for number, start in enumerate(range(0, len(missing), size))
-        ]
-        write = partial(_write_shard, store, dataset.options.reader)
-        map_tasks(write, tasks, workers, spec.name, unit=" shards")
+        tasks = list(enumerate(parts, first))
+        write = partial(
+            _write_shards, store, dataset.options.reader, _Shards(shard_bytes, step=len(parts))
+        )
+        try:
+            map_tasks(write, tasks, workers, spec.name, unit=" shards")
+        finally:
+            store.write_shard_list()
     cached = store.read_videos()
     errors = {path: cached[name].error for name, path in videos.items() if cached[name].error}
     return FillResult(store, len(videos), len(missing), errors)
 
 
-def _write_shard(store: Store, reader: str, task: tuple[int, list[tuple[str, Path]]]) -> None:
-    """Decode the videos, (name, file), of a shard and write it under its number."""
+class _Shards(NamedTuple):
+    """How a task's videos become shards: one, or more where they turn out larger than thought."""
+
+    max_bytes: int  # of a shard of more than one video
+    step: int  # from the number of one of a task's shards to the next
+
+
+def _write_shards(
+    store: Store, reader: str, shards: _Shards, task: tuple[int, list[tuple[str, Path]]]
+) -> None:
+    """Decode the videos, (name, file), of a task and write them, the first under its number."""
     torch.set_num_threads(1)  # the processes are the parallelism
-    shard, paths = task
-    sha256 = hashlib.sha256()
-    videos = {}
-    with atomic_write(store.data_path(shard), durable=True) as temporary:
-        with temporary.open("wb") as file:
-            for name, path in paths:
-                stamp = stamp_video(path)  # before it is read: a change meanwhile is noticed later
-                try:
-                    parts, video = _encode_video(store, reader, path)
-                except VideoError as error:
-                    videos[name] = CachedVideo(shard, stamp, error.reason)
-                    continue
-                offsets = file.tell() + np.cumsum([0, *map(len, parts)])
-                for part in parts:
-                    file.write(part)
-                    sha256.update(part)
-                videos[name] = CachedVideo(shard, stamp, None, *video, offsets)
-            size = file.tell()
-    store.write_index(shard, videos, size, sha256.hexdigest())
+    number, videos = task
+    while videos:
+        videos = _write_shard(store, reader, number, shards.max_bytes, videos)
+        number += shards.step
 
 
-def _encode_video(store: Store, reader: str, path: Path) -> tuple[list[bytes], tuple]:
+def _write_shard(
+    store: Store, reader: str, shard: int, max_bytes: int, paths: list[tuple[str, Path]]
+) -> list[tuple[str, Path]]:
+    """Write the first of some videos, until a shard is full; returns the others."""
+    with store.write_shard(shard) as writer:
+        for name, path in paths:
+            stamp = stamp_video(path)  # before it is read: a change meanwhile is noticed later
+            try:
+                parts, video = _encode_video(store, reader, path)
+            except VideoError as error:
+                writer.videos[name] = CachedVideo(shard, stamp, error.reason)
+                continue
+            if not writer.has_room(parts, max_bytes):
+                break  # it is decoded once more, for the next shard
+            writer.add(name, parts, stamp=stamp, **video)
+    return paths[len(writer.videos) :]
+
+
+def _encode_video(store: Store, reader: str, path: Path) -> tuple[list[bytes], dict[str, Any]]:
     """The candidates of a video as they are stored, and what ``CachedVideo`` says of them."""
-    spec, storage = store.spec, store.storage
+    spec, storage, times = store.spec, store.storage, None
     with open_video(path, reader) as video:
         candidates = choose_candidates(storage.per_interval, spec.num_frames, video.num_frames)
         frames = torch.from_numpy(video.frames(candidates)).permute(0, 3, 1, 2)
-        facts = video.num_frames, video.width, video.height
+        facts = {name: getattr(video, name) for name in ("num_frames", "width", "height")}
+        with suppress(VideoError):  # a file may show frames and not tell their times
+            times = tuple(video.times()[candidates].tolist())
     frames = resize(frames, storage.size, spec.antialias, spec.interpolation)  # (K, 3, h, w)
     frames = frames.contiguous()
     if storage.format == "jpeg":
@@ -130,7 +154,8 @@ def _encode_video(store: Store, reader: str, path: Path) -> tuple[list[bytes], t
     else:
         encoded = list(frames)
     parts = [part.numpy().tobytes() for part in encoded]
-    return parts, (*facts, tuple(frames.shape[2:]), candidates)
+    shape = tuple(frames.shape[2:])
+    return parts, facts | {"shape": shape, "candidates": candidates, "times": times}
 
 
 class FrameCache:
@@ -147,7 +172,6 @@ class FrameCache:
         self.data_dir = dataset.data_dir
         self.store = _open_store(options.frame_cache, FrameSpec.of(dataset), self.command)
         self.videos = self.store.read_videos()
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
         entries = dataset.entries
         missing = [
             entry for entry in entries if name_video(entry.video, self.data_dir) not in self.videos
@@ -157,10 +181,6 @@ class FrameCache:
                 f"{self.store.folder}: {len(missing)} of {len(entries)} videos are not in this "
                 f"frame cache, the first is {missing[0].video}; add them with: {self.command}"
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # To a spawned process: it maps the files itself.
-        return self.__dict__ | {"_maps": OrderedDict()}
 
     @contextmanager
     def open(self, entry: VideoEntry) -> Iterator[VideoReader]:
@@ -181,16 +201,6 @@ class FrameCache:
             remedy = f"replace or re-encode the file, then run: {self.command}"
             raise VideoError(entry.video, cached.error, remedy)
         yield CachedReader(self, entry.video, cached)
-
-    def map_shard(self, shard: int) -> np.ndarray:
-        """Return the bytes of a shard's file, memory-mapped."""
-        if shard in self._maps:
-            self._maps.move_to_end(shard)
-        else:
-            self._maps[shard] = np.memmap(self.store.data_path(shard), np.uint8, "r")
-            if len(self._maps) > _MAX_MAPS:
-                self._maps.popitem(last=False)
-        return self._maps[shard]
 
 
 class CachedReader(VideoReader):
@@ -216,16 +226,15 @@ class CachedReader(VideoReader):
 
         Raises:
             VideoError: a stored frame is damaged.
+            UserError: at a URL: frames can't be had, or differ from their checksums.
         """
         cached, store = self._cached, self._cache.store
         places = find_nearest_candidates(
             cached.candidates, np.asarray(indices), store.spec.num_frames, cached.num_frames
         )
-        data = self._cache.map_shard(cached.shard)
+        parts = store.read_frames(cached, places, self.path)
         if store.storage.format == "raw":
-            block = data[cached.offsets[0] : cached.offsets[-1]].reshape(-1, 3, *cached.shape)
-            return block[places].transpose(0, 2, 3, 1)
-        parts = [data[cached.offsets[place] : cached.offsets[place + 1]] for place in places]
+            return np.stack(parts).reshape(-1, 3, *cached.shape).transpose(0, 2, 3, 1)
         return torch.stack(list(map(self._decode_jpeg, parts))).permute(0, 2, 3, 1).numpy()
 
     def _decode_jpeg(self, part: np.ndarray) -> torch.Tensor:
@@ -238,16 +247,22 @@ class CachedReader(VideoReader):
             raise VideoError(self.path, reason, f"run: {self._cache.command} --verify") from error
 
 
-def _open_store(root: Path, spec: FrameSpec, command: str) -> Store:
-    folder = root / spec.name
-    if not (folder / MANIFEST).is_file():
-        others = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}"))
+def _open_store(root: Location, spec: FrameSpec, command: str) -> Store:
+    is_remote = isinstance(root, str)
+    folder = join_location(root, spec.name)
+    try:
+        store = Store(folder)
+    except FileNotFoundError as error:
+        others, remedy = "", f"Make it with: {command}"
+        if is_remote:
+            remedy += " --out FOLDER, and copy it there"
+        else:
+            names = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}"))
+            others = f"; it has {', '.join(names) or 'nothing'}"
         raise UserError(
-            f"{root}: this frame cache has no {spec.name} (data set, use, size, frames a clip); "
-            f"it has {', '.join(others) or 'nothing'}. Make it with: {command}, or set "
-            "data_loader.args.frame_cache to null"
-        )
-    store = Store(folder)
+            f"{root}: this frame cache has no {spec.name} (data set, use, size, frames a clip)"
+            f"{others}. {remedy}, or set data_loader.args.frame_cache to null"
+        ) from error
     if store.spec != spec:
         raise UserError(f"{folder}: holds other frames than its name says; delete it")
     return store

@@ -267,8 +267,8 @@ def test_a_damaged_frame_is_an_error_of_its_video(texts, tmp_path):
 
 
 def test_many_shards_are_read_with_few_open(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_loader.frame_cache.frames.SHARD_VIDEOS", 1)
-    monkeypatch.setattr("data_loader.frame_cache.frames._MAX_MAPS", 2)
+    monkeypatch.setattr("tools.cache_frames.SHARD_BYTES", 1)
+    monkeypatch.setattr("data_loader.frame_cache.store._MAX_MAPS", 2)
     assert run(texts, "--out", str(tmp_path), "--split", "val") == 0
     data = dataset(texts, tmp_path)
     assert len(list(tmp_path.glob("*/0*.bin"))) == 4

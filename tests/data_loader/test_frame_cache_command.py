@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from base.batch import SampleKey
-from data_loader.frame_cache import frames
 from data_loader.frame_cache import store as frame_store
 from data_loader.frame_cache.store import Store
 from data_loader.readers.base_reader import VideoError
@@ -33,7 +32,7 @@ def texts(demo, tmp_path):
 
 @pytest.fixture
 def one_video_a_shard(monkeypatch):
-    monkeypatch.setattr(frames, "SHARD_VIDEOS", 1)
+    monkeypatch.setattr(cache_frames, "SHARD_BYTES", 1)
 
 
 def store_of(out, use="test"):

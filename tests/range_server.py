@@ -1,0 +1,113 @@
+"""HTTP server of a folder that answers ranges of bytes, and can be made to fail as servers do."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+
+Fault = Literal["none", "whole", "short", "drop", "error", "flip"]
+
+
+class RangeServer(ThreadingHTTPServer):
+    """A server at a port that the system chose.
+
+    Attributes:
+        fault: what is done to the answers about ``.bin`` files from now on. whole: ranges are
+            ignored; short: half of a range comes, as if it were all; drop: the connection ends in
+            the middle; error: 503; flip: a bit is wrong.
+        num_faults: how many answers are still to be spoilt; None: all of them.
+        requests: of ``.bin`` files: (path, first byte, last byte).
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder = folder
+        self.fault: Fault = "none"
+        self.num_faults: int | None = None
+        self.requests: list[tuple[str, int, int]] = []
+        self.is_gone = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def take_fault(self) -> Fault:
+        if self.num_faults is None:
+            return self.fault
+        self.num_faults -= 1
+        return self.fault if self.num_faults >= 0 else "none"
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    server: RangeServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, with_body: bool) -> None:
+        if self.server.is_gone:  # connections that are kept open end, too
+            self.close_connection = True
+            return
+        path = self.server.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data, ranges = (
+            path.read_bytes(),
+            re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")),
+        )
+        fault = self.server.take_fault() if path.suffix == ".bin" and with_body else "none"
+        if self.server.fault == "whole" and path.suffix == ".bin":
+            ranges = None
+        if fault == "error":
+            self.send_error(503)
+            return
+        status, part = 200, data
+        if ranges is not None:
+            first, last = map(int, ranges.groups())
+            if path.suffix == ".bin":
+                self.server.requests.append((self.path, first, last))
+            if first >= len(data):
+                self.send_error(416)
+                return
+            status, part = 206, data[first : last + 1]
+        if fault == "short":
+            part = part[: len(part) // 2]
+        elif fault == "flip":
+            part = bytes([part[0] ^ 1]) + part[1:]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(part)))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        self.end_headers()
+        if fault == "drop":
+            self.wfile.write(part[: len(part) // 2])
+            self.close_connection = True
+        elif with_body:
+            self.wfile.write(part)
+
+
+@contextmanager
+def serve_folder(folder: Path) -> Iterator[RangeServer]:
+    """Serve a folder until the block ends."""
+    with RangeServer(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.is_gone = True
+            server.shutdown()
+            thread.join()
