@@ -88,11 +88,11 @@ class BaseTextVideoDataset(Dataset[Sample], ABC):
         """
         return None
 
-    def prepare(self, cache_dir: Path | None) -> None:
+    def prepare(self, cache_dir: Path | str | None) -> None:
         """Do once what would be done for every sample, before the loading processes start.
 
         Args:
-            cache_dir: folder of what is kept for later runs; None: nothing is.
+            cache_dir: folder of what is kept for later runs, or its URL; None: nothing is.
         """
 
     def list_texts(self) -> Iterable[tuple[str, Sequence[str]]]:

@@ -36,7 +36,7 @@ from utils.errors import UserError
 from utils.files import get_cache_folder
 from utils.interrupt import wait_for
 from utils.processes import end_with_parent
-from utils.remote_files import expand_location
+from utils.remote_files import expand_location, is_url
 
 Split = Literal["train", "val", "test"]
 Positive = Annotated[int, Field(ge=1)]
@@ -79,7 +79,8 @@ class TextVideoDataLoader:
         ocr_dir: Folder of OCR documents; null: Kwai_VideoOCR in data_dir, where there is one.
         item_timeout: Seconds that one video may take; then the run stops and names it.
         cache_dir: Folder of what is read once, the words of all OCR documents, to be used again by
-            later runs; null: $TEXTVR_CACHE or ~/.cache/textvr; off: none.
+            later runs; null: $TEXTVR_CACHE or ~/.cache/textvr; off: none. A URL: words that python
+            -m tools.cache_words wrote are read there.
         val_share: Share of the training set, by videos, that is held out for validation and never
             trained on, in place of a validation set; null: none.
         frame_cache: Folder of frames made by python -m tools.cache_frames, or its URL (https://,
@@ -176,7 +177,8 @@ class TextVideoDataLoader:
         )
         if not only_dataset:
             self.collate = Collate.for_model(model_input, text_params.max_tokens, training)
-            self.dataset.prepare(get_cache_folder(cache_dir))
+            is_remote = cache_dir is not None and is_url(cache_dir)
+            self.dataset.prepare((expand_location if is_remote else get_cache_folder)(cache_dir))
             clip_bytes = video_params.num_frames * 3 * transforms.input_res**2
             clip_bytes *= options.uses_vision
             self._start_loading(num_workers, prefetch_factor, item_timeout, clip_bytes)

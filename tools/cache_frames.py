@@ -50,11 +50,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_arguments(parser)
-    parser.add_argument("--loader", type=int, help="which data loader of a list (default: all)")
-    parser.add_argument(
-        "--split", nargs="+", choices=("train", "val", "test"), default=("train", "val"),
-        help="train: what training reads, whatever its split (default: train val)",
-    )  # fmt: skip
+    add_place_arguments(parser)
     parser.add_argument("--out", type=Path, help="folder, in place of data_loader.args.frame_cache")
     parser.add_argument("--format", choices=("raw", "jpeg"), default="raw", help="(default: raw)")
     parser.add_argument("--quality", type=positive_int, default=95, help="of JPEG (default: 95)")
@@ -89,6 +85,15 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.quality > 100:
         parser.error("--quality: 1 to 100")
     return arguments
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``list_places``."""
+    parser.add_argument("--loader", type=int, help="which data loader of a list (default: all)")
+    parser.add_argument(
+        "--split", nargs="+", choices=("train", "val", "test"), default=("train", "val"),
+        help="train: what training reads, whatever its split (default: train val)",
+    )  # fmt: skip
 
 
 def choose_format(spec: FrameSpec, arguments: argparse.Namespace) -> StorageFormat:

@@ -30,7 +30,7 @@ from data_loader.datasets.annotations import (
 from data_loader.frame_cache.frames import FrameCache
 from data_loader.frame_sampling import list_window_starts, sample_frame_indices
 from data_loader.ocr.ocr_noise import disturb_words
-from data_loader.ocr.ocr_reader import OcrReader, flag_captions_that_need_reading
+from data_loader.ocr.ocr_reader import ALL_WORDS, OcrReader, flag_captions_that_need_reading
 from data_loader.ocr.ocr_words import OcrParams, normalise_tracks
 from data_loader.ocr.paths import find_documents
 from data_loader.readers.base_reader import VideoError, VideoReader
@@ -288,11 +288,19 @@ class TextVideoDataset(BaseTextVideoDataset):
             found["sizes of the videos' files"] = hash_unordered(sizes)
         return found
 
-    def prepare(self, cache_dir: Path | None) -> None:
+    def prepare(self, cache_dir: Location | None) -> None:
         """Read the words of all documents, or take them from the store in ``cache_dir``."""
         self._ocr.cache_dir = cache_dir
         if self.options.uses_ocr:
             self._ocr.open_store()
+
+    def list_word_readers(self) -> list[OcrReader]:
+        """Return readers of the words that samples hold, and of all words."""
+        readers = [OcrReader(self.entries, p, self.ocr_dir) for p in (self.options.ocr, ALL_WORDS)]
+        for reader in readers:
+            reader.cache_dir = self._ocr.cache_dir
+            reader.open_store()
+        return readers
 
     @property
     def draws_words(self) -> bool:

@@ -3,6 +3,9 @@
 A store is a file of the cache folder for one folder of documents and one set of rules; only time
 depends on it. It is up to date with a document of the same size and time of change. Where these
 differ the content is compared, so that a copied or touched document is not parsed again.
+
+A store at a URL, as ``export_stores`` makes it, is read and never written; it names documents by
+their videos, so that it needs none of them here. One that is here comes first, if it differs.
 """
 
 import functools
@@ -24,6 +27,7 @@ from data_loader.ocr.ocr_store import (
     DIGEST_SIZE,
     UNKNOWN_TIME,
     OcrStore,
+    RemoteOcrStore,
     StoredDocument,
     write_store,
 )
@@ -32,6 +36,7 @@ from utils.distributed import show_progress
 from utils.errors import UserError
 from utils.files import CACHE_OFF, FileStamp, lock_file, read_bytes
 from utils.processes import count_cpus, map_tasks
+from utils.remote_files import Location, RemoteFolder
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +65,7 @@ class OcrReader:
         entries: the videos.
         params: which words are kept.
         folder: of the documents; it names the store, so it is needed with ``cache_dir``.
-        cache_dir: where stores lie; None: there are none.
+        cache_dir: where stores lie, a folder or a URL; None: there are none.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class OcrReader:
         entries: Sequence[VideoEntry],
         params: OcrParams,
         folder: Path | None = None,
-        cache_dir: Path | None = None,
+        cache_dir: Location | None = None,
     ) -> None:
         self.entries = entries
         self.params = params
@@ -76,6 +81,7 @@ class OcrReader:
         self.cache_dir = cache_dir
         self._store: OcrStore | None = None
         self._rows = np.empty(0, np.int32)  # of each video's document in the store
+        self._keys: list[str | None] = []  # of each video: the name in the store, if it has one
 
     def open_store(self) -> None:
         """Read from a store from now on; it is made, or brought up to date.
@@ -85,9 +91,12 @@ class OcrReader:
         read whenever they are needed.
 
         Raises:
-            UserError: a process that helped died.
+            UserError: a process that helped died, or the store at a URL can't be read.
         """
         if self.cache_dir is None:
+            return
+        if isinstance(self.cache_dir, str):
+            self._open_remote_store(self.cache_dir)
             return
         paths = (entry.ocr for entry in self.entries)
         names = [None if path is None else os.path.abspath(path) for path in paths]
@@ -110,8 +119,45 @@ class OcrReader:
                 changed = {n for n, stamp in stamps.items() if store.stamps.get(n) != stamp}
                 names = [None if name in changed else name for name in names]
         if store is not None:
-            self._rows = np.array([store.rows.get(name, _NOT_STORED) for name in names], np.int32)
-            self._store = store
+            self._use_store(store, names)
+
+    def _use_store(self, store: OcrStore, keys: list[str | None]) -> None:
+        self._store, self._keys = store, keys
+        self._rows = np.array([store.rows.get(key, _NOT_STORED) for key in keys], np.int32)
+
+    def _open_remote_store(self, url: str) -> None:
+        name = name_portable_store(self.params)
+        try:
+            store = RemoteOcrStore(RemoteFolder(url, "OCR words at a URL"), name)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{url}: holds no OCR words of these ocr_params ({name}); make them with "
+                "python -m tools.cache_words -c CONFIG --out FOLDER and copy them there, or set "
+                "data_loader.args.cache_dir to a folder"
+            ) from error
+        keys = [entry.id if self._is_current(store, entry) else None for entry in self.entries]
+        self._use_store(store, keys)
+
+    def _is_current(self, store: OcrStore, entry: VideoEntry) -> bool:
+        """Whether a video's words are in a store as its document here, if it is here, has them."""
+        stamp = None if entry.ocr is None else _get_stamp(str(entry.ocr))
+        if entry.id not in store.rows or stamp in (None, store.stamps[entry.id]):
+            return entry.id in store.rows
+        return _hash_document(str(entry.ocr)) == store.digests[entry.id]
+
+    def list_documents(self) -> dict[str, StoredDocument]:
+        """Return what is to be exported: the documents by the ids of their videos.
+
+        Raises ``UserError`` where one can't be read.
+        """
+        found = {}
+        for index, entry in enumerate(self.entries):
+            read = self.read(index)
+            if read is None:
+                continue
+            stamp, digest = FileStamp.of(entry.ocr), _hash_document(str(entry.ocr))
+            found[entry.id] = StoredDocument.from_words(stamp, digest, read)
+        return found
 
     def read(self, index: int) -> OcrWords | None:
         """Return the words of a video; None: it has no document.
@@ -129,27 +175,53 @@ class OcrReader:
 
         Those in the store are not read again.
         """
-        names = [entry.ocr and os.path.abspath(entry.ocr) for entry in self.entries]
         known = {} if self._store is None else self._store.digests
-        if sum(name is not None and name not in known for name in names) > MAX_READ:
+        names = [entry.ocr and os.path.abspath(entry.ocr) for entry in self.entries]
+        pairs = list(zip(self._keys or names, names, strict=True))
+        if sum(name is not None and key not in known for key, name in pairs) > MAX_READ:
             return None
-        return hash_unordered(
-            (entry.id, name and (known.get(name) or _hash_document(name) or b"").hex())
-            for entry, name in zip(self.entries, names, strict=True)
+        digests = (
+            known[key].hex() if key in known else name and (_hash_document(name) or b"").hex()
+            for key, name in pairs
         )
+        return hash_unordered(zip((entry.id for entry in self.entries), digests, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
         store = self._store
-        return vars(self) | {"_store": store and (store.path, store.checksum)}
+        return vars(self) | {"_store": store and (store.reopen, store.checksum)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Map the same store in a process that was not forked."""
+        """Open the same store in a process that was not forked."""
         vars(self).update(state)
         if self._store is not None:
-            path, checksum = state["_store"]
-            store = open_store(path)
+            reopen, checksum = state["_store"]
+            store = reopen()
             # A store that was replaced meanwhile has other rows: documents are read then.
             self._store = store if store is not None and store.checksum == checksum else None
+
+
+def name_portable_store(params: OcrParams) -> str:
+    """Return the name of a store of the words that some rules choose, on whatever machine."""
+    key = json.dumps([FORMAT, params.rules()])
+    return f"words-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.safetensors"
+
+
+def export_stores(readers: Sequence[OcrReader], folder: Path) -> int:
+    """Write stores for a URL: of the words that readers choose, one for all of the same rules.
+
+    Returns:
+        The number of documents.
+
+    Raises:
+        UserError: a document can't be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stores: dict[str, dict[str, StoredDocument]] = {}
+    for reader in readers:
+        stores.setdefault(name_portable_store(reader.params), {}).update(reader.list_documents())
+    for name, documents in stores.items():
+        write_store(folder / name, documents)
+    return max(map(len, stores.values()), default=0)
 
 
 def _hash_document(name: str) -> bytes | None:
@@ -266,7 +338,7 @@ def _examine_document(task: _Task) -> StoredDocument | FileStamp | None:
 
 
 def flag_captions_that_need_reading(
-    entries: Sequence[VideoEntry], ocr_dir: Path | None = None, cache_dir: Path | None = None
+    entries: Sequence[VideoEntry], ocr_dir: Path | None = None, cache_dir: Location | None = None
 ) -> list[bool]:
     """Return for each caption of each entry, in order, whether it needs reading.
 
