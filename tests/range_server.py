@@ -15,18 +15,19 @@ class RangeServer(ThreadingHTTPServer):
     """A server at a port that the system chose.
 
     Attributes:
-        fault: what is done to the answers about ``.bin`` files from now on. whole: ranges are
+        spoilt: extension of the files that ``fault`` and ``requests`` are about.
+        fault: what is done to the answers about them from now on. whole: ranges are
             ignored; short: half of a range comes, as if it were all; drop: the connection ends in
             the middle; error: 503; flip: a bit is wrong.
         num_faults: how many answers are still to be spoilt; None: all of them.
-        requests: of ``.bin`` files: (path, first byte, last byte).
+        requests: for ranges of them: (path, first byte, last byte).
     """
 
     daemon_threads = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spoilt: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder = folder
+        self.folder, self.spoilt = folder, spoilt
         self.fault: Fault = "none"
         self.num_faults: int | None = None
         self.requests: list[tuple[str, int, int]] = []
@@ -68,8 +69,10 @@ class _Handler(SimpleHTTPRequestHandler):
             path.read_bytes(),
             re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")),
         )
-        fault = self.server.take_fault() if path.suffix == ".bin" and with_body else "none"
-        if self.server.fault == "whole" and path.suffix == ".bin":
+        fault = (
+            self.server.take_fault() if path.suffix == self.server.spoilt and with_body else "none"
+        )
+        if self.server.fault == "whole" and path.suffix == self.server.spoilt:
             ranges = None
         if fault == "error":
             self.send_error(503)
@@ -77,7 +80,7 @@ class _Handler(SimpleHTTPRequestHandler):
         status, part = 200, data
         if ranges is not None:
             first, last = map(int, ranges.groups())
-            if path.suffix == ".bin":
+            if path.suffix == self.server.spoilt:
                 self.server.requests.append((self.path, first, last))
             if first >= len(data):
                 self.send_error(416)
@@ -100,9 +103,9 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serve_folder(folder: Path) -> Iterator[RangeServer]:
+def serve_folder(folder: Path, spoilt: str = ".bin") -> Iterator[RangeServer]:
     """Serve a folder until the block ends."""
-    with RangeServer(folder) as server:
+    with RangeServer(folder, spoilt) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,9 +95,11 @@ def test_a_round_trip_gives_the_same_cache(texts, cache, tars, tmp_path, capsys)
     for name, held in videos[0].items():
         other = videos[1][name]
         assert held.checksums == other.checksums and held.times == other.times
-        assert held[1:8] == other[1:8] and held.candidates.tolist() == other.candidates.tolist()
+        assert held[1:7] == other[1:7] and held.candidates.tolist() == other.candidates.tolist()
     assert run(texts, "--out", str(tmp_path), "--split", "val", "--verify") == 0
-    assert run(texts, "--out", str(tmp_path), "--split", "val") == 0  # nothing is missing
+    kind = "--format", first.storage.format
+    assert run(texts, "--out", str(tmp_path), "--split", "val", *kind) == 0
+    assert "4 of 4 videos, 0 of them read now" in capsys.readouterr().out
     for index in range(4):
         key = SampleKey(1, index)
         assert dataset(texts, tmp_path)[key].frames.equal(dataset(texts, cache)[key].frames)
@@ -166,15 +169,14 @@ def test_bad_samples_are_left_out_and_told(change, texts, tars, tmp_path, capsys
 def test_of_a_damaged_tar_the_samples_before_are_kept(damage, texts, tars, tmp_path, capsys):
     names = list_tars(tars / TEST)
     bad = tmp_path / "bad.tar"
-    content = b"".join(open(name, "rb").read()[:-10240] for name in names[:1])
     if damage == "cut":
-        bad.write_bytes(open(names[0], "rb").read()[:3000])
+        bad.write_bytes(Path(names[0]).read_bytes()[:3000])
     elif damage == "no tar":
         bad.write_bytes(b"no tar at all" * 1000)
     elif damage == "large header":
         info = tarfile.TarInfo("x")
         info.type, info.size = tarfile.XHDTYPE, 1 << 40
-        bad.write_bytes(content + info.tobuf())
+        bad.write_bytes(info.tobuf(tarfile.GNU_FORMAT))
     assert (
         run(texts, "--out", str(tmp_path), "--split", "val", "--from_tars", str(bad), names[3]) == 1
     )

@@ -11,11 +11,14 @@ import pytest
 from base.batch import SampleKey
 from data_loader.frame_cache.store import Store, _hash_index
 from data_loader.readers.base_reader import VideoError
+from tests.conftest import tiny
 from tests.data_loader.cached_folder import dataset, overrides, run
 from tests.data_loader.textvr_folder import change_json, write_textvr
 from tests.range_server import serve_folder
+from tests.trainer.test_resume import differences, made, settings
 from tools import cache_frames
 from utils import remote_files
+from utils.checkpoint.files import load_checkpoint
 from utils.errors import UserError
 
 pytest.importorskip("aiohttp")
@@ -250,6 +253,33 @@ def _drop_keys(value):
     for video in value["index"]["videos"].values():
         del video["crc32"], video["times"]
     value["sha256"] = _hash_index(value["index"])
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(
+    demo, make_config, dropout_text_model, tmp_path
+):
+    cache = make_cache(tiny(demo), tmp_path / "cache")
+
+    def make_run(name, place):
+        more = settings(dropout_text_model, "data_loader.args.num_workers=1")
+        more.append(f"data_loader.args.frame_cache={place}")
+        return made(make_config(*more, kind="vision"), tmp_path / name)
+
+    with serve_folder(cache) as server:
+        make_run("whole", server.url).fit()
+        first = make_run("first", server.url)
+        first.epochs = 1  # stopped after it
+        first.fit()
+        second = make_run("second", server.url)
+        second.resume(tmp_path / "first/model_last.pth")
+        second.fit()
+        assert server.requests
+    make_run("local", cache).fit()
+    whole, second, local = (
+        load_checkpoint(tmp_path / name / "model_last.pth") for name in ("whole", "second", "local")
+    )
+    assert differences(whole, second) == [] and whole["epoch"] == 2
+    assert differences(whole, local) == ["/config/data_loader/args/frame_cache"]
 
 
 @pytest.fixture(scope="module")
