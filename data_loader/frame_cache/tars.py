@@ -66,7 +66,7 @@ def export_tars(dataset: Any, root: Path, shard_bytes: int = SHARD_BYTES) -> Tar
     writer = import_optional("webdataset", "writing webdataset tars").TarWriter
     result = TarResult(root / cache.store.spec.name)
     result.folder.mkdir(parents=True, exist_ok=True)
-    samples = filter(None, _make_samples(dataset, cache, result))
+    samples = _make_samples(dataset, cache, result)
     first, number = next(samples, None), 0
     while first is not None:
         with atomic_write(result.folder / f"{number:05d}.tar") as temporary:
@@ -85,9 +85,7 @@ def export_tars(dataset: Any, root: Path, shard_bytes: int = SHARD_BYTES) -> Tar
     return result
 
 
-def _make_samples(
-    dataset: Any, cache: FrameCache, result: TarResult
-) -> Iterator[dict[str, Any] | None]:
+def _make_samples(dataset: Any, cache: FrameCache, result: TarResult) -> Iterator[dict[str, Any]]:
     for index, entry in enumerate(dataset.entries):
         cached = cache.videos[name_video(entry.video, cache.data_dir)]
         if cached.error is not None:

@@ -4,7 +4,6 @@ import multiprocessing
 import shutil
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
 
@@ -23,6 +22,8 @@ from utils.errors import UserError
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("s3fs")
+boto3 = pytest.importorskip("boto3")
+fsspec = pytest.importorskip("fsspec")
 moto_server = pytest.importorskip("moto.server")
 
 
@@ -293,6 +294,7 @@ def bucket():
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of another test's server
         client = boto3.client("s3")
         client.create_bucket(Bucket="frames")
         yield client
