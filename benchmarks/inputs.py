@@ -38,6 +38,7 @@ from retrieval.index.arrays import (
     IDS,
     append_rows,
     array_file,
+    map_rows,
 )
 from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.vectors import Vectors
@@ -62,7 +63,8 @@ INDEX_VOCABULARY = 50_000
 ENTRY_WORDS = 6  # in two lines
 ENTRIES_PER_VIDEO = ENTRIES_PER_CLUSTER = 100
 CLUSTER_SPREAD = 0.8  # against the distance between clusters
-_CHUNK = 50_000
+_CHUNK = 50_000  # rows that are made at a time
+_CACHE_KIB = 1 << 18  # of SQLite, while an index is made
 _BOX = np.array([(1.0, 0.1, 0.1, 0.5, 0.2)], dtype=np.float32).tobytes()
 
 
@@ -342,8 +344,8 @@ class IndexContents:
     """The entries of a synthetic index.
 
     Attributes:
-        rows: (N, E) float32 embeddings, in clusters.
-        words: (N, ENTRY_WORDS) int64 numbers of words, with Zipf's frequencies.
+        rows: (N, E) float32 embeddings, in clusters, mapped.
+        words: (N, ENTRY_WORDS) int32 numbers of words, with Zipf's frequencies.
         vocabulary: the words.
     """
 
@@ -368,31 +370,62 @@ class IndexContents:
 
 
 def make_index(
-    folder: Path, size: int, vectors: Vectors = "windows", width: int = WIDTH
+    folder: Path,
+    size: int,
+    vectors: Vectors = "windows",
+    width: int = WIDTH,
+    vocabulary: int = INDEX_VOCABULARY,
+    with_checksums: bool = True,
 ) -> IndexContents:
-    """Write an index of ``size`` entries in a new folder; E is ``width``."""
+    """Write an index of ``size`` entries in a new folder; E is ``width``.
+
+    In memory are 8 bytes for each word of the text, to sort them, and never the vectors. What is
+    written past the writer: rows of arrays and tables, and SQLite's own indexes, after the rows.
+    There are no thumbnails.
+
+    Args:
+        vocabulary: how many distinct words there are.
+        with_checksums: whether the writer adds them; without, it is an index of an early release.
+    """
     folder.mkdir(parents=True)
     model = dict.fromkeys(("name", "path", "sha256", "settings"), "")
     meta = {"folder": b"/".hex(), "model": model, "query_encoder": "", "windows": [10, 5]}
     meta |= {"num_frames": 0} if vectors == "frames" else {}
     IndexWriter.create(folder, width, (), meta)
-    contents = _make_contents(size, width)
-    for first in range(0, size, _CHUNK):
-        part = contents.rows[first : first + _CHUNK]
-        append_rows(array_file(folder, EMBEDDINGS, 1), first, part)
-        append_rows(array_file(folder, IDS, 1), first, np.arange(first + 1, first + 1 + len(part)))
-    counts = {"num_rows": size}
+    _append_vectors(folder, size, width)
+    rows = map_rows(array_file(folder, EMBEDDINGS, 1), np.float32, size, (width,))
+    contents = IndexContents(rows, _draw_words(size, vocabulary), make_vocabulary(vocabulary))
+    counts = {"num_rows": size, "commits": 1}
     if vectors == "frames":
-        counts["num_frames"] = _append_frames(folder, contents.rows)
+        counts["num_frames"] = _append_frames(folder, rows)
     with closing(database.connect(folder, writing=True)) as connection:
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("BEGIN")
+        execute = connection.execute
+        execute("PRAGMA journal_mode = OFF")  # nothing is written twice
+        execute("PRAGMA synchronous = OFF")
+        execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
+        execute("BEGIN")
         _insert_contents(connection, contents)
-        database.write_meta(connection, counts | {"commits": 1})
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    with IndexWriter(folder):  # adds the checksums of what was written past it
-        return contents
+        database.write_meta(connection, counts)
+        execute("COMMIT")
+        execute("PRAGMA journal_mode = WAL")
+    if with_checksums:
+        with IndexWriter(folder):  # adds those of what was written past it
+            pass
+    return contents
+
+
+def _append_vectors(folder: Path, size: int, width: int) -> None:
+    """Write the embeddings of all entries, a part at a time."""
+    rng = np.random.default_rng(0)
+    num_clusters = max(1, size // ENTRIES_PER_CLUSTER)
+    centres = normalize_rows(rng.standard_normal((num_clusters, width), np.float32))
+    for first in range(0, size, _CHUNK):
+        count = min(_CHUNK, size - first)
+        own = centres[rng.integers(num_clusters, size=count)]
+        noise = normalize_rows(rng.standard_normal((count, width), dtype=np.float32))
+        part = normalize_rows(own + CLUSTER_SPREAD * noise)
+        append_rows(array_file(folder, EMBEDDINGS, 1), first, part)
+        append_rows(array_file(folder, IDS, 1), first, np.arange(first + 1, first + 1 + count))
 
 
 def _append_frames(folder: Path, rows: NDArray) -> int:
@@ -410,24 +443,23 @@ def _append_frames(folder: Path, rows: NDArray) -> int:
     return ENTRY_FRAMES * len(rows)
 
 
-def _make_contents(size: int, width: int) -> IndexContents:
-    rng = np.random.default_rng(0)
-    num_clusters = max(1, size // ENTRIES_PER_CLUSTER)
-    centres = normalize_rows(rng.standard_normal((num_clusters, width), np.float32))
-    rows = np.empty((size, width), dtype=np.float32)
+def _draw_words(size: int, vocabulary: int) -> NDArray:
+    """Return the numbers (size, ENTRY_WORDS) int32 of the words of each entry."""
+    limits = np.cumsum(1 / np.arange(1, vocabulary + 1))
+    limits /= limits[-1]
+    rng, words = np.random.default_rng(2), np.empty((size, ENTRY_WORDS), dtype=np.int32)
     for first in range(0, size, _CHUNK):
-        count = min(_CHUNK, size - first)
-        own = centres[rng.integers(num_clusters, size=count)]
-        noise = normalize_rows(rng.standard_normal((count, width), dtype=np.float32))
-        rows[first : first + count] = normalize_rows(own + CLUSTER_SPREAD * noise)
-    shares = 1 / np.arange(1, INDEX_VOCABULARY + 1)
-    draws = np.random.default_rng(2).random((size, ENTRY_WORDS))
-    words = np.searchsorted(np.cumsum(shares) / shares.sum(), draws)
-    letters = random.Random(3)
-    names: dict[str, None] = {}
-    while len(names) < INDEX_VOCABULARY:
+        part = words[first : first + _CHUNK]
+        part[:] = np.minimum(np.searchsorted(limits, rng.random(part.shape)), vocabulary - 1)
+    return words
+
+
+def make_vocabulary(count: int) -> list[str]:
+    """Return words of 4 to 11 letters, the most frequent first; the same ones each time."""
+    letters, names = random.Random(3), dict[str, None]()
+    while len(names) < count:
         names["".join(letters.choices(string.ascii_lowercase, k=letters.randint(4, 11)))] = None
-    return IndexContents(rows, np.minimum(words, INDEX_VOCABULARY - 1), list(names))
+    return list(names)
 
 
 _STAMP = '{"size": 1, "mtime_ns": 0, "sha256": ""}'  # of every video file
@@ -435,35 +467,57 @@ _STAMP = '{"size": 1, "mtime_ns": 0, "sha256": ""}'  # of every video file
 
 def _insert_contents(connection: database.sqlite3.Connection, contents: IndexContents) -> None:
     insert, size = connection.executemany, len(contents.rows)
-    half = ENTRY_WORDS // 2
-    entries = [(i + 1, i // ENTRIES_PER_VIDEO + 1, 5.0 * (i % 100)) for i in range(size)]
+    found = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    indexes = connection.execute(found).fetchall()
+    for name, _ in indexes:
+        connection.execute(f"DROP INDEX {name}")
     insert(
         "INSERT INTO videos VALUES (?, ?, ?, 'null', 600, 640, 360)",
         (
             (video, f"{video % 100}/{video}.mp4".encode(), _STAMP)
-            for video in range(1, entries[-1][1] + 1)
+            for video in range(1, _find_video(size) + 1)
         ),
     )
     insert(
         "INSERT INTO entries VALUES (?, ?, ?, ?, ?)",
-        ((entry, video, start, start + 10, entry - 1) for entry, video, start in entries),
+        (
+            (entry, _find_video(entry), start, start + 10, entry - 1)
+            for entry in range(1, size + 1)
+            for start in [5.0 * ((entry - 1) % ENTRIES_PER_VIDEO)]
+        ),
     )
-    texts = [[contents.vocabulary[word] for word in row] for row in contents.words.tolist()]
     insert(
         "INSERT INTO tracks (id, video_id, text, score, start_s, end_s, boxes) "
         "VALUES (?, ?, ?, 0.9, 0, 1, ?)",
-        (
-            (2 * entry - 1 + line, video, " ".join(words), _BOX)
-            for (entry, video, _), text in zip(entries, texts, strict=True)
-            for line, words in enumerate((text[:half], text[half:]))
-        ),
+        _list_lines(contents),
     )
     insert("INSERT INTO words (id, text) VALUES (?, ?)", enumerate(contents.vocabulary, 1))
     connection.execute("INSERT INTO words_fts (words_fts) VALUES ('rebuild')")
-    entry = np.repeat(np.arange(1, size + 1), ENTRY_WORDS)
-    track = 2 * entry - 1 + np.tile(np.repeat([0, 1], half), size)
-    keys = np.stack([contents.words.ravel() + 1, entry, track], axis=1)
-    keys = keys[np.lexsort(keys.T[::-1])]  # in the table's order, which is the fastest
-    for first in range(0, len(keys), _CHUNK):
-        part = keys[first : first + _CHUNK].tolist()
-        insert("INSERT OR IGNORE INTO postings VALUES (?, ?, ?)", part)
+    _insert_postings(connection, contents.words.ravel())
+    for _, statement in indexes:  # sorted in files, not one row after the other
+        connection.execute(statement)
+
+
+def _find_video(entry: int) -> int:
+    return (entry - 1) // ENTRIES_PER_VIDEO + 1
+
+
+def _list_lines(contents: IndexContents) -> Iterator[tuple[int, int, str, bytes]]:
+    """Yield id, video, text and box of the two lines of each entry."""
+    half = ENTRY_WORDS // 2
+    for first in range(0, len(contents.words), _CHUNK):
+        numbers = contents.words[first : first + _CHUNK].tolist()
+        for entry, row in enumerate(numbers, first + 1):
+            words = [contents.vocabulary[word] for word in row]
+            for line, text in enumerate((words[:half], words[half:])):
+                yield 2 * entry - 1 + line, _find_video(entry), " ".join(text), _BOX
+
+
+def _insert_postings(connection: database.sqlite3.Connection, words: NDArray) -> None:
+    """Insert the places of all words (N * ENTRY_WORDS,), in the table's order."""
+    order = np.argsort(words, kind="stable")  # those of a word by entry, then by line
+    for first in range(0, len(order), _CHUNK):
+        places = order[first : first + _CHUNK]
+        keys = words[places] + 1, places // ENTRY_WORDS + 1, places // (ENTRY_WORDS // 2) + 1
+        rows = zip(*(key.tolist() for key in keys), strict=True)
+        connection.executemany("INSERT OR IGNORE INTO postings VALUES (?, ?, ?)", rows)
