@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import measuring
-from benchmarks.inputs import WIDTH, make_index
+from benchmarks.inputs import make_index
 from retrieval import VideoIndex
 from retrieval.index.arrays import EMBEDDINGS
 from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
@@ -78,11 +78,11 @@ def measure_time(job: Callable[[], object], repeats: int = REPEATS) -> float:
 
 def measure_commits(folder: Path) -> float:
     """Return the time of a commit of one video, in milliseconds."""
-    rows = np.eye(ENTRIES_PER_VIDEO, WIDTH, dtype=np.float32)
     places = tuple(range(ENTRIES_PER_VIDEO))
     line = NewTrack("six words that are read here", 1.0, 0, 1, np.zeros((1, 5)), places)
     numbers = iter(range(REPEATS))
     with lock_index(folder), IndexWriter(folder) as writer:
+        rows = np.eye(ENTRIES_PER_VIDEO, writer.meta["width"], dtype=np.float32)
 
         def write() -> None:
             entries = [
