@@ -377,6 +377,13 @@ def read_videos(connection: sqlite3.Connection) -> dict[str, KnownVideo]:
     }
 
 
+def find_videos(connection: sqlite3.Connection, paths: Sequence[str]) -> list[int]:
+    """Return the ids of those videos (by path) that the index has."""
+    query = "SELECT id FROM videos WHERE path = ?"
+    rows = (connection.execute(query, (os.fsencode(path),)).fetchone() for path in paths)
+    return [row[0] for row in rows if row is not None]
+
+
 def read_entries(connection: sqlite3.Connection) -> dict[int, list[KnownEntry]]:
     """Return the entries of each video (by id), in their order."""
     found: dict[int, list[KnownEntry]] = {}

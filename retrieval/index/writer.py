@@ -212,8 +212,8 @@ class IndexWriter:
         Raises:
             OSError, sqlite3.Error: something can't be written; the index is as it was.
         """
-        before = self.read_videos() if videos else {}
-        drop = [*drop, *(before[video.path].id for video in videos if video.path in before)]
+        before = database.find_videos(self._database, [video.path for video in videos])
+        drop = [*drop, *before]
         num_rows = self.meta["num_rows"]
         with self._transaction():
             gone = [
