@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,9 +21,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.tables import ROOT
+from benchmarks.tables import format_spread as format_spread  # of one module with the others
+from benchmarks.tables import format_table as format_table
 from utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 MIB = 2**20
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices that the machine's rate is measured on
 REPEATS = 5
@@ -76,19 +78,6 @@ def _get_processor() -> str:
 def format_head(result: Result) -> str:
     """Return the line above a result's tables."""
     return f"{result['date']}; {result['machine']}; {result['versions']}"
-
-
-def format_spread(values: Sequence[float], digits: int) -> str:
-    """Return the median, and least … greatest in brackets."""
-    numbers = statistics.median(values), min(values), max(values)
-    median, least, greatest = (f"{number:.{digits}f}" for number in numbers)
-    return f"{median} ({least} … {greatest})"
-
-
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> str:
-    """Return a Markdown table; the first ``num_names`` columns are names, the others numbers."""
-    rule = ["---" if place < num_names else "---:" for place in range(len(columns))]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, rule, *rows))
 
 
 # Processes: peak memory can only be told where nothing else was done before

@@ -5,9 +5,9 @@
     python -m benchmarks.simulate_index --entries 1e7 --width 128 --no-checksums
     python -m benchmarks.simulate_index --entries 1e5 1e6 --json
 
-The entries are made up as those of ``benchmarks.search_scale``, and the number of distinct words
-grows as in a real library: ``VOCABULARY`` times the number of words to the power of ``HEAPS``
-(Heaps' law; misread words are new ones). ``benchmarks.inputs.make_index`` writes the rows of arrays
+The entries are made up as those of ``benchmarks.search_scale``, but the number of distinct words
+grows with that of all words, as in a real library (``benchmarks.scale_estimate``).
+``benchmarks.inputs.make_index`` writes the rows of arrays
 and tables in bulk and in their order, and SQLite's own indexes after them; the writer adds the
 checksums. There are no thumbnails.
 
@@ -42,19 +42,19 @@ from numpy.typing import NDArray
 from benchmarks import measuring
 from benchmarks.index_checks import measure_commits
 from benchmarks.inputs import ENTRY_WORDS, WIDTH, make_index
+from benchmarks.scale_estimate import count_distinct_words
 from benchmarks.search_scale import ask_index, compute_recall, measure_disk, time_queries
 from retrieval import VideoIndex
 from retrieval.index import database
 from retrieval.index.ann import build_ann
 from retrieval.index.writer import IndexWriter, lock_index
-from utils.cli import positive_int, run_cli
+from utils.cli import large_int, positive_int, run_cli
 from utils.errors import UserError
 
-VOCABULARY, HEAPS = 30, 0.6
 SAMPLE_S = 0.01  # between two looks at the memory
 PART = 4  # letters of a part of a word that is looked for
 _MIN_LETTERS = 7  # of a word that is mistyped, or looked for in part
-_TABLES = ("postings", "tracks", "words", "entries", "videos")
+TABLES = ("postings", "tracks", "words", "entries", "videos")
 
 
 class Queries(NamedTuple):
@@ -72,7 +72,7 @@ class Queries(NamedTuple):
 def main() -> None:
     """Run the command."""
     parser = measuring.make_parser(__doc__)
-    parser.add_argument("--entries", type=read_count, nargs="+", default=[100_000], help="of each")
+    parser.add_argument("--entries", type=large_int, nargs="+", default=[100_000], help="of each")
     parser.add_argument("--width", type=positive_int, default=WIDTH, help="of the embeddings")
     parser.add_argument("--queries", type=positive_int, default=20, help="queries of each kind")
     parser.add_argument("--ann", action="store_true", help="make a FAISS index, too")
@@ -87,18 +87,6 @@ def main() -> None:
     measuring.write_result(measuring.describe_machine() | {"cases": cases}, asked.json, make_table)
 
 
-def read_count(text: str) -> int:
-    """Read a number that may be written as 1e6 (a ``type`` of argparse)."""
-    try:
-        count = float(text)
-        is_right = count >= 1 and count == int(count)
-    except (ValueError, OverflowError):
-        is_right = False
-    if not is_right:
-        raise argparse.ArgumentTypeError(f"expected a number such as 100000 or 1e6, got {text}")
-    return int(count)
-
-
 def measure_case(
     folder: Path, size: int, width: int, num_queries: int, with_ann: bool, with_checksums: bool
 ) -> measuring.Result:
@@ -107,7 +95,7 @@ def measure_case(
     What is found is told on the standard error after each step, for the last one may need more than
     the machine has.
     """
-    vocabulary = round(VOCABULARY * (ENTRY_WORDS * size) ** HEAPS)
+    vocabulary = round(count_distinct_words(ENTRY_WORDS * size))
     case: measuring.Result = {"entries": size, "width": width, "words": vocabulary}
 
     def measure(name: str, step: Callable[..., measuring.Result], *arguments: object) -> None:
@@ -235,7 +223,7 @@ def list_parts(folder: Path) -> measuring.Result:
     sizes = "SELECT SUM(pgsize) FROM dbstat WHERE name IN (SELECT name FROM sqlite_master WHERE "
     sizes += "tbl_name = ? OR (?1 = 'words' AND tbl_name LIKE 'words_fts%'))"
     with closing(database.connect(folder)) as connection:
-        for table in _TABLES:
+        for table in TABLES:
             found[table] = connection.execute(sizes, (table,)).fetchone()[0] / 1e6
     return found
 
@@ -285,9 +273,11 @@ def measure_searches(
 
 
 def measure_new_video(folder: Path) -> measuring.Result:
-    """Add videos of ten entries, one commit each."""
+    """Add some videos of ten entries, one commit each; the time is that of all of them."""
     with sample_memory() as memory:
-        return {"commit, by the clock": measure_commits(folder), "peak": memory.peak}
+        clock = Clock()
+        commit = measure_commits(folder)
+        return clock.read() | {"commit, by the clock": commit, "peak": memory.peak}
 
 
 def make_ann(folder: Path, queries: Queries) -> measuring.Result:

@@ -60,6 +60,18 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def large_int(text: str) -> int:
+    """Read a number of at least 1 that may be written as 1e6 (a ``type`` of argparse)."""
+    try:
+        number = float(text)
+        is_right = number >= 1 and number == int(number)
+    except (ValueError, OverflowError):
+        is_right = False
+    if not is_right:
+        raise argparse.ArgumentTypeError(f"expected a whole number such as 5000 or 1e6, got {text}")
+    return int(number)
+
+
 def add_exclude_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--exclude PATTERN``, which may be given several times (``utils.files.list_files``)."""
     parser.add_argument(
