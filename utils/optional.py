@@ -12,7 +12,7 @@ def import_optional(name: str, purpose: str) -> ModuleType:
     """Return an optional package or a module of it.
 
     Args:
-        purpose: what needs it, as the beginning of a sentence: ``an index in object storage``.
+        purpose: what needs it, as the beginning of a sentence: ``an export``.
 
     Raises:
         UserError: it is not installed, or can't be loaded.

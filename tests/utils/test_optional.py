@@ -14,8 +14,8 @@ def test_an_installed_package_is_returned():
 
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lancedb", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError) as error:
-        import_optional("lancedb", "an index in object storage")
-    assert "an index in object storage needs the package lancedb" in str(error.value)
+        import_optional("pyarrow", "an export")
+    assert "an export needs the package pyarrow" in str(error.value)
     assert str(error.value).endswith("pip install -r requirements-scale.txt")
