@@ -9,6 +9,7 @@ before read it, from the shards, and from a server on this machine (moto) by htt
 own work counts, too: a real one has a network in place of it. All frames are compared first.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -64,8 +65,10 @@ def main() -> None:
 def serve_bucket() -> Iterator[tuple[object, str]]:
     """Run an S3 server with one bucket; yields a client, and its address for plain http."""
     import boto3
+    import fsspec
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for every request
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -73,6 +76,7 @@ def serve_bucket() -> Iterator[tuple[object, str]]:
         os.environ["AWS_ENDPOINT_URL"] = address = f"http://{host}:{port}"
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             os.environ[name] = "test"
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of another server
         client = boto3.client("s3", region_name="us-east-1")
         client.create_bucket(Bucket=BUCKET)
         yield client, address
@@ -129,7 +133,7 @@ def read_store(folder: Location) -> ReadClip:
     def read(name: str, places: np.ndarray) -> np.ndarray:
         cached = videos[name]
         parts = store.read_frames(cached, places, name)
-        return np.stack(parts).reshape(-1, 3, *cached.shape)
+        return np.concatenate(parts).reshape(-1, 3, *cached.shape)
 
     return read
 

@@ -234,7 +234,7 @@ class CachedReader(VideoReader):
         )
         parts = store.read_frames(cached, places, self.path)
         if store.storage.format == "raw":
-            return np.stack(parts).reshape(-1, 3, *cached.shape).transpose(0, 2, 3, 1)
+            return np.concatenate(parts).reshape(-1, 3, *cached.shape).transpose(0, 2, 3, 1)
         return torch.stack(list(map(self._decode_jpeg, parts))).permute(0, 2, 3, 1).numpy()
 
     def _decode_jpeg(self, part: np.ndarray) -> torch.Tensor:
