@@ -15,8 +15,9 @@ D documents, W words of all of them, V distinct words, L tracked lines.
     tracks                          (L, 12) float64, in frames and pixels
     line_bounds                     (D + 1,) int64: of the lines of a document, as word_bounds
     document_checksums              (D, 3) int64: CRC-32 of a document's words, lines and tracks
+    array_checksums                 (A,) int64: CRC-32 of the A arrays above, by their sorted names
 
-Files of former releases lack the last two arrays, and can't be read from a URL.
+Files of former releases lack the last three arrays, and can't be read from a URL.
 """
 
 import json
@@ -38,7 +39,7 @@ from utils.remote_files import RemoteError, RemoteFolder
 DIGEST_SIZE = 16  # bytes
 UNKNOWN_TIME = -1  # of a change so recent that the next one may have the same time
 _DTYPES = {"F64": "<f8", "I64": "<i8", "I32": "<i4", "U8": "<u1"}
-_CHECKSUM, _ARRAY_CHECKSUMS = "crc32", "crc32 of arrays"
+_CHECKSUM, _ARRAY_CHECKSUMS = "crc32", "array_checksums"
 _IN_RANGES = ("words", "lines", "tracks")
 _MAX_HEADER = 1 << 20  # bytes
 
@@ -140,13 +141,15 @@ class RemoteOcrStore(OcrStore):
             if not 0 < size <= _MAX_HEADER:
                 raise ValueError(f"a header of {size:,} bytes")
             header = json.loads(folder.read_range(name, (8, 8 + size)))
-            metadata = header.pop("__metadata__")
-            self.checksum = int(metadata[_CHECKSUM])
-            checksums = json.loads(metadata[_ARRAY_CHECKSUMS])
+            self.checksum = int(header.pop("__metadata__")[_CHECKSUM])
             self._places = {
                 key: (8 + size + entry["data_offsets"][0], _DTYPES[entry["dtype"]], entry["shape"])
                 for key, entry in header.items()
             }
+            names = sorted(self._places.keys() - {_ARRAY_CHECKSUMS})
+            span = self._get_span(_ARRAY_CHECKSUMS, 0, len(names))
+            found = self._parse(_ARRAY_CHECKSUMS, folder.read_range(name, span)).tolist()
+            checksums = dict(zip(names, found, strict=True))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, RemoteError):
                 raise
@@ -154,7 +157,7 @@ class RemoteOcrStore(OcrStore):
                 f"{url}: is no store of OCR words that can be read from a URL ({error}); make it "
                 "with python -m tools.cache_words, and copy it there"
             ) from error
-        index = [key for key in self._places if key not in _IN_RANGES]
+        index = [key for key in names if key not in _IN_RANGES]
         spans = [self._get_span(key, 0, self._places[key][2][0]) for key in index]
         crcs = [checksums[key] for key in index]
         parts = folder.read_ranges(name, spans, crcs, "the index of OCR words")
@@ -208,9 +211,9 @@ def write_store(path: Path, documents: Mapping[str, StoredDocument]) -> None:
     arrays["digests"] = np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_SIZE)
     arrays["names"], arrays["name_bounds"] = _join_texts(documents)
     arrays["vocabulary"], arrays["vocabulary_bounds"] = _join_texts(numbers)
-    each = {name: zlib.crc32(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    checksums = {_CHECKSUM: str(_compute_checksum(arrays)), _ARRAY_CHECKSUMS: json.dumps(each)}
-    write_bytes(path, save(arrays, checksums))
+    each = [zlib.crc32(np.ascontiguousarray(array)) for _, array in sorted(arrays.items())]
+    arrays[_ARRAY_CHECKSUMS] = np.array(each, np.int64)
+    write_bytes(path, save(arrays, {_CHECKSUM: str(_compute_checksum(arrays))}))
 
 
 def _compute_document_checksums(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
