@@ -6,7 +6,8 @@
 A raw cache of made frames (242 x 242, 16 candidates a video) is written once as one large shard and
 once in shards of --shard_mb. Clips of 4 frames are read in turn from the one file, as the release
 before read it, from the shards, and from a server on this machine (moto) by http and by S3, whose
-own work counts, too: a real one has a network in place of it. All frames are compared first.
+own work counts, too: a real one has a network in place of it. It reads the whole file for each
+range, so that its time grows with --shard_mb. All frames are compared first.
 """
 
 import logging
@@ -38,8 +39,8 @@ ReadClip = Callable[[str, np.ndarray], np.ndarray]  # a video, places of frames 
 def main() -> None:
     """Run the command."""
     parser = measuring.make_parser(__doc__)
-    parser.add_argument("--videos", type=positive_int, default=400)
-    parser.add_argument("--shard_mb", type=positive_int, default=250, help="(default: 250)")
+    parser.add_argument("--videos", type=positive_int, default=200)
+    parser.add_argument("--shard_mb", type=positive_int, default=40, help="(default: 40)")
     parser.add_argument("--rounds", type=positive_int, default=15)
     parser.add_argument("--clips", type=positive_int, default=400, help="of a round, local")
     asked = parser.parse_args()
