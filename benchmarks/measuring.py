@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.tables import ROOT
-from benchmarks.tables import format_spread as format_spread  # of one module with the others
+from benchmarks.tables import format_spread as format_spread  # benchmarks have them from here
 from benchmarks.tables import format_table as format_table
 from utils.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 MIB = 2**20
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices that the machine's rate is measured on
 REPEATS = 5

@@ -11,11 +11,12 @@ Nothing is measured here: each figure is a formula of constants, any of which ma
 """
 
 import argparse
+import ast
 import json
 import math
+import operator
 import sys
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from benchmarks.tables import format_table
@@ -79,61 +80,46 @@ def count_distinct_words(
 
 
 class Figure(NamedTuple):
-    """What is estimated: its name, the formula as it is shown, the unit, and the formula."""
+    """What is estimated: its name, its unit, and the formula, which is computed as it is shown."""
 
     name: str
-    formula: str
     unit: str  # "", "h", "B" or "s"
-    compute: Callable[[SimpleNamespace], float]
+    formula: str  # see ``compute``
 
 
 # By the names that later formulas have for them.
 FIGURES = {
-    "hours": Figure("hours of video", "videos * minutes / 60", "h",
-        lambda c: c.videos * c.minutes / 60),
-    "entries": Figure("entries", "videos * minutes * windows", "",
-        lambda c: c.videos * c.minutes * c.windows),
-    "all_lines": Figure("lines of text", "videos * minutes * lines", "",
-        lambda c: c.videos * c.minutes * c.lines),
-    "places": Figure("places of words", "all_lines * words * seen_in", "",
-        lambda c: c.all_lines * c.words * c.seen_in),
-    "vocabulary": Figure("distinct words", "first_words * (all_lines * words) ** heaps", "",
-        lambda c: count_distinct_words(c.all_lines * c.words, c.first_words, c.heaps)),
-    "decoding": Figure("decoding for the model, CPU", "videos * minutes * decode_s / 3600", "h",
-        lambda c: c.videos * c.minutes * c.decode_s / 3600),
-    "spotting": Figure("spotting, decoding included, CPU",
-        "videos * minutes * looks * spot_s / 3600", "h",
-        lambda c: c.videos * c.minutes * c.looks * c.spot_s / 3600),
-    "embedding": Figure("embedding by the published model, GPU",
-        "entries * embed_gpu_s / 3600", "h",
-        lambda c: c.entries * c.embed_gpu_s / 3600),
-    "cpu_embedding": Figure("embedding by SigLIP 2, CPU",
-        "entries * embed_cpu_s / 3600", "h",
-        lambda c: c.entries * c.embed_cpu_s / 3600),
-    "vectors": Figure("vectors", "entries * (width * 4 + frames * (width * 2 + 8))", "B",
-        lambda c: c.entries * (c.width * 4 + c.frames * (c.width * 2 + 8))),
-    "text": Figure("text and entries, index.db",
+    "hours": Figure("hours of video", "h", "videos * minutes / 60"),
+    "entries": Figure("entries", "", "videos * minutes * windows"),
+    "all_lines": Figure("lines of text", "", "videos * minutes * lines"),
+    "places": Figure("places of words", "", "all_lines * words * seen_in"),
+    "vocabulary": Figure("distinct words", "", "first_words * (all_lines * words) ** heaps"),
+    "decoding": Figure("decoding for the model, CPU", "h", "videos * minutes * decode_s / 3600"),
+    "spotting": Figure("spotting, decoding included, CPU", "h",
+        "videos * minutes * looks * spot_s / 3600"),
+    "embedding": Figure("embedding by the published model, GPU", "h",
+        "entries * embed_gpu_s / 3600"),
+    "cpu_embedding": Figure("embedding by SigLIP 2, CPU", "h", "entries * embed_cpu_s / 3600"),
+    "vectors": Figure("vectors", "B", "entries * (width * 4 + frames * (width * 2 + 8))"),
+    "text": Figure("text and entries, index.db", "B",
         "all_lines * line_bytes + places * place_bytes + vocabulary * word_bytes "
-        "+ entries * entry_bytes", "B",
-        lambda c: c.all_lines * c.line_bytes + c.places * c.place_bytes
-        + c.vocabulary * c.word_bytes + c.entries * c.entry_bytes),
-    "thumbnails": Figure("thumbnails, a file an entry", "entries * thumbnail_bytes", "B",
-        lambda c: c.entries * c.thumbnail_bytes),
-    "faiss": Figure("FAISS, in memory", "entries * (1 + frames) * code_bytes", "B",
-        lambda c: c.entries * (1 + c.frames) * c.code_bytes),
-    "memory": Figure("vocabulary, in memory of each process", "vocabulary * word_memory", "B",
-        lambda c: c.vocabulary * c.word_memory),
-    "exact": Figure("query by meaning, exact, CPU", "vectors / 10 ** 9 * compare_s", "s",
-        lambda c: c.vectors / 10**9 * c.compare_s),
-    "near": Figure("query by meaning, FAISS", "(entries * (1 + frames)) ** 0.5 * faiss_s", "s",
-        lambda c: (c.entries * (1 + c.frames)) ** 0.5 * c.faiss_s),
-    "common": Figure("query of the commonest word, CPU",
-        "places / (log(vocabulary) + 0.577) * place_s", "s",
-        lambda c: c.places / (math.log(c.vocabulary) + 0.577) * c.place_s),
-    "opening": Figure("opening, CPU", "entries * open_s", "s", lambda c: c.entries * c.open_s),
-    "check": Figure("check before an update, CPU", "entries * check_s / 3600", "h",
-        lambda c: c.entries * c.check_s / 3600),
+        "+ entries * entry_bytes"),
+    "thumbnails": Figure("thumbnails, a file an entry", "B", "entries * thumbnail_bytes"),
+    "faiss": Figure("FAISS, in memory", "B", "entries * (1 + frames) * code_bytes"),
+    "memory": Figure("vocabulary, in memory of each process", "B", "vocabulary * word_memory"),
+    "exact": Figure("query by meaning, exact, CPU", "s", "vectors / 10 ** 9 * compare_s"),
+    "near": Figure("query by meaning, FAISS", "s", "(entries * (1 + frames)) ** 0.5 * faiss_s"),
+    "common": Figure("query of the commonest word, CPU", "s",
+        "places / (log(vocabulary) + 0.577) * place_s"),
+    "opening": Figure("opening, CPU", "s", "entries * open_s"),
+    "check": Figure("check before an update, CPU", "h", "entries * check_s / 3600"),
 }  # fmt: skip
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
 
 
 def main() -> None:
@@ -176,11 +162,37 @@ def read_constants(pairs: list[str]) -> dict[str, float]:
 
 
 def estimate(videos: int, values: Mapping[str, float]) -> dict[str, float]:
-    """Return each figure for a number of videos: counts, hours, bytes and seconds."""
-    known = SimpleNamespace(videos=videos, **values)
+    """Return each figure for a number of videos: counts, hours, bytes and seconds.
+
+    Raises ``UserError`` where the constants give no number.
+    """
+    known = {"videos": float(videos), **values}
     for key, figure in FIGURES.items():
-        setattr(known, key, figure.compute(known))
-    return {key: getattr(known, key) for key in FIGURES}
+        try:
+            known[key] = compute(figure.formula, known)
+        except (ArithmeticError, ValueError) as error:
+            raise UserError(
+                f"{figure.name}: {figure.formula} gives no number ({error}); set other constants"
+            ) from error
+    return {key: known[key] for key in FIGURES}
+
+
+def compute(formula: str, known: Mapping[str, float]) -> float:
+    """Return the value of a formula: of numbers, names, ``+ * / **``, brackets and ``log``."""
+
+    def visit(node: ast.expr) -> float:
+        match node:
+            case ast.Constant(value):
+                return value
+            case ast.Name(name):
+                return known[name]
+            case ast.BinOp(left, operation, right):
+                return _OPERATORS[type(operation)](visit(left), visit(right))
+            case ast.Call(ast.Name("log"), [argument]):
+                return math.log(visit(argument))
+        raise ValueError(f"{formula}: {ast.unparse(node)} is no part of a formula")
+
+    return visit(ast.parse(formula, mode="eval").body)
 
 
 def make_table(columns: Mapping[int, Mapping[str, float]]) -> str:

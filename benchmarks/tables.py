@@ -2,9 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
 
 
 def format_spread(values: Sequence[float], digits: int) -> str:

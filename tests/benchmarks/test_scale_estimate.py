@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import scale_estimate
 from benchmarks.scale_estimate import CONSTANTS, FIGURES, VIDEOS, estimate, format_figure
-from benchmarks.tables import ROOT
+from tests.conftest import ROOT
 from utils.errors import UserError
 
 VALUES = {name: constant.value for name, constant in CONSTANTS.items()}
@@ -54,6 +54,18 @@ def test_formulas_are_what_is_computed():
     for key, value in estimate(12_345, VALUES).items():
         known[key] = eval(FIGURES[key].formula, {}, known)
         assert known[key] == pytest.approx(value), key
+
+
+@pytest.mark.parametrize("formula", ["videos - 1", "exp(videos)", "__import__('os')", "[videos]"])
+def test_a_formula_is_arithmetic_only(formula):
+    with pytest.raises((KeyError, ValueError)):
+        scale_estimate.compute(formula, {"videos": 1.0})
+
+
+def test_constants_that_give_no_number_are_told():
+    done = run("--set", "first_words=0")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "query of the commonest word, CPU: places / (log(vocabulary)" in done.stderr
 
 
 def test_the_page_shows_what_the_command_says():

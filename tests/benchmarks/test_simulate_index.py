@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import simulate_index
 from benchmarks.inputs import make_index, make_vocabulary
-from benchmarks.tables import ROOT
 from retrieval import VideoIndex
 from retrieval.index.integrity import verify_index
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("with_checksums", [True, False])
