@@ -23,8 +23,8 @@ from benchmarks import measuring
 from benchmarks.inputs import make_index
 from retrieval import VideoIndex
 from retrieval.index.arrays import EMBEDDINGS
-from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.index.integrity import VectorCheck, check_completely, verify_index
+from retrieval.index.records import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.index.writer import IndexWriter, lock_index
 from utils.cli import positive_int, run_cli
 

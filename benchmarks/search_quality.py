@@ -34,7 +34,7 @@ from benchmarks.nothing_found import SENTENCES
 from data_loader.synthetic.scene import list_looks
 from retrieval import VideoIndex
 from retrieval.index.arrays import EMBEDDINGS
-from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
+from retrieval.index.records import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.index.unrelated import UNRELATED_TEXTS
 from retrieval.index.words import get_words
 from retrieval.index.writer import IndexWriter, lock_index

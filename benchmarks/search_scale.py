@@ -37,8 +37,9 @@ from benchmarks.inputs import ENTRY_FRAMES, WIDTH, make_index
 from model.frozen_in_time import QueryEncoder
 from model.int8_linear import is_int8_usable, quantize_linears
 from retrieval import VideoIndex
-from retrieval.index.ann import MIN_VECTORS, build_ann
+from retrieval.index.ann import build_ann
 from retrieval.index.query_embedder import MAX_BATCH
+from retrieval.index.store import MIN_VECTORS
 from retrieval.index.vectors import Vectors
 from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, run_search

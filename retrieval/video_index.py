@@ -16,6 +16,7 @@ from retrieval.index import database, identity
 from retrieval.index.checksums import VALUES
 from retrieval.index.integrity import VectorCheck, check_model_files, check_opening
 from retrieval.index.layout import thumbnail_file
+from retrieval.index.records import decode_path
 from retrieval.index.roots import Roots
 from retrieval.results import (
     MODES,
@@ -187,7 +188,7 @@ class VideoIndex:
         """Files and folders outside of the roots to which links in them led, when last indexed."""
         with self.reading() as (connection, _):
             targets = database.read_meta(connection).get("link_targets", [])
-        return [database.decode_path(target) for target in targets]
+        return [decode_path(target) for target in targets]
 
     def __len__(self) -> int:
         """Return the number of entries."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from retrieval.export.schema import VectorKinds
 from retrieval.index import database
-from retrieval.index.database import ContentStamp
 from retrieval.index.integrity import VectorCheck
+from retrieval.index.records import ContentStamp
 from retrieval.index.words import fold_formerly, get_words, list_index_words
 from retrieval.results import TextTrack, Video
 from retrieval.search import snapshot as lookups

@@ -16,12 +16,12 @@ from retrieval.errors import DamagedIndexError
 from retrieval.index.arrays import keeps_frames, map_vectors
 from retrieval.index.checksums import hash_files
 from retrieval.index.integrity import describe_ann_damage
+from retrieval.index.store import MIN_VECTORS
 from retrieval.index.vectors import EntryVectors
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
 from utils.files import atomic_write
 
-MIN_VECTORS = 10_000  # below, comparing all of them is as fast
 PROBES = 32  # cells that a query looks into
 _ROWS_PER_CELL = 40  # that k-means needs for each cell
 _CODE_BYTES = 64  # of a vector, at most

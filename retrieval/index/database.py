@@ -11,26 +11,32 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from typing_extensions import Self
 
 from retrieval.errors import DamagedIndexError, IndexFolderError
+from retrieval.index.records import (
+    ContentStamp,
+    KnownEntry,
+    KnownLine,
+    KnownVideo,
+    NewEntry,
+    NewTrack,
+    NewVideo,
+    Stamps,
+    build_name_track,
+)
 from retrieval.index.words import (
     fold_formerly,
     get_words,
     list_index_words,
     list_pieces,
     reduce_word,
-    split_at_signs,
 )
 from retrieval.results import TrackKind
-from utils.errors import UserError
-from utils.files import FileStamp, hash_file
 
 DATABASE = "index.db"
 # Format 2 may have vectors of frames, another model than its first one, or none. Format 3 has lines
@@ -81,104 +87,6 @@ CREATE TABLE pieces (
     piece TEXT NOT NULL, word_id INTEGER NOT NULL, PRIMARY KEY (piece, word_id)) WITHOUT ROWID;
 """
 SCHEMA += _WORD_PARTS
-
-
-@dataclass(frozen=True)
-class ContentStamp(FileStamp):
-    """Size, time of change, and ``sha256`` of the content of a file when it was indexed."""
-
-    sha256: str
-
-    @classmethod
-    def of(cls, path: str | Path) -> Self:
-        """Look at a file and read it; raises ``UserError``."""
-        try:
-            found = FileStamp.of(path)
-            return cls(found.size, found.mtime_ns, hash_file(Path(path)))
-        except OSError as error:
-            raise UserError(f"{path}: can't be read ({error.strerror})") from error
-
-    def matches_size_and_time(self, path: Path) -> bool:
-        """Whether a file still has this size and time; raises ``OSError``."""
-        return FileStamp(self.size, self.mtime_ns) == FileStamp.of(path)
-
-    def find_same(self, path: Path) -> Self | None:
-        """Return the stamp of a file that still has this content; None where it has another.
-
-        A file of the same size and time counts as unchanged; otherwise its content decides. Raises
-        ``UserError`` or ``OSError`` where it can't be read.
-        """
-        if self.matches_size_and_time(path):
-            return self
-        if path.stat().st_size != self.size:
-            return None
-        found = type(self).of(path)
-        return found if found.sha256 == self.sha256 else None
-
-
-@dataclass
-class NewEntry:
-    """A window of a video."""
-
-    start_s: float
-    end_s: float
-    thumbnail: bytes  # a JPEG
-    # Name of array -> (E,) float32; frame vectors are (F, E).
-    embeddings: dict[str, NDArray] = field(default_factory=dict)
-    frame_times: Sequence[float] = ()  # (F,) of the frames that the model is shown, seconds
-
-
-@dataclass(frozen=True)
-class NewTrack:
-    """A line of text of a video."""
-
-    text: str  # as it was read
-    score: float  # confidence of the reading
-    start_s: float  # when it is first seen
-    end_s: float  # when it was last seen
-    boxes: NDArray  # (N, 5) float32: time, left, top, right, bottom; by time
-    seen_in: tuple[int, ...]  # positions of the video's entries in which it is seen or said
-    kind: TrackKind = "read"
-
-
-@dataclass
-class NewVideo:
-    """A video with all of its entries and tracks."""
-
-    path: str  # within the indexed folder, ``/`` between its parts
-    stamp: ContentStamp  # of the file
-    ocr_stamp: ContentStamp | None  # of its OCR document; None where it has none
-    duration_s: float  # until the end of its last frame
-    width: int  # of a frame, pixels
-    height: int  # of a frame, pixels
-    entries: list[NewEntry] = field(default_factory=list)
-    tracks: list[NewTrack] = field(default_factory=list)
-
-
-Stamps = tuple[ContentStamp, ContentStamp | None]  # of a video's file and of its OCR document
-
-
-class KnownVideo(NamedTuple):
-    """A video of the index, with the stamps of its file and of its OCR document."""
-
-    id: int
-    stamp: ContentStamp
-    ocr_stamp: ContentStamp | None
-
-
-class KnownEntry(NamedTuple):
-    """A window of a video of the index."""
-
-    id: int
-    start_s: float
-
-
-class KnownLine(NamedTuple):
-    """A line of text that was read in a video of the index, as ``NewTrack``."""
-
-    text: str
-    score: float
-    boxes: NDArray  # (N, 5) float32
 
 
 def create_database(folder: Path, meta: dict[str, Any]) -> None:
@@ -358,16 +266,6 @@ def write_meta(connection: sqlite3.Connection, values: dict[str, Any]) -> None:
             connection.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
 
-def encode_path(path: Path) -> str:
-    """Return a path as ``meta`` keeps it: its bytes, in hexadecimal."""
-    return os.fsencode(path).hex()
-
-
-def decode_path(text: str) -> Path:
-    """Return the path that ``encode_path`` was given."""
-    return Path(os.fsdecode(bytes.fromhex(text)))
-
-
 def read_videos(connection: sqlite3.Connection) -> dict[str, KnownVideo]:
     """Return the videos of an index by path."""
     rows = connection.execute("SELECT id, path, stamp, ocr_stamp FROM videos")
@@ -439,16 +337,6 @@ def insert_video(
     for track in (*video.tracks, name):
         insert_track(connection, video_id, track, ids)
     return list(zip(ids, video.entries, strict=True))
-
-
-def build_name_track(path: str, duration_s: float, num_entries: int) -> NewTrack:
-    """Return the words of a video's path within its folder as a line that all its entries have.
-
-    ``2019/charlie_chaplin.mp4`` is ``2019 charlie chaplin``.
-    """
-    words = split_at_signs(os.path.splitext(path)[0])
-    nowhere = np.zeros((0, 5), np.float32)
-    return NewTrack(words, 1.0, 0.0, duration_s, nowhere, tuple(range(num_entries)), "name")
 
 
 def insert_track(

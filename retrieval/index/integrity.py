@@ -11,7 +11,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from retrieval.index.arrays import (
 )
 from retrieval.index.database import DATABASE, open_database, read_meta
 from retrieval.index.layout import THUMBNAILS, thumbnail_file
+from retrieval.index.records import Damage
 
 ID = "id"  # key of ``meta``: by it the files of an index know each other
 # Copy of how the index was made, for the repair of one whose database is lost.
@@ -42,13 +43,6 @@ _SMALL_ARRAY = 1 << 24
 _SMALL_FILE = 1 << 20
 MOST_VECTORS = 1 << 30  # that a search checks before it compares them
 _SAMPLE = 64  # rows of which more are looked at
-
-
-class Damage(NamedTuple):
-    """What is wrong with a file of an index."""
-
-    file: str  # within the folder
-    what: str
 
 
 def check_opening(folder: Path, meta: dict[str, Any], connection: sqlite3.Connection) -> None:

@@ -25,11 +25,11 @@ from data_loader.ocr.ocr_words import OcrLine
 from data_loader.readers.tolerant_reader import open_tolerantly
 from retrieval.index.arrays import WITHOUT, keeps_frames
 from retrieval.index.checksums import FILES, hash_files
-from retrieval.index.database import KnownEntry, KnownLine, KnownVideo
 from retrieval.index.integrity import find_file_damage
 from retrieval.index.layout import CONFIG, QUERY_ENCODER, config_file, list_model_files
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
+from retrieval.index.records import KnownEntry, KnownLine, KnownVideo
 from retrieval.index.roots import Roots
 from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.vectors import Vectors

@@ -12,7 +12,7 @@ import retrieval.registrations  # noqa: F401
 from data_loader.ocr.ocr_words import OcrLine, load_ocr_document, parse_document
 from data_loader.ocr.paths import find_documents
 from retrieval.errors import IndexFolderError
-from retrieval.index.database import ContentStamp, decode_path, encode_path
+from retrieval.index.records import ContentStamp, decode_path, encode_path
 from retrieval.spotting.text_spotter import build_spotter, describe_identity
 from retrieval.spotting.video import EVERY_S, spot_video
 from utils.errors import UserError

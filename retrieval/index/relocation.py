@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from retrieval.index.database import KnownVideo, decode_path, encode_path
+from retrieval.index.records import KnownVideo, decode_path, encode_path
 from retrieval.index.roots import ONLY, Roots
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError

@@ -41,7 +41,6 @@ from retrieval.index.arrays import (
     map_array,
     map_vectors,
 )
-from retrieval.index.database import ContentStamp, KnownLine, NewTrack
 from retrieval.index.integrity import (
     ID,
     SETTINGS,
@@ -54,6 +53,7 @@ from retrieval.index.integrity import (
 )
 from retrieval.index.layout import thumbnail_file
 from retrieval.index.model_change import restore_line
+from retrieval.index.records import ContentStamp, KnownLine, NewTrack, build_name_track
 from retrieval.index.roots import Roots
 from retrieval.index.video_file import (
     ReadingParams,
@@ -518,7 +518,7 @@ def _insert_video(connection: sqlite3.Connection, video: _Video) -> None:
         kind = track.get("kind", "read")
         new = NewTrack(track["text"], track["score"], *times, boxes, seen_in, kind)
         database.insert_track(connection, video.id, new, ids)
-    name = database.build_name_track(video.name, video.row[4], len(ids))
+    name = build_name_track(video.name, video.row[4], len(ids))
     database.insert_track(connection, video.id, name, ids)
 
 

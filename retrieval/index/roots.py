@@ -13,7 +13,7 @@ from typing import Any
 from typing_extensions import Self
 
 from data_loader.readers.container import list_searchable
-from retrieval.index.database import decode_path, encode_path
+from retrieval.index.records import decode_path, encode_path
 from utils.errors import UserError
 from utils.files import FileListing
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.index.database import NewEntry, NewVideo
+from retrieval.index.records import NewEntry, NewVideo
 from utils.files import atomic_write
 
 FOLDER = "unfinished"  # in an index folder

@@ -14,15 +14,16 @@ from tqdm import tqdm
 from base.config import PrecisionName
 from retrieval.errors import IndexFolderError, OtherModelError
 from retrieval.index import database
-from retrieval.index.ann import MIN_VECTORS, build_ann, count_vectors
+from retrieval.index.ann import build_ann, count_vectors
 from retrieval.index.arrays import keeps_frames
-from retrieval.index.database import encode_path
 from retrieval.index.identity import check_model, describe_model, identify_model
 from retrieval.index.integrity import check_completely
 from retrieval.index.model_change import EmbeddingProgress, embed_anew, save_model
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.records import STRIDE_S, WINDOW_S, encode_path
 from retrieval.index.relocation import has_followed
 from retrieval.index.roots import ONLY, Roots, VideoListing
+from retrieval.index.store import MIN_VECTORS
 from retrieval.index.unfinished import UnfinishedVideos, remove_unfinished
 from retrieval.index.update_plan import UpdatePlan, apply_plan, has_changed, plan_update
 from retrieval.index.vectors import Vectors
@@ -33,13 +34,7 @@ from retrieval.index.video_file import (
     open_video_file,
 )
 from retrieval.index.window_batches import NoEncoder, embed_videos
-from retrieval.index.writer import (
-    STRIDE_S,
-    WINDOW_S,
-    IndexWriter,
-    lock_index,
-    read_index_meta,
-)
+from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from utils.errors import UserError
 
 if TYPE_CHECKING:  # without a model nothing needs torch

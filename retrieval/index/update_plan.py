@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrieval.index.database import ContentStamp, KnownVideo, Stamps
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.records import ContentStamp, KnownVideo, Stamps
 from retrieval.index.roots import Roots
 from retrieval.index.writer import IndexWriter
 from utils.errors import UserError

@@ -22,8 +22,8 @@ from data_loader.frame_sampling import sample_frame_indices
 from data_loader.ocr.ocr_words import OcrLine, OcrParams, normalise_tracks, select_words
 from data_loader.readers.image_reader import encode_jpeg
 from data_loader.readers.tolerant_reader import SEARCH_READER, TolerantReader, open_tolerantly
-from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo, Stamps
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.records import ContentStamp, NewEntry, NewTrack, NewVideo, Stamps
 from retrieval.index.roots import Roots
 from utils.errors import UserError
 from utils.times import LATE_S, LONGEST_S

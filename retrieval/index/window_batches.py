@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from numpy.typing import NDArray
 
-from retrieval.index.database import NewEntry, NewVideo
+from retrieval.index.records import NewEntry, NewVideo
 from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.video_file import VideoFile
 from utils.errors import UserError

@@ -35,14 +35,6 @@ from retrieval.index.arrays import (
     map_array,
     map_vectors,
 )
-from retrieval.index.database import (
-    KnownEntry,
-    KnownLine,
-    KnownVideo,
-    NewEntry,
-    NewVideo,
-    Stamps,
-)
 from retrieval.index.integrity import (
     ID,
     SETTINGS,
@@ -59,6 +51,8 @@ from retrieval.index.layout import (
     query_encoder_folder,
     thumbnail_file,
 )
+from retrieval.index.records import KnownEntry, KnownLine, KnownVideo, NewEntry, NewVideo, Stamps
+from retrieval.index.store import MAX_DEAD
 from utils.files import (
     FileLockedError,
     lock_file,
@@ -75,9 +69,6 @@ _CONTENT = {
     "commits", "generation", "num_rows", "successor", "ann",
     checksums.ARRAYS, checksums.TABLES, checksums.VALUES,
 }  # fmt: skip
-# A search skips the rows of videos that are gone; beyond this share they are dropped.
-MAX_DEAD = 0.25
-WINDOW_S, STRIDE_S = 10.0, 5.0  # of the entries of a new index
 
 
 def read_index_meta(out: Path) -> dict[str, Any] | None:

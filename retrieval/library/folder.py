@@ -20,16 +20,11 @@ from typing import Any
 from retrieval.errors import LIBRARY_LOCK, DamagedIndexError
 from retrieval.index import database
 from retrieval.index.integrity import check_completely
+from retrieval.index.records import STRIDE_S, WINDOW_S
 from retrieval.index.relocation import relocate_folder
 from retrieval.index.repair import repair_index
 from retrieval.index.roots import Roots
-from retrieval.index.writer import (
-    STRIDE_S,
-    WINDOW_S,
-    IndexWriter,
-    lock_index,
-    read_index_meta,
-)
+from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from retrieval.library.documents import LibraryText
 from retrieval.library.settings import LibrarySettings
 from utils.errors import UserError

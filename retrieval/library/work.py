@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.index.database import encode_path
 from retrieval.index.hub import DEFAULT_TOWER, OPEN_CLIP, HubError, locate_model
+from retrieval.index.records import encode_path
 from retrieval.index.roots import Roots, VideoListing
 from retrieval.index.update import IndexOptions, IndexUpdate, begin_update
 from retrieval.index.update_plan import UpdatePlan, apply_plan, plan_update

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_loader.readers.container import SEARCHABLE_EXTENSIONS
+from retrieval.index.records import Line, Postings
 from retrieval.index.words import (
     find_joined,
     fold_formerly,
@@ -47,14 +48,7 @@ from retrieval.search.misreading import (
     is_plausible,
     score_edits,
 )
-from retrieval.search.snapshot import (
-    MAX_LETTERS,
-    Line,
-    Postings,
-    Snapshot,
-    Vocabulary,
-    read_lines,
-)
+from retrieval.search.snapshot import MAX_LETTERS, Snapshot, Vocabulary, read_lines
 
 MAX_WORDS = 500  # that contain a term: the shortest
 MAX_SENTENCES = 5000  # the same where words are whole sentences, in scripts without blanks

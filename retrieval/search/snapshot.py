@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from retrieval.index.ann import AnnIndex
 from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
 from retrieval.index.database import read_version
 from retrieval.index.layout import query_encoder_folder
-from retrieval.index.words import fold_formerly, get_words
-from retrieval.results import Box, Entry, TextTrack, TrackKind, Video
+from retrieval.index.records import EntryTable, Line, Postings
+from retrieval.results import Box, Entry, TextTrack, Video
 from retrieval.search.calibration import MIN_ENTRIES, Calibration
 from retrieval.search.misreading import MIN_ALIKE, fold_lookalikes
 from utils.batching import Batcher
@@ -41,58 +41,6 @@ _MAX_LISTED = 1000  # of them, of which these are chosen
 _MAX_VALUES = 900  # of one statement, which SQLite limits
 
 Kept = TypeVar("Kept")
-
-
-class Postings(NamedTuple):
-    """Where a word stands: the line (M,) and an entry (M,) that has it, by their ids, ascending."""
-
-    entries: NDArray
-    tracks: NDArray
-
-
-class EntryTable(NamedTuple):
-    """Where the entry of each row is: (N,) each; 0 where a row is dead."""
-
-    videos: NDArray  # int64 ids
-    starts: NDArray  # float64, seconds
-    ends: NDArray
-
-
-class Line(NamedTuple):
-    """A line of text of a video."""
-
-    text: str
-    start_s: float
-    end_s: float
-    kind: TrackKind
-    boxes: NDArray  # (F, 5) float32: time and corners; F is 0 without a place
-    is_former: bool = False  # whether the index has its words as formats before 4
-
-    @property
-    def words(self) -> list[str]:
-        """Its words, as the index has them."""
-        words = get_words(self.text)
-        return [fold_formerly(word) for word in words] if self.is_former else words
-
-    @property
-    def box(self) -> Box | None:
-        """The mean over its frames."""
-        return Box(*self.boxes[:, 1:].mean(axis=0).tolist()) if len(self.boxes) else None
-
-    def find_box(self, time_s: float) -> Box | None:
-        """Return where it is at a time: in the nearest of the frames in which it was spotted."""
-        if not len(self.boxes):
-            return None
-        nearest = np.abs(self.boxes[:, 0] - time_s).argmin()
-        return Box(*self.boxes[nearest, 1:].tolist())
-
-    def find_first(self, start_s: float) -> float:
-        """Return when it is first seen or said from a time on; if not at all, its beginning."""
-        if self.start_s >= start_s or not len(self.boxes):
-            return max(self.start_s, start_s)
-        times = self.boxes[:, 0]
-        later = times[times >= start_s]
-        return float(later.min()) if len(later) else start_s
 
 
 class Snapshot:

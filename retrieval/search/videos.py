@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.index.records import EntryTable
 from retrieval.results import (
     SORTS,
     QueryTerm,
@@ -27,7 +28,7 @@ from retrieval.results import (
 from retrieval.search.calibration import MIN_Z_SCORE
 from retrieval.search.hybrid import EmbeddedQuery, Ranking, SearchRequest, rank_entries
 from retrieval.search.keyword import LineMatch, TermMatch, find_matches, list_words
-from retrieval.search.snapshot import EntryTable, Snapshot
+from retrieval.search.snapshot import Snapshot
 from utils.errors import UserError
 
 MAX_RANKED = 20_000  # entries whose videos are listed: the best

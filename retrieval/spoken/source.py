@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data_loader.ocr.ocr_words import OcrLine, parse_document
-from retrieval.index.database import ContentStamp
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.records import ContentStamp
 from retrieval.spoken.embedded import read_embedded_subtitles
 from retrieval.spoken.subtitles import SpokenLine, find_subtitle_files, read_subtitle_file
 from retrieval.spoken.timeline import read_start_times

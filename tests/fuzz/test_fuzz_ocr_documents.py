@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from data_loader.collate import Collate
 from data_loader.data_check.documents import read_document
 from data_loader.ocr.ocr_words import OcrParams, normalise_tracks, read_ocr_words
-from retrieval.index.database import ContentStamp
 from retrieval.index.ocr_text import OcrFolder
+from retrieval.index.records import ContentStamp
 from retrieval.index.video_file import ReadingParams, VideoFile
 from tests.fuzz.fuzzing import end_well, fuzz
 from tests.fuzz.json_mutations import dump, mutated_bytes, mutated_values

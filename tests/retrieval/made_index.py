@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.index.arrays import EMBEDDINGS, FRAMES
-from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.index.query_embedder import normalize_rows
+from retrieval.index.records import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.index.vectors import Vectors
 from retrieval.index.words import fold_formerly, get_words
 from retrieval.index.writer import IndexWriter, lock_index

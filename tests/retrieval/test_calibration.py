@@ -11,8 +11,8 @@ import search as search_script
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
 from retrieval.index.arrays import EMBEDDINGS, WITHOUT
-from retrieval.index.database import ContentStamp, NewEntry, NewVideo
 from retrieval.index.layout import QUERY_ENCODER
+from retrieval.index.records import ContentStamp, NewEntry, NewVideo
 from retrieval.index.unrelated import UNRELATED_TEXTS
 from retrieval.index.vectors import EntryVectors, FrameVectors
 from retrieval.search.calibration import MIN_ENTRIES, MIN_Z_SCORE, Calibration

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from retrieval import VideoIndex
-from retrieval.index.database import NewTrack
 from retrieval.index.query_embedder import normalize_rows
+from retrieval.index.records import NewTrack
 from retrieval.search.calibration import ExpectedBest
 from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, run_search
 from retrieval.search.keyword import parse_terms

@@ -20,10 +20,10 @@ from retrieval.errors import IndexFolderError
 from retrieval.index import database, vectors
 from retrieval.index.ann import build_ann
 from retrieval.index.arrays import EMBEDDINGS, FRAMES
-from retrieval.index.database import NewVideo
 from retrieval.index.embedding import BrokenModelError, ModelFile, WindowEncoder
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.query_embedder import normalize_rows
+from retrieval.index.records import NewVideo
 from retrieval.index.update import IndexOptions, read_index_meta, update_index
 from retrieval.index.vectors import FrameVectors, multiply_halves
 from retrieval.index.writer import IndexWriter, lock_index

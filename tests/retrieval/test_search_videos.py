@@ -9,7 +9,7 @@ import pytest
 from retrieval import VideoIndex
 from retrieval.index import database
 from retrieval.index.arrays import EMBEDDINGS
-from retrieval.index.database import ContentStamp, NewEntry, NewTrack, NewVideo
+from retrieval.index.records import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.search.hybrid import EmbeddedQuery, SearchRequest
 from retrieval.search.videos import VideoFilter, run_video_search
 from tests.retrieval.made_index import add, create, made_embeddings, made_video, remove_checksums

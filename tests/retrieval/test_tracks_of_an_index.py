@@ -9,7 +9,7 @@ import pytest
 from data_loader.ocr.ocr_words import OcrLine, OcrParams, extract_words, parse_document
 from retrieval import VideoIndex
 from retrieval.index import database
-from retrieval.index.database import NewTrack
+from retrieval.index.records import NewTrack, build_name_track
 from retrieval.index.video_file import Window, find_windows_at
 from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.made_index import add, create, made_embeddings, made_video, make_former
@@ -88,5 +88,5 @@ def test_a_spoken_line_is_in_the_windows_that_share_its_time():
 
 
 def test_the_name_is_split_into_words():
-    track = database.build_name_track("a-b/Été 2019/IMG_0012 (1).final.mp4", 3.0, 2)
+    track = build_name_track("a-b/Été 2019/IMG_0012 (1).final.mp4", 3.0, 2)
     assert (track.text, track.seen_in) == ("a b Été 2019 IMG 0012 1 final", (0, 1))

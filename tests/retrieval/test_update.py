@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.index.database import ContentStamp, KnownVideo
 from retrieval.index.ocr_text import (
     OcrFolder,
     OcrSource,
@@ -16,6 +15,7 @@ from retrieval.index.ocr_text import (
     load_source,
     spot_anew,
 )
+from retrieval.index.records import ContentStamp, KnownVideo
 from retrieval.index.update import list_videos
 from retrieval.index.update_plan import UpdatePlan, plan_update
 from retrieval.spotting.video import EVERY_S

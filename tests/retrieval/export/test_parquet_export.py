@@ -17,7 +17,7 @@ from retrieval.errors import DamagedIndexError
 from retrieval.export import parquet as module
 from retrieval.export.parquet import MANIFEST, export_parquet
 from retrieval.export.schema import TABLES, describe_tables
-from retrieval.index.database import NewEntry, NewTrack, NewVideo
+from retrieval.index.records import NewEntry, NewTrack, NewVideo
 from tests.conftest import ROOT
 from tests.retrieval.made_index import (
     BOX,

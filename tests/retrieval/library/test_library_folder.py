@@ -10,8 +10,8 @@ import pytest
 import find
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
-from retrieval.index.database import NewVideo
 from retrieval.index.ocr_text import OcrSource
+from retrieval.index.records import NewVideo
 from retrieval.index.update import IndexOptions, update_index
 from retrieval.library.folder import (
     VARIABLE,

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from retrieval.index.database import ContentStamp, NewVideo, encode_path
+from retrieval.index.records import ContentStamp, NewVideo, encode_path
 from retrieval.index.writer import IndexWriter, lock_index
 from tests.retrieval.made_index import create, made_embeddings, made_video
 
