@@ -59,22 +59,23 @@ apart, see search.py --precision.
 import argparse
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from parsing.arguments import add_config_arguments
 from retrieval.errors import DamagedIndexError
-from retrieval.index import database
-from retrieval.index.checksums import TABLES
+from retrieval.index.folder_store import FolderStore
 from retrieval.index.hub import DEFAULT_TOWER, HubError, locate_model
-from retrieval.index.integrity import find_file_damage, verify_index
+from retrieval.index.integrity import find_file_damage
 from retrieval.index.layout import config_file
+from retrieval.index.location import open_store, parse_location
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
 from retrieval.index.relocation import has_followed, relocate_folder
 from retrieval.index.repair import RepairResult, repair_index
 from retrieval.index.roots import ONLY, Roots
+from retrieval.index.store import IndexStore
 from retrieval.index.vectors import Vectors
-from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from retrieval.printing import escape, format_plan, format_result
 from retrieval.spoken.source import SpokenSource
 from utils.cli import add_exclude_argument, positive_int, run_cli
@@ -93,8 +94,9 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("videos", type=Path, nargs="?", help="folder of videos, and those in it")
-    parser.add_argument("--out", type=Path, help="folder of the index")
-    parser.add_argument("--verify", type=Path, metavar="INDEX", help="only check an index")
+    parser.add_argument("--out", type=parse_location, help="folder of the index")
+    check = "only check an index"
+    parser.add_argument("--verify", type=parse_location, metavar="INDEX", help=check)
     parser.add_argument("--repair", action="store_true", help="make anew what is damaged")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--model", metavar="TOWER", help="name or folder of an image-text tower")
@@ -131,21 +133,24 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def verify(folder: Path) -> None:
+def verify(location: str | Path) -> None:
     """Say whether all of an index is right; raises ``UserError`` where it is not."""
-    found = verify_index(folder)
-    for damage in found:
-        sys.stdout.write(f"{escape(str(folder / damage.file))}: {escape(damage.what)}\n")
+    found = open_store(location).verify()
+    for damage in found or ():
+        sys.stdout.write(f"{escape(f'{location}/{damage.file}')}: {escape(damage.what)}\n")
     if found:
-        raise DamagedIndexError(folder, *found[0])
-    has_checksums = TABLES in read_index_meta(folder)
-    said = "all of it is right" if has_checksums else "has no checksums as yet: an update adds them"
-    sys.stdout.write(f"{escape(str(folder))}: {said}\n")
+        raise DamagedIndexError(Path(location), *found[0])
+    has_none = found is None
+    said = "has no checksums as yet: an update adds them" if has_none else "all of it is right"
+    sys.stdout.write(f"{escape(str(location))}: {said}\n")
 
 
-def repair(out: Path) -> RepairResult:
+def repair(out: str | Path) -> RepairResult:
     """Keep what is right of an index, before it is brought up to date; raises ``UserError``."""
-    result = repair_index(out)
+    store = open_store(out)
+    if not isinstance(store, FolderStore):
+        raise UserError(f"{out}: --repair is for an index in a folder; make it anew elsewhere")
+    result = repair_index(store.folder)
     for line in result.describe():
         sys.stdout.write(f"{escape(str(out))}: {escape(line)}\n")
     sys.stdout.flush()
@@ -200,10 +205,10 @@ def choose_model(
     if not arguments.repair and (stopped := describe_stopped(out, meta)):
         logger.warning("%s", stopped)
     if kept is None and arguments.repair and meta.get("successor") is not None:
-        return reopen_model(out, meta["successor"])
+        return reopen_model(Path(out), meta["successor"])
     if kept is None:
         return None
-    return open_model(out, meta)
+    return open_model(open_store(out).open_model_folder(meta), meta)
 
 
 def reopen_model(out: Path, successor: dict) -> "ModelFile":
@@ -246,23 +251,23 @@ def choose_default(arguments: argparse.Namespace, roots: Roots) -> "ModelFile | 
     return TowerModel(DEFAULT_TOWER, arguments.overrides)
 
 
-def relocate(out: Path, old: Path, new: Path) -> None:
+def relocate(store: IndexStore, old: Path, new: Path) -> None:
     """Let an index look for its videos elsewhere; raises ``UserError``."""
-    if read_index_meta(out) is None:
-        raise UserError(f"{out}: holds no index as yet; leave out --relocate")
-    with lock_index(out), IndexWriter(out) as writer:
+    if store.read_meta() is None:
+        raise UserError(f"{store.location}: holds no index as yet; leave out --relocate")
+    with store.locking(), store.open_writer() as writer:
         number = relocate_folder(writer, old.absolute(), new.absolute())
     sys.stdout.write(f"{escape(old)}: is {escape(new)} from now on, {number} videos\n")
 
 
-def follow_folder(out: Path, meta: dict, roots: Roots) -> dict:
+def follow_folder(store: IndexStore, meta: dict, roots: Roots) -> dict:
     """Let an index follow its folder where all of that lies elsewhere now; returns its ``meta``."""
-    with database.open_database(out) as connection:
-        known = database.read_videos(connection)
+    with closing(store), store.reading() as reader:
+        known = reader.read_known_videos()
     before = Roots.from_meta(meta)
     if has_followed(before, known, roots):
-        relocate(out, before.folders[ONLY], roots.folders[ONLY])
-    return read_index_meta(out)
+        relocate(store, before.folders[ONLY], roots.folders[ONLY])
+    return store.read_meta() or meta
 
 
 def main() -> int:
@@ -279,16 +284,17 @@ def main() -> int:
     setup_logging(verbosity=0)
     if arguments.relocate is not None and arguments.dry_run:
         raise UserError("--relocate is done at once; give it without --dry-run")
+    store = open_store(arguments.out)
     if arguments.relocate is not None:
-        relocate(arguments.out, *arguments.relocate)
+        relocate(store, *arguments.relocate)
     had_ann = arguments.repair and repair(arguments.out).had_ann
-    meta = read_index_meta(arguments.out)
+    meta = store.read_meta()
     exclude = arguments.exclude
     if exclude is None and meta is not None:
         exclude = meta.get("exclude")
     roots = Roots.of(arguments.videos, exclude or ())
     if meta is not None and not arguments.dry_run:
-        meta = follow_folder(arguments.out, meta, roots)
+        meta = follow_folder(store, meta, roots)
     source = choose_source(arguments, meta)
     is_given = arguments.model is not None or arguments.resume is not None
     if arguments.dry_run:

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval import VideoIndex
+from retrieval.index.location import parse_location
 from retrieval.index.query_embedder import QUERY_PRECISIONS
 from retrieval.index.roots import Roots
 from retrieval.media_player import open_player
@@ -64,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("index", type=Path, help="folder of the index")
+    parser.add_argument("index", type=parse_location, help="folder of the index")
     parser.add_argument("query", nargs="?", default="", help="what to look for")
     add_example_arguments(parser)
     parser.add_argument(

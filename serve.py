@@ -36,6 +36,7 @@ from functools import partial
 from pathlib import Path
 
 from retrieval import VideoIndex
+from retrieval.index.location import parse_location
 from retrieval.index.query_embedder import QUERY_PRECISIONS
 from retrieval.printing import escape
 from retrieval.web.access import LOCAL_NAMES, Access
@@ -54,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("index", type=Path, help="folder of the index")
+    parser.add_argument("index", type=parse_location, help="folder of the index")
     parser.add_argument("--host", default="127.0.0.1", help="address to answer at (%(default)s)")
     parser.add_argument(
         "--port", type=parse_port, default=8000, help="0: any free one (%(default)s)"

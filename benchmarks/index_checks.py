@@ -52,7 +52,7 @@ def measure_case(folder: Path, entries: int) -> measuring.Result:
             pass
 
     case["open"] = measure_time(open_index)
-    with mock.patch("retrieval.video_index.check_opening"):
+    with mock.patch("retrieval.index.folder_store.check_opening"):
         case["open_unchecked"] = measure_time(open_index)
     with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
         case["vectors"] = measure_time(lambda: VectorCheck(folder).check(snapshot.meta))

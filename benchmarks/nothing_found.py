@@ -11,8 +11,6 @@ knows every word in them.
 """
 
 import json
-import os
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -109,7 +107,7 @@ def measure_queries(index: VideoIndex, queries: Sequence[str]) -> NDArray:
     """
     if len(index) < MIN_ENTRIES:
         raise UserError(
-            f"{index.path}: has {len(index)} entries; give one of {MIN_ENTRIES} or more"
+            f"{index.store.location}: has {len(index)} entries; give one of {MIN_ENTRIES} or more"
         )
     return np.array([index.search(query, 1, "semantic")[0].z_score for query in queries])
 
@@ -122,9 +120,12 @@ def measure_halves(index: VideoIndex, data: Path) -> dict[str, NDArray]:
               for entry in entries]  # fmt: skip
     encoder = index.load_query_encoder()
     captions = np.stack([encoder.embed(entry["captions_info"][0]["caption"]) for entry in entries])
-    with index.reading() as (connection, snapshot):
-        rows = _read_rows(connection)
-        rows = np.array([rows[entry["path"]] for entry in entries])
+    with index.reading() as (reader, snapshot):
+        ids = []  # each video of the demonstration is one entry
+        for entry in entries:
+            video = reader.find_video(entry["path"])
+            ids += [number for number, *_ in reader.list_entries(video.id)]
+        rows = snapshot.find_rows_of(np.array(ids))
         vectors = snapshot.vectors.take(rows)  # in the captions' order
     similarities = np.stack([vectors.score_all(caption) for caption in captions])  # (Q, N)
     look, word = np.array(labels).T
@@ -145,13 +146,6 @@ def measure_halves(index: VideoIndex, data: Path) -> dict[str, NDArray]:
                 expected = calibration.expect_best(captions[number])
                 found[name].append(float(expected.compute_z_scores(best)))
     return {f"of half: captions {name}": np.array(scores) for name, scores in found.items()}
-
-
-def _read_rows(connection: sqlite3.Connection) -> dict[str, int]:
-    rows = connection.execute(
-        "SELECT path, row FROM entries JOIN videos ON videos.id = entries.video_id"
-    )
-    return {os.fsdecode(path): row for path, row in rows}
 
 
 def summarize(z_scores: Mapping[str, NDArray]) -> dict[str, dict[str, float]]:

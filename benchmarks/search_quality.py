@@ -372,9 +372,9 @@ def ask_made(index: VideoIndex, space: Space) -> Ask:
             embeddings[query.text] = space.embed_text(query.looks.split(), words)
         embedded = EmbeddedQuery(embeddings[query.text], unrelated)
         request = SearchRequest(query.text, 1000, mode, None, False, True, 1.0)
-        with index.reading() as (connection, snapshot):
+        with index.reading() as (reader, snapshot):
             asked = EmbeddedQuery() if mode == "keyword" else embedded
-            hits = run_search(connection, snapshot, request, asked)
+            hits = run_search(reader, snapshot, request, asked)
         return [(hit.video, hit.likely is not False) for hit in hits]
 
     return ask

@@ -37,7 +37,6 @@ from benchmarks.inputs import ENTRY_FRAMES, WIDTH, make_index
 from model.frozen_in_time import QueryEncoder
 from model.int8_linear import is_int8_usable, quantize_linears
 from retrieval import VideoIndex
-from retrieval.index.ann import build_ann
 from retrieval.index.query_embedder import MAX_BATCH
 from retrieval.index.store import MIN_VECTORS
 from retrieval.index.vectors import Vectors
@@ -116,7 +115,7 @@ def measure_case(
     if size < least_ann:
         return case
     with lock_index(folder), IndexWriter(folder) as writer:
-        build_ann(writer, least_ann)
+        writer.build_ann(least_ann)
     case["ann_memory"] = measure_disk(folder, "*.faiss")
     with VideoIndex.open(folder) as index:
         ask = partial(ask_index, index, "meaning", False)
@@ -133,9 +132,9 @@ def ask_index(
 ) -> list[int]:
     """Search with a query that is embedded already; returns the entries."""
     request = SearchRequest(text, TOP, MODES[name], None, False, exact, 1.0)
-    with index.reading() as (connection, snapshot):
+    with index.reading() as (reader, snapshot):
         query = None if name == "words" else embedding
-        return [hit.id for hit in run_search(connection, snapshot, request, EmbeddedQuery(query))]
+        return [hit.id for hit in run_search(reader, snapshot, request, EmbeddedQuery(query))]
 
 
 def time_queries(

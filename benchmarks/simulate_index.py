@@ -46,7 +46,6 @@ from benchmarks.scale_estimate import count_distinct_words
 from benchmarks.search_scale import ask_index, compute_recall, measure_disk, time_queries
 from retrieval import VideoIndex
 from retrieval.index import database
-from retrieval.index.ann import build_ann
 from retrieval.index.writer import IndexWriter, lock_index
 from utils.cli import large_int, positive_int, run_cli
 from utils.errors import UserError
@@ -285,7 +284,7 @@ def make_ann(folder: Path, queries: Queries) -> measuring.Result:
     with sample_memory() as memory:
         clock = Clock()
         with lock_index(folder), IndexWriter(folder) as writer:
-            build_ann(writer)
+            writer.build_ann()
         told = clock.read() | {"peak": memory.peak}
     with VideoIndex.open(folder) as index:
         exact, near = (

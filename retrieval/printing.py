@@ -138,7 +138,7 @@ def format_plan(plan: "UpdatePlan") -> str:
     return "\n".join([*lines, plan.summarize()]) + "\n"
 
 
-def format_result(result: "UpdateResult", out: Path) -> str:
+def format_result(result: "UpdateResult", out: str | Path) -> str:
     """Return what an update did."""
     lines = [
         f"failed  {escape(name)}: {' '.join(reason.split())}"

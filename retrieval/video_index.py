@@ -1,8 +1,6 @@
 """Search in an index of one's own videos, from Python."""
 
 import os
-import queue
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from retrieval.errors import IndexFolderError, MissingFileError, WordsOnlyError
-from retrieval.index import database, identity
-from retrieval.index.checksums import VALUES
-from retrieval.index.integrity import VectorCheck, check_model_files, check_opening
-from retrieval.index.layout import thumbnail_file
+from retrieval.index import identity
+from retrieval.index.location import open_store
 from retrieval.index.records import decode_path
 from retrieval.index.roots import Roots
+from retrieval.index.store import IndexStore, StoreReader
 from retrieval.results import (
     MODES,
     Entry,
@@ -39,14 +36,7 @@ from retrieval.search.example import (
 from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, choose_mode, run_search
 from retrieval.search.overview import describe_library
-from retrieval.search.snapshot import (
-    Snapshot,
-    read_entry,
-    read_tracks,
-    read_video,
-    read_video_tracks,
-    spell_video,
-)
+from retrieval.search.snapshot import Snapshot, find_video, read_entry, read_video
 from retrieval.search.videos import VideoFilter, list_videos, run_video_search
 
 if TYPE_CHECKING:
@@ -57,51 +47,48 @@ if TYPE_CHECKING:
 
 
 Found = TypeVar("Found")
-Run = Callable[[sqlite3.Connection, Snapshot, SearchRequest, EmbeddedQuery], Found]
+Run = Callable[[StoreReader, Snapshot, SearchRequest, EmbeddedQuery], Found]
 
 
 class VideoIndex:
-    """An index folder, opened for searching.
+    """An index, opened for searching.
 
     Every method may be called from several threads at once, and while ``index.py`` updates the
-    folder: each call sees one commit, the last one. Another index that is put in its place is
+    index: each call sees one commit, the last one. Another index that is put in its place is
     opened with the next call.
 
     Attributes:
+        store: that has the index.
         videos: the folder that was indexed; of a library of several, the first one.
     """
 
-    def __init__(self, path: Path, precision: "QueryPrecision" = "auto") -> None:
-        self.path = path
+    def __init__(self, store: IndexStore, precision: "QueryPrecision" = "auto") -> None:
+        self.store = store
         self._precision = precision
-        self._idle: queue.LifoQueue[OpenDatabase] = queue.LifoQueue()
         self._lock = threading.Lock()
-        # Of which database and state of it, and the last one.
-        self._snapshot: tuple[Any, Snapshot] | None = None
-        self._checked: tuple[int, int] | None = None  # the database that was, when it was opened
-        self._vectors = VectorCheck(path)
-        self._encoder: tuple[tuple[Path, str], QueryEmbedder] | None = None  # and which it is
+        self._snapshot: Snapshot | None = None  # the last one
+        self._encoder: tuple[tuple[str, str], QueryEmbedder] | None = None  # and which it is
         self._picture_lock = threading.Lock()
         self._picture_encoder: tuple[dict[str, Any], PictureEncoder] | None = None  # and its model
-        self.videos = next(iter(self.roots.folders.values()), path)
+        self.videos = next(iter(self.roots.folders.values()), Path(store.location))
 
     @classmethod
-    def open(cls, path: str | Path, precision: "QueryPrecision" = "auto") -> "VideoIndex":
-        """Open an index folder; the query encoder is loaded with the first search that needs it.
+    def open(cls, location: str | Path, precision: "QueryPrecision" = "auto") -> "VideoIndex":
+        """Open an index; the query encoder is loaded with the first search that needs it.
 
         Args:
+            location: of the index, as ``retrieval.index.location.open_store`` takes it.
             precision: that queries are embedded in, whatever that of the index; see
                 ``retrieval.index.query_embedder.QueryEmbedder``.
 
         Raises:
             IndexFolderError: it is no index, is damaged, or was written by a newer version.
         """
-        return cls(Path(path), precision)
+        return cls(open_store(location), precision)
 
     def close(self) -> None:
         """Release files and memory, as the end of a ``with`` block does."""
-        while not self._idle.empty():
-            self._idle.get().connection.close()
+        self.store.close()
         self._snapshot = self._encoder = self._picture_encoder = None
 
     def __enter__(self) -> "VideoIndex":
@@ -125,7 +112,7 @@ class VideoIndex:
         """Load the query encoder, before the first search needs it; raises ``UserError``."""
         return self._load_current_encoder()[1]
 
-    def _load_current_encoder(self) -> "tuple[tuple[Path, str], QueryEmbedder]":
+    def _load_current_encoder(self) -> "tuple[tuple[str, str], QueryEmbedder]":
         """Return the query encoder of the last commit, and which one it is."""
         from retrieval.index.query_embedder import QueryEmbedder
 
@@ -137,8 +124,9 @@ class VideoIndex:
             try:
                 with self._lock:
                     if self._encoder is None or self._encoder[0] != wanted:
-                        check_model_files(self.path, snapshot.meta)
-                        self._encoder = wanted, QueryEmbedder(*wanted, self._precision)
+                        folder = self.store.open_model_folder(snapshot.meta) / wanted[0]
+                        embedder = QueryEmbedder(folder, wanted[1], self._precision)
+                        self._encoder = wanted, embedder
                     return self._encoder
             except IndexFolderError:
                 with self.reading() as (_, latest):
@@ -158,15 +146,15 @@ class VideoIndex:
         from utils.precision import Precision
 
         with self._picture_lock:
-            with self.reading() as (connection, _):
-                meta = database.read_meta(connection)
+            with self.reading() as (reader, _):
+                meta = reader.meta
             if meta.get("model") is None:
                 raise WordsOnlyError
             if self._picture_encoder is None or self._picture_encoder[0] != meta["model"]:
                 # 8-bit integers are for texts; a picture now and then may take its time.
                 name = "fp32" if self._precision in ("auto", "int8") else self._precision
                 precision = Precision(name, torch.device("cpu"))
-                loaded = load_video_encoder(self.path, meta, precision)
+                loaded = load_video_encoder(self.store, meta, precision)
                 self._picture_encoder = meta["model"], PictureEncoder(*loaded)
             return self._picture_encoder[1]
 
@@ -174,20 +162,21 @@ class VideoIndex:
         """Raise ``IndexFolderError``, which names both, where the index is of another model."""
         file, model = Path(checkpoint), self.model
         if model is None:
-            raise IndexFolderError(f"{self.path}: holds words only, and was made without a model")
-        identity.check_weights(self.path, model, identity.identify_file(file, file.stem))
+            what = "holds words only, and was made without a model"
+            raise IndexFolderError(f"{self.store.location}: {what}")
+        identity.check_weights(self.store.location, model, identity.identify_file(file, file.stem))
 
     @property
     def roots(self) -> Roots:
         """The folders that were indexed, by name; more may come while the index is open."""
-        with self.reading() as (connection, _):
-            return Roots.from_meta(database.read_meta(connection))
+        with self.reading() as (reader, _):
+            return Roots.from_meta(reader.meta)
 
     @property
     def link_targets(self) -> list[Path]:
         """Files and folders outside of the roots to which links in them led, when last indexed."""
-        with self.reading() as (connection, _):
-            targets = database.read_meta(connection).get("link_targets", [])
+        with self.reading() as (reader, _):
+            targets = reader.meta.get("link_targets", [])
         return [decode_path(target) for target in targets]
 
     def __len__(self) -> int:
@@ -289,20 +278,22 @@ class VideoIndex:
         """Embed what is searched with, and search in one state of the index."""
         given: _Embedded | None = None
         while True:
-            with self.reading() as (connection, snapshot):
+            with self.reading() as (reader, snapshot):
                 mode = choose_mode(request, snapshot)
                 if mode != "keyword" or request.group:
-                    self._vectors.check(snapshot.meta)
+                    snapshot.vectors.check()
                 if mode == "keyword":
                     by_words = replace(request, mode=mode)
-                    return run(connection, snapshot, by_words, EmbeddedQuery())
+                    return run(reader, snapshot, by_words, EmbeddedQuery())
                 if given is not None and given.encoder == snapshot.query_encoder:
-                    found = read_examples(connection, snapshot, request.like, request.minus_like)
+                    found = read_examples(reader, snapshot, request.like, request.minus_like)
                     whole, seen = combine_embeddings(
-                        given.texts + found.weighted, given.pictures, "ocr" in snapshot.without
+                        given.texts + found.weighted,
+                        given.pictures,
+                        "ocr" in snapshot.vectors.parts,
                     )
                     query = EmbeddedQuery(whole, given.unrelated, seen, found.nearby)
-                    return run(connection, snapshot, request, query)
+                    return run(reader, snapshot, request, query)
             # Once, or again where another model has taken over meanwhile.
             given = self._embed(request)
 
@@ -327,15 +318,15 @@ class VideoIndex:
         """
         wanted = wanted or VideoFilter()
         if not query.strip() and not any(options.values()) and (wanted.is_given or folder):
-            with self.reading() as (connection, snapshot):
-                return list_videos(connection, snapshot, wanted, folder)
+            with self.reading() as (reader, snapshot):
+                return list_videos(reader, snapshot, wanted, folder)
         request = self._make_request(query, wanted.k, mode, folder, **options)
         return self._search(request, partial(run_video_search, wanted=wanted))
 
     def describe_library(self) -> LibraryOverview:
         """Return what the index holds: the latest videos, lines in them, and words to look for."""
-        with self.reading() as (connection, snapshot):
-            return describe_library(connection, snapshot)
+        with self.reading() as (reader, snapshot):
+            return describe_library(reader, snapshot)
 
     def _embed(self, request: SearchRequest) -> "_Embedded":
         with self.reading() as (_, snapshot):
@@ -361,41 +352,41 @@ class VideoIndex:
 
     def entry(self, entry_id: int) -> Entry:
         """Return an entry; raises ``UnknownEntryError`` (a ``UserError``)."""
-        with self.reading() as (connection, _):
-            return read_entry(connection, entry_id)[0]
+        with self.reading() as (reader, _):
+            return read_entry(reader, entry_id)
 
     def video(self, video_id: int) -> Video:
         """Return a video; raises ``UnknownEntryError``."""
-        with self.reading() as (connection, _):
-            return read_video(connection, "id", video_id)
+        with self.reading() as (reader, _):
+            return read_video(reader, video_id)
 
     def find_video(self, path: str) -> Video:
         """Return the video with a path within the folder; raises ``UnknownEntryError``."""
-        with self.reading() as (connection, _):
-            return read_video(connection, "path", os.fsencode(spell_video(connection, path)))
+        with self.reading() as (reader, snapshot):
+            return find_video(reader, snapshot, path)
 
     def video_tracks(self, video_id: int) -> list[TextTrack]:
         """Return all lines of text of a video, by time; raises ``UnknownEntryError``."""
-        with self.reading() as (connection, _):
-            read_video(connection, "id", video_id)
-            return read_video_tracks(connection, video_id)
+        with self.reading() as (reader, _):
+            read_video(reader, video_id)
+            return reader.read_video_tracks(video_id)
 
     def first_time(self, video_id: int) -> float:
         """Return when the first entry of a video begins, with its first frame, in seconds."""
-        with self.reading() as (connection, _):
-            read_video(connection, "id", video_id)
-            query = "SELECT MIN(start_s) FROM entries WHERE video_id = ?"
-            return connection.execute(query, (video_id,)).fetchone()[0] or 0.0
+        with self.reading() as (reader, _):
+            read_video(reader, video_id)
+            entries = reader.list_entries(video_id)
+        return min((start_s for _, start_s, _ in entries), default=0.0)
 
     def nearest_entry(self, video_id: int, time_s: float) -> int:
         """Return the entry of a video whose centre is nearest to a time, by its id."""
-        with self.reading() as (connection, _):
-            read_video(connection, "id", video_id)
-            return connection.execute(
-                "SELECT id FROM entries WHERE video_id = ? "
-                "ORDER BY abs((start_s + end_s) / 2 - ?), id LIMIT 1",
-                (video_id, time_s),
-            ).fetchone()[0]
+        with self.reading() as (reader, _):
+            read_video(reader, video_id)
+            entries = reader.list_entries(video_id)
+        centres = [
+            (abs((start_s + end_s) / 2 - time_s), entry) for entry, start_s, end_s in entries
+        ]
+        return min(centres)[1]
 
     def video_file(self, entry_id: int) -> Path:
         """Return the absolute path of an entry's video file; errors as ``locate_video``."""
@@ -428,36 +419,31 @@ class VideoIndex:
             raise MissingFileError(f"{name}: is not in {folder} any more; run index.py again")
         return file
 
-    def thumbnail_file(self, entry_id: int) -> Path:
-        """Return the resolved path of an entry's thumbnail, a JPEG.
+    def read_thumbnail(self, entry_id: int) -> bytes:
+        """Return an entry's thumbnail, a JPEG.
 
         Raises:
             UnknownEntryError: there is no such entry.
-            MissingFileError: the file is gone.
+            MissingFileError: it is gone.
         """
-        entry = self.entry(entry_id)
-        file = thumbnail_file(Path(os.path.realpath(self.path)), entry.id)
-        if not os.path.isfile(file):
-            raise MissingFileError(
-                f"{file}: the thumbnail is missing; index.py --repair makes it anew"
-            )
-        return file
+        with self.reading() as (reader, _):
+            read_entry(reader, entry_id)
+            return reader.read_thumbnail(entry_id)
 
     def tracks(self, entry_id: int) -> list[TextTrack]:
         """Return the lines of text seen or said in an entry, by time.
 
         Raises ``UnknownEntryError``.
         """
-        with self.reading() as (connection, _):
-            read_entry(connection, entry_id)
-            tracks = read_tracks(connection, entry_id)
+        with self.reading() as (reader, _):
+            read_entry(reader, entry_id)
+            tracks = reader.read_tracks(entry_id)
         return [track for track in tracks if track.kind != "name"]
 
     def paths(self) -> list[str]:
         """Return the paths of all videos within the folder."""
-        with self.reading() as (connection, _):
-            paths = connection.execute("SELECT path FROM videos").fetchall()
-        return [os.fsdecode(path) for (path,) in paths]
+        with self.reading() as (reader, snapshot):
+            return snapshot.list_paths(reader)
 
     def folders(self) -> list[str]:
         """Return every folder below the indexed one that holds videos, sorted, with parents."""
@@ -465,90 +451,13 @@ class VideoIndex:
         return sorted({str(folder) for name in names for folder in (name, *name.parents)} - {"."})
 
     @contextmanager
-    def reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
-        """Yield a connection within a transaction, and the snapshot that it sees."""
-        opened, snapshot = self._begin_reading()
-        connection = opened.connection
-        try:
-            yield connection, snapshot
-            connection.execute("COMMIT")
-        except database.READ_ERRORS as error:
-            connection.close()
-            raise database.explain_read_error(self.path, error) from error
-        except BaseException:
-            connection.rollback()
-            self._idle.put(opened)
-            raise
-        self._idle.put(opened)
-
-    def _begin_reading(self) -> "tuple[OpenDatabase, Snapshot]":
-        """Begin a transaction in the index that is there now, which another may have replaced."""
-        while True:
-            opened = self._open_database()
-            try:
-                snapshot = self._begin(opened)
-            except (*database.READ_ERRORS, IndexFolderError) as error:
-                opened.connection.close()
-                if identify_database(self.path) != opened.identity:
-                    continue
-                if isinstance(error, database.READ_ERRORS):
-                    raise database.explain_read_error(self.path, error) from error
-                raise
-            if identify_database(self.path) == opened.identity:
-                return opened, snapshot
-            opened.connection.close()  # its arrays may be those of the other index
-
-    def _open_database(self) -> "OpenDatabase":
-        """Return a connection to the database that is there now; raises ``IndexFolderError``."""
-        identity = identify_database(self.path)
-        while True:
-            try:
-                opened = self._idle.get_nowait()
-            except queue.Empty:
-                return OpenDatabase(database.connect(self.path), identity)
-            if opened.identity == identity:
-                return opened
-            opened.connection.close()  # another index has been put in its place
-
-    def _begin(self, opened: "OpenDatabase") -> Snapshot:
-        """Begin a transaction, again where a writer replaces the arrays before they are mapped."""
-        connection = opened.connection
-        while True:
-            connection.execute("BEGIN")
-            meta = database.read_meta(connection)
-            # Of another index, too, although it may have as many commits; what is embedded for the
-            # model that comes next is none of a search's business.
-            state = opened.identity, {**meta, "successor": None, VALUES: None}
+    def reading(self) -> Iterator[tuple[StoreReader, Snapshot]]:
+        """Yield a reader of the last commit, and the snapshot that it sees."""
+        with self.store.reading() as reader:
             snapshot = self._snapshot
-            if snapshot is not None and snapshot[0] == state:
-                return snapshot[1]
-            try:
-                if self._checked != opened.identity:
-                    check_opening(self.path, meta, connection)
-                    self._checked, self._vectors = opened.identity, VectorCheck(self.path)
-                found = Snapshot(self.path, meta, connection)
-                self._snapshot = state, found
-                return found
-            except IndexFolderError:
-                connection.rollback()
-                if database.read_meta(connection)["generation"] == meta["generation"]:
-                    raise
-
-
-class OpenDatabase(NamedTuple):
-    """A connection, and to which file."""
-
-    connection: sqlite3.Connection
-    identity: tuple[int, int] | None
-
-
-def identify_database(folder: Path) -> tuple[int, int] | None:
-    """Return what tells the file of an index's database from others; None: there is none."""
-    try:
-        status = os.stat(folder / database.DATABASE)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+            if snapshot is None or snapshot.state != reader.state:
+                snapshot = self._snapshot = Snapshot(reader)
+            yield reader, snapshot
 
 
 def _list(values: Any) -> tuple[Any, ...]:

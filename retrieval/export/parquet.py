@@ -25,6 +25,7 @@ from retrieval.export.schema import (
     build_schema,
     list_columns,
 )
+from retrieval.index.location import is_url
 from retrieval.index.roots import Roots
 from retrieval.search.snapshot import Snapshot
 from retrieval.video_index import VideoIndex
@@ -106,13 +107,14 @@ def export_parquet(
         UserError: ``pyarrow`` is missing, or the folder holds something else.
     """
     import_optional("pyarrow.parquet", PURPOSE)
-    check_target(folder, index.path)
+    location = index.store.location
+    check_target(folder, Path(location))
     folder = folder.resolve()  # a link stays one
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder) as temporary, index.reading() as (connection, snapshot):
+    with atomic_folder(folder) as temporary, index.reading() as (reader, snapshot):
         description = {
             "format": FORMAT,
-            "index": str(index.path.absolute()),
+            "index": location if is_url(location) else str(Path(location).absolute()),
             "commit": snapshot.number,
             "model": snapshot.model,
             "windows": snapshot.meta["windows"],
@@ -128,7 +130,7 @@ def export_parquet(
                 writers[name] = TableWriter(temporary / f"{name}.parquet", schema)
                 stack.callback(writers[name].close)
             roots = Roots.from_meta(snapshot.meta)
-            for found in read_videos(connection, snapshot):
+            for found in read_videos(reader, snapshot):
                 _add_video(writers, found, roots)
                 _add_entries(writers, found, snapshot)
                 _add_lines(writers, found)

@@ -3,7 +3,6 @@
 Shapes: N entries, E width of the common space, F frames.
 """
 
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.export.schema import VectorKinds
-from retrieval.index import database
-from retrieval.index.integrity import VectorCheck
 from retrieval.index.records import ContentStamp
+from retrieval.index.store import StoreReader
 from retrieval.index.words import fold_formerly, get_words, list_index_words
 from retrieval.results import TextTrack, Video
-from retrieval.search import snapshot as lookups
 from retrieval.search.snapshot import Snapshot
 
 _ROWS = 1024  # whose vectors are read at a time
@@ -55,29 +52,27 @@ class ExportedVectors:
 
 def describe_vectors(snapshot: Snapshot) -> VectorKinds:
     """Return which vectors an index has."""
-    width = snapshot.embeddings.shape[1]
-    has_frames = snapshot.vectors.frames is not None
-    return VectorKinds(width, frozenset(snapshot.without), has_frames)
+    vectors = snapshot.vectors
+    return VectorKinds(vectors.width, frozenset(vectors.parts), vectors.num_frames is not None)
 
 
-def read_videos(connection: sqlite3.Connection, snapshot: Snapshot) -> Iterator[ExportedVideo]:
+def read_videos(reader: StoreReader, snapshot: Snapshot) -> Iterator[ExportedVideo]:
     """Yield the videos of one commit, by id; the lines of one of them are in memory at a time.
 
     Raises ``DamagedIndexError``.
     """
-    VectorCheck(snapshot.folder).check(snapshot.meta)
-    stamps = {known.id: known.stamp for known in database.read_videos(connection).values()}
-    for video in lookups.read_videos(connection).values():
-        query = "SELECT id, start_s, end_s FROM entries WHERE video_id = ? ORDER BY id"
-        entries = connection.execute(query, (video.id,)).fetchall()
-        lines = lookups.read_video_tracks(connection, video.id)
+    snapshot.vectors.check()
+    stamps = {known.id: known.stamp for known in reader.read_known_videos().values()}
+    for video in reader.read_videos().values():
+        entries = reader.list_entries(video.id)
+        lines = reader.read_video_tracks(video.id)
         positions = defaultdict(list)
         for position, line in enumerate(lines):
             positions[line].append(position)
         places = []
         for entry, *_ in entries:
             seen: Counter[TextTrack] = Counter()  # lines that are equal stand for one another
-            for line in lookups.read_tracks(connection, entry):
+            for line in reader.read_tracks(entry):
                 places.append((entry, positions[line][seen[line]]))
                 seen[line] += 1
         words = [_list_words(line.text, snapshot.has_reduced) for line in lines]
@@ -96,9 +91,10 @@ def read_vectors(snapshot: Snapshot, entries: Sequence[int]) -> Iterator[Exporte
     for first in range(0, len(entries), _ROWS):
         ids = np.array(entries[first : first + _ROWS], dtype=np.int64)
         rows = snapshot.find_rows_of(ids)
-        vectors = snapshot.vectors.take(rows)
-        arrays = {"vector": vectors.windows}
-        arrays |= {f"without_{part}": array[rows] for part, array in snapshot.without.items()}
-        frames = vectors.frames
+        vectors = snapshot.vectors
+        taken = vectors.take(rows)
+        arrays = {"vector": taken.windows}
+        arrays |= {f"without_{part}": vectors.read_without(part, rows) for part in vectors.parts}
+        frames = taken.frames
         of_frames = (None,) * 3 if frames is None else (frames.vectors, frames.times, frames.counts)
         yield ExportedVectors(ids, arrays, *of_frames)

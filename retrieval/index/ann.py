@@ -18,7 +18,6 @@ from retrieval.index.checksums import hash_files
 from retrieval.index.integrity import describe_ann_damage
 from retrieval.index.store import MIN_VECTORS
 from retrieval.index.vectors import EntryVectors
-from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -71,37 +70,38 @@ def count_vectors(meta: dict[str, Any]) -> int:
     return meta["num_rows"] + meta.get("num_frames", 0)
 
 
-def build_ann(writer: IndexWriter, min_vectors: int = MIN_VECTORS) -> float:
-    """Make a FAISS index of all vectors; readers find it when it is complete.
+def write_ann(
+    folder: Path, meta: dict[str, Any], min_vectors: int = MIN_VECTORS
+) -> tuple[dict[str, Any], float]:
+    """Write a FAISS index of all vectors into an index folder.
 
     Returns:
-        Recall on a sample of entries: the share of an entry's ten nearest that it finds.
+        What ``meta`` gets, by which readers find it; and the recall on a sample of entries: the
+        share of an entry's ten nearest that it finds.
 
     Raises:
         UserError: FAISS is not installed, or there are too few vectors for it.
     """
     faiss = load_faiss()
-    meta = writer.meta
     if count_vectors(meta) < min_vectors:
         what = "vectors" if keeps_frames(meta) else "entries"
         raise UserError(
-            f"{writer.folder}: --ann is for {min_vectors:,} {what} and more; this index has "
+            f"{folder}: --ann is for {min_vectors:,} {what} and more; this index has "
             f"{count_vectors(meta):,}, which are searched exactly in less time"
         )
-    vectors = map_vectors(writer.folder, meta)
+    vectors = map_vectors(folder, meta)
     num_rows = meta["num_rows"]
     index = _train_index(faiss, vectors)
     rows = np.arange(num_rows)
     _add_vectors(index, vectors.windows, rows)
     if vectors.frames is not None:
         _add_vectors(index, vectors.frames.vectors, np.repeat(rows, vectors.frames.counts))
-    file = writer.folder / f"ann-{meta['generation']:06}-{num_rows}.faiss"
+    file = folder / f"ann-{meta['generation']:06}-{num_rows}.faiss"
     with atomic_write(file) as temporary:
         faiss.write_index(index, str(temporary))
-    size, checksum = hash_files(writer.folder, [file])[file.name]
+    size, checksum = hash_files(folder, [file])[file.name]
     found = {"file": file.name, "num_rows": num_rows, "size": size, "checksum": checksum}
-    writer.set_meta(ann=found)
-    return _measure_recall(AnnIndex(writer.folder, found), vectors)
+    return found, _measure_recall(AnnIndex(folder, found), vectors)
 
 
 def _train_index(faiss: Any, vectors: EntryVectors) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import OtherModelError
 from retrieval.index.layout import CONFIG
+from retrieval.index.store import IndexStore
 from utils.errors import UserError
 from utils.files import hash_file
 
@@ -48,10 +49,11 @@ def identify_model(
     return found | {"format": FORMAT, "settings": model.settings()}
 
 
-def check_weights(out: Path, before: dict[str, Any], found: dict[str, Any]) -> None:
+def check_weights(location: str, before: dict[str, Any], found: dict[str, Any]) -> None:
     """Raise ``OtherModelError``, which names both, where an index is of another model's weights.
 
     Args:
+        location: of the index.
         before: identity of the model of the index, of any format.
         found: ``identify_file`` of another checkpoint, or an identity.
     """
@@ -64,7 +66,7 @@ def check_weights(out: Path, before: dict[str, Any], found: dict[str, Any]) -> N
     except UserError:  # what is no checkpoint is another model, too
         pass
     raise OtherModelError(
-        f"{out}: was made with the model {describe_model(before)}, not with "
+        f"{location}: was made with the model {describe_model(before)}, not with "
         f"{describe_model(found)}; embeddings of two models can't be compared: give the first one, "
         "another --out, or --replace-model, which embeds all videos anew"
     )
@@ -78,15 +80,15 @@ def describe_model(identity: dict[str, Any]) -> str:
 
 
 def check_model(
-    out: Path,
-    before: dict[str, Any],
+    store: IndexStore,
+    meta: dict[str, Any],
     model: "ModelFile",
     load_encoder: "Callable[[], WindowEncoder]",
 ) -> dict[str, Any]:
     """Compare a model with that of an index; returns the identity that the index should keep.
 
     Args:
-        before: identity of the model of the index, of any format.
+        meta: of the index, whose ``model`` is an identity of any format.
         load_encoder: as for ``identify_model``.
 
     Raises:
@@ -96,12 +98,12 @@ def check_model(
         found = identify_model(model, load_encoder)
     else:
         found = identify_file(model.path, model.name)
-    settings = model.settings()
-    check_weights(out, before, found)
+    settings, before = model.settings(), meta["model"]
+    check_weights(store.location, before, found)
     if before.get("format") == FORMAT:
         old, weights = before["settings"], before["weights"]
     else:
-        old, weights = _read_old_settings(out), _hash_weights(model.path)
+        old, weights = _read_old_settings(store, meta), _hash_weights(model.path)
     names = sorted(old.keys() | settings.keys()) if old is not None else []
     different = [
         f"{name} {settings.get(name, 'as by default')}, not {old.get(name, 'as by default')}"
@@ -110,9 +112,9 @@ def check_model(
     ]
     if different:
         raise OtherModelError(
-            f"{out}: was made with the same weights of {found['name']}, but other settings of the "
-            f"model, frames or words ({'; '.join(different)}); leave out -c and --set, or give "
-            "another --out, or --replace-model, which embeds all videos anew"
+            f"{store.location}: was made with the same weights of {found['name']}, but other "
+            f"settings of the model, frames or words ({'; '.join(different)}); leave out -c and "
+            "--set, or give another --out, or --replace-model, which embeds all videos anew"
         )
     return found | {"format": FORMAT, "weights": weights, "settings": settings}
 
@@ -125,7 +127,7 @@ def _hash_weights(path: Path) -> str:
     return hash_weights(get_weights(load_checkpoint(path), path))
 
 
-def _read_old_settings(out: Path) -> dict[str, Any] | None:
+def _read_old_settings(store: IndexStore, meta: dict[str, Any]) -> dict[str, Any] | None:
     """Return the settings of an index of format 1, by the configuration that it was made with.
 
     None where this release can't read that configuration: the weights are the same, and settings
@@ -135,9 +137,10 @@ def _read_old_settings(out: Path) -> dict[str, Any] | None:
     from parsing.json_files import read_config
     from retrieval.index.embedding import ModelFile
 
-    path = str(out / CONFIG)
+    folder = store.open_model_folder(meta)
+    path = str(folder / CONFIG)
     try:
         data, errors = read_config(path)
-        return ModelFile(out, build_config(data, path, (), errors, made_with=data)).settings()
+        return ModelFile(folder, build_config(data, path, (), errors, made_with=data)).settings()
     except UserError:
         return None

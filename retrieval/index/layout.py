@@ -14,9 +14,14 @@ def thumbnail_file(folder: Path, entry_id: int) -> Path:
     return folder / THUMBNAILS / f"{entry_id % _BUCKETS:02x}" / f"{entry_id}.jpg"
 
 
+def name_query_encoder(meta: dict[str, Any]) -> str:
+    """Return the name of the folder of an index's query encoder; a later model has its own."""
+    return meta.get("query_encoder_folder", QUERY_ENCODER)
+
+
 def query_encoder_folder(folder: Path, meta: dict[str, Any]) -> Path:
-    """Return the folder of an index's query encoder; a model that comes later has its own."""
-    return folder / meta.get("query_encoder_folder", QUERY_ENCODER)
+    """Return the folder of an index's query encoder."""
+    return folder / name_query_encoder(meta)
 
 
 def config_file(folder: Path, meta: dict[str, Any]) -> Path:

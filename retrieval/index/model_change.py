@@ -25,17 +25,16 @@ from data_loader.ocr.ocr_words import OcrLine
 from data_loader.readers.tolerant_reader import open_tolerantly
 from retrieval.index.arrays import WITHOUT, keeps_frames
 from retrieval.index.checksums import FILES, hash_files
-from retrieval.index.integrity import find_file_damage
 from retrieval.index.layout import CONFIG, QUERY_ENCODER, config_file, list_model_files
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.query_embedder import QueryEmbedder, save_query_encoder
 from retrieval.index.records import KnownEntry, KnownLine, KnownVideo
 from retrieval.index.roots import Roots
+from retrieval.index.store import IndexStore, StoreWriter
 from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.vectors import Vectors
 from retrieval.index.video_file import ReadingParams, VideoFile, choose_start
 from retrieval.index.window_batches import embed_videos
-from retrieval.index.writer import IndexWriter
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -46,14 +45,14 @@ logger = logging.getLogger(__name__)
 
 
 def save_model(
-    out: Path,
+    store: IndexStore,
     model: "ModelFile",
     identity: dict[str, Any],
     encoder: "WindowEncoder",
     vectors: Vectors | None = None,
     generation: int | None = None,
 ) -> dict[str, Any]:
-    """Write a model's query encoder and configuration into an index folder.
+    """Keep a model's query encoder and configuration in an index.
 
     Args:
         vectors: that are to be kept; None: those of frames where the model embeds frames.
@@ -76,6 +75,7 @@ def save_model(
         "query_encoder_folder": QUERY_ENCODER + number,
         "config_file": Path(CONFIG).stem + number + Path(CONFIG).suffix,
     }
+    out = store.work_folder
     folder = out / names["query_encoder_folder"]
     checksum = save_query_encoder(folder, encoder.model, model.config, encoder.collate)
     embedder = QueryEmbedder(folder, checksum)  # as it is when read again
@@ -83,6 +83,7 @@ def save_model(
     fuses = set(WITHOUT) == set(model.model_input.modalities)
     write_json(config_file(out, names), model.resolve_config())
     names[FILES] = hash_files(out, list_model_files(out, names))
+    store.save_model_files(names)
     return names | {
         "model": identity,
         "query_encoder": checksum,
@@ -104,7 +105,8 @@ class EmbeddingProgress(Protocol):
 
 
 def embed_anew(
-    writer: IndexWriter,
+    store: IndexStore,
+    writer: StoreWriter,
     roots: Roots,
     model: "ModelFile",
     identity: dict[str, Any],
@@ -133,11 +135,11 @@ def embed_anew(
     known = writer.read_videos()
     if not _goes_on(writer, identity, vectors):
         generation = writer.next_generation()
-        saved = save_model(writer.folder, model, identity, load_encoder(), vectors, generation)
+        saved = save_model(store, model, identity, load_encoder(), vectors, generation)
         writer.begin_successor(saved | {"generation": generation})
-    elif any(find_file_damage(writer.folder, writer.meta["successor"], complete=True)):
+    elif store.find_model_damage(writer.meta["successor"]):
         generation = writer.meta["successor"]["generation"]
-        saved = save_model(writer.folder, model, identity, load_encoder(), vectors, generation)
+        saved = save_model(store, model, identity, load_encoder(), vectors, generation)
         del saved["num_frames"]  # what is there, stays
         writer.change_successor(saved)
     entries = writer.read_entries()
@@ -156,7 +158,7 @@ def embed_anew(
     reasons: dict[str, str] = {}
     frames, precision = keeps_frames(writer.meta["successor"]), load_encoder().precision.name
     settings = [windows, precision, frames]
-    unfinished = UnfinishedVideos(writer.folder, identity, settings, params.uses_ocr)
+    unfinished = UnfinishedVideos(store.work_folder, identity, settings, params.uses_ocr)
     for complete, failed in embed_videos(
         bar,
         open_file,
@@ -183,7 +185,7 @@ def embed_anew(
     return len(writer.read_videos())
 
 
-def _goes_on(writer: IndexWriter, identity: dict[str, Any], vectors: Vectors | None) -> bool:
+def _goes_on(writer: StoreWriter, identity: dict[str, Any], vectors: Vectors | None) -> bool:
     """Whether there are such embeddings by the same model, of a run that was stopped."""
     successor = writer.meta.get("successor")
     if successor is None:
@@ -204,7 +206,7 @@ def _has_content(file: Path, video: KnownVideo) -> bool:
 
 @contextmanager
 def _open_known(
-    writer: IndexWriter,
+    writer: StoreWriter,
     roots: Roots,
     params: ReadingParams,
     source: OcrSource,
@@ -267,7 +269,7 @@ def restore_line(line: KnownLine, times: NDArray, size: tuple[int, int]) -> OcrL
     return OcrLine(line.text, line.score, frames_of)
 
 
-def describe_stopped(out: Path, meta: dict[str, Any]) -> str | None:
+def describe_stopped(out: str | Path, meta: dict[str, Any]) -> str | None:
     """Return one line about a change of models that was stopped; None where there is none."""
     successor = meta.get("successor")
     if successor is None:

@@ -145,7 +145,7 @@ class SpottedText(OcrSource):
         return parse_document(spot_video(file, self._spotter, self.every), str(file))
 
 
-def load_source(out: Path, settings: dict[str, Any]) -> OcrSource:
+def load_source(out: str | Path, settings: dict[str, Any]) -> OcrSource:
     """Return the source with these ``OcrSource.settings``.
 
     Raises:

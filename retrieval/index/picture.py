@@ -22,6 +22,7 @@ from retrieval.errors import ModelUnavailableError
 from retrieval.index.arrays import EMBEDDINGS, WITHOUT
 from retrieval.index.embedding import ModelFile, WindowEncoder
 from retrieval.index.identity import check_weights, identify_file, identify_model
+from retrieval.index.store import IndexStore
 from retrieval.index.tower import open_model
 from retrieval.search.example import MAX_PICTURE_BYTES
 from utils.errors import UserError
@@ -65,13 +66,12 @@ class PictureEncoder:
 
 
 def load_video_encoder(
-    folder: Path, meta: dict[str, Any], precision: Precision
+    store: IndexStore, meta: dict[str, Any], precision: Precision
 ) -> tuple[ModelFile, WindowEncoder]:
     """Load the model that the videos of an index were embedded with.
 
     Args:
-        folder: of the index.
-        meta: its values; it has a model: a checkpoint, or a tower by its name.
+        meta: of the index, which has a model: a checkpoint, or a tower by its name.
 
     Raises:
         ModelUnavailableError: the checkpoint, or the tower, is gone or is another one.
@@ -79,7 +79,7 @@ def load_video_encoder(
     """
     identity = meta["model"]
     with _explain(identity):
-        model = open_model(folder, meta)
+        model = open_model(store.open_model_folder(meta), meta)
         uses_vision = model.model_input.uses_vision  # reads a tower's files
     if not uses_vision:
         raise UserError(
@@ -88,10 +88,10 @@ def load_video_encoder(
         )
     with _explain(identity):
         if model.path is not None:
-            check_weights(folder, identity, identify_file(model.path, model.name))
+            check_weights(store.location, identity, identify_file(model.path, model.name))
         encoder = WindowEncoder(model, precision)
         if model.path is None:
-            check_weights(folder, identity, identify_model(model, lambda: encoder))
+            check_weights(store.location, identity, identify_model(model, lambda: encoder))
     return model, encoder
 
 

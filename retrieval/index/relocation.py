@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from retrieval.index.records import KnownVideo, decode_path, encode_path
 from retrieval.index.roots import ONLY, Roots
-from retrieval.index.writer import IndexWriter
+from retrieval.index.store import StoreWriter
 from utils.errors import UserError
 from utils.files import FileStamp
 
@@ -72,7 +72,7 @@ def _plan_within(roots: Roots, names: Iterable[str], old: Path, new: Path) -> Re
 
 
 def relocate_folder(
-    writer: IndexWriter,
+    writer: StoreWriter,
     old: Path,
     new: Path,
     move_documents: Callable[[dict[str, str]], None] | None = None,

@@ -155,9 +155,6 @@ class StoreReader(Protocol):
     def list_entries(self, video_id: int) -> list[tuple[int, float, float]]:
         """Return id, start and end of each entry of a video, by id."""
 
-    def count_videos(self) -> int:
-        """Return how many videos there are."""
-
     def read_words(self) -> list[Word]:
         """Return all distinct words."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from retrieval.index.records import NewEntry, NewVideo
 from utils.files import atomic_write
 
-FOLDER = "unfinished"  # in an index folder
+FOLDER = "unfinished"  # in the work folder of an index
 FORM = 2  # of the windows: other ones than before that
 SAVE_S = 10.0  # seconds of work that may be lost: what comes faster is written together
 _ARRAY = "embedding."
@@ -28,7 +28,7 @@ class UnfinishedVideos:
     """The parts of videos that are embedded; each video has a folder of numbered files.
 
     Args:
-        folder: of the index.
+        folder: work folder of the index.
         identity: of the model (``retrieval.index.identity``).
         settings: what else embeddings depend on, as JSON values.
         with_text: whether they depend on the video's text.
@@ -75,7 +75,7 @@ class UnfinishedVideos:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what is kept of any video in an index folder, where nothing is to be gone on with."""
+    """Remove what is kept of any video in a work folder, where nothing is to be gone on with."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 

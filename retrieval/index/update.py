@@ -1,9 +1,8 @@
 """Update of an index from its folder of videos: what has changed, and how it is written."""
 
 import logging
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -13,17 +12,16 @@ from tqdm import tqdm
 
 from base.config import PrecisionName
 from retrieval.errors import IndexFolderError, OtherModelError
-from retrieval.index import database
-from retrieval.index.ann import build_ann, count_vectors
+from retrieval.index.ann import count_vectors
 from retrieval.index.arrays import keeps_frames
 from retrieval.index.identity import check_model, describe_model, identify_model
-from retrieval.index.integrity import check_completely
+from retrieval.index.location import open_store
 from retrieval.index.model_change import EmbeddingProgress, embed_anew, save_model
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.records import STRIDE_S, WINDOW_S, encode_path
 from retrieval.index.relocation import has_followed
 from retrieval.index.roots import ONLY, Roots, VideoListing
-from retrieval.index.store import MIN_VECTORS
+from retrieval.index.store import MIN_VECTORS, IndexStore, StoreWriter
 from retrieval.index.unfinished import UnfinishedVideos, remove_unfinished
 from retrieval.index.update_plan import UpdatePlan, apply_plan, has_changed, plan_update
 from retrieval.index.vectors import Vectors
@@ -34,7 +32,6 @@ from retrieval.index.video_file import (
     open_video_file,
 )
 from retrieval.index.window_batches import NoEncoder, embed_videos
-from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from utils.errors import UserError
 
 if TYPE_CHECKING:  # without a model nothing needs torch
@@ -84,22 +81,24 @@ class UpdateResult:
 
 
 def preview_update(
-    videos: Path | Roots, out: Path, source: OcrSource, changes_model: bool = False
+    videos: Path | Roots, out: str | Path, source: OcrSource, changes_model: bool = False
 ) -> UpdatePlan:
     """Compare a folder of videos with an index, without writing; raises ``UserError``.
 
     Args:
+        out: location of the index (``retrieval.index.location``).
         changes_model: whether another model, or the first one, is to embed what is there.
     """
     roots = Roots.of(videos)
-    listing, meta = roots.list_videos(), read_index_meta(out)
+    store = open_store(out)
+    listing, meta = roots.list_videos(), store.read_meta()
     if meta is None:
         return plan_update(roots, listing.names, {}, source)
-    check_completely(out)
-    with database.open_database(out) as connection:
-        known = database.read_videos(connection)
+    store.check_completely()
+    with closing(store), store.reading() as reader:
+        known = reader.read_known_videos()
     if not has_followed(Roots.from_meta(meta), known, roots):
-        _check_roots(roots, out, meta)
+        _check_roots(roots, store.location, meta)
     plan = plan_update(roots, listing.names, known, source, listing.find_kept(known))
     plan.num_anew = plan.num_same if changes_model else 0
     return plan
@@ -107,7 +106,7 @@ def preview_update(
 
 def update_index(
     videos: Path | Roots,
-    out: Path,
+    out: str | Path,
     model: "ModelFile | None",
     source: OcrSource,
     options: IndexOptions,
@@ -118,7 +117,7 @@ def update_index(
     searches in the meantime see the last commit.
 
     Args:
-        out: the index folder; made if need be.
+        out: location of the index (``retrieval.index.location``); made if need be.
         model: that of the index, its first one, or with ``options.replace_model`` any; None: the
             index holds words only.
 
@@ -130,7 +129,7 @@ def update_index(
     listing = roots.list_videos()
     if said := listing.describe_left_out():
         logger.warning("%s: %s", roots.describe(), said)
-    with begin_update(roots, listing, out, model, source, options) as update:
+    with begin_update(roots, listing, open_store(out), model, source, options) as update:
         plan = update.result.plan
         if names := sorted(plan.add + plan.update):
             source.prepare()
@@ -148,7 +147,7 @@ def _show_progress(names: Sequence[str]) -> Iterator[str]:
 
 
 class IndexUpdate:
-    """An update of an index, whose folder is locked; what has moved or is gone, it knows already.
+    """An update of an index, which is locked; what has moved or is gone, it knows already.
 
     Attributes:
         result: what has been done so far, and ``result.plan``, what there was to do.
@@ -157,14 +156,16 @@ class IndexUpdate:
 
     def __init__(
         self,
-        writer: IndexWriter,
+        store: IndexStore,
+        writer: StoreWriter,
         roots: Roots,
         model: "ModelFile | None",
         source: OcrSource,
         options: IndexOptions,
         load_encoder: "Callable[[], WindowEncoder | NoEncoder]",
     ) -> None:
-        self._writer, self._roots, self._source, self._options = writer, roots, source, options
+        self._store, self._writer = store, writer
+        self._roots, self._source, self._options = roots, source, options
         self._load_encoder = load_encoder
         self._had_ann = writer.meta.get("ann") is not None
         self._params = partial(_choose_reading, model, tuple(writer.meta["windows"]))
@@ -209,7 +210,7 @@ class IndexUpdate:
         if not isinstance(encoder, NoEncoder):
             settings = [writer.meta["windows"], encoder.precision.name, frames]
             unfinished = UnfinishedVideos(
-                writer.folder, writer.meta["model"], settings, params.uses_ocr
+                self._store.work_folder, writer.meta["model"], settings, params.uses_ocr
             )
         open_file = partial(open_video_file, self._roots, params, self._source)
         if not params.uses_ocr:  # embeddings do not depend on the text
@@ -246,16 +247,16 @@ class IndexUpdate:
         return True
 
     def finish(self) -> None:
-        """Drop dead rows, and make the FAISS index where one is wanted or was there."""
+        """Drop dead rows, and index the nearest neighbours where that is wanted or was done."""
         writer, result, ann = self._writer, self.result, self._options.ann
         writer.compact()
         num_rows, kept = writer.meta["num_rows"], writer.meta.get("ann")
         covers_most = kept is not None and kept["num_rows"] >= _MIN_COVERED * num_rows
         if ann or (self._had_ann and not covers_most and count_vectors(writer.meta) >= MIN_VECTORS):
-            result.recall = build_ann(writer)
+            result.recall = writer.build_ann()
         writer.remove_leftovers()
         if "successor" not in writer.meta:
-            remove_unfinished(writer.folder)
+            remove_unfinished(self._store.work_folder)
         result.num_videos = len(writer.read_videos())
         result.num_entries = num_rows - writer.count_dead_rows()
 
@@ -264,7 +265,7 @@ class IndexUpdate:
 def begin_update(
     roots: Roots,
     listing: VideoListing,
-    out: Path,
+    store: IndexStore,
     model: "ModelFile | None",
     source: OcrSource,
     options: IndexOptions,
@@ -277,7 +278,7 @@ def begin_update(
 
     Args:
         listing: the videos of the roots.
-        out, model: as in ``update_index``.
+        model: as in ``update_index``.
         progress: told what is embedded anew, in the place of a bar.
 
     Raises:
@@ -286,41 +287,39 @@ def begin_update(
     for wanted, option in ((options.ann, "--ann"), (options.vectors is not None, "--vectors")):
         if wanted and model is None:
             raise UserError(
-                f"{out}: {option} is for embeddings, and an index of words only has none"
+                f"{store.location}: {option} is for embeddings, and an index of words only has none"
             )
-    read_index_meta(out)  # before anything is written to a folder that is no index
-    with _explain_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with _explain_write_errors(out), lock_index(out):
-        meta = read_index_meta(out)
+    store.read_meta()  # before anything is written to what is no index
+    with store.locking():
+        meta = store.read_meta()
         if meta is not None:
-            check_completely(out)
-        windows = _choose_windows(out, meta, options)
+            store.check_completely()
+        windows = _choose_windows(store.location, meta, options)
         precision = None if model is None else _choose_precision(meta, model, options)
         # The model is loaded only where something has changed.
-        load_encoder = cache(partial(_load_encoder, out, meta, model, precision, options))
+        load_encoder = cache(partial(_load_encoder, store, meta, model, precision, options))
         identity, changes_model = None, False
         if meta is None:
-            _create_index(roots, out, model, windows, load_encoder(), options.vectors)
+            _create_index(roots, store, model, windows, load_encoder(), options.vectors)
         else:
-            _check_roots(roots, out, meta)
-            identity, changes_model = _compare_models(out, meta, model, options, load_encoder)
-            if not changes_model and _changes_vectors(out, meta, options):
+            _check_roots(roots, store.location, meta)
+            identity, changes_model = _compare_models(store, meta, model, options, load_encoder)
+            if not changes_model and _changes_vectors(store.location, meta, options):
                 identity, changes_model = identify_model(model, load_encoder), True
-        with IndexWriter(out) as writer:
+        with store.open_writer() as writer:
             writer.remove_leftovers()
-            update = IndexUpdate(writer, roots, model, source, options, load_encoder)
+            update = IndexUpdate(store, writer, roots, model, source, options, load_encoder)
             settings = {"ocr": source.settings(), "precision": precision}
             if identity is not None:
                 settings["model"] = identity
             if changes_model:
                 update.apply(listing, {})
                 update.result.num_anew = embed_anew(
-                    writer, roots, model, identity, source, windows, load_encoder,
+                    store, writer, roots, model, identity, source, windows, load_encoder,
                     options.batch_size, options.vectors, progress,
                 )  # fmt: skip
             elif meta is not None and model is not None:
-                _warn_of_precision(out, meta, precision)
+                _warn_of_precision(store.location, meta, precision)
                 if options.replace_model:  # of another one's, that has been begun
                     writer.set_meta(successor=None)
             update.apply(listing, settings)
@@ -328,7 +327,7 @@ def begin_update(
 
 
 def _load_encoder(
-    out: Path,
+    store: IndexStore,
     meta: dict[str, Any] | None,
     model: "ModelFile | None",
     precision: PrecisionName | None,
@@ -344,7 +343,7 @@ def _load_encoder(
 
     encoder = WindowEncoder(model, Precision(precision, options.device or torch.device("cpu")))
     if model.is_kept and meta is not None and meta.get("model") is not None:
-        check_model(out, meta["model"], model, lambda: encoder)
+        check_model(store, meta, model, lambda: encoder)
     return encoder
 
 
@@ -354,7 +353,7 @@ def _choose_reading(model: "ModelFile | None", windows: tuple[float, float]) -> 
 
 
 def _compare_models(
-    out: Path,
+    store: IndexStore,
     meta: dict[str, Any],
     model: "ModelFile | None",
     options: IndexOptions,
@@ -373,8 +372,8 @@ def _compare_models(
     if model is None:
         if before is not None:
             raise OtherModelError(
-                f"{out}: was made with the model {describe_model(before)}, and can't be updated "
-                "without it"
+                f"{store.location}: was made with the model {describe_model(before)}, and can't be "
+                "updated without it"
             )
         return None, False
     if before is None:
@@ -382,7 +381,7 @@ def _compare_models(
     if model.is_kept:  # it is compared when it is loaded
         return None, False
     try:
-        return check_model(out, before, model, load_encoder), False
+        return check_model(store, meta, model, load_encoder), False
     except OtherModelError:
         if not options.replace_model:
             raise
@@ -396,40 +395,39 @@ def list_videos(folder: Path | Roots) -> VideoListing:
 
 def _create_index(
     roots: Roots,
-    out: Path,
+    store: IndexStore,
     model: "ModelFile | None",
     windows: tuple[float, float],
     encoder: "WindowEncoder | NoEncoder",
     vectors: Vectors | None,
 ) -> None:
-    """Make an empty index in a locked folder; raises ``UserError``."""
-    (out / database.DATABASE).unlink(missing_ok=True)  # of one whose making was stopped
+    """Make an empty index in a locked store; raises ``UserError``."""
     meta = roots.to_meta() | {"windows": list(windows)}
     width, leaves_out = None, ()
     if model is not None and not isinstance(encoder, NoEncoder):
-        saved = save_model(out, model, identify_model(model, lambda: encoder), encoder, vectors)
+        saved = save_model(store, model, identify_model(model, lambda: encoder), encoder, vectors)
         width, leaves_out = saved.pop("width"), saved.pop("leaves_out")
         meta |= saved
-    IndexWriter.create(out, width, leaves_out, meta)
+    store.create(width, leaves_out, meta)
 
 
-def _check_roots(roots: Roots, out: Path, meta: dict[str, Any]) -> None:
+def _check_roots(roots: Roots, location: str, meta: dict[str, Any]) -> None:
     before = Roots.from_meta(meta)
     if before.folders.keys() == roots.folders.keys() == {ONLY}:
         if before.folders[ONLY].resolve() != roots.folders[ONLY].resolve():
             raise IndexFolderError(
-                f"{out}: is the index of {before.describe()}, not of {roots.describe()}; give that "
-                f"folder, or another --out; where it has moved there, give --relocate "
+                f"{location}: is the index of {before.describe()}, not of {roots.describe()}; give "
+                f"that folder, or another --out; where it has moved there, give --relocate "
                 f"{before.describe()} {roots.describe()}, too"
             )
     elif before != roots:
         raise IndexFolderError(
-            f"{out}: is a library of find.py, with folders of its own; give another --out"
+            f"{location}: is a library of find.py, with folders of its own; give another --out"
         )
 
 
 def _choose_windows(
-    out: Path, meta: dict[str, Any] | None, options: IndexOptions
+    location: str, meta: dict[str, Any] | None, options: IndexOptions
 ) -> tuple[float, float]:
     """Return the length and stride of windows, in seconds; raises ``UserError``."""
     window_s, stride_s = (WINDOW_S, STRIDE_S) if meta is None else meta["windows"]
@@ -438,13 +436,14 @@ def _choose_windows(
     check_windows(wanted_window, wanted_stride)
     if meta is not None and (wanted_window, wanted_stride) != (window_s, stride_s):
         raise UserError(
-            f"{out}: has windows of {window_s:g} s every {stride_s:g} s, not of {wanted_window:g} "
-            f"every {wanted_stride:g}; leave out --window and --stride, or give another --out"
+            f"{location}: has windows of {window_s:g} s every {stride_s:g} s, not of "
+            f"{wanted_window:g} every {wanted_stride:g}; leave out --window and "
+            "--stride, or give another --out"
         )
     return wanted_window, wanted_stride
 
 
-def _changes_vectors(out: Path, meta: dict[str, Any], options: IndexOptions) -> bool:
+def _changes_vectors(location: str, meta: dict[str, Any], options: IndexOptions) -> bool:
     """Whether other vectors are wanted than those of an index, whose model stays.
 
     Raises ``UserError`` where its videos are not to be embedded anew for them.
@@ -454,9 +453,9 @@ def _changes_vectors(out: Path, meta: dict[str, Any], options: IndexOptions) -> 
         return False
     if not options.replace_model:
         raise UserError(
-            f"{out}: has the vectors of {before}, and --vectors {options.vectors} needs those of "
-            "its videos anew: give --replace-model and the model, too, or leave out --vectors, or "
-            "give another --out"
+            f"{location}: has the vectors of {before}, and --vectors {options.vectors} needs those "
+            "of its videos anew: give --replace-model and the model, too, or leave out --vectors, "
+            "or give another --out"
         )
     return True
 
@@ -472,26 +471,13 @@ def _choose_precision(
     return meta.get("precision", "fp32")  # as before indexes said it
 
 
-def _warn_of_precision(out: Path, meta: dict[str, Any], precision: PrecisionName | None) -> None:
+def _warn_of_precision(
+    location: str, meta: dict[str, Any], precision: PrecisionName | None
+) -> None:
     """Say that the precision changes; embeddings of two are close enough to stand together."""
     before = meta.get("precision", "fp32")
     if precision != before:
         logger.warning(
             "%s: its videos were embedded in %s; those that are embedded from now on are in %s",
-            out, before, precision,
+            location, before, precision,
         )  # fmt: skip
-
-
-@contextmanager
-def _explain_write_errors(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError
-        ):
-            raise database.explain_read_error(out, error) from error
-        raise IndexFolderError(
-            f"{out}: can't be written ({error}); what was finished before is kept: free some "
-            "space, or give access, and run the command again"
-        ) from error

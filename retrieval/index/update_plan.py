@@ -8,7 +8,7 @@ from pathlib import Path
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.records import ContentStamp, KnownVideo, Stamps
 from retrieval.index.roots import Roots
-from retrieval.index.writer import IndexWriter
+from retrieval.index.store import StoreWriter
 from utils.errors import UserError
 
 
@@ -81,7 +81,7 @@ def plan_update(
 
 
 def apply_plan(
-    writer: IndexWriter, plan: UpdatePlan, known: Mapping[str, KnownVideo], source: OcrSource
+    writer: StoreWriter, plan: UpdatePlan, known: Mapping[str, KnownVideo], source: OcrSource
 ) -> None:
     """Write what of a plan takes no time: what has moved, is gone, or has another time.
 

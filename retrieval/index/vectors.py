@@ -85,11 +85,18 @@ class EntryVectors:
     Args:
         windows: (N, E) float32 of length 1, perhaps mapped.
         frames: those of frames, where the index has them.
+
+    Attributes:
+        num_rows: N.
+        width: E.
+        num_frames: M; None without frame vectors.
     """
 
     def __init__(self, windows: NDArray, frames: FrameVectors | None = None) -> None:
         self.windows = np.asarray(windows)  # slices of the map itself are slow
         self.frames = frames
+        self.num_rows, self.width = self.windows.shape
+        self.num_frames = None if frames is None else len(frames.vectors)
 
     def score_all(self, query: NDArray) -> NDArray:
         """Return the score (N,) of every row, dead or alive, for a query (E,) of length 1."""

@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from retrieval.errors import DamagedIndexError, IndexFolderError
 from retrieval.index import checksums, database
+from retrieval.index.ann import write_ann
 from retrieval.index.arrays import (
     CHECKSUMS,
     FRAME_COUNTS,
@@ -52,7 +53,7 @@ from retrieval.index.layout import (
     thumbnail_file,
 )
 from retrieval.index.records import KnownEntry, KnownLine, KnownVideo, NewEntry, NewVideo, Stamps
-from retrieval.index.store import MAX_DEAD
+from retrieval.index.store import MAX_DEAD, MIN_VECTORS
 from utils.files import (
     FileLockedError,
     lock_file,
@@ -316,6 +317,15 @@ class IndexWriter:
             database.write_meta(self._database, taken)
         for entry in gone:
             thumbnail_file(self.folder, entry).unlink(missing_ok=True)
+
+    def build_ann(self, min_vectors: int = MIN_VECTORS) -> float:
+        """Make a FAISS index of all vectors; readers find it when it is complete.
+
+        Returns and raises as ``retrieval.index.store.StoreWriter.build_ann``.
+        """
+        found, recall = write_ann(self.folder, self.meta, min_vectors)
+        self.set_meta(ann=found)
+        return recall
 
     def remove_leftovers(self) -> None:
         """Remove the files of older generations, and those of a writer that was killed."""

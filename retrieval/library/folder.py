@@ -12,19 +12,18 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from retrieval.errors import LIBRARY_LOCK, DamagedIndexError
-from retrieval.index import database
-from retrieval.index.integrity import check_completely
+from retrieval.index.folder_store import FolderStore
 from retrieval.index.records import STRIDE_S, WINDOW_S
 from retrieval.index.relocation import relocate_folder
 from retrieval.index.repair import repair_index
 from retrieval.index.roots import Roots
-from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
+from retrieval.index.store import StoreReader, StoreWriter
 from retrieval.library.documents import LibraryText
 from retrieval.library.settings import LibrarySettings
 from utils.errors import UserError
@@ -48,6 +47,7 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.index, self.text = folder / "index", folder / "text"
+        self.store = FolderStore(self.index)
         self.status_file, self.log_file = folder / "status.json", folder / "work.log"
         self._lock, self._address = folder / LIBRARY_LOCK, folder / "address.json"
 
@@ -78,19 +78,19 @@ class Library:
 
     def read_meta(self) -> dict[str, Any]:
         """Return the ``meta`` of the index; raises ``IndexFolderError``."""
-        with database.open_database(self.index) as connection:
-            return database.read_meta(connection)
+        with self._reading() as reader:
+            return reader.meta
 
     def read_names(self) -> set[str]:
         """Return the names of the videos in the index."""
-        with database.open_database(self.index) as connection:
-            return set(database.read_videos(connection))
+        with self._reading() as reader:
+            return set(reader.read_known_videos())
 
     def count(self) -> tuple[int, int]:
         """Return how many videos, and how many entries, the index has."""
-        with database.open_database(self.index) as connection:
-            query = "SELECT (SELECT COUNT(*) FROM videos), (SELECT COUNT(*) FROM entries)"
-            return connection.execute(query).fetchone()
+        with self._reading() as reader:
+            num_entries = reader.meta["num_rows"] - len(reader.read_dead_rows())
+            return len(reader.read_known_videos()), num_entries
 
     def read_roots(self) -> Roots:
         """Return the folders of the library."""
@@ -107,12 +107,12 @@ class Library:
         """
         said: list[str] = []
         try:
-            if (meta := read_index_meta(self.index)) is not None:
-                check_completely(self.index)
+            if (meta := self.store.read_meta()) is not None:
+                self.store.check_completely()
         except DamagedIndexError as error:
             result = repair_index(self.index)
             said = [f"{error.folder}: {line}" for line in result.describe()]
-            meta = read_index_meta(self.index)
+            meta = self.store.read_meta()
         if meta is not None:
             if "roots" not in meta:
                 raise UserError(
@@ -120,21 +120,19 @@ class Library:
                     "--library"
                 )
             return said
-        self.index.mkdir(parents=True, exist_ok=True)
-        with lock_index(self.index):
-            (self.index / database.DATABASE).unlink(missing_ok=True)  # whose making was stopped
+        with self.store.locking():
             meta = Roots({}).to_meta() | {"windows": [WINDOW_S, STRIDE_S]}
-            IndexWriter.create(self.index, None, (), meta)
+            self.store.create(None, (), meta)
         return said
 
     def write_settings(self, settings: LibrarySettings) -> None:
         """Keep how videos are read."""
-        with self._writing() as writer:
+        with self.writing() as writer:
             writer.set_meta(library=asdict(settings))
 
     def write_exclude(self, patterns: Sequence[str]) -> None:
         """Keep the patterns of what in the folders is left out (``utils.files.list_files``)."""
-        with self._writing() as writer:
+        with self.writing() as writer:
             writer.set_meta(exclude=[pattern for pattern in patterns if pattern] or None)
 
     def add_folders(self, folders: Sequence[Path]) -> list[str]:
@@ -163,7 +161,7 @@ class Library:
                         f"out first: python find.py --forget {other}"
                     )
             roots = roots.add(folder)
-        with self._writing() as writer:
+        with self.writing() as writer:
             writer.set_meta(**roots.to_meta())
         return said
 
@@ -178,7 +176,7 @@ class Library:
             raise UserError(
                 f"{folder}: is none of the library's folders ({roots.describe() or 'none'})"
             )
-        with self._writing() as writer:
+        with self.writing() as writer:
             known = writer.read_videos()
             gone = [video.id for name, video in known.items() if roots.split(name)[0] in names]
             writer.write((), gone)
@@ -188,12 +186,19 @@ class Library:
     def relocate(self, old: Path, new: Path) -> int:
         """Look for videos in ``new`` that were in ``old``; see ``retrieval.index.relocation``."""
         text = LibraryText(self.text, ())
-        with self._writing() as writer:
+        with self.writing() as writer:
             return relocate_folder(writer, old, new, text.move_documents)
 
     @contextmanager
-    def _writing(self) -> Iterator[IndexWriter]:
-        with lock_index(self.index), IndexWriter(self.index) as writer:
+    def _reading(self) -> Iterator[StoreReader]:
+        """Yield a reader of the index, closed at once: SQLite tidies up after the last one."""
+        with closing(self.store), self.store.reading() as reader:
+            yield reader
+
+    @contextmanager
+    def writing(self) -> Iterator[StoreWriter]:
+        """Yield a writer of the index, which is locked for a ``with`` block."""
+        with self.store.locking(), self.store.open_writer() as writer:
             yield writer
 
 

@@ -24,7 +24,6 @@ from retrieval.index.records import encode_path
 from retrieval.index.roots import Roots, VideoListing
 from retrieval.index.update import IndexOptions, IndexUpdate, begin_update
 from retrieval.index.update_plan import UpdatePlan, apply_plan, plan_update
-from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.library.documents import DocumentMaker, DocumentTask, LibraryText, list_steps
 from retrieval.library.folder import Library
 from retrieval.library.settings import NO_MODEL, LibrarySettings
@@ -181,7 +180,7 @@ class LibraryWork:
 
     def _compare(self, roots: Roots, listing: VideoListing) -> UpdatePlan:
         """Compare the index with what there is, and write what takes no time."""
-        with lock_index(self._library.index), IndexWriter(self._library.index) as writer:
+        with self._library.writing() as writer:
             known = writer.read_videos()
             kept = listing.find_kept(known)
             plan = plan_update(roots, listing.names, known, self._source, kept)
@@ -205,7 +204,7 @@ class LibraryWork:
             return None
         from retrieval.index.tower import open_model
 
-        return open_model(self._library.index, meta)
+        return open_model(self._library.store.open_model_folder(meta), meta)
 
     def _index(
         self,
@@ -231,7 +230,7 @@ class LibraryWork:
             self._status.advance(name, 0.5 + 0.5 * share)
 
         with begin_update(
-            roots, listing, self._library.index, model, self._source, options, progress
+            roots, listing, self._library.store, model, self._source, options, progress
         ) as update:
             plan = update.result.plan
             if made is None:

@@ -37,6 +37,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.index.store import VectorReader
 from retrieval.index.vectors import EntryVectors
 
 MIN_Z_SCORE = 2.0  # of a hit that counts as found
@@ -81,10 +82,12 @@ class Calibration:
         unrelated: embeddings (U, E) of length 1 of the unrelated texts.
     """
 
-    def __init__(self, vectors: EntryVectors, alive: NDArray, unrelated: NDArray) -> None:
+    def __init__(
+        self, vectors: VectorReader | EntryVectors, alive: NDArray, unrelated: NDArray
+    ) -> None:
         most = MAX_COMPARED
-        if vectors.frames is not None:  # which take as much time as entries
-            most = max(SAMPLE, most * len(vectors.windows) // len(vectors.frames.vectors))
+        if vectors.num_frames is not None:  # which take as much time as entries
+            most = max(SAMPLE, most * vectors.num_rows // vectors.num_frames)
         rows = np.random.default_rng(0).permutation(alive)[:most]
         compared = vectors.take(rows)
         scores = np.stack([compared.score_all(text) for text in unrelated])  # (U, C)

@@ -15,7 +15,6 @@ Shapes: E width of the common space, M found.
 import math
 import os
 import re
-import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 from rapidfuzz import fuzz, process
 
 from retrieval.errors import UnknownEntryError
-from retrieval.search.snapshot import Snapshot, read_entry, spell_video
+from retrieval.index.store import StoreReader
+from retrieval.search.snapshot import Snapshot, find_video, read_entry
 from utils.errors import UserError
 
 # Less than a half of what is wanted and the whole would be turned away from it.
@@ -68,7 +68,7 @@ def parse_like(text: Like) -> int | Moment:
     return Moment(video, seconds)
 
 
-def find_entry(connection: sqlite3.Connection, like: Like) -> int:
+def find_entry(reader: StoreReader, snapshot: Snapshot, like: Like) -> int:
     """Return the id of the entry that is meant: the one whose centre is nearest to the time.
 
     Raises:
@@ -79,26 +79,25 @@ def find_entry(connection: sqlite3.Connection, like: Like) -> int:
     moment = parse_like(like)
     if isinstance(moment, int):
         return moment
-    rows = connection.execute(
-        "SELECT entries.id, start_s, end_s FROM entries JOIN videos ON videos.id = video_id "
-        "WHERE path = ? ORDER BY abs(start_s + end_s - 2 * ?), entries.id",
-        (os.fsencode(spell_video(connection, moment.video)), moment.time_s),
-    ).fetchall()
-    if not rows:
-        raise UnknownEntryError(_name_near(connection, moment.video))
-    for entry_id, start_s, end_s in rows:
+    video = reader.find_video(snapshot.spell_video(reader, moment.video))
+    entries = [] if video is None else reader.list_entries(video.id)
+    if not entries:
+        raise UnknownEntryError(_name_near(snapshot.list_paths(reader), moment.video))
+    doubled = 2 * moment.time_s
+    for entry_id, start_s, end_s in sorted(
+        entries, key=lambda entry: (abs(entry[1] + entry[2] - doubled), entry[0])
+    ):
         if start_s <= moment.time_s <= end_s:
             return entry_id
-    last = max(end_s for _, _, end_s in rows)
+    last = max(end_s for _, _, end_s in entries)
     raise UnknownEntryError(
         f"{moment.video}: is {last:.1f} s long, so has no moment {moment.time_s:g} s; give a time "
         "within it"
     )
 
 
-def _name_near(connection: sqlite3.Connection, video: str) -> str:
-    """Return the message about a video that the index does not have."""
-    names = [os.fsdecode(path) for (path,) in connection.execute("SELECT path FROM videos")]
+def _name_near(names: Sequence[str], video: str) -> str:
+    """Return the message about a video that the index does not have, among the names it has."""
     ending = "/" + video.rsplit("/", 1)[-1]
     near = [name for name in names if f"/{name}".endswith(ending)][:_NEAR_NAMES]
     if not near:
@@ -123,20 +122,22 @@ class QueryEmbedding(NamedTuple):
 
 
 def read_examples(
-    connection: sqlite3.Connection, snapshot: Snapshot, like: Sequence[Like], minus: Sequence[Like]
+    reader: StoreReader, snapshot: Snapshot, like: Sequence[Like], minus: Sequence[Like]
 ) -> Examples:
     """Look up the entries that are searched with; raises ``UserError``."""
     weighted: list[Weighted] = []
     nearby: list[int] = []
     for weight, text in [(1.0, one) for one in like] + [(-MINUS_WEIGHT, one) for one in minus]:
-        entry, row = read_entry(connection, find_entry(connection, text))
-        weighted.append((weight, np.array(snapshot.embeddings[row])))
-        rows = connection.execute(
-            "SELECT id FROM entries WHERE video_id = (SELECT video_id FROM entries "
-            "WHERE id = ?) AND start_s < ? AND end_s > ?",
-            (entry.id, entry.end_s, entry.start_s),
-        )
-        nearby += [entry.id, *(entry_id for (entry_id,) in rows)]
+        entry = read_entry(reader, find_entry(reader, snapshot, text))
+        rows = snapshot.find_rows_of(np.array([entry.id]))
+        weighted.append((weight, snapshot.vectors.read_windows(rows)[0]))
+        others = reader.list_entries(find_video(reader, snapshot, entry.video).id)
+        nearby.append(entry.id)
+        nearby += [
+            other
+            for other, start_s, end_s in others
+            if start_s < entry.end_s and end_s > entry.start_s
+        ]
     return Examples(weighted, np.unique(np.array(nearby, dtype=np.int64)))
 
 

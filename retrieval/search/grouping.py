@@ -8,15 +8,14 @@ is not one hit because each of its windows overlaps the next. Shapes: N entries,
 common space.
 """
 
-import os
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.results import SameEntry
-from retrieval.search.snapshot import Snapshot, select_in
+from retrieval.index.store import StoreReader
+from retrieval.results import Entry, SameEntry
+from retrieval.search.snapshot import Snapshot
 
 # Of the demonstration's test videos 98 to 100 % are found again at 0.99 when they are compressed,
 # cut, brightened, halved in size or begin later; 0.4 % of the fusion's have another video there
@@ -32,14 +31,16 @@ Lines = Mapping[int, frozenset[str]]  # entry -> the lines of text in it that ar
 class Group:
     """An entry, and those that show the same."""
 
-    def __init__(self, position: int, others: Sequence[SameEntry] = ()) -> None:
+    def __init__(self, position: int, others: Sequence[Entry] = ()) -> None:
         self.position = position  # of the best one, in the list
         self.num_others = len(others)
-        self.others = tuple(others[:MAX_NAMED])
+        self.others = tuple(
+            SameEntry(one.id, one.video, one.start_s, one.end_s) for one in others[:MAX_NAMED]
+        )
 
 
 def group_entries(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     ids: NDArray,
     num_groups: int,
@@ -58,8 +59,9 @@ def group_entries(
     count = min(most, SCANNED * num_groups)
     while True:
         scanned = ids[:count]
-        entries = _read_entries(connection, scanned)
-        rows = snapshot.embeddings[snapshot.find_rows_of(scanned)]  # (N, E)
+        found = reader.read_entries(scanned.tolist())
+        entries = [found[number] for number in scanned.tolist()]
+        rows = snapshot.vectors.read_windows(snapshot.find_rows_of(scanned))  # (N, E)
         lines = find_lines(scanned.tolist())
         groups = _form_groups(entries, rows, lines, num_groups, near_duplicate)
         if len(groups) == num_groups or count == most:
@@ -67,16 +69,8 @@ def group_entries(
         count = min(most, 4 * count)
 
 
-def _read_entries(connection: sqlite3.Connection, ids: NDArray) -> list[SameEntry]:
-    columns = "SELECT entries.id, path, start_s, end_s FROM entries "
-    columns += "JOIN videos ON videos.id = video_id WHERE entries.id"
-    rows = select_in(connection, columns, ids.tolist())
-    found = {number: SameEntry(number, os.fsdecode(path), *span) for number, path, *span in rows}
-    return [found[number] for number in ids.tolist()]
-
-
 def _form_groups(
-    entries: Sequence[SameEntry], rows: NDArray, lines: Lines, num_groups: int, least: float
+    entries: Sequence[Entry], rows: NDArray, lines: Lines, num_groups: int, least: float
 ) -> list[Group]:
     numbers: dict[str, int] = {}
     videos = np.array([numbers.setdefault(entry.video, len(numbers)) for entry in entries])

@@ -28,7 +28,6 @@ of a query can come ninth.) Entries of equal evidence are in the order of their 
 Shapes: N entries, E width of the common space.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -38,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import WordsOnlyError
+from retrieval.index.store import StoreReader
 from retrieval.index.vectors import BestFrame
 from retrieval.results import (
     MODES,
@@ -66,7 +66,7 @@ from retrieval.search.keyword import (
     score_entries,
 )
 from retrieval.search.semantic import find_nearest
-from retrieval.search.snapshot import Snapshot, read_entries
+from retrieval.search.snapshot import Snapshot
 from utils.errors import UserError
 
 MAX_QUERY = 1000  # characters
@@ -235,10 +235,10 @@ class EmbeddedQuery:
 
         Row by row, so that last digits don't depend on what else is compared.
         """
-        cosines = np.vecdot(snapshot.embeddings[rows], self.whole)
+        cosines = np.vecdot(snapshot.vectors.read_windows(rows), self.whole)
         if self.seen is None:
             return cosines
-        return cosines + np.vecdot(snapshot.without["ocr"][rows], self.seen)
+        return cosines + np.vecdot(snapshot.vectors.read_without("ocr", rows), self.seen)
 
     def find_best_frame(self, snapshot: Snapshot, row: int) -> BestFrame | None:
         """Return the frame of a row that is most similar; None without frame vectors."""
@@ -248,11 +248,13 @@ class EmbeddedQuery:
     def score_rows(self, snapshot: Snapshot, rows: NDArray) -> NDArray:
         """Return the scores (M,) of rows (M,), as semantic search has them."""
         scores = snapshot.vectors.score_rows(self.whole, rows)
-        return scores if self.seen is None else scores + snapshot.without["ocr"][rows] @ self.seen
+        if self.seen is None:
+            return scores
+        return scores + snapshot.vectors.read_without("ocr", rows) @ self.seen
 
 
 def rank_entries(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     request: SearchRequest,
     query: EmbeddedQuery,
@@ -262,7 +264,7 @@ def rank_entries(
     """Return the entries that are found, those of each list down to ``depth`` at least.
 
     Args:
-        connection: within a transaction that sees the snapshot.
+        reader: that sees the snapshot.
         rows: the only ones that are searched; None: all.
     """
     matches: list[TermMatch] = []
@@ -275,10 +277,10 @@ def rank_entries(
         lists["semantic"] = add_ranks(*_leave_out(found.ids, found.scores, query.left_out))
     if request.mode != "semantic":
         terms = parse_terms(request.query, request.like_meaning)
-        matches = match_terms(connection, snapshot, terms)
-        showing = find_entries_showing(connection, snapshot, parse_terms(request.minus))
+        matches = match_terms(reader, snapshot, terms)
+        showing = find_entries_showing(reader, snapshot, parse_terms(request.minus))
         inside = None if rows is None else snapshot.ids[rows]
-        words = _keep_entries(score_entries(connection, matches), inside, query.left_out, showing)
+        words = _keep_entries(score_entries(reader, matches), inside, query.left_out, showing)
         words = _cut_list(words, depth)
         lists["keyword"] = add_ranks(words.ids, words.evidence)
     if request.mode == "hybrid":
@@ -382,7 +384,7 @@ def weigh_words(words: WordScores, most_seen: float) -> NDArray:
 
 
 def run_search(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     request: SearchRequest,
     query: EmbeddedQuery,
@@ -390,16 +392,16 @@ def run_search(
     """Return the hits: those that are likely, best first, then the others, best first.
 
     Args:
-        connection: within a transaction that sees the snapshot.
+        reader: that sees the snapshot.
     """
-    rows = None if request.folder is None else snapshot.find_rows(connection, request.folder)
+    rows = None if request.folder is None else snapshot.find_rows(reader, request.folder)
     depth = max(DEPTH, SCANNED * request.k if request.group else request.k)
-    ranking = rank_entries(connection, snapshot, request, query, depth, rows)
-    groups = _form_groups(connection, snapshot, request, ranking.ids, ranking.matches)
+    ranking = rank_entries(reader, snapshot, request, query, depth, rows)
+    groups = _form_groups(reader, snapshot, request, ranking.ids, ranking.matches)
     places = np.array([group.position for group in groups], dtype=np.int64)
     ids = ranking.ids[places]
-    entries = read_entries(connection, ids.tolist())
-    lines = find_matches(connection, ranking.matches, ids.tolist())
+    entries = reader.read_entries(ids.tolist())
+    lines = find_matches(reader, ranking.matches, ids.tolist())
     ranks = {mode: found.find_ranks(ids) for mode, found in ranking.lists.items()}
     similar = _Similarities(snapshot, query, ids, ranking.expected)
     hits = []
@@ -508,7 +510,7 @@ def _get_rank(ranks: dict[Mode, NDArray], mode: Mode, number: int) -> int | None
 
 
 def _form_groups(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     request: SearchRequest,
     ids: NDArray,
@@ -519,10 +521,10 @@ def _form_groups(
         return [Group(position) for position in range(min(request.k, len(ids)))]
 
     def find_lines(entries: Sequence[int]) -> dict[int, frozenset[str]]:
-        found = find_matches(connection, matches, entries)
+        found = find_matches(reader, matches, entries)
         return {entry: fold_lines(lines) for entry, lines in found.items()}
 
-    return group_entries(connection, snapshot, ids, request.k, request.near_duplicate, find_lines)
+    return group_entries(reader, snapshot, ids, request.k, request.near_duplicate, find_lines)
 
 
 def _leave_out(ids: NDArray, scores: NDArray, left_out: NDArray) -> tuple[NDArray, NDArray]:
@@ -554,8 +556,10 @@ def _cut_list(words: WordScores, depth: int) -> WordScores:
 def _explain(
     snapshot: Snapshot, row: int, query: NDArray, seen: NDArray | None, similarity: float
 ) -> Explanation:
-    arrays = snapshot.without if seen is None else {}  # a picture is compared with one of them
-    without = {part: float(rows[row] @ query) for part, rows in arrays.items()}
+    vectors = snapshot.vectors
+    parts = vectors.parts if seen is None else ()  # a picture is compared with one of them
+    rows = np.array([row])
+    without = {part: float(vectors.read_without(part, rows)[0] @ query) for part in parts}
     losses = {part: max(0.0, similarity - left) for part, left in without.items()}
     total = sum(losses.values())
     return Explanation(

@@ -19,7 +19,6 @@ Shapes: N entries, P places of a term, L lines.
 
 import math
 import re
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from data_loader.readers.container import SEARCHABLE_EXTENSIONS
 from retrieval.index.records import Line, Postings
+from retrieval.index.store import StoreReader
 from retrieval.index.words import (
     find_joined,
     fold_formerly,
@@ -48,7 +48,7 @@ from retrieval.search.misreading import (
     is_plausible,
     score_edits,
 )
-from retrieval.search.snapshot import MAX_LETTERS, Snapshot, Vocabulary, read_lines
+from retrieval.search.snapshot import MAX_LETTERS, Snapshot, Vocabulary
 
 MAX_WORDS = 500  # that contain a term: the shortest
 MAX_SENTENCES = 5000  # the same where words are whole sentences, in scripts without blanks
@@ -71,7 +71,6 @@ _MIN_LETTERS = 4  # of a term that says more
 _SIMILAR_SCORE = 0.05
 NAME_SCORE = 0.8  # of the name of a file, times that of the match
 _TRIGRAM = 3
-_AFTER_ALL = "\U0010ffff"  # comes after all texts that begin with the same
 # What terms in one line add, as a share of all but the best of them: at least, and at most where
 # they stand in the query's order, beside each other.
 _SAME_LINE, _ADJACENT = 0.25, 0.5
@@ -238,9 +237,7 @@ class WordScores(NamedTuple):
     share: NDArray  # (N,) float64, of terms, in [0, 1], at least the coverage
 
 
-def match_terms(
-    connection: sqlite3.Connection, snapshot: Snapshot, terms: Sequence[Term]
-) -> list[TermMatch]:
+def match_terms(reader: StoreReader, snapshot: Snapshot, terms: Sequence[Term]) -> list[TermMatch]:
     """Look up terms; those that no entry has have no entries."""
 
     def match(term: Term) -> TermMatch:
@@ -248,10 +245,10 @@ def match_terms(
             term = replace(term, text=" ".join(map(fold_formerly, term.words)), joined=())
         if term.quoted:
             return snapshot.keep(
-                term, partial(_match_phrase, connection, snapshot, term), TermMatch.count_numbers
+                term, partial(_match_phrase, reader, snapshot, term), TermMatch.count_numbers
             )
-        joined = _find_joined_words(snapshot.load_vocabulary(connection), term)
-        make = partial(_match_word, connection, snapshot, term, joined)
+        joined = _find_joined_words(snapshot.load_vocabulary(reader), term)
+        make = partial(_match_word, reader, snapshot, term, joined)
         return snapshot.keep((term, *joined), make, TermMatch.count_numbers)
 
     return [match(term) for term in terms]
@@ -271,7 +268,7 @@ def _score_pieces(reduced: str) -> float:
     return _SHORT_PIECES_SCORE if is_short else _PIECES_SCORE
 
 
-def score_entries(connection: sqlite3.Connection, matches: Sequence[TermMatch]) -> WordScores:
+def score_entries(reader: StoreReader, matches: Sequence[TermMatch]) -> WordScores:
     """Return the entries that have a term, and the evidence that their words are."""
     total = sum(match.idf for match in matches)
     matches = [match for match in matches if len(match.entries)]
@@ -283,7 +280,7 @@ def score_entries(connection: sqlite3.Connection, matches: Sequence[TermMatch]) 
         possible[match.entries] += match.idf
     ids = np.flatnonzero(possible)
     coverage, share = sums[ids] / total, possible[ids] / total
-    shared = _score_shared_lines(connection, matches)
+    shared = _score_shared_lines(reader, matches)
     if shared is not None:
         sums[shared[0]] += shared[1]
     order = np.argsort(-sums[ids], kind="stable")
@@ -291,7 +288,7 @@ def score_entries(connection: sqlite3.Connection, matches: Sequence[TermMatch]) 
 
 
 def _score_shared_lines(
-    connection: sqlite3.Connection, matches: Sequence[TermMatch]
+    reader: StoreReader, matches: Sequence[TermMatch]
 ) -> tuple[NDArray, NDArray] | None:
     """Return entries (N,) and what lines with several terms add to their evidence (N,)."""
     if len(matches) < 2:
@@ -310,7 +307,7 @@ def _score_shared_lines(
     sums = of_terms.sum(axis=0)
     shares = np.full(len(tracks), _SAME_LINE)
     best = np.argsort(-sums, kind="stable")[:_MAX_READ]
-    lines = read_lines(connection, tracks[best].tolist())
+    lines = reader.read_lines(tracks[best].tolist())
     for position in best.tolist():
         words = lines[int(tracks[position])].words
         shares[position] += (_ADJACENT - _SAME_LINE) * _measure_order(words, matches)
@@ -373,7 +370,7 @@ class LineMatch(NamedTuple):
 
 
 def find_matches(
-    connection: sqlite3.Connection, matches: Sequence[TermMatch], entries: Sequence[int]
+    reader: StoreReader, matches: Sequence[TermMatch], entries: Sequence[int]
 ) -> dict[int, list[LineMatch]]:
     """Return the lines of entries that terms match, best first, then by time.
 
@@ -390,7 +387,7 @@ def find_matches(
         if len(lines) > MAX_MATCHES:
             best = sorted(lines, key=lambda track: -sum(lines[track].values()))[:MAX_MATCHES]
             of_entry[entry] = {track: lines[track] for track in best}
-    read = read_lines(connection, sorted({t for lines in of_entry.values() for t in lines}))
+    read = reader.read_lines(sorted({t for lines in of_entry.values() for t in lines}))
     words = {track: line.words for track, line in read.items()}
     found = {}
     for entry, lines in of_entry.items():
@@ -436,53 +433,50 @@ def fold_lines(lines: Iterable[LineMatch]) -> frozenset[str]:
     return frozenset(" ".join(get_words(one.line.text)) for one in lines if one.line.kind != "name")
 
 
-def find_entries_showing(
-    connection: sqlite3.Connection, snapshot: Snapshot, terms: Sequence[Term]
-) -> NDArray:
+def find_entries_showing(reader: StoreReader, snapshot: Snapshot, terms: Sequence[Term]) -> NDArray:
     """Return the ids (N,) of the entries that show one of these words or phrases exactly."""
     phrases = [Term(term.text, quoted=True) for term in terms]
-    found = [_match_phrase(connection, snapshot, phrase).entries for phrase in phrases]
+    found = [_match_phrase(reader, snapshot, phrase).entries for phrase in phrases]
     return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
 
 
 def _match_word(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     term: Term,
     joined: Sequence[VocabularyMatch],
 ) -> TermMatch:
-    words = _match_vocabulary(connection, snapshot, term, joined)
-    postings = snapshot.find_postings(connection, [word.word_id for word in words])
+    words = _match_vocabulary(reader, snapshot, term, joined)
+    postings = snapshot.find_postings(reader, [word.word_id for word in words])
     found = [postings[word.word_id] for word in words]
     scores = [np.full(len(own.entries), word.score) for own, word in zip(found, words, strict=True)]
     parts = _split_path(term.text)
     if parts is not None:  # the words of names stand apart: IMG_4711.mp4 is "IMG 4711"
-        found.append(Postings(*_find_phrase(connection, parts)))
+        found.append(Postings(*_find_phrase(reader, parts)))
         scores.append(np.ones(len(found[-1].entries)))
-    in_pieces = _find_pieces(connection, snapshot.load_vocabulary(connection), term)
+    in_pieces = _find_pieces(reader, snapshot.load_vocabulary(reader), term)
     if len(in_pieces.entries):
         found.append(in_pieces)
         scores.append(np.full(len(in_pieces.entries), _score_pieces(term.reduced)))
     places = _join([own.entries for own in found]), _join([own.tracks for own in found])
     by_text = {word.text: word for word in words}
-    match = _weigh_places(connection, snapshot, term, by_text, places, _join(scores, np.float64))
+    match = _weigh_places(reader, snapshot, term, by_text, places, _join(scores, np.float64))
     if not len(in_pieces.entries):
         return match
     return replace(match, in_pieces=np.unique(in_pieces.entries))
 
 
-def _find_pieces(connection: sqlite3.Connection, vocabulary: Vocabulary, term: Term) -> Postings:
+def _find_pieces(reader: StoreReader, vocabulary: Vocabulary, term: Term) -> Postings:
     """Return where a term stands in pieces: ``CA SINO``, ``555 0123``."""
     has_digits = any(map(str.isdecimal, term.reduced))
     cuts = vocabulary.list_cuts(term.reduced, MAX_JOINED if has_digits else _MAX_JOINED_LETTERS)
     found: set[tuple[int, int]] = set()
     for cut in cuts:
-        found |= _find_together(
-            connection, [[word for word, _ in vocabulary.find_same(piece)] for piece in cut]
-        )
+        words = [[word for word, _ in vocabulary.find_same(piece)] for piece in cut]
+        found |= reader.find_together(words, MAX_PLACES)
     if not found:  # mostly
         return Postings(_NO_ENTRIES, _NO_ENTRIES)
-    lines = read_lines(connection, sorted({track for _, track in found}))
+    lines = reader.read_lines(sorted({track for _, track in found}))
     fitting = {
         track for track, line in lines.items() if find_joined(line.words, term.reduced) is not None
     }
@@ -491,40 +485,12 @@ def _find_pieces(connection: sqlite3.Connection, vocabulary: Vocabulary, term: T
     return Postings(np.ascontiguousarray(entries), np.ascontiguousarray(tracks))
 
 
-def _find_together(
-    connection: sqlite3.Connection, pieces: Sequence[Sequence[int]]
-) -> set[tuple[int, int]]:
-    """Return the entries and lines that have a word (by its id) of each piece.
-
-    None where all pieces stand in more than ``MAX_PLACES``: these are words, and no pieces.
-    """
-    chosen = [f"word_id IN ({', '.join(map(str, words))})" for words in pieces]
-    counts = [
-        connection.execute(
-            f"SELECT COUNT(*) FROM (SELECT 1 FROM postings WHERE {of_piece} LIMIT ?)",
-            (MAX_PLACES + 1,),
-        ).fetchone()[0]
-        for of_piece in chosen
-    ]
-    if min(counts) > MAX_PLACES:
-        return set()
-    rarest = counts.index(min(counts))
-    others = "".join(
-        " AND EXISTS (SELECT 1 FROM postings AS other WHERE other.entry_id = own.entry_id "
-        f"AND other.track_id = own.track_id AND other.{of_piece})"
-        for number, of_piece in enumerate(chosen)
-        if number != rarest
-    )
-    statement = f"SELECT entry_id, track_id FROM postings AS own WHERE {chosen[rarest]}{others}"
-    return set(connection.execute(statement))
-
-
 def _join(parts: Sequence[NDArray], dtype: type = np.int64) -> NDArray:
     return np.concatenate([np.zeros(0, dtype), *parts])
 
 
 def _weigh_places(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     term: Term,
     words: dict[str, VocabularyMatch],
@@ -538,7 +504,7 @@ def _weigh_places(
         idf = len(term.words) * _compute_idf(0, snapshot.num_entries)
         places = entries, tracks, scores
         return TermMatch(term, words, idf, entries, scores, *places, tracks, scores)
-    names = snapshot.load_names(connection)
+    names = snapshot.load_names(reader)
     scores = np.where(np.isin(tracks, names, kind="sort"), NAME_SCORE * scores, scores)
     firsts = np.flatnonzero(np.diff(entries, prepend=-1))
     best = np.maximum.reduceat(scores, firsts)
@@ -560,19 +526,19 @@ def _weigh_places(
 
 
 def _match_vocabulary(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     term: Term,
     joined: Sequence[VocabularyMatch],
 ) -> list[VocabularyMatch]:
     """Return the words of the videos that an unquoted term matches, best first."""
-    vocabulary = snapshot.load_vocabulary(connection)
-    found = _match_parts(connection, snapshot, term)
+    vocabulary = snapshot.load_vocabulary(reader)
+    found = _match_parts(reader, snapshot, term)
     found += joined
     if term.text not in FUNCTION_WORDS:
         found += _match_fuzzily(vocabulary, term)
     if term.like_meaning:
-        words = snapshot.load_similar_words(connection)
+        words = snapshot.load_similar_words(reader)
         for word_id, text, cosine in words.find_similar(term.text):
             similar = VocabularyMatch(word_id, text, "similar", _SIMILAR_SCORE * cosine)
             found.append(similar)
@@ -582,19 +548,19 @@ def _match_vocabulary(
     return list(best.values())
 
 
-def _match_parts(
-    connection: sqlite3.Connection, snapshot: Snapshot, term: Term
-) -> list[VocabularyMatch]:
+def _match_parts(reader: StoreReader, snapshot: Snapshot, term: Term) -> list[VocabularyMatch]:
     """Return the words that contain a term, in their written form or in the reduced one."""
     reduced = term.reduced
     by_pieces = snapshot.has_reduced and is_unspaced(reduced)
-    rows = _find_containing(connection, term.text, reduced, by_pieces)
+    # One letter matches only the word that it is.
+    limit = MAX_SENTENCES if by_pieces else MAX_WORDS
+    rows = reader.find_words_containing(term.text, reduced, by_pieces, limit)
     found = [_match_part(term.text, reduced, *row) for row in rows]
     if min(len(term.text), len(reduced)) < _TRIGRAM and not by_pieces:
-        same = snapshot.load_vocabulary(connection).find_same(reduced)
+        same = snapshot.load_vocabulary(reader).find_same(reduced)
         found += [_match_part(term.text, reduced, *word, reduced) for word in same]
     elif by_pieces and len(reduced) >= _TRIGRAM:
-        found += _match_scattered(connection, reduced)
+        found += _match_scattered(reader, reduced)
     return [match for match in found if match is not None]
 
 
@@ -644,48 +610,11 @@ def _match_fuzzily(vocabulary: Vocabulary, term: Term) -> list[VocabularyMatch]:
     return [word for word in found if word.text not in FUNCTION_WORDS]
 
 
-def _find_containing(
-    connection: sqlite3.Connection, text: str, reduced: str, by_pieces: bool
-) -> list[tuple[int, str, str | None]]:
-    """Return id, text and reduced form of the words that contain a text, shortest first.
-
-    One letter matches only the word that it is. Of texts of fewer than three letters the reduced
-    form is not looked for, unless ``by_pieces``: in an unspaced script.
-    """
-    columns = "SELECT words.id, words.text, words.reduced FROM"
-    shortest = "ORDER BY length(ifnull(words.reduced, words.text)) LIMIT ?"
-    most = MAX_SENTENCES if by_pieces else MAX_WORDS
-    if by_pieces and len(reduced) < _TRIGRAM:
-        rows = connection.execute(
-            f"{columns} words WHERE id IN "
-            f"(SELECT word_id FROM pieces WHERE piece >= ? AND piece < ?) {shortest}",
-            (reduced, reduced + _AFTER_ALL, most),
-        )
-    elif len(text) == 1 and text.isascii():
-        rows = connection.execute(f"{columns} words WHERE text = ?", (text,))
-    elif len(text) < _TRIGRAM:  # too short for the index of trigrams
-        rows = connection.execute(f"{columns} words WHERE instr(text, ?) {shortest}", (text, most))
-    else:
-        parts = {part for part in (text, reduced) if len(part) >= _TRIGRAM}
-        wanted = " OR ".join('"' + part.replace('"', '""') + '"' for part in parts)
-        rows = connection.execute(
-            f"{columns} words_fts JOIN words ON words.id = words_fts.rowid "
-            f"WHERE words_fts MATCH ? {shortest}",
-            (wanted, most),
-        )
-    return rows.fetchall()
-
-
-def _match_scattered(connection: sqlite3.Connection, reduced: str) -> list[VocabularyMatch]:
+def _match_scattered(reader: StoreReader, reduced: str) -> list[VocabularyMatch]:
     """Return the words of a script without blanks in which a term stands in pieces."""
     pieces = [piece for piece in list_pieces(reduced) if len(piece) > 1]
     least = math.ceil(_MIN_PIECES * len(reduced) / 2)  # as many of its neighbours, if it stands so
-    rows = connection.execute(
-        "SELECT id, text, reduced FROM words WHERE id IN (SELECT word_id FROM pieces "
-        f"WHERE piece IN ({', '.join('?' * len(pieces))}) GROUP BY word_id HAVING COUNT(*) >= ?) "
-        "ORDER BY length(text) LIMIT ?",
-        (*pieces, min(least, len(pieces)), MAX_SENTENCES),
-    )
+    rows = reader.find_words_with_pieces(pieces, min(least, len(pieces)), MAX_SENTENCES)
     shares = [
         (word_id, text, measure_pieces(reduced, text if form is None else form))
         for word_id, text, form in rows
@@ -708,25 +637,18 @@ def _split_path(text: str) -> str | None:
     return words if words and words != text else None
 
 
-def _match_phrase(connection: sqlite3.Connection, snapshot: Snapshot, term: Term) -> TermMatch:
+def _match_phrase(reader: StoreReader, snapshot: Snapshot, term: Term) -> TermMatch:
     """Find lines that have the words of a phrase beside each other."""
-    places = _find_phrase(connection, term.text)
+    places = _find_phrase(reader, term.text)
     scores = np.ones(len(places[0]))
-    return _weigh_places(connection, snapshot, term, {}, places, scores)
+    return _weigh_places(reader, snapshot, term, {}, places, scores)
 
 
-def _find_phrase(connection: sqlite3.Connection, text: str) -> tuple[NDArray, NDArray]:
+def _find_phrase(reader: StoreReader, text: str) -> tuple[NDArray, NDArray]:
     """Return the entries (P,) and lines (P,) that have these words beside each other."""
-    distinct = list(dict.fromkeys(text.split(" ")))
-    of_word = (
-        "SELECT entry_id, track_id FROM postings "
-        "WHERE word_id = (SELECT id FROM words WHERE text = ?)"
-    )
-    statement = " INTERSECT ".join([of_word] * len(distinct))
-    places = np.array(connection.execute(statement, distinct).fetchall(), dtype=np.int64)
-    entries, tracks = np.ascontiguousarray(places.reshape(-1, 2).T)
+    entries, tracks = reader.find_lines_with_words(list(dict.fromkeys(text.split(" "))))
     if " " in text:
-        lines = read_lines(connection, np.unique(tracks).tolist())
+        lines = reader.read_lines(np.unique(tracks).tolist())
         fitting = [track for track, line in lines.items() if _has_phrase(line.words, text)]
         fits = np.isin(tracks, np.array(fitting, dtype=np.int64))
         entries, tracks = entries[fits], tracks[fits]

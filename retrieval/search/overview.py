@@ -1,7 +1,6 @@
 """Overview of an index: its latest videos, what can be read in them, and words to search for."""
 
-import sqlite3
-
+from retrieval.index.store import StoreReader
 from retrieval.index.words import get_words
 from retrieval.results import ExampleWord, LatestVideo, LibraryOverview, TrackKind, Video
 from retrieval.search.keyword import FUNCTION_WORDS
@@ -13,45 +12,37 @@ NUM_EXAMPLES = 8
 MIN_LETTERS = 4  # of an example
 MIN_SCORE = 0.8  # confidence of its reading
 _MAX_LENGTH = 40  # letters of a line that is shown
+_NUM_CHOSEN = 50  # lines of a video that are chosen from, the best
 _NUM_SCANNED = 4000  # lines that examples are taken from, the latest
 
 
-def describe_library(connection: sqlite3.Connection, snapshot: Snapshot) -> LibraryOverview:
+def describe_library(reader: StoreReader, snapshot: Snapshot) -> LibraryOverview:
     """Return the overview of an index, within a transaction that sees the snapshot."""
-    videos = list(snapshot.load_videos(connection).values())
+    videos = list(snapshot.load_videos(reader).values())
     videos.sort(key=lambda video: (-video.modified_s, video.id))
-    latest = [LatestVideo(video, _pick_lines(connection, video)) for video in videos[:NUM_LATEST]]
+    latest = [LatestVideo(video, _pick_lines(reader, video)) for video in videos[:NUM_LATEST]]
     return LibraryOverview(
         num_videos=len(videos),
         num_entries=snapshot.num_entries,
         duration_s=sum(video.duration_s for video in videos),
         latest=tuple(latest),
-        examples=_pick_examples(connection),
+        examples=_pick_examples(reader),
     )
 
 
-def _pick_lines(connection: sqlite3.Connection, video: Video) -> tuple[str, ...]:
+def _pick_lines(reader: StoreReader, video: Video) -> tuple[str, ...]:
     """Return distinct lines of a video: those that were read best, then the longest."""
-    rows = connection.execute(
-        "SELECT text FROM tracks WHERE video_id = ? AND kind = 'read' AND score >= ? "
-        "AND length(text) <= ? ORDER BY round(score, 1) DESC, length(text) DESC, id LIMIT 50",
-        (video.id, MIN_SCORE, _MAX_LENGTH),
-    )
+    lines = reader.read_clear_lines(video.id, MIN_SCORE, _MAX_LENGTH, _NUM_CHOSEN)
     texts: dict[str, str] = {}
-    for (text,) in rows:
+    for text in lines:
         texts.setdefault(" ".join(get_words(text)), text)
     return tuple(text for folded, text in texts.items() if folded)[:NUM_LINES]
 
 
-def _pick_examples(connection: sqlite3.Connection) -> tuple[ExampleWord, ...]:
+def _pick_examples(reader: StoreReader) -> tuple[ExampleWord, ...]:
     """Return words that were read or heard with confidence, those in most videos first."""
-    rows = connection.execute(
-        "SELECT video_id, text, kind FROM tracks WHERE score >= ? AND kind != 'name' "
-        "ORDER BY id DESC LIMIT ?",
-        (MIN_SCORE, _NUM_SCANNED),
-    )
     videos: dict[tuple[str, TrackKind], set[int]] = {}
-    for video, text, kind in rows:
+    for video, text, kind in reader.read_latest_lines(MIN_SCORE, _NUM_SCANNED):
         for word in get_words(text):
             if len(word) >= MIN_LETTERS and word.isalpha() and word not in FUNCTION_WORDS:
                 videos.setdefault((word, kind), set()).add(video)

@@ -1,9 +1,9 @@
 """Semantic search: the entries whose vectors are nearest to the query's.
 
-Exact search is one matrix product over each file of vectors. A FAISS index, where ``index.py
---ann`` has made one, proposes candidates, which are then compared exactly, as are all entries that
-came after it was made. An entry's score is the cosine of its window's embedding, or the mean of
-that and its best frame's: see ``retrieval.index.vectors``.
+Exact search is one matrix product over all vectors. An index of nearest neighbours, where
+``index.py --ann`` has made one, proposes candidates, which are then compared exactly, as are all
+entries that came after it was made. An entry's score is the cosine of its window's embedding, or
+the mean of that and its best frame's: see ``retrieval.index.vectors``.
 
 Shapes: N rows, E width of the common space, M found.
 """
@@ -37,26 +37,26 @@ def find_nearest(
     Args:
         query: (E,) of length 1.
         rows: the only ones to compare; None: all.
-        exact: do without the FAISS index.
+        exact: do without the index of nearest neighbours.
         seen: (E,), a part of the query that is compared with the embeddings without OCR words; the
-            FAISS index, which does not have these, is then left aside.
+            index of nearest neighbours, which does not have these, is then left aside.
     """
-    ann = snapshot.load_ann() if rows is None and not exact and seen is None else None
-    if ann is not None:
-        newer = np.arange(ann.num_rows, len(snapshot.ids))
-        rows = np.setdiff1d(np.concatenate([ann.find_rows(query, count), newer]), snapshot.dead)
+    vectors = snapshot.vectors
+    if rows is None and not exact and seen is None:
+        candidates = vectors.find_candidates(query, count)
+        rows = None if candidates is None else np.setdiff1d(candidates, snapshot.dead)
     all_scores = None
     if rows is None:
         all_scores = scores = snapshot.score_all(query)
         if seen is not None:
-            scores += np.asarray(snapshot.without["ocr"]) @ seen
+            scores += vectors.score_all_without("ocr", seen)
         scores[snapshot.dead] = -np.inf
         ids = snapshot.ids
     else:
         rows = np.sort(rows)
-        scores = snapshot.vectors.score_rows(query, rows)
+        scores = vectors.score_rows(query, rows)
         if seen is not None:
-            scores += snapshot.without["ocr"][rows] @ seen
+            scores += vectors.read_without("ocr", rows) @ seen
         ids = snapshot.ids[rows]
     count = min(count, snapshot.num_entries)
     if count < len(scores):

@@ -1,15 +1,12 @@
-"""Snapshot of an index: one state of its arrays, and what searches look up in the database.
+"""Snapshot of an index: one commit of it, and what searches have looked up there.
 
 Shapes: N rows, E width of the common space, M found, W words.
 """
 
-import json
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,12 +14,10 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import OSA
 
 from retrieval.errors import UnknownEntryError
-from retrieval.index.ann import AnnIndex
-from retrieval.index.arrays import IDS, WITHOUT, map_array, map_vectors
-from retrieval.index.database import read_version
-from retrieval.index.layout import query_encoder_folder
-from retrieval.index.records import EntryTable, Line, Postings
-from retrieval.results import Box, Entry, TextTrack, Video
+from retrieval.index.layout import name_query_encoder
+from retrieval.index.records import EntryTable, Postings
+from retrieval.index.store import StoreReader
+from retrieval.results import Entry, Video
 from retrieval.search.calibration import MIN_ENTRIES, Calibration
 from retrieval.search.misreading import MIN_ALIKE, fold_lookalikes
 from utils.batching import Batcher
@@ -38,52 +33,45 @@ MAX_TOGETHER = 8  # queries that are compared with all vectors at a time
 MAX_LETTERS = 32  # of a word that fuzzy search compares, or that is looked for in pieces
 MAX_CUTS = 50  # ways to cut a word into pieces: those whose shortest piece is the longest
 _MAX_LISTED = 1000  # of them, of which these are chosen
-_MAX_VALUES = 900  # of one statement, which SQLite limits
 
 Kept = TypeVar("Kept")
 
 
 class Snapshot:
-    """The arrays of one commit, and what searches have looked up in it.
+    """What searches have looked up in one commit of an index.
 
-    Any number of threads may use it at once, each with a connection of its own within a transaction
-    that sees that commit. What one finds is kept for the others. No thread waits while another
-    reads the database, except for the vocabulary, the FAISS index and the calibration, which are
-    made once.
+    Any number of threads may use it at once, each with a reader of its own that sees that commit.
+    What one finds is kept for the others. No thread waits while another reads the store, except for
+    the vocabulary and the calibration, which are made once.
 
     Attributes:
+        state: of the readers that see this commit.
         number: of the commit.
-        meta: the values of the table ``meta``.
+        meta: the values that the index has of itself.
         model: identity of the model, see ``retrieval.index.identity``; None: words only.
-        query_encoder: folder and checksum of its query encoder; None: words only.
-        vectors: of all rows, mapped; dead rows are among them.
-        embeddings: (N, E) float32 of length 1, those of the windows. Of an index of words only E is
-            0.
+        query_encoder: name of the folder of its query encoder, and checksum; None: words only.
+        vectors: of all rows; dead rows are among them.
         ids: (N,) int64: row -> entry.
-        without: ``vision`` and ``ocr`` -> (N, E) float32 of length 1, where the model fuses.
         dead: rows of videos that are gone.
         num_entries: N without the dead ones.
         has_reduced: whether it has the reduced forms of words (``retrieval.index.words``).
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any], connection: sqlite3.Connection) -> None:
-        self.folder, self.number, self.meta = folder, meta["commits"], meta
+    def __init__(self, reader: StoreReader) -> None:
+        meta = reader.meta
+        self.state, self.number, self.meta = reader.state, meta["commits"], meta
         self.model: dict[str, Any] | None = meta.get("model")
-        self.query_encoder: tuple[Path, str] | None = None
+        self.query_encoder: tuple[str, str] | None = None
         if self.model is not None:
-            self.query_encoder = query_encoder_folder(folder, meta), meta["query_encoder"]
-        self._ann: dict[str, Any] | AnnIndex | None = meta.get("ann")
-        self.vectors = map_vectors(folder, meta)
-        self.embeddings = self.vectors.windows
-        self.without = {part: map_array(folder, meta, WITHOUT[part]) for part in meta["leaves_out"]}
-        self.ids = np.asarray(map_array(folder, meta, IDS))
+            self.query_encoder = name_query_encoder(meta), meta["query_encoder"]
+        self.vectors = reader.open_vectors()
+        self.ids = reader.read_ids()
         # A model that came later has embedded the videos in another order, perhaps.
         is_sorted = bool((np.diff(self.ids) > 0).all())
         self._by_id = None if is_sorted else np.argsort(self.ids)
-        dead = connection.execute("SELECT row FROM dead_rows").fetchall()
-        self.dead = np.array(dead, dtype=np.int64).ravel()
-        self.num_entries = meta["num_rows"] - len(self.dead)
-        self.has_reduced = read_version(connection) >= 4
+        self.dead = reader.read_dead_rows()
+        self.num_entries = len(self.ids) - len(self.dead)
+        self.has_reduced = reader.has_reduced
         self._scores = Batcher(self.vectors.score_together, MAX_TOGETHER)
         self._load_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._calibration: Calibration | None = None
@@ -105,13 +93,6 @@ class Snapshot:
         """
         return self._scores.ask(query)
 
-    def load_ann(self) -> AnnIndex | None:
-        """Return the FAISS index, read when it is first needed; None where there is none."""
-        with self._load_lock:
-            if isinstance(self._ann, dict):
-                self._ann = AnnIndex(self.folder, self._ann)
-            return self._ann
-
     def load_calibration(self, unrelated: NDArray) -> Calibration | None:
         """Return what similarities say, made when it is first needed; None with too few entries.
 
@@ -126,65 +107,56 @@ class Snapshot:
                 self._calibration = Calibration(self.vectors, alive, unrelated)
             return self._calibration
 
-    def load_vocabulary(self, connection: sqlite3.Connection) -> "Vocabulary":
+    def load_vocabulary(self, reader: StoreReader) -> "Vocabulary":
         """Return the distinct words, read when they are first needed."""
         with self._load_lock:
             if self._vocabulary is None:
-                rows = connection.execute("SELECT id, text FROM words").fetchall()
-                reduced = connection.execute(
-                    "SELECT id, reduced FROM words WHERE reduced IS NOT NULL"
-                )
-                self._vocabulary = Vocabulary(rows, dict(reduced))
+                words = reader.read_words()
+                reduced = {number: form for number, _, form in words if form is not None}
+                self._vocabulary = Vocabulary([word[:2] for word in words], reduced)
             return self._vocabulary
 
-    def load_similar_words(self, connection: sqlite3.Connection) -> "SimilarWords":
+    def load_similar_words(self, reader: StoreReader) -> "SimilarWords":
         """Return the distinct words by their meaning, made when they are first needed.
 
         Raises ``UserError`` where the vectors are not installed.
         """
         from retrieval.search.word_vectors import SimilarWords
 
-        words = self.load_vocabulary(connection).words
+        words = self.load_vocabulary(reader).words
         with self._load_lock:
             if self._similar_words is None:
                 self._similar_words = SimilarWords(words)
             return self._similar_words
 
-    def load_names(self, connection: sqlite3.Connection) -> NDArray:
+    def load_names(self, reader: StoreReader) -> NDArray:
         """Return the ids (M,) of the lines that are names of videos, ascending."""
         with self._load_lock:
             if self._names is None:
-                rows = connection.execute("SELECT id FROM tracks WHERE kind = 'name' ORDER BY id")
-                self._names = np.array(rows.fetchall(), dtype=np.int64).ravel()
+                self._names = reader.read_name_lines()
             return self._names
 
-    def load_table(self, connection: sqlite3.Connection) -> EntryTable:
+    def load_table(self, reader: StoreReader) -> EntryTable:
         """Return where the entry of each row is, read when it is first needed."""
         with self._load_lock:
             if self._table is None:
-                rows = connection.execute("SELECT row, video_id, start_s, end_s FROM entries")
-                found = np.array(rows.fetchall(), dtype=np.float64).reshape(-1, 4)
-                columns = np.zeros((3, len(self.ids)))
-                columns[:, found[:, 0].astype(np.int64)] = found[:, 1:].T
-                self._table = EntryTable(columns[0].astype(np.int64), columns[1], columns[2])
+                self._table = reader.read_entry_table()
             return self._table
 
-    def load_videos(self, connection: sqlite3.Connection) -> dict[int, Video]:
+    def load_videos(self, reader: StoreReader) -> dict[int, Video]:
         """Return the videos by id, read when they are first needed."""
         with self._load_lock:
             if self._videos is None:
-                self._videos = read_videos(connection)
+                self._videos = reader.read_videos()
             return self._videos
 
-    def find_postings(
-        self, connection: sqlite3.Connection, words: Sequence[int]
-    ) -> dict[int, Postings]:
+    def find_postings(self, reader: StoreReader, words: Sequence[int]) -> dict[int, Postings]:
         """Return where each word stands."""
         with self._cache_lock:
             found = {word: self._postings[word] for word in words if word in self._postings}
         missing = [word for word in words if word not in found]
         if missing:
-            fresh = read_postings(connection, missing)
+            fresh = reader.read_postings(missing)
             with self._cache_lock:
                 self._postings |= fresh
                 self._num_cached += sum(len(postings.entries) for postings in fresh.values())
@@ -210,31 +182,37 @@ class Snapshot:
             self._kept[key] = made
         return made
 
-    def find_rows(self, connection: sqlite3.Connection, folder: str) -> NDArray:
+    def find_rows(self, reader: StoreReader, folder: str) -> NDArray:
         """Return the rows (M,) of the entries in a folder and below; ``UserError`` without any."""
         if folder not in self._folders:
-            inside = os.fsencode(self.spell_folder(connection, folder))
-            rows = connection.execute(
-                "SELECT entries.row FROM videos JOIN entries ON entries.video_id = videos.id "
-                "WHERE videos.path >= ? AND videos.path < ?",
-                (inside + b"/", inside + b"0"),  # "0" comes after "/"
-            ).fetchall()
-            self._folders[folder] = np.array(rows, dtype=np.int64).ravel()
+            inside = self.spell_folder(reader, folder)
+            self._folders[folder] = reader.find_rows_within(inside)
         return self._folders[folder]
 
-    def spell_folder(self, connection: sqlite3.Connection, folder: str) -> str:
+    def spell_folder(self, reader: StoreReader, folder: str) -> str:
         """Return a folder of videos as the index spells it; ``UserError`` where it has none.
 
         One that is spelled as asked for comes first, then one of another normal form of Unicode.
         """
         asked = folder.strip("/")
-        names = [video.video for video in self.load_videos(connection).values()]
+        names = [video.video for video in self.load_videos(reader).values()]
         spellings = [(str, f"{asked}/"), (compose, f"{compose(asked)}/")]
         for spell, start in spellings:
             found = next((name for name in names if spell(name).startswith(start)), None)
             if found is not None:
                 return "/".join(found.split("/")[: start.count("/")])
         raise UserError(f"{folder}: the index has no video in such a folder")
+
+    def list_paths(self, reader: StoreReader) -> list[str]:
+        """Return the paths of all videos, by their bytes."""
+        return sorted((video.video for video in self.load_videos(reader).values()), key=os.fsencode)
+
+    def spell_video(self, reader: StoreReader, name: str) -> str:
+        """Return a video's path as the index spells it; as asked for where it has no such video."""
+        if name.isascii() or reader.find_video(name) is not None:
+            return name
+        names = self.list_paths(reader)
+        return next((other for other in names if compose(other) == compose(name)), name)
 
     def find_rows_of(self, ids: NDArray) -> NDArray:
         """Return the rows (M,) of entries (M,) of the index."""
@@ -243,122 +221,28 @@ class Snapshot:
         return self._by_id[np.searchsorted(self.ids, ids, sorter=self._by_id)]
 
 
-def select_in(
-    connection: sqlite3.Connection, query: str, values: Sequence[int]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a query that ends with a column, for these values of the column."""
-    for first in range(0, len(values), _MAX_VALUES):
-        part = values[first : first + _MAX_VALUES]
-        yield from connection.execute(f"{query} IN ({', '.join('?' * len(part))})", part)
-
-
-def read_postings(connection: sqlite3.Connection, words: Sequence[int]) -> dict[int, Postings]:
-    """Read where each word (by its id) stands."""
-    query = "SELECT entry_id, track_id FROM postings WHERE word_id = ? ORDER BY entry_id, track_id"
-    found = {}
-    for word in words:
-        rows = np.array(connection.execute(query, (word,)).fetchall(), dtype=np.int64)
-        found[word] = Postings(*np.ascontiguousarray(rows.reshape(-1, 2).T))
-    return found
-
-
-def read_lines(connection: sqlite3.Connection, tracks: Sequence[int]) -> dict[int, Line]:
-    """Read lines of text by their ids."""
-    columns = "SELECT id, text, start_s, end_s, kind, boxes FROM tracks WHERE id"
-    is_former = read_version(connection) < 4
-    return {
-        track: Line(*values, np.frombuffer(blob, dtype=np.float32).reshape(-1, 5), is_former)
-        for track, *values, blob in select_in(connection, columns, tracks)
-    }
-
-
-def read_videos(connection: sqlite3.Connection) -> dict[int, Video]:
-    """Return all videos by id, in the order in which they came."""
-    rows = connection.execute(
-        "SELECT id, path, duration_s, width, height, stamp FROM videos ORDER BY id"
-    )
-    return {
-        number: Video(number, os.fsdecode(path), *size, json.loads(stamp).get("mtime_ns", 0) / 1e9)
-        for number, path, *size, stamp in rows
-    }
-
-
-def read_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[Entry, int]:
-    """Return an entry and the row of its embedding; raises ``UnknownEntryError``."""
-    found = None
-    if isinstance(entry_id, int) and abs(entry_id) < 1 << 63:  # SQLite has no larger numbers
-        found = connection.execute(
-            "SELECT path, start_s, end_s, duration_s, width, height, row FROM entries "
-            "JOIN videos ON videos.id = entries.video_id WHERE entries.id = ?",
-            (entry_id,),
-        ).fetchone()
-    if found is None:
+def read_entry(reader: StoreReader, entry_id: int) -> Entry:
+    """Return an entry; raises ``UnknownEntryError``."""
+    found = reader.read_entries([entry_id]) if isinstance(entry_id, int) else {}
+    if entry_id not in found:
         raise UnknownEntryError(f"{entry_id}: the index has no such entry (any more); search again")
-    path, *values, row = found
-    return Entry(entry_id, os.fsdecode(path), *values), row
+    return found[entry_id]
 
 
-def spell_video(connection: sqlite3.Connection, name: str) -> str:
-    """Return a video's path as the index spells it; as asked for where it has no such video."""
-    known = "SELECT 1 FROM videos WHERE path = ?"
-    if name.isascii() or connection.execute(known, (os.fsencode(name),)).fetchone():
-        return name
-    names = (os.fsdecode(path) for (path,) in connection.execute("SELECT path FROM videos"))
-    return next((other for other in names if compose(other) == compose(name)), name)
+def read_video(reader: StoreReader, video_id: int) -> Video:
+    """Return a video; raises ``UnknownEntryError``."""
+    return _expect_video(video_id, reader.read_video(video_id))
 
 
-def read_video(connection: sqlite3.Connection, column: str, value: int | bytes) -> Video:
-    """Return the video of an ``id`` or a ``path``; raises ``UnknownEntryError``."""
-    assert column in ("id", "path")
-    found = None
-    if isinstance(value, bytes) or abs(value) < 1 << 63:  # SQLite has no larger numbers
-        found = connection.execute(
-            f"SELECT id, path, duration_s, width, height, stamp FROM videos WHERE {column} = ?",
-            (value,),
-        ).fetchone()
-    if found is None:
-        name = os.fsdecode(value) if isinstance(value, bytes) else value
-        raise UnknownEntryError(f"{name}: the index has no such video (any more); search again")
-    video_id, path, *values, stamp = found
-    modified_s = json.loads(stamp)["mtime_ns"] / 1e9
-    return Video(video_id, os.fsdecode(path), *values, modified_s)
+def find_video(reader: StoreReader, snapshot: Snapshot, name: str) -> Video:
+    """Return the video of a path, spelled in any normal form; raises ``UnknownEntryError``."""
+    return _expect_video(name, reader.find_video(snapshot.spell_video(reader, name)))
 
 
-def read_entries(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Entry]:
-    """Return entries of the index by their ids."""
-    columns = "SELECT entries.id, path, start_s, end_s, duration_s, width, height FROM entries "
-    columns += "JOIN videos ON videos.id = entries.video_id WHERE entries.id"
-    return {
-        number: Entry(number, os.fsdecode(path), *values)
-        for number, path, *values in select_in(connection, columns, ids)
-    }
-
-
-def read_tracks(connection: sqlite3.Connection, entry_id: int) -> list[TextTrack]:
-    """Return the lines that are seen or said within an entry, by time, and its video's name."""
-    return _read_tracks(
-        connection, "id IN (SELECT track_id FROM postings WHERE entry_id = ?)", entry_id
-    )
-
-
-def read_video_tracks(connection: sqlite3.Connection, video_id: int) -> list[TextTrack]:
-    """Return all lines of a video, by time, and its name."""
-    return _read_tracks(connection, "video_id = ?", video_id)
-
-
-def _read_tracks(connection: sqlite3.Connection, condition: str, value: int) -> list[TextTrack]:
-    rows = connection.execute(
-        "SELECT text, score, start_s, end_s, boxes, kind FROM tracks "
-        f"WHERE {condition} ORDER BY start_s, id",
-        (value,),
-    )
-    tracks = []
-    for *values, blob, kind in rows:
-        boxes = np.frombuffer(blob, dtype=np.float32).reshape(-1, 5)  # time and corners
-        timed = tuple((time, Box(*corners)) for time, *corners in boxes.tolist())
-        mean = Box(*boxes[:, 1:].mean(axis=0).tolist()) if len(boxes) else None
-        tracks.append(TextTrack(*values, mean, timed, kind))
-    return tracks
+def _expect_video(asked: int | str, video: Video | None) -> Video:
+    if video is None:
+        raise UnknownEntryError(f"{asked}: the index has no such video (any more); search again")
+    return video
 
 
 class Vocabulary:

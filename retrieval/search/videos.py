@@ -7,7 +7,6 @@ seen, where no moment and no better window has the same time.
 Shapes: N entries, M videos.
 """
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.records import EntryTable
+from retrieval.index.store import StoreReader
 from retrieval.results import (
     SORTS,
     QueryTerm,
@@ -88,7 +88,7 @@ class VideoFilter:
 
 
 def run_video_search(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     request: SearchRequest,
     query: EmbeddedQuery,
@@ -97,18 +97,18 @@ def run_video_search(
     """Return a page of the videos that fit a query: those that are found, then the others.
 
     Args:
-        connection: within a transaction that sees the snapshot.
+        reader: that sees the snapshot.
     """
-    videos = select_videos(connection, snapshot, wanted, request.folder)
-    table, rows = snapshot.load_table(connection), None
-    if len(videos) < len(snapshot.load_videos(connection)):
+    videos = select_videos(reader, snapshot, wanted, request.folder)
+    table, rows = snapshot.load_table(reader), None
+    if len(videos) < len(snapshot.load_videos(reader)):
         rows = np.flatnonzero(np.isin(table.videos, np.array([*videos], dtype=np.int64)))
     depth = min(snapshot.num_entries, MAX_RANKED)
-    ranking = rank_entries(connection, snapshot, request, query, depth, rows)
+    ranking = rank_entries(reader, snapshot, request, query, depth, rows)
     found = _RankedVideos(snapshot, table, ranking)
     order = _sort_found(found, videos, wanted)
     page = order[wanted.offset : wanted.offset + wanted.k]
-    finder = _MomentFinder(connection, snapshot, request, query, found, page)
+    finder = _MomentFinder(reader, snapshot, request, query, found, page)
     is_judged = ranking.expected is not None
     return VideoResults(
         videos=tuple(finder.describe(videos[number]) for number in page),
@@ -116,16 +116,16 @@ def run_video_search(
         num_likely=int(found.likely.sum()) if is_judged else len(order),
         num_videos=len(order),
         terms=tuple(
-            _describe_term(connection, snapshot, table, match, videos) for match in ranking.matches
+            _describe_term(reader, snapshot, table, match, videos) for match in ranking.matches
         ),
     )
 
 
 def list_videos(
-    connection: sqlite3.Connection, snapshot: Snapshot, wanted: VideoFilter, folder: str | None
+    reader: StoreReader, snapshot: Snapshot, wanted: VideoFilter, folder: str | None
 ) -> VideoResults:
     """Return a page of all videos, without a query: the last changed first, or as is asked."""
-    videos = select_videos(connection, snapshot, wanted, folder)
+    videos = select_videos(reader, snapshot, wanted, folder)
     key = make_sort_key("newest" if wanted.sort == "relevance" else wanted.sort)
     found = sorted(videos.values(), key=key)
     page = found[wanted.offset : wanted.offset + wanted.k]
@@ -134,30 +134,23 @@ def list_videos(
 
 
 def select_videos(
-    connection: sqlite3.Connection, snapshot: Snapshot, wanted: VideoFilter, folder: str | None
+    reader: StoreReader, snapshot: Snapshot, wanted: VideoFilter, folder: str | None
 ) -> dict[int, Video]:
     """Return the videos (by id) within a filter's limits and a folder; None: anywhere.
 
     Raises:
         UserError: there is no such folder.
     """
-    videos = snapshot.load_videos(connection)
+    videos = snapshot.load_videos(reader)
     if folder is not None:
-        inside = f"{snapshot.spell_folder(connection, folder)}/"
+        inside = f"{snapshot.spell_folder(reader, folder)}/"
         videos = {n: video for n, video in videos.items() if video.video.startswith(inside)}
     if not wanted.has_limits:
         return videos
     with_text: frozenset[int] = frozenset()
     if wanted.has_text is not None:
-        with_text = snapshot.keep(
-            "videos with text", lambda: _find_videos_with_text(connection), len
-        )
+        with_text = snapshot.keep("videos with text", reader.find_videos_with_text, len)
     return {n: video for n, video in videos.items() if wanted.accepts(video, n in with_text)}
-
-
-def _find_videos_with_text(connection: sqlite3.Connection) -> frozenset[int]:
-    rows = connection.execute("SELECT DISTINCT video_id FROM tracks WHERE kind != 'name'")
-    return frozenset(video for (video,) in rows)
 
 
 def make_sort_key(sort: Sort) -> Callable[[Video], Any]:
@@ -211,7 +204,7 @@ def _sort_found(found: _RankedVideos, videos: dict[int, Video], wanted: VideoFil
 
 
 def _describe_term(
-    connection: sqlite3.Connection,
+    reader: StoreReader,
     snapshot: Snapshot,
     table: EntryTable,
     match: TermMatch,
@@ -221,7 +214,7 @@ def _describe_term(
     best = [word.word_id for word in match.words.values() if word.kind == match.kind]
     entries = match.in_pieces if match.kind == "pieces" else match.entries
     if best and not match.is_phrase:
-        postings = snapshot.find_postings(connection, best)
+        postings = snapshot.find_postings(reader, best)
         more = match.in_pieces if match.kind == "pieces" else match.in_pieces[:0]
         entries = np.concatenate([more, *(found.entries for found in postings.values())])
     numbers = np.unique(table.videos[snapshot.find_rows_of(entries)])
@@ -234,7 +227,7 @@ class _MomentFinder:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        reader: StoreReader,
         snapshot: Snapshot,
         request: SearchRequest,
         query: EmbeddedQuery,
@@ -249,7 +242,7 @@ class _MomentFinder:
             for places in self._places.values()
         ]
         entries = [int(self._ranking.ids[place]) for places in with_words for place in places]
-        self._lines = find_matches(connection, self._ranking.matches, entries)
+        self._lines = find_matches(reader, self._ranking.matches, entries)
 
     def describe(self, video: Video) -> VideoHit:
         """Return a video with its moments."""

@@ -31,7 +31,7 @@ from retrieval.results import MatchKind, Mode, TrackKind, rename_mode
 from retrieval.search.example import MAX_EXAMPLES, MAX_PICTURE_BYTES
 from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import MAX_QUERY
-from retrieval.web.files import FileAnswer, get_media_type, route_file, send_file
+from retrieval.web.files import FileAnswer, get_media_type, route_file, send_content, send_file
 from utils.unicode_text import replace_surrogates
 
 MAX_HITS = 100
@@ -298,7 +298,7 @@ def _add_files(router: APIRouter, index: VideoIndex) -> None:
     @route_file(router, "/entries/{entry_id}/thumbnail", "image/jpeg", UNKNOWN)
     def thumbnail(entry_id: int) -> FileAnswer:
         """Send an entry's picture."""
-        return send_file(index.thumbnail_file(entry_id), "image/jpeg", f"{entry_id}.jpg")
+        return send_content(index.read_thumbnail(entry_id), "image/jpeg", f"{entry_id}.jpg")
 
     @route_file(router, "/entries/{entry_id}/video.{ending}", "video/*", UNKNOWN)
     @route_file(router, "/entries/{entry_id}/video", "video/*", UNKNOWN)

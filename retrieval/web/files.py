@@ -3,6 +3,7 @@
 A file is opened once, and what is sent is what was opened, whatever has its name by then.
 """
 
+import hashlib
 import os
 import re
 import secrets
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timezone
 from email.utils import formatdate, parsedate_to_datetime
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -57,6 +58,21 @@ def get_media_type(name: str) -> str:
     return _TYPE_OF.get(Path(name).suffix.lower(), "application/octet-stream")
 
 
+class Version(NamedTuple):
+    """What tells one state of a file from others."""
+
+    size: int
+    tag: str  # as an ETag stands between its quotes
+    changed_s: int | None  # when it was last changed; None: not known
+
+
+def identify_file(file: FileIO) -> Version:
+    """Return the version of a file that is open."""
+    status = os.fstat(file.fileno())
+    tag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+    return Version(status.st_size, tag, min(max(0, int(status.st_mtime)), _LAST_DATE_S))
+
+
 class Piece(NamedTuple):
     """A part of an answer: what is written before it, and from where to where the file is."""
 
@@ -70,6 +86,7 @@ class FileAnswer(Response):
 
     Args:
         file: open; closed when the answer is sent.
+        version: of its content.
         name: by which it is saved.
         shown: in the browser; False: saved.
         background: called at the end, whatever that is.
@@ -77,25 +94,25 @@ class FileAnswer(Response):
 
     def __init__(
         self,
-        file: FileIO,
+        file: FileIO | BytesIO,
+        version: Version,
         media_type: str,
         name: str,
         headers: Mapping[str, str] | None = None,
         shown: bool = True,
         background: BackgroundTask | None = None,
     ) -> None:
-        self._file, status = file, os.fstat(file.fileno())
-        self.size = status.st_size
-        self._changed_s = min(max(0, int(status.st_mtime)), _LAST_DATE_S)
+        self._file, self.size, self._changed_s = file, version.size, version.changed_s
         self.status_code, self.media_type, self.background = 200, media_type, background
         quoted = quote(name)
         as_name = f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
         given = {
             "Accept-Ranges": "bytes",
-            "ETag": f'"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"',
-            "Last-Modified": formatdate(self._changed_s, usegmt=True),
+            "ETag": f'"{version.tag}"',
             "Content-Disposition": f"{'inline' if shown else 'attachment'}; {as_name}",
         }
+        if version.changed_s is not None:
+            given["Last-Modified"] = formatdate(version.changed_s, usegmt=True)
         self.body = b""
         self.init_headers(given | dict(headers or {}))
         del self.headers["content-length"]  # of the empty body
@@ -129,9 +146,8 @@ class FileAnswer(Response):
 
     def _may_be_part(self, headers: Headers) -> bool:
         """Whether the client has the other bytes of the same file, as it is now (If-Range)."""
-        return headers.get("if-range") in (
-            None, self.headers["etag"], self.headers["last-modified"]
-        )  # fmt: skip
+        known = self.headers["etag"], self.headers.get("last-modified")
+        return headers.get("if-range") in (None, *known)
 
     def _cut(self, ranges: list[tuple[int, int]]) -> list[Piece]:
         """Set the headers of a part of the file; returns what is to be sent."""
@@ -290,9 +306,16 @@ def send_file(file: Path, kind: str, name: str) -> FileAnswer:
         MissingFileError: it can't be opened.
     """
     try:
-        return FileAnswer(open_resolved(file), kind, name)
+        opened = open_resolved(file)
+        return FileAnswer(opened, identify_file(opened), kind, name)
     except OSError as error:
         raise MissingFileError(f"{name}: can't be read ({error.strerror})") from error
+
+
+def send_content(content: bytes, kind: str, name: str) -> FileAnswer:
+    """Return the answer that sends a small file's content, which also is its version."""
+    version = Version(len(content), hashlib.sha256(content).hexdigest()[:32], None)
+    return FileAnswer(BytesIO(content), version, kind, name)
 
 
 def route_file(router: APIRouter, path: str, kind: str, responses: Mapping[Any, Any]) -> Any:

@@ -22,8 +22,8 @@ def test_the_made_index_is_one(tmp_path):
             found = search_scale.ask_index(index, "fused", True, embedding, text)
             origin = int(np.argmax(made.rows @ embedding)) + 1
             assert origin == found[0]  # nearest, and it has two of the words
-        with index.reading() as (connection, _):
-            assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        with index.reading() as (reader, _):
+            assert reader.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
 def test_a_case_and_its_row(tmp_path, demo):
@@ -55,7 +55,9 @@ def test_a_case_of_frame_vectors(tmp_path, demo):
     with VideoIndex.open(tmp_path / "i") as index, index.reading() as (_, snapshot):
         frames = snapshot.vectors.frames
         assert frames.vectors.shape == (4000, 64) and len(frames.times) == 4000
-        cosines = np.einsum("ijk,ik->ij", frames.vectors.reshape(500, 8, 64), snapshot.embeddings)
+        cosines = np.einsum(
+            "ijk,ik->ij", frames.vectors.reshape(500, 8, 64), snapshot.vectors.windows
+        )
         assert cosines.min() > 0.6  # each is near to its window
 
 

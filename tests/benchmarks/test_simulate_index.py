@@ -34,12 +34,12 @@ def test_the_index_is_sound(tmp_path):
     """It is made past the writer, and the writer adds checksums: the rows must be right."""
     make_index(tmp_path / "i", 250, vocabulary=40)
     assert verify_index(tmp_path / "i") == []
-    with VideoIndex.open(tmp_path / "i") as index, index.reading() as (connection, _):
-        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
+    with VideoIndex.open(tmp_path / "i") as index, index.reading() as (reader, _):
+        names = reader.connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
         assert {"entries_of_video", "tracks_of_video", "postings_of_entry"} <= {
             name for (name,) in names
         }
-        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert reader.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
 
 
 def test_words_of_each_kind():

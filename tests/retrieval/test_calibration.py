@@ -211,9 +211,9 @@ def make_index(folder: Path, rows: np.ndarray) -> Path:
 def search(index: VideoIndex, query, texts, text="casino", mode="semantic", k=10, **options):
     values = {"folder": None, "explain": False, "exact": False, "words_weight": 1.0} | options
     request = SearchRequest(text, k, mode, **values)
-    with index.reading() as (connection, snapshot):
+    with index.reading() as (reader, snapshot):
         embedding = None if mode == "keyword" else query
-        return run_search(connection, snapshot, request, EmbeddedQuery(embedding, texts))
+        return run_search(reader, snapshot, request, EmbeddedQuery(embedding, texts))
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def test_by_words_alone_nothing_is_judged(index, texts):
 def test_a_z_score_depends_on_nothing_but_query_and_index(index, rows, space, texts):
     for query in space.make_texts(3, rows[:3]):
         wanted = {hit.id: (hit.z_score, hit.likely) for hit in search(index, query, texts, k=100)}
-        with VideoIndex.open(index.path) as again:
+        with VideoIndex.open(index.store.folder) as again:
             for options in ({}, {"folder": "a"}, {"folder": "b", "k": 3}, {"mode": "hybrid"}):
                 hits = search(again, query, texts, text="nowhere", **options)
                 assert hits and all(wanted[hit.id] == (hit.z_score, hit.likely) for hit in hits)

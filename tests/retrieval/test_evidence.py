@@ -55,10 +55,10 @@ def ask(courts, text: str, mode: str = "hybrid", about: bool = True):
     index, tennis = courts
     query = tennis if about else made_embeddings(1, 10, WIDTH)[0]
     request = SearchRequest(text, 20, mode, None, False, False, 1.0)
-    with index.reading() as (connection, snapshot):
+    with index.reading() as (reader, snapshot):
         embedded = EmbeddedQuery(query, made_embeddings(64, 11, WIDTH))
         asked = EmbeddedQuery() if mode == "keyword" else embedded
-        return run_search(connection, snapshot, request, asked)
+        return run_search(reader, snapshot, request, asked)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_the_weight_of_words_is_the_users(courts):
     found = []
     for weight in (0.0, 0.5, 1.0):
         request = SearchRequest("djokovic", 60, "hybrid", None, False, False, weight)
-        with index.reading() as (connection, snapshot):
+        with index.reading() as (reader, snapshot):
             query = EmbeddedQuery(tennis, made_embeddings(64, 11, WIDTH))
-            hits = run_search(connection, snapshot, request, query)
+            hits = run_search(reader, snapshot, request, query)
         found.append(next(hit.evidence for hit in hits if hit.video == "tennis/8.mp4"))
     assert found[0].read == 0 and found[1].read == pytest.approx(found[2].read / 2)
     assert len({evidence.seen for evidence in found}) == 1
@@ -181,8 +181,8 @@ def test_what_is_said_counts_as_what_is_read_and_a_name_less(tmp_path):
         for query in ("IMG_4711", "img_4711.mp4", "4711"):
             assert [hit.video for hit in index.search(query, mode="keyword")] == ["IMG_4711.mp4"]
         request = SearchRequest("chaplin", 4, "hybrid", None, False, False, 1.0)
-        with index.reading() as (connection, snapshot):
-            found = run_search(connection, snapshot, request, EmbeddedQuery(rows[3]))
+        with index.reading() as (reader, snapshot):
+            found = run_search(reader, snapshot, request, EmbeddedQuery(rows[3]))
     parts = {hit.video: hit.evidence for hit in found}
     assert parts["a.mp4"].said > 0 == parts["a.mp4"].read
     assert parts["films/charlie_chaplin.mp4"].named > 0

@@ -147,7 +147,7 @@ def test_words_and_moments_together(built):
     """Words, a moment and what is not wanted are one embedding; the words are read as before."""
     with VideoIndex.open(built[0]) as index:
         with index.reading() as (_, snapshot):
-            rows, entries = np.array(snapshot.embeddings), snapshot.ids.tolist()
+            rows, entries = np.array(snapshot.vectors.windows), snapshot.ids.tolist()
         encoder = index.load_query_encoder()
         text, not_wanted = (encoder.embed(text) for text in ("casino", "a red circle"))
         wanted = normalize_rows((text + rows[2] - MINUS_WEIGHT * not_wanted)[None])[0]

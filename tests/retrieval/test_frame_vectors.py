@@ -18,15 +18,15 @@ from data_loader.frame_sampling import sample_frame_indices
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
 from retrieval.index import database, vectors
-from retrieval.index.ann import build_ann
+from retrieval.index.ann import AnnIndex
 from retrieval.index.arrays import EMBEDDINGS, FRAMES
 from retrieval.index.embedding import BrokenModelError, ModelFile, WindowEncoder
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.records import NewVideo
-from retrieval.index.update import IndexOptions, read_index_meta, update_index
+from retrieval.index.update import IndexOptions, update_index
 from retrieval.index.vectors import FrameVectors, multiply_halves
-from retrieval.index.writer import IndexWriter, lock_index
+from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from retrieval.search.hybrid import EmbeddedQuery, SearchRequest, run_search
 from retrieval.search.semantic import find_nearest
 from tests.retrieval.conftest import Library
@@ -108,11 +108,11 @@ def test_the_ranking_is_that_of_brute_force_in_double_precision(tmp_path):
         with lock_index(folder), IndexWriter(folder) as writer:
             assert writer.compact(max_dead=0.0 if compact else 1.0) == compact
             assert writer.meta["num_frames"] == 19 * (38 if compact else 40)
-        with VideoIndex.open(folder) as index, index.reading() as (connection, snapshot):
+        with VideoIndex.open(folder) as index, index.reading() as (reader, snapshot):
             for query in made_embeddings(10, seed=5):
                 scores = np.where(dead, -np.inf, brute_force.score(query))
                 for inside, name in ((~dead, None), (~dead & in_folder, "2")):
-                    only = None if name is None else snapshot.find_rows(connection, name)
+                    only = None if name is None else snapshot.find_rows(reader, name)
                     found, given, _ = find_nearest(snapshot, query, 400, only)
                     wanted = ids[np.argsort(np.where(inside, -scores, np.inf))][: inside.sum()]
                     np.testing.assert_array_equal(found, wanted)
@@ -127,11 +127,11 @@ def test_a_hit_says_which_frame_is_best(tmp_path):
     create(folder, vectors="frames")
     video = made_video("a.mp4", ["casino"], rows)
     add(folder, video)
-    with VideoIndex.open(folder) as index, index.reading() as (connection, snapshot):
+    with VideoIndex.open(folder) as index, index.reading() as (reader, snapshot):
         query = made_embeddings(1, seed=9)[0]
         for mode in ("semantic", "hybrid"):
             asked = SearchRequest("casino", 30, mode, None, True, False, 1.0)
-            for hit in run_search(connection, snapshot, asked, EmbeddedQuery(query)):
+            for hit in run_search(reader, snapshot, asked, EmbeddedQuery(query)):
                 entry = video.entries[hit.id - 1]
                 cosines = entry.embeddings[FRAMES].astype(float) @ query
                 assert hit.time_s == entry.frame_times[int(np.argmax(cosines))]
@@ -154,11 +154,11 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
     add(folder, *videos[:25])
     with lock_index(folder), IndexWriter(folder) as writer:
         with pytest.raises(UserError, match="--ann is for 10,000 vectors and more; .* has 7,475"):
-            build_ann(writer)
-        assert build_ann(writer, min_vectors=100) > 0.9
+            writer.build_ann()
+        assert writer.build_ann(min_vectors=100) > 0.9
     add(folder, *videos[25:], drop=[1])
     with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
-        ann = snapshot.load_ann()
+        ann = AnnIndex(folder, snapshot.meta["ann"])
         assert ann.num_rows == 2500 and ann.index.ntotal == 7475
         shares, newer = [], 0
         for row in range(0, 3000, 50):

@@ -157,10 +157,10 @@ def test_rows_are_found_after_videos_are_dropped(make):
     rows = made_embeddings(4, width=WIDTH)
     copies = [(f"{i}.mp4", ["w"], rows[i // 2 : i // 2 + 1]) for i in range(8)]
     with make(*copies) as index:
-        add(index.path, drop=[2, 3])
+        add(index.store.folder, drop=[2, 3])
         found = {frozenset(g) for g in groups(index.search("w", mode="keyword", group=True))}
         assert found == {frozenset(g) for g in ((1,), (4,), (5, 6), (7, 8))}
-        with lock_index(index.path), IndexWriter(index.path) as writer:
+        with lock_index(index.store.folder), IndexWriter(index.store.folder) as writer:
             assert writer.compact(0.0)
         again = {frozenset(g) for g in groups(index.search("w", mode="keyword", group=True))}
         assert again == found

@@ -117,9 +117,9 @@ def test_vectors_are_read_to_the_end_before_they_are_compared(made, tmp_path, mo
             index.search(like=1, mode="semantic")
     with VideoIndex.open(made["windows"][0]) as index:  # and of a commit only what is new
         index.search(like=1, mode="semantic")
-        read = dict(index._vectors._read)
+        read = dict(index.store._check._read)
         index.search(like=4, mode="semantic")
-        assert index._vectors._read == read and len(read) == 1
+        assert index.store._check._read == read and len(read) == 1
 
 
 def test_vectors_that_a_later_commit_has_replaced_are_not_damaged(made, tmp_path, monkeypatch):

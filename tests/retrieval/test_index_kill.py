@@ -61,19 +61,19 @@ def rows_of(number: int) -> np.ndarray:
 
 def check(index: VideoIndex) -> int:
     """Everything that an index says fits together; returns the number of entries."""
-    with index.reading() as (connection, snapshot):
-        rows = dict(connection.execute("SELECT id, row FROM entries"))
+    with index.reading() as (reader, snapshot):
+        rows = dict(reader.connection.execute("SELECT id, row FROM entries"))
         assert len(rows) == snapshot.num_entries
         of_video: dict[str, list[int]] = {}
         for entry_id, row in rows.items():
             assert snapshot.ids[row] == entry_id and row not in snapshot.dead
-            of_video.setdefault(read_entry(connection, entry_id)[0].video, []).append(row)
+            of_video.setdefault(read_entry(reader, entry_id).video, []).append(row)
         for name, own in of_video.items():
             wanted = rows_of(int(name.removesuffix(".mp4")))
-            np.testing.assert_array_equal(snapshot.embeddings[sorted(own)], wanted)
+            np.testing.assert_array_equal(snapshot.vectors.windows[sorted(own)], wanted)
             for number, row in enumerate(sorted(own)):
                 check_frames(snapshot, row, made_frames(wanted[number], number), 5.0 * number)
-        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert reader.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         return len(rows)
 
 

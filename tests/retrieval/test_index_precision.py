@@ -10,8 +10,8 @@ from parse_config import load_config
 from retrieval import VideoIndex
 from retrieval.index.embedding import BrokenModelError, ModelFile
 from retrieval.index.ocr_text import OcrFolder
-from retrieval.index.update import IndexOptions, read_index_meta, update_index
-from retrieval.index.writer import IndexWriter, lock_index
+from retrieval.index.update import IndexOptions, update_index
+from retrieval.index.writer import IndexWriter, lock_index, read_index_meta
 from tests.retrieval.conftest import CPU
 from tests.retrieval.made_index import remove_checksums
 from trainer.build import build_model
@@ -25,9 +25,9 @@ DISTANCE = 2e-4  # greatest cosine distance of bf16 from fp32, as configs/README
 def read_embeddings(folder) -> dict[str, list[np.ndarray]]:
     """Return the embeddings of each video, which is one window: whole, without either side."""
     found = {}
-    with VideoIndex.open(folder) as index, index.reading() as (connection, snapshot):
-        arrays = [snapshot.embeddings, *snapshot.without.values()]
-        for entry_id, row in connection.execute("SELECT id, row FROM entries").fetchall():
+    with VideoIndex.open(folder) as index, index.reading() as (reader, snapshot):
+        arrays = [snapshot.vectors.windows, *snapshot.vectors.without.values()]
+        for entry_id, row in reader.connection.execute("SELECT id, row FROM entries").fetchall():
             found[index.entry(entry_id).video] = [np.array(array[row]) for array in arrays]
     return found
 

@@ -41,13 +41,13 @@ def captions_of(demo) -> list[str]:
 def contents(index: VideoIndex) -> dict[str, tuple]:
     """What a search can see of every video: spans, embeddings, lines."""
     found = {}
-    with index.reading() as (connection, snapshot):
-        for entry_id, row in connection.execute("SELECT id, row FROM entries ORDER BY id"):
+    with index.reading() as (reader, snapshot):
+        for entry_id, row in reader.connection.execute("SELECT id, row FROM entries ORDER BY id"):
             entry = index.entry(entry_id)
             lines = tuple((line.text, line.boxes) for line in index.tracks(entry_id))
-            embedding = snapshot.embeddings[row].round(4).tobytes()
+            embedding = snapshot.vectors.windows[row].round(4).tobytes()
             assert snapshot.ids[row] == entry_id
-            assert index.thumbnail_file(entry_id).read_bytes()[:2] == b"\xff\xd8"
+            assert index.read_thumbnail(entry_id)[:2] == b"\xff\xd8"
             key = f"{entry.video} {entry.start_s:.3f}"
             found[key] = (round(entry.end_s, 3), embedding, lines)
     return found
@@ -171,7 +171,7 @@ def test_dead_rows_are_dropped_when_they_are_many(library, tmp_path, test_names)
             for name in names[1:4]:
                 (library.videos / name).unlink()
             library.index(out)
-            assert held.embeddings[7].any()  # its file is gone, and mapped
+            assert held.vectors.windows[7].any()  # its file is gone, and mapped
         assert sorted(path.name for path in out.glob("embeddings-*")) == ["embeddings-000002.npy"]
         assert len(index) == 4 and np.load(out / "embeddings-000002.npy").shape == (4, 32)
         after = contents(index)
@@ -207,7 +207,7 @@ def test_a_long_video_is_found_in_the_window_that_shows_it(checkpoint, tmp_path)
         assert index.search("never", mode="keyword") == [] and index.tracks(1) == []
         # The model is given the words of the window alone.
         with index.reading() as (_, snapshot):
-            rows, without = snapshot.embeddings, snapshot.without["ocr"]
+            rows, without = snapshot.vectors.windows, snapshot.vectors.without["ocr"]
             differs = [float(rows[i] @ without[i]) < 0.9999 for i in range(5)]
     assert library.index(tmp_path / "i").plan.num_same == 1  # windows as before
     assert differs[1] and len(differs) == 5
@@ -311,7 +311,7 @@ def test_windows_of_which_nothing_decodes_are_left_out(make_checkpoint, tmp_path
         for word, expected in (("museum", [0, 2.5]), ("hidden", []), ("casino", [2.5])):
             hits = index.search(word, mode="keyword")
             assert sorted(hit.start_s for hit in hits) == expected
-        assert all(index.thumbnail_file(i).stat().st_size for i in range(1, len(index) + 1))
+        assert all(index.read_thumbnail(i) for i in range(1, len(index) + 1))
     other = Library(videos, ocr, make_checkpoint("fusion", "seed=7"))
     assert other.index(out, replace_model=True).num_anew == 1
     with VideoIndex.open(out) as index:

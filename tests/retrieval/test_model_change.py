@@ -16,7 +16,8 @@ from retrieval.errors import IndexFolderError, OtherModelError, WordsOnlyError
 from retrieval.index import model_change
 from retrieval.index.embedding import ModelFile
 from retrieval.index.ocr_text import OcrFolder, OcrSource, SpottedText
-from retrieval.index.update import IndexOptions, read_index_meta, update_index
+from retrieval.index.update import IndexOptions, update_index
+from retrieval.index.writer import read_index_meta
 from retrieval.results import Hit
 from tests.retrieval.conftest import Library
 from utils.errors import UserError
@@ -73,7 +74,7 @@ def test_an_index_of_words_only(library, tmp_path):
         hits = index.search("casino", explain=True)
         assert hits == index.search("casino", mode="keyword") and hits[0].words
         assert hits[0].similarity is None and hits[0].semantic_rank is None
-        assert index.thumbnail_file(hits[0].id).read_bytes()[:2] == b"\xff\xd8"
+        assert index.read_thumbnail(hits[0].id)[:2] == b"\xff\xd8"
         assert index.tracks(hits[0].id) and index.video_file(hits[0].id).is_file()
         for call in (lambda: index.search(QUERY, mode="semantic"), index.load_query_encoder):
             with pytest.raises(WordsOnlyError, match="index.py VIDEOS --out INDEX --model MODEL"):

@@ -22,8 +22,8 @@ from utils.errors import UserError
 
 def read_contents(out: Path) -> dict[str, tuple[list[int], list[str]]]:
     """Path of each video -> ids of its entries, and the lines of text of the first."""
-    with VideoIndex.open(out) as index, index.reading() as (connection, _):
-        rows = connection.execute(
+    with VideoIndex.open(out) as index, index.reading() as (reader, _):
+        rows = reader.connection.execute(
             "SELECT path, entries.id FROM entries JOIN videos ON video_id = videos.id"
         ).fetchall()
         found: dict[str, tuple[list[int], list[str]]] = {}
@@ -238,5 +238,5 @@ def test_rows_in_another_order_than_entries(tmp_path):
     with VideoIndex.open(out) as index, index.reading() as (_, snapshot):
         ids = np.array([3, 1, 2])
         np.testing.assert_array_equal(
-            snapshot.embeddings[snapshot.find_rows_of(ids)], rows[ids - 1]
+            snapshot.vectors.windows[snapshot.find_rows_of(ids)], rows[ids - 1]
         )

@@ -9,7 +9,6 @@ import pytest
 from retrieval import VideoIndex
 from retrieval.errors import IndexFolderError
 from retrieval.index import arrays
-from retrieval.index.ann import build_ann
 from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.search.semantic import find_nearest
 from tests.retrieval.made_index import add, create, made_embeddings, made_video
@@ -52,14 +51,14 @@ def test_faiss_finds_nearly_what_the_exact_search_finds(tmp_path):
     add(folder, *(made_video(f"{i}.mp4", [], rows[100 * i : 100 * i + 100]) for i in range(25)))
     with lock_index(folder), IndexWriter(folder) as writer:
         with pytest.raises(UserError, match="--ann is for 10,000 entries and more; .* has 2,500"):
-            build_ann(writer)
-        assert build_ann(writer, min_vectors=100) > 0.9
+            writer.build_ann()
+        assert writer.build_ann(min_vectors=100) > 0.9
     # Later ones are found, too, and none that is gone.
     add(folder, *(made_video(f"{i}.mp4", [], rows[100 * i : 100 * i + 100]) for i in range(25, 30)),
         drop=[1])  # fmt: skip
     alive = np.arange(100, 3000)
     with VideoIndex.open(folder) as index, index.reading() as (_, snapshot):
-        assert snapshot.load_ann().num_rows == 2500 and len(index) == 2900
+        assert snapshot.meta["ann"]["num_rows"] == 2500 and len(index) == 2900
         shares, newer = [], 0
         for row in range(0, 3000, 50):
             wanted = alive[np.argsort(-(rows[alive] @ rows[row]))[:10]] + 1

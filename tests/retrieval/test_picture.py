@@ -153,7 +153,10 @@ def test_a_picture_is_a_clip_of_one_frame_without_words(built):
     wanted = embed_by_hand(library, content)
     with VideoIndex.open(folder) as index:
         with index.reading() as (_, snapshot):
-            rows, without = np.array(snapshot.embeddings), np.array(snapshot.without["ocr"])
+            rows, without = (
+                np.array(snapshot.vectors.windows),
+                np.array(snapshot.vectors.without["ocr"]),
+            )
             entries = snapshot.ids.tolist()
         assert np.abs(rows - without).max() > 0.01
         hits = index.search(image=content, mode="semantic", explain=True)
@@ -188,7 +191,7 @@ def test_a_model_that_only_sees(demo, make_checkpoint, test_names, tmp_path):
     file.write_bytes(content)
     with VideoIndex.open(tmp_path / "i") as index:
         with index.reading() as (_, snapshot):
-            similarities = np.array(snapshot.embeddings) @ wanted
+            similarities = np.array(snapshot.vectors.windows) @ wanted
         hits = index.search(image=[file], mode="semantic", k=100)
         assert [hit.id - 1 for hit in hits] == np.argsort(-similarities).tolist()
 
@@ -215,7 +218,7 @@ def test_a_tower_embeds_a_picture_as_its_library(demo, test_names, tmp_path, fam
     wanted = embed_by_library(tower, image)
     with VideoIndex.open(tmp_path / "i") as index:
         with index.reading() as (_, snapshot):
-            rows = np.array(snapshot.without.get("ocr", snapshot.embeddings))
+            rows = np.array(snapshot.vectors.without.get("ocr", snapshot.vectors.windows))
         found = index.load_picture_encoder().embed(encode(image), "x")
         np.testing.assert_allclose(found, wanted, atol=2e-5)
         hits = index.search(image=encode(image), mode="semantic")

@@ -114,9 +114,9 @@ def test_terms_say_how_many_videos_have_them(index):
 def search_by_look(index, query, text="zzz", mode="hybrid", **options):
     wanted = VideoFilter(**options)
     request = SearchRequest(text, 10, mode, None, False, False, 1.0)
-    with index.reading() as (connection, snapshot):
+    with index.reading() as (reader, snapshot):
         embedded = EmbeddedQuery(query, made_embeddings(64, 99, WIDTH))
-        return run_video_search(connection, snapshot, request, embedded, wanted)
+        return run_video_search(reader, snapshot, request, embedded, wanted)
 
 
 def test_looks_are_moments_that_do_not_overlap(index):

@@ -30,8 +30,8 @@ from retrieval.index.tower import (
     TowerModel,
     make_tower_config,
 )
-from retrieval.index.update import IndexOptions, read_index_meta, update_index
-from retrieval.search.snapshot import read_entry
+from retrieval.index.update import IndexOptions, update_index
+from retrieval.index.writer import read_index_meta
 from tests.conftest import ROOT
 from tests.model.small_towers import write_tower
 from tests.retrieval.small_hub import serving_hub
@@ -130,9 +130,9 @@ def test_its_embeddings_are_those_of_the_tower(library, tmp_path, tower):
         # The encoder may be kept in few bits.
         np.testing.assert_allclose(found, normalize(wanted).numpy(), atol=1e-2)
         hits = index.search(QUERY, mode="semantic")
-        with index.reading() as (connection, snapshot):
+        with index.reading() as (_, snapshot):
             for hit in hits[:3]:
-                row = snapshot.embeddings[read_entry(connection, hit.id)[1]]
+                (row,) = snapshot.vectors.read_windows(snapshot.find_rows_of(np.array([hit.id])))
                 np.testing.assert_allclose(row, embed_window(hit.video), atol=1e-5)
 
 

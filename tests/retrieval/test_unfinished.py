@@ -58,13 +58,13 @@ class Watched:
 
 def read_arrays(out: Path) -> list[np.ndarray]:
     """All that is kept of the entries, by video and time."""
-    with VideoIndex.open(out) as index, index.reading() as (connection, snapshot):
-        rows = connection.execute(
+    with VideoIndex.open(out) as index, index.reading() as (reader, snapshot):
+        rows = reader.connection.execute(
             "SELECT row FROM entries JOIN videos ON video_id = videos.id ORDER BY path, start_s"
         ).fetchall()
         rows = [row for (row,) in rows]
-        arrays = [snapshot.embeddings, *snapshot.without.values()]
-        pictures = [index.thumbnail_file(int(snapshot.ids[row])).read_bytes() for row in rows]
+        arrays = [snapshot.vectors.windows, *snapshot.vectors.without.values()]
+        pictures = [reader.read_thumbnail(int(snapshot.ids[row])) for row in rows]
         return [*(np.array(array[rows]) for array in arrays), np.array(pictures, dtype=object)]
 
 

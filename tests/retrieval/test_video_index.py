@@ -10,9 +10,10 @@ import pytest
 
 from retrieval import VideoIndex
 from retrieval.errors import MissingFileError, UnknownEntryError
+from retrieval.index.folder_reader import FolderReader
+from retrieval.index.layout import thumbnail_file
 from retrieval.index.writer import IndexWriter, lock_index
 from retrieval.results import MODES
-from retrieval.search import snapshot
 from retrieval.search.hybrid import MAX_QUERY, add_ranks
 from retrieval.search.semantic import find_nearest
 from tests.retrieval.made_index import add, create, index_of_lines, made_embeddings, made_video
@@ -105,8 +106,8 @@ def test_a_folder_is_searched_with_those_below(tmp_path):
             hits = index.search("w", mode="keyword", folder=folder)
             inside = {name for name in names if name.startswith(f"{folder}/")}
             assert {hit.video for hit in hits} == inside
-            with index.reading() as (connection, snapshot):
-                found = find_nearest(snapshot, rows[0], 9, snapshot.find_rows(connection, folder))
+            with index.reading() as (reader, snapshot):
+                found = find_nearest(snapshot, rows[0], 9, snapshot.find_rows(reader, folder))
             assert {names[number - 1] for number in found[0]} == inside
         assert len(index.search("w", mode="keyword", folder="a/b/")) == 1
 
@@ -147,14 +148,14 @@ def test_files_of_entries(copy, built, tmp_path):
         assert (entry.video, entry.start_s, entry.end_s) == (hit.video, hit.start_s, hit.end_s)
         assert entry.end_s == entry.duration_s and entry.width == 96
         assert index.video_file(hit.id) == (built[1].videos / hit.video).resolve()
-        assert index.thumbnail_file(hit.id).read_bytes()[:2] == b"\xff\xd8"
+        assert index.read_thumbnail(hit.id)[:2] == b"\xff\xd8"
         for unknown in (0, -1, 99, 2**63, 10**30):
-            for method in (index.entry, index.video_file, index.thumbnail_file, index.tracks):
+            for method in (index.entry, index.video_file, index.read_thumbnail, index.tracks):
                 with pytest.raises(UnknownEntryError, match=f"{unknown}: the index has no such"):
                     method(unknown)
-        index.thumbnail_file(hit.id).unlink()
+        thumbnail_file(copy, hit.id).unlink()
         with pytest.raises(MissingFileError, match="thumbnail is missing"):
-            index.thumbnail_file(hit.id)
+            index.read_thumbnail(hit.id)
 
 
 def test_a_link_that_leads_out_of_the_folder_is_refused(library, tmp_path):
@@ -210,13 +211,13 @@ def test_modes_have_the_names_of_former_releases_too(built):
 def test_searches_of_several_threads_read_the_database_at_once(tmp_path, monkeypatch):
     words = ("casino", "hotel", "museum")
     folder = index_of_lines(tmp_path / "i", [[word] for word in words])
-    inside, real = threading.Barrier(len(words), timeout=60), snapshot.read_postings
+    inside, real = threading.Barrier(len(words), timeout=60), FolderReader.read_postings
 
     def wait_for_the_others(*arguments):
         inside.wait()  # until every search is here
         return real(*arguments)
 
-    monkeypatch.setattr(snapshot, "read_postings", wait_for_the_others)
+    monkeypatch.setattr(FolderReader, "read_postings", wait_for_the_others)
     with VideoIndex.open(folder) as index, ThreadPoolExecutor(len(words)) as pool:
         found = list(pool.map(lambda word: index.search(word, mode="keyword"), words))
     assert [[hit.id for hit in hits] for hits in found] == [[1], [2], [3]]

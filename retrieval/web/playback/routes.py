@@ -40,8 +40,9 @@ from retrieval.web.files import (
     FileAnswer,
     check_conditions,
     get_media_type,
+    identify_file,
     route_file,
-    send_file,
+    send_content,
 )
 from retrieval.web.playback.cache import DiskCache
 from retrieval.web.playback.clip import cut_clip
@@ -286,7 +287,7 @@ def _add_media(router: APIRouter, playback: Playback) -> None:
     def send_thumbnail(video_id: int, time_s: float) -> FileAnswer:
         """Send the picture that the index has, of an entry near to a time."""
         entry = index.nearest_entry(video_id, time_s)
-        return send_file(index.thumbnail_file(entry), "image/jpeg", f"{entry}.jpg")
+        return send_content(index.read_thumbnail(entry), "image/jpeg", f"{entry}.jpg")
 
     @route("/videos/{video_id:number}/segments/{number:number}.mp4", "video/mp4")
     async def segment(request: Request, video_id: int, number: int) -> Response:
@@ -354,8 +355,9 @@ async def _send_clip(
         "X-Clip-End": f"{clip.end_s:.3f}",
         "X-Clip-Method": "copied" if clip.is_copy else "encoded",
     }
+    content = file.open("rb", buffering=0)
     return FileAnswer(
-        file.open("rb", buffering=0), "video/mp4", f"{replace_surrogates(stem)}_{span}.mp4",
+        content, identify_file(content), "video/mp4", f"{replace_surrogates(stem)}_{span}.mp4",
         headers, shown=False, background=BackgroundTask(file.unlink, missing_ok=True),
     )  # fmt: skip
 

@@ -134,10 +134,10 @@ def test_a_fusion_model_has_the_vectors_of_its_parts(built, tmp_path):
     with VideoIndex.open(built[0]) as index, index.reading() as (_, snapshot):
         ids = [row["id"] for row in found["entries"]]
         rows = snapshot.find_rows_of(np.array(ids))
-        arrays = {f"without_{part}": array for part, array in snapshot.without.items()}
-        for name, array in ({"vector": snapshot.embeddings} | arrays).items():
+        arrays = {f"without_{part}": array for part, array in snapshot.vectors.without.items()}
+        for name, array in ({"vector": snapshot.vectors.windows} | arrays).items():
             assert np.array_equal([row[name] for row in found["entries"]], array[rows])
-        assert set(snapshot.without) == {"vision", "ocr"}
+        assert set(snapshot.vectors.without) == {"vision", "ocr"}
 
 
 def test_an_index_of_words_only_has_no_vectors(tmp_path):
@@ -201,8 +201,8 @@ def test_an_export_is_of_one_commit(made, tmp_path, monkeypatch):
     """What a writer commits while the files are written is in none of them."""
     read_videos = module.read_videos
 
-    def read_and_write(connection, snapshot):
-        for number, video in enumerate(read_videos(connection, snapshot)):
+    def read_and_write(reader, snapshot):
+        for number, video in enumerate(read_videos(reader, snapshot)):
             if not number:
                 add(made, made_video("late.mp4", ["later"], ROWS[:1]), drop=[2])
             yield video

@@ -165,13 +165,13 @@ def read_contents(
     library: Path,
 ) -> dict[str, tuple[list[float], Sequence[tuple[str, float, float]]]]:
     """Path of each video -> starts of its entries, and its lines with their times."""
-    with VideoIndex.open(library / "index") as index, index.reading() as (connection, _):
+    with VideoIndex.open(library / "index") as index, index.reading() as (reader, _):
         found = {}
-        for video, path in connection.execute("SELECT id, path FROM videos").fetchall():
-            starts = connection.execute(
+        for video, path in reader.connection.execute("SELECT id, path FROM videos").fetchall():
+            starts = reader.connection.execute(
                 "SELECT start_s FROM entries WHERE video_id = ? ORDER BY id", (video,)
             ).fetchall()
-            lines = connection.execute(
+            lines = reader.connection.execute(
                 "SELECT text, start_s, end_s FROM tracks WHERE video_id = ? AND kind != 'name' "
                 "ORDER BY start_s, text",
                 (video,),
@@ -182,8 +182,8 @@ def read_contents(
 
 def read_ids(library: Path) -> dict[str, list[int]]:
     """Path of each video -> ids of its entries."""
-    with VideoIndex.open(library / "index") as index, index.reading() as (connection, _):
-        rows = connection.execute(
+    with VideoIndex.open(library / "index") as index, index.reading() as (reader, _):
+        rows = reader.connection.execute(
             "SELECT path, entries.id FROM entries JOIN videos ON video_id = videos.id"
         )
         found: dict[str, list[int]] = {}

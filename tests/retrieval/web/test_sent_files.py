@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from data_loader.readers.container import SEARCHABLE_EXTENSIONS
-from retrieval import VideoIndex
+from retrieval.index.layout import thumbnail_file
 from retrieval.search.example import MAX_PICTURE_BYTES
 from retrieval.search.hybrid import MAX_QUERY
 from retrieval.web.access import HEADERS
@@ -224,7 +224,7 @@ def test_links_that_lead_nowhere(own_street):
         entry = get_entry(client, "onerror")
         number = client.get("/api/videos/lookup", params={"path": NAME}).json()["id"]
         video = own_street / "videos" / NAME
-        thumbnail = VideoIndex.open(own_street / "my.index").thumbnail_file(int(entry[13:]))
+        thumbnail = thumbnail_file(own_street / "my.index", int(entry[13:]))
         picture = thumbnail.read_bytes()
         for path in (video, thumbnail):
             path.unlink()
