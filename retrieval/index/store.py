@@ -5,17 +5,18 @@ table (``retrieval.lance``). ``retrieval.index.location.open_store`` says which 
 
 An index has entries (windows of videos), lines of text, and the words of these. A *commit* is one
 state of all of it, which a reader sees to its end, whatever is written meanwhile. Ids of videos,
-entries, lines and words are integers from 1, and never given twice; later ones are larger. Each
-entry has a *row* of vectors, which are numbered from 0; those of videos that are gone are dead
-until the rows are compacted. Texts of words are folded, and a word may have a reduced form, which
-is None where it is the text itself: see ``retrieval.index.words``.
+entries, lines and words are integers from 1; those of videos and entries are never given twice, and
+later ones are larger. Each entry has a *row* of vectors, which are numbered from 0; those of videos
+that are gone are dead, where a store has such rows, until the rows are compacted. Texts of words
+are folded, and a word may have a reduced form, which is None where it is the text itself: see
+``retrieval.index.words``.
 
-``meta`` is what an index says of itself, by key, as JSON values: ``commits`` and ``generation``,
-numbers that grow with each commit and each new numbering of the rows, ``num_rows``, ``num_frames``
-(None: no vectors of frames), ``width`` (None: words only), ``leaves_out``, ``windows``, ``model``
-(``retrieval.index.identity``), ``query_encoder``, ``ann`` (``num_rows``: how many rows the index of
-nearest neighbours covers), ``successor`` (``StoreWriter.begin_successor``), and what an update
-keeps there.
+``meta`` is what an index says of itself, by key, as JSON values; a key that is missing is as one
+that is None. It has ``commits`` and ``generation``, numbers that grow with each commit and each new
+numbering of the rows, ``num_rows``, ``num_frames`` (None: no vectors of frames), ``width`` (None:
+words only), ``leaves_out``, ``windows``, ``model`` (``retrieval.index.identity``),
+``query_encoder``, ``ann`` (``num_rows``: how many rows the index of nearest neighbours covers),
+``successor`` (``StoreWriter.begin_successor``), and what an update keeps there.
 
 Shapes: N rows, E width of the common space, K or M found, P places of a word, Q queries.
 """
@@ -156,7 +157,7 @@ class StoreReader(Protocol):
         """Return id, start and end of each entry of a video, by id."""
 
     def read_words(self) -> list[Word]:
-        """Return all distinct words."""
+        """Return all distinct words, in any order."""
 
     def find_words_containing(
         self, text: str, reduced: str, by_pieces: bool, limit: int
