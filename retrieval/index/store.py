@@ -1,7 +1,8 @@
 """Store of an index: what search, update and export ask of it, whatever keeps it.
 
-There are two: a folder (``retrieval.index.folder_store``), which is the default, and a LanceDB
-table (``retrieval.lance``). ``retrieval.index.location.open_store`` says which one a place is.
+The default is a folder (``retrieval.index.folder_store``); ``retrieval.index.location.open_store``
+says what keeps the index at a location. ``tests/retrieval/test_store_contract.py`` holds any store
+to what is said here.
 
 An index has entries (windows of videos), lines of text, and the words of these. A *commit* is one
 state of all of it, which a reader sees to its end, whatever is written meanwhile. Ids of videos,
