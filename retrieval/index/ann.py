@@ -16,7 +16,6 @@ from retrieval.errors import DamagedIndexError
 from retrieval.index.arrays import keeps_frames, map_vectors
 from retrieval.index.checksums import hash_files
 from retrieval.index.integrity import describe_ann_damage
-from retrieval.index.store import MIN_VECTORS
 from retrieval.index.vectors import EntryVectors
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -70,9 +69,7 @@ def count_vectors(meta: dict[str, Any]) -> int:
     return meta["num_rows"] + meta.get("num_frames", 0)
 
 
-def write_ann(
-    folder: Path, meta: dict[str, Any], min_vectors: int = MIN_VECTORS
-) -> tuple[dict[str, Any], float]:
+def write_ann(folder: Path, meta: dict[str, Any], min_vectors: int) -> tuple[dict[str, Any], float]:
     """Write a FAISS index of all vectors into an index folder.
 
     Returns:
