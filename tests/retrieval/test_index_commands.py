@@ -12,7 +12,7 @@ import pytest
 
 import index as index_script
 import search as search_script
-from retrieval.index.update import read_index_meta
+from retrieval.index.writer import read_index_meta
 from retrieval.printing import format_hits
 from retrieval.results import Box, Explanation, Hit, WordMatch
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
