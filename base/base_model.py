@@ -295,6 +295,14 @@ class RetrievalModel(nn.Module, ABC):
                 branches.setdefault(self.branch_names.get(module, module), []).append(weight)
         return branches
 
+    def list_blocks(self) -> list[nn.Module]:
+        """Return the encoders' blocks whose weights sharding may gather one at a time.
+
+        Each is a module that a training step calls once for a batch, with whatever videos, queries
+        and words. All other weights are gathered for the whole of a step.
+        """
+        return []
+
     def parameters_without_gradient(self) -> list[nn.Parameter]:
         """Return the weights that no training loss reaches, for they do not enter ``video_key``."""
         return []

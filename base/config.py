@@ -159,6 +159,11 @@ class TrainerConfig(ConfigModel):
         description="How numbers are held while the encoders compute in training; similarity, loss "
         "and weights are float32 in each.",
     )
+    sharding: Literal["none", "fsdp2"] = Field(
+        default="none",
+        description="What each GPU keeps of weights, gradients and optimizer state: all of it, or "
+        "by torch's FSDP2 a part of each, which takes less memory and more time.",
+    )
     activation_checkpointing: bool = Field(
         default=False,
         description="Compute the encoders' activations once more in the backward pass instead of "

@@ -29,6 +29,7 @@ from evaluation.evaluator import Evaluator
 from model.frozen_in_time import FrozenInTime
 from parse_config import load_config
 from trainer.build import build_criterion, build_model, build_optimizer
+from trainer.parallel import Parallel
 from trainer.tracking import Tracker
 from trainer.trainer import Trainer
 from utils.cli import positive_int, run_cli
@@ -117,12 +118,11 @@ def build_step(
     criterion = build_criterion(config, device)
     if path == "plain":
         return partial(build_plain_path(model, config, criterion).take_step, batch, criterion)
+    parallel = Parallel(model, criterion, device)
     trainer = Trainer(
-        model=model,
-        criterion=criterion,
-        network=model,
+        parallel=parallel,
         precision=Precision(config.trainer.precision, device),
-        optimizer=build_optimizer(config, model, criterion),
+        optimizer=build_optimizer(config, parallel),
         schedule=None,
         loaders=[],
         valid_loaders=[],

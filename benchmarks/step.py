@@ -32,6 +32,7 @@ from benchmarks.baseline import PlainFrozenInTime, assert_equal
 from benchmarks.inputs import Texts, load_base_config, load_texts, make_batch
 from model.frozen_in_time import FrozenInTime
 from trainer.build import build_criterion, build_model, build_optimizer
+from trainer.parallel import Parallel
 from utils.cli import positive_int, run_cli
 from utils.launch import configure_cuda, keep_freed_memory
 from utils.precision import Precision, PrecisionName
@@ -127,10 +128,10 @@ class TrainingPath:
 
 def build_plain_path(model: FrozenInTime, config: Config, criterion: Criterion) -> TrainingPath:
     """Return the plain step: float32, and an optimizer that goes from weight to weight."""
-    optimizer = build_optimizer(config, model, criterion)
+    device = next(model.parameters()).device
+    optimizer = build_optimizer(config, Parallel(model, criterion, device))
     for group in optimizer.param_groups:
         group.update(foreach=False, fused=False)
-    device = next(model.parameters()).device
     return TrainingPath("plain", PlainFrozenInTime(model), optimizer, "fp32", device)
 
 
@@ -144,7 +145,7 @@ def measure_case(
     res = model.video_model.input_res
     batch = make_batch(texts, asked.batch, words, asked.frames, res, device)
     plain = build_plain_path(model.eval(), config, criterion)
-    optimizer = build_optimizer(config, model, criterion)
+    optimizer = build_optimizer(config, Parallel(model, criterion, device))
     ours = TrainingPath("ours", OurEncoder(model), optimizer, asked.precision, device)
     paths = ours, plain
     differences = compare_encoders(ours.encoder, plain.encoder, batch)

@@ -350,6 +350,19 @@ class DualEncoder(RetrievalModel):
         """Let ``forward`` return ``only_vision`` and ``only_ocr`` in training."""
         self.unimodal = tuple(modalities) if self.fuses_modalities else ()
 
+    def list_blocks(self) -> list[nn.Module]:
+        """Return the layers of the tower's sides that run once for a batch.
+
+        Not those for which clips or frames go through the tower in several parts, and not those of
+        the text side where it encodes OCR words, too, which it does one length after another.
+        """
+        blocks: list[nn.Module] = []
+        if self.uses_vision and not self.tower.takes_videos and self.frames_at_once is None:
+            blocks += self.tower.list_vision_blocks()
+        if not self.uses_ocr or hasattr(self, "ocr_model"):
+            blocks += self.tower.list_text_blocks()
+        return blocks
+
     def recompute_activations(self) -> None:
         """Recompute the layers of the tower, and of an OCR encoder, in the backward pass."""
         self.tower.recompute_activations()

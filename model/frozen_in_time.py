@@ -283,6 +283,11 @@ class FrozenInTime(RetrievalModel):
             self.ocr_model.eval()
         return self
 
+    def list_blocks(self) -> list[nn.Module]:
+        """Return the video encoder's, where it has ``list_blocks``."""
+        has_blocks = self.uses_vision and hasattr(self.video_model, "list_blocks")
+        return self.video_model.list_blocks() if has_blocks else []
+
     def recompute_activations(self) -> None:
         """Recompute the video encoder's blocks and the text models' layers in the backward pass."""
         if self.uses_vision:

@@ -237,6 +237,10 @@ class SpaceTimeTransformer(nn.Module):
                 x = block(x, frames, True, kernel_axes)
         return self.norm(x)  # (B, D): CLS
 
+    def list_blocks(self) -> list[nn.Module]:
+        """Return the blocks, each of which runs once for a batch."""
+        return list(self.blocks)
+
     def recompute_activations(self) -> None:
         """Let the backward pass compute each block again from its input."""
         self.activation_checkpointing = True

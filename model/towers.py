@@ -173,6 +173,14 @@ class Tower(nn.Module):
             if hasattr(self.model, name):
                 delattr(self.model, name)
 
+    def list_vision_blocks(self) -> list[nn.Module]:
+        """Return the layers of the vision encoder that run once for a batch of images."""
+        return find_blocks(self.vision)
+
+    def list_text_blocks(self) -> list[nn.Module]:
+        """Return the layers of the text encoder that run once for a batch of texts."""
+        return find_blocks(getattr(self.model, self.text_parts[0]))
+
     def list_text_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that texts need."""
         parts = [getattr(self.model, name, None) for name in self.text_parts]
@@ -453,6 +461,12 @@ def get_vector(features: Any) -> Tensor:
     if not isinstance(found, Tensor):
         raise TypeError(f"{type(features).__name__} has no pooled vector")
     return found
+
+
+def find_blocks(encoder: nn.Module) -> list[nn.Module]:
+    """Return the modules of an encoder's longest list, its layers; [] where it has none."""
+    lists = [list(part) for part in encoder.modules() if isinstance(part, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:

@@ -5,13 +5,10 @@ import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseTextVideoDataset
@@ -22,11 +19,13 @@ from base.criterion import Criterion
 from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
 from evaluation.evaluator import Evaluator
 from trainer.changes import describe_inputs
-from trainer.optim import build_schedule
+from trainer.optim import ELEMENTWISE, build_schedule
+from trainer.parallel import Parallel
 from trainer.selection import find_selecting_set, get_monitored_loader, list_valid_loaders
+from trainer.sharding import ShardedParallel
 from trainer.tracking import build_tracker
 from trainer.trainer import Trainer, plan_epoch
-from utils.distributed import broadcast_parameters, get_dist_info
+from utils.distributed import get_dist_info
 from utils.errors import UserError
 from utils.precision import Precision
 from utils.seed import preserve_random_state, seed_everything, set_determinism
@@ -175,21 +174,21 @@ def build_trainer(
     if settings.activation_checkpointing:
         model.recompute_activations()
     # A compiler chooses among kernels by their time, so that runs of one seed may differ.
-    compiles = not settings.deterministic and can_compile(model, device)
+    may_compile = not settings.deterministic and settings.sharding == "none"
+    compiles = may_compile and can_compile(model, device)
     if compiles if settings.compile is None else settings.compile:
         logger.info("the video encoder is compiled in the first step (trainer.compile)")
         model.compile_encoders()
     criterion = build_criterion(config, device, model)
-    optimizer = build_optimizer(config, model, criterion)
+    parallel = build_parallel(config, model, criterion, device)
+    optimizer = build_optimizer(config, parallel)
     schedule = None
     if config.lr_scheduler is not None:
         steps = len(plan_epoch(loaders, settings.max_samples_per_epoch)) * settings.epochs
         block = config.lr_scheduler
         schedule = build_schedule(block.type, block.kwargs(), optimizer, steps)
     return Trainer(
-        model=model,
-        criterion=criterion,
-        network=distribute_model(config, model, criterion, device),
+        parallel=parallel,
         precision=Precision(settings.precision, device),
         optimizer=optimizer,
         schedule=schedule,
@@ -234,27 +233,36 @@ def can_compile(model: RetrievalModel, device: torch.device) -> bool:
     return device.type == "cuda" and overridden and any(map(shutil.which, compilers))
 
 
-def build_optimizer(
-    config: Config, model: RetrievalModel, criterion: Criterion
-) -> torch.optim.Optimizer:
+def build_optimizer(config: Config, parallel: Parallel) -> torch.optim.Optimizer:
     """Build the optimizer of the model's parameters, and of the criterion's behind them."""
-    learned = ((f"criterion.{name}", value) for name, value in criterion.named_parameters())
-    named = chain(model.named_parameters(), learned)
-    return config.optimizer.build(OPTIMIZERS, params=list(named))
+    return config.optimizer.build(OPTIMIZERS, params=parallel.named_parameters())
 
 
-def distribute_model(
+def build_parallel(
     config: Config, model: RetrievalModel, criterion: Criterion, device: torch.device
-) -> nn.Module:
-    """Return the model as training calls it: with several processes, each then draws for itself."""
-    info = get_dist_info()
-    if info.world_size == 1:
-        return model
-    broadcast_parameters(criterion)
-    gpu = [device] if device.type == "cuda" else None
-    network = DistributedDataParallel(model, device_ids=gpu, gradient_as_bucket_view=True)
-    seed_everything(config.seed + info.rank)
-    return network
+) -> Parallel:
+    """Build what lets the processes train one model; each then draws for itself.
+
+    Raises:
+        UserError: the model is to be sharded, and the optimizer can't step on parts of weights.
+    """
+    info, settings = get_dist_info(), config.trainer
+    parts = model, criterion, device
+    if settings.sharding == "none" or info.world_size == 1:
+        if settings.sharding != "none":
+            logger.info("trainer.sharding: a process alone has nothing to share; it trains without")
+        parallel = Parallel(*parts)
+    else:
+        if config.optimizer.type not in ELEMENTWISE:
+            raise UserError(
+                f"optimizer.type: {config.optimizer.type} may need whole weights, of which each "
+                f"process has a part with trainer.sharding {settings.sharding}; choose one of "
+                f"{', '.join(ELEMENTWISE)}, or set trainer.sharding to none"
+            )
+        parallel = ShardedParallel(*parts, Precision(settings.precision, device))
+    if info.world_size > 1:
+        seed_everything(config.seed + info.rank)
+    return parallel
 
 
 def check_monitored_set(

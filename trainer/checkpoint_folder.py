@@ -4,6 +4,9 @@
 other names are to hold the same (``copies``): they are made after it, and before anything else when
 a run that was killed in between goes on. So the folder is never that of two moments for long, and a
 test of ``model_best.pth`` can tell that it was one.
+
+The optimizer state of sharded training lies beside them, in folders that they name
+(``trainer/optimizer_shards.py``).
 """
 
 import logging
@@ -11,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from trainer.optimizer_shards import read_shards, remove_unused_shards, verify_shards
 from utils.checkpoint.files import (
     CheckpointError,
     copy_checkpoint,
@@ -63,6 +67,7 @@ class CheckpointFolder:
         self._newest, self._replaces_last = 0, state["stopped"]
         self._unfinished = list(state["copies"])
         self._finish_copies()
+        remove_unused_shards(self.path)
 
     def resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Make what a run that was killed has not made of the checkpoint that it goes on from.
@@ -80,6 +85,7 @@ class CheckpointFolder:
                 copy_checkpoint(checkpoint, self.path / name)
                 logger.info("%s: written now from %s", self.path / name, checkpoint)
         self._restore_best(state)
+        remove_unused_shards(self.path)
 
     def _restore_best(self, state: dict[str, Any]) -> None:
         """Where a run goes back to an earlier epoch, put the one back that was the best then."""
@@ -204,6 +210,7 @@ def find_newest_checkpoint(run_dir: Path) -> Path | None:
     for path in last + others:
         try:
             verify_checkpoint(path)
+            verify_shards(read_shards(path), path)
         except CheckpointError as error:
             logger.error("%s; the one before it is tried", error)
         else:

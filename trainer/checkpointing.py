@@ -25,13 +25,14 @@ from trainer.checkpoint_folder import (
     find_newest_checkpoint,
 )
 from trainer.optim import Schedule
+from trainer.parallel import Parallel
 from utils.checkpoint.files import (
     CheckpointError,
     explain_damaged_state,
     load_checkpoint,
     verify_checkpoint,
 )
-from utils.checkpoint.weights import fit_weights, get_weights, load_weights
+from utils.checkpoint.weights import get_weights, load_weights
 from utils.distributed import gather_objects, get_dist_info
 from utils.errors import UserError
 from utils.files import remove_temporary_files
@@ -220,8 +221,7 @@ class TrainingState:
         self,
         run_dir: Path,
         config: dict[str, Any],
-        model: RetrievalModel,
-        criterion: Criterion,
+        parallel: Parallel,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule | None,
         precision: Precision,
@@ -232,8 +232,8 @@ class TrainingState:
         self.folder = CheckpointFolder(run_dir, keep_last)
         self.config = config
         self.inputs = inputs
-        self.model = model
-        self.criterion = criterion
+        self.parallel = parallel
+        self.criterion = parallel.criterion
         self.optimizer = optimizer
         self.schedule = schedule
         self.precision = precision
@@ -257,17 +257,25 @@ class TrainingState:
             stopped: whether it is written only because the run was asked to stop.
         """
         random_of_all, report = gather_objects(get_random_states()), report.gather()
+        weights = self.parallel.collect_weights()
+        try:
+            optimizer = self.parallel.save_optimizer(
+                self.optimizer, self.folder.path, progress.step
+            )
+        except CheckpointError as error:
+            self._note_unsaved(error, improved)
+            return
         if not get_dist_info().is_main:
             return
         copies = [BEST] * improved + [f"checkpoint-epoch{progress.epoch}.pth"] * keep
         state = {
-            "arch": type(self.model).__name__,
+            "arch": type(self.parallel.model).__name__,
             "epoch": progress.epoch,
             "step": progress.step,
             "progress": progress.state_dict(),
-            "state_dict": self.model.state_dict(),
+            "state_dict": weights,
             "criterion": self.criterion.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scheduler": self.schedule.scheduler.state_dict() if self.schedule else None,
             "scaler": self.precision.scaler.state_dict(),
             "best": self.monitor.state_dict() if self.monitor else None,
@@ -281,12 +289,16 @@ class TrainingState:
         try:
             self.folder.write(state)
         except CheckpointError as error:
-            self.unsaved = error
-            lost = f" {BEST} stays that of an earlier epoch." if improved else ""
-            logger.error("NOT SAVED: %s.%s The run goes on and will try again", error, lost)
+            self._note_unsaved(error, improved)
         else:
             self.unsaved = None
             logger.debug("saved %s in %s", ", ".join([LAST, *copies]), self.folder.path)
+
+    def _note_unsaved(self, error: CheckpointError, improved: bool) -> None:
+        if get_dist_info().is_main:
+            self.unsaved = error
+            lost = f" {BEST} stays that of an earlier epoch." if improved else ""
+            logger.error("NOT SAVED: %s.%s The run goes on and will try again", error, lost)
 
     def raise_if_unsaved(self) -> None:
         """Raise the ``CheckpointError`` of a run whose last state is not on disk."""
@@ -322,9 +334,9 @@ class TrainingState:
             raise CheckpointError(f"{path}: its lr_scheduler is another than the configuration's")
         self._check_optimizer(state, path)
         load_criterion(self.criterion, state, path)
-        fit_weights(self.model, get_weights(state, path), path)
+        self.parallel.load_weights(get_weights(state, path), path)
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.parallel.load_optimizer(self.optimizer, state["optimizer"], path)
         except ValueError as error:
             raise CheckpointError(f"{path}: its optimizer does not fit ({error})") from error
         if self.schedule:

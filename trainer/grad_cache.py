@@ -26,10 +26,17 @@ class GradientCache:
     its gradient on.
     """
 
-    def __init__(self, chunk_size: int, keys: Sequence[str], precision: Precision) -> None:
+    def __init__(
+        self,
+        chunk_size: int,
+        keys: Sequence[str],
+        precision: Precision,
+        agree_on_passes: Callable[[int], int],
+    ) -> None:
         self.chunk_size = chunk_size
         self.keys = keys  # of the embeddings that the loss takes
         self.precision = precision
+        self.agree_on_passes = agree_on_passes
 
     def backward(
         self,
@@ -41,24 +48,28 @@ class GradientCache:
         """Add the loss's gradients to the parameters'; returns the loss and the logits, detached.
 
         Args:
-            network: computes the embeddings: the model, or DistributedDataParallel around it.
+            network: computes the embeddings; of ``Parallel``.
             is_usable: asked before the second pass, which is left out where it says no.
         """
         size = self.chunk_size
         chunks = [batch.rows(start, start + size) for start in range(0, len(batch), size)]
+        count = len(chunks)
+        # One that others wait for, though it has no more chunks, computes its first once more.
+        chunks += chunks[:1] * (self.agree_on_passes(count) - count)
         states, embeds = [], []
         with torch.no_grad():
             for chunk in chunks:
                 states.append(get_device_random_states())
                 embeds.append(self._embed(getattr(network, "module", network), chunk))
-        joined = {key: torch.cat([part[key] for part in embeds]) for key in embeds[0]}
+        joined = {key: torch.cat([part[key] for part in embeds[:count]]) for key in embeds[0]}
         leaves = [rows.requires_grad_() for rows in joined.values()]
         loss, logits = compute_loss(joined, batch)
         if not is_usable(loss):
             return loss.detach(), logits
         self.precision.backward(loss)
         after = get_device_random_states()
-        grads = zip(*(leaf.grad.split(size) for leaf in leaves), strict=True)
+        grads = list(zip(*(leaf.grad.split(size) for leaf in leaves), strict=True))
+        grads += [tuple(map(torch.zeros_like, grads[0]))] * (len(chunks) - count)
         for number, (chunk, state, grad) in enumerate(zip(chunks, states, grads, strict=True)):
             restore_device_random_states(state)
             # Gradients add up in the parameters; only the last chunk's pass exchanges them.

@@ -144,6 +144,10 @@ def sgd(
     return _build(torch.optim.SGD, params, groups, decay_norms_and_biases, options)
 
 
+# A step of a part of a weight is that part of the weight's step: they can be sharded.
+ELEMENTWISE = ("AdamW", "TransformersAdamW", "Adam", "SGD")
+
+
 def can_fuse(weights: Sequence[torch.Tensor]) -> bool:
     """Say whether one fused kernel can step all weights: where all are on one kind of device."""
     return {weight.device.type for weight in weights} in ({"cuda"}, {"cpu"})

@@ -68,7 +68,8 @@ class ChunkSizeFinder:
         model: not DistributedDataParallel around it.
         optimizer: of the model, whose first step may be still to come.
         chunk_size: that the steps use; None: whole batches.
-        memory: of the GPU that the model is on.
+        memory: of the GPU that the model is on; None: no size is looked for, since a process can't
+            run the model without the others.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ChunkSizeFinder:
         precision: Precision,
         optimizer: torch.optim.Optimizer,
         chunk_size: int | None,
-        memory: GpuMemory,
+        memory: GpuMemory | None,
     ) -> None:
         self.model = model
         self.precision = precision
@@ -103,6 +104,12 @@ class ChunkSizeFinder:
         text = f"out of GPU memory in a step with a batch of {total} videos"
         if used < len(batch):
             text += f" in chunks of {used}"
+        if self.memory is None:
+            raise OutOfMemoryError(
+                f"{text}: set trainer.chunk_size below {used}, with which the loss stays that of "
+                "the whole batch, trainer.activation_checkpointing to true, or lower "
+                "data_loader.args.batch_size"
+            )
         peaks = self._measure_peaks(batch, used)
         self.memory.release_unused()
         free = self.memory.get_free() - self._count_optimizer_state()

@@ -141,8 +141,9 @@ def _read_batches(trainer: Trainer, watch: Stopwatch) -> Iterator[tuple[int, Bat
     One after the other, though: on a GPU training has the next batch arrive while a step runs.
     """
     trainer.model.train()
-    for loader in trainer.loaders:
-        trainer.word_vectors.encode(loader, trainer.precision)
+    with trainer.parallel.gather_weights():
+        for loader in trainer.loaders:
+            trainer.word_vectors.encode(loader, trainer.precision)
     for epoch in itertools.count(trainer.epoch + 1):
         plan = plan_epoch(trainer.loaders, trainer.settings.max_samples_per_epoch)
         for number, loader in enumerate(trainer.loaders):
@@ -171,7 +172,7 @@ def _label_parts(trainer: Trainer, watch: Stopwatch) -> Iterator[None]:
         for name, module in trainer.model.named_children():
             if next(module.parameters(), None) is not None:
                 _hook(undo, module, f"forward: {name}", watch)
-        _hook(undo, trainer.network, EMBEDDING, watch)
+        _hook(undo, trainer.parallel.network, EMBEDDING, watch)
         parts = [
             (trainer, "compute_loss", LOSS),
             (trainer.precision, "step", OPTIMIZER),

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from base.base_data_loader import BaseDataLoader
-from base.base_model import RetrievalModel
 from base.base_trainer import BaseTrainer
 from base.batch import Batch
 from base.config import TrainerConfig
-from base.criterion import Criterion
 from evaluation.data_report import DataReport
 from evaluation.embedding_cache import WordVectorCache
 from evaluation.evaluator import Evaluation, Evaluator
@@ -34,14 +32,9 @@ from trainer.collapse import CollapseWatch, measure_modalities
 from trainer.grad_cache import GradientCache
 from trainer.optim import Schedule
 from trainer.out_of_memory import ChunkSizeFinder, GpuMemory
+from trainer.parallel import Parallel
 from trainer.tracking import Tracker
-from utils.distributed import (
-    all_reduce_max,
-    average_gradients,
-    gather,
-    gather_objects,
-    get_dist_info,
-)
+from utils.distributed import all_reduce_max, gather, gather_objects, get_dist_info
 from utils.errors import UserError
 from utils.interrupt import Stopped, StopSignals, WaitInterrupted
 from utils.precision import Precision
@@ -79,16 +72,13 @@ class Trainer(BaseTrainer):
     """Trains a retrieval model with a contrastive loss.
 
     Args:
-        criterion: similarity and loss, on the same device; validation uses it, too.
-        network: what computes the embeddings: the model, or DistributedDataParallel around it.
+        parallel: of the model and the criterion: how several processes train them.
         inputs: what the run depends on beside ``config``, which its checkpoints keep.
     """
 
     def __init__(
         self,
-        model: RetrievalModel,
-        criterion: Criterion,
-        network: nn.Module,
+        parallel: Parallel,
         precision: Precision,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule | None,
@@ -103,9 +93,9 @@ class Trainer(BaseTrainer):
         **course: Any,
     ) -> None:
         super().__init__(**course)
-        self.model = model
-        self.criterion = criterion
-        self.network = network
+        self.parallel = parallel
+        self.model = model = parallel.model
+        self.criterion = criterion = parallel.criterion
         self.precision = precision
         self.optimizer = optimizer
         self.schedule = schedule
@@ -120,17 +110,19 @@ class Trainer(BaseTrainer):
         if self.unimodal_losses:
             model.request_unimodal_embeds(self.unimodal_losses)
         size, only = settings.chunk_size, [f"only_{name}" for name in self.unimodal_losses]
-        parts = ("text", model.video_key, *only), precision
+        parts = ("text", model.video_key, *only), precision, parallel.agree_on_passes
         self.grad_cache = None if size is None else GradientCache(size, *parts)
         memory = GpuMemory(self.device)
-        self.chunk_finder = ChunkSizeFinder(model, precision, optimizer, size, memory)
-        self.branches = model.list_branches()
+        self.chunk_finder = ChunkSizeFinder(
+            model, precision, optimizer, size, memory if parallel.can_run_alone else None
+        )
+        self.branches = parallel.list_branches()
         self.collapse_watch = CollapseWatch()
         self.word_vectors = WordVectorCache(model)
         self.progress = Progress()
         self.report = DataReport()
         self.state = TrainingState(
-            run_dir, config, model, criterion, optimizer, schedule, precision, self.monitor,
+            run_dir, config, parallel, optimizer, schedule, precision, self.monitor,
             keep_last=settings.keep_last, inputs=inputs,
         )  # fmt: skip
         # On a GPU a look at the loss waits for the step. There, from the first loss on that is not
@@ -212,7 +204,9 @@ class Trainer(BaseTrainer):
 
     def _measure_modalities(self, batch: Batch) -> None:
         """Add to the epoch's numbers what each modality contributes, measured on its last batch."""
-        with self.precision.set_tf32(), self.precision.autocast():
+        with (
+            self.parallel.gather_weights(), self.precision.set_tf32(), self.precision.autocast()
+        ):  # fmt: skip
             parts = self.model, batch, self.compute_loss, self.settings.chunk_size
             self.progress.add(measure_modalities(*parts))
 
@@ -222,11 +216,10 @@ class Trainer(BaseTrainer):
         A loss that is not finite changes no weight.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        network, alike = self.network, self.criterion.parameters()
-        if self.trains_words_alone:
-            # Its vision branch gets no gradient, which DistributedDataParallel would wait for.
-            batch, network = replace(batch, video=None, num_frames=None), self.model
-            alike = itertools.chain(alike, self.model.parameters())
+        uses_all = not self.trains_words_alone
+        network = self.parallel.get_network(uses_all)
+        if not uses_all:
+            batch = replace(batch, video=None, num_frames=None)
         with self.precision.set_tf32():
             if self.grad_cache is None:
                 with self.precision.autocast():
@@ -239,7 +232,7 @@ class Trainer(BaseTrainer):
                 loss, logits = self.grad_cache.backward(*parts)
             norms = loss.new_full((1 + len(self.branches),), math.nan)
             if self.is_usable(loss):
-                average_gradients(alike)
+                self.parallel.exchange_gradients(uses_all)
                 norms = self.clip_and_step(loss)
         return torch.cat([torch.stack([loss.detach(), *compute_pair_means(logits)]), norms])
 
@@ -286,7 +279,8 @@ class Trainer(BaseTrainer):
             self.has_diverged = torch.maximum(self.has_diverged, is_bad)
             unless = self.has_diverged
         limit, branches = self.settings.clip_grad_norm, list(self.branches.values())
-        norms = self.precision.step(self.optimizer, limit, unless, branches)
+        measure = self.parallel.measure_gradient_norms
+        norms = self.precision.step(self.optimizer, limit, unless, branches, measure)
         self.criterion.clamp_parameters()
         return norms
 
@@ -360,7 +354,8 @@ class Trainer(BaseTrainer):
         for number, loader in enumerate(self.valid_loaders):
             self._encode_frozen_words(loader, self.evaluator.precision)
             known = self.save_schedule.must_stop, self.word_vectors.get(loader)
-            evaluation = self.evaluator.run(self.model, loader, *known)
+            with self.parallel.gather_weights():
+                evaluation = self.evaluator.run(self.model, loader, *known)
             if evaluation is None:
                 self._stop()
             self.report.merge(evaluation.report)
@@ -369,7 +364,9 @@ class Trainer(BaseTrainer):
         return log
 
     def _encode_frozen_words(self, loader: BaseDataLoader, precision: Precision) -> None:
-        if not self.word_vectors.encode(loader, precision, self.save_schedule.must_stop):
+        with self.parallel.gather_weights():
+            is_done = self.word_vectors.encode(loader, precision, self.save_schedule.must_stop)
+        if not is_done:
             self._stop()
 
     def finish_epoch(self, epoch: int) -> None:

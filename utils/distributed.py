@@ -160,6 +160,15 @@ def all_reduce_max(flag: int, device: torch.device) -> int:
         return int(shared)
 
 
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """Return the sum of what the processes gave, tensors of one shape."""
+    if not _is_joined():
+        return values
+    with _collective():
+        dist.all_reduce(values)
+        return values
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Give the parameters of a module that every process runs alike the mean of their gradients.
 
@@ -177,9 +186,18 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def broadcast_parameters(module: nn.Module) -> None:
     """Give every process the first one's parameters and buffers."""
+    _broadcast(module.state_dict().values())
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every process the first one's buffers."""
+    _broadcast(module.buffers())
+
+
+def _broadcast(values: Iterable[Tensor]) -> None:
     if not _is_joined():
         return
-    for value in module.state_dict().values():
+    for value in values:
         with _collective():
             dist.broadcast(value, 0)
 

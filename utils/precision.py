@@ -3,7 +3,7 @@
 Weights, their gradients, embeddings, the similarity and the loss are float32 in each of them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, get_args
 
@@ -14,6 +14,8 @@ from utils.errors import UserError
 
 PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Parts of parameters -> (parts,) the norms of their gradients.
+MeasureNorms = Callable[[Sequence[Sequence[nn.Parameter]]], Tensor]
 
 
 class Precision:
@@ -77,6 +79,7 @@ class Precision:
         max_norm: float | None,
         unless: Tensor | None = None,
         branches: Sequence[Sequence[nn.Parameter]] = (),
+        measure: MeasureNorms | None = None,
     ) -> Tensor:
         """Clip the gradients and let the optimizer step; returns their norms before clipping.
 
@@ -90,19 +93,21 @@ class Precision:
         """
         self.scaler.unscale_(optimizer)
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        norm, *norms = (measure_gradient_norm(part) for part in (weights, *branches))
+        norms = (measure or measure_gradient_norms)([weights, *branches])
         if max_norm is not None:
-            nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
+            nn.utils.clip_grads_with_norm_(weights, max_norm, norms[0])
         if unless is not None:
             optimizer.grad_scale, optimizer.found_inf = None, unless  # as torch's scaler does
         self.scaler.step(optimizer)
         self.scaler.update()
-        return torch.stack([norm, *(part.to(norm) for part in norms)])
+        return norms
 
 
-def measure_gradient_norm(weights: Iterable[nn.Parameter]) -> Tensor:
-    """Return the norm () of the gradients of some parameters together; 0 where none has one."""
-    return nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+def measure_gradient_norms(parts: Sequence[Sequence[nn.Parameter]]) -> Tensor:
+    """Return the norms (parts,) of the gradients of each part together; 0 where none has one."""
+    grads = [[weight.grad for weight in part if weight.grad is not None] for part in parts]
+    norm, *norms = map(nn.utils.get_total_norm, grads)
+    return torch.stack([norm, *(other.to(norm) for other in norms)])
 
 
 def _set_tf32(matmul: str, cudnn: bool) -> None:

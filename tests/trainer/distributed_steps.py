@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.tensor import DTensor
 
 import model.registrations  # noqa: F401
 from base.registry import LOSSES
@@ -25,6 +25,8 @@ from model.dual_encoder import DualEncoder
 from tests.model.small_models import build, make_batch
 from tests.trainer.step_trainer import make_step_trainer
 from trainer.optim import adamw
+from trainer.parallel import Parallel
+from trainer.sharding import ShardedParallel
 from utils.distributed import DistInfo, gather_objects, process_group
 from utils.precision import Precision
 
@@ -71,6 +73,16 @@ def build_tower(text_model: Path, arguments: dict) -> DualEncoder:
     return model
 
 
+def join(weight, values, parallel: Parallel):
+    """The values of a weight, or of its gradient, of which a process may have a part."""
+    whole = parallel.get_whole(weight)
+    if not isinstance(whole, DTensor):
+        return values.clone()
+    place = whole.device_mesh, whole.placements
+    shape = {"shape": whole.shape, "stride": whole.stride()}
+    return DTensor.from_local(values, *place, run_check=False, **shape).full_tensor()
+
+
 def main() -> None:
     text_model, out, chunk_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     settings = json.loads(sys.argv[4])
@@ -85,12 +97,14 @@ def main() -> None:
             weight.requires_grad_(False)
         encode = model.encode_words, Precision("fp32", device)
         tables = [encode_texts(texts, *encode) for texts in (TEXTS, TEXTS[:1])]
-        wrapped = DistributedDataParallel(model) if place.world_size > 1 else model
         criterion = LOSSES.get(loss["type"])(**loss["args"]).double()
-        learned = [*model.named_parameters(), *criterion.named_parameters(prefix="criterion")]
+        is_sharded = settings.get("sharding") == "fsdp2" and place.world_size > 1
+        parallel = ShardedParallel if is_sharded else Parallel
+        parallel = parallel(model, criterion, device, *[Precision("fp32", device)] * is_sharded)
+        learned = parallel.named_parameters()
         optimizer = adamw(learned, lr=1e-3)
         trainer = make_step_trainer(
-            model, criterion, wrapped, optimizer, chunk_size=chunk_size or None, **settings
+            model, criterion, parallel, optimizer, chunk_size=chunk_size or None, **settings
         )
         done = {"losses": [], "gradients": []}
         done["vectors"] = gather_objects([table.vectors for table in tables])[-1]
@@ -98,10 +112,14 @@ def main() -> None:
             batch = own_part(joined_batch(size), place)
             done["losses"].append(trainer.train_step(batch)[0].item())
             trainer.progress.step += 1
-            grads = {n: w.grad.clone() for n, w in learned if w.grad is not None}
+            grads = {n: join(w, w.grad, parallel) for n, w in learned if w.grad is not None}
             done["gradients"].append(grads)
+        # Elements of a mean that Adam keeps, in each process and of all weights.
+        kept = sum(state["exp_avg"].numel() for state in optimizer.state.values())
+        done["kept"] = gather_objects(kept)
+        done["weights"] = {n: join(w, w.data, parallel) for n, w in learned}
         if place.is_main:
-            torch.save(done | {"weights": {n: w.data for n, w in learned}}, out)
+            torch.save(done, out)
 
 
 if __name__ == "__main__":

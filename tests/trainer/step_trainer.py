@@ -6,6 +6,7 @@ import torch
 
 from base.config import TrainerConfig
 from evaluation.evaluator import Evaluator
+from trainer.parallel import Parallel
 from trainer.tracking import Tracker
 from trainer.trainer import Trainer
 from utils.precision import Precision
@@ -14,14 +15,12 @@ CPU = torch.device("cpu")
 
 
 def make_step_trainer(
-    model, criterion, network=None, optimizer=None, precision="fp32", device=CPU, **settings
+    model, criterion, parallel=None, optimizer=None, precision="fp32", device=CPU, **settings
 ):
     """Return a trainer; without an optimizer its steps leave the weights as they are."""
     parameters = [*model.parameters(), *criterion.parameters()]
     return Trainer(
-        model=model,
-        criterion=criterion,
-        network=network or model,
+        parallel=parallel or Parallel(model, criterion, device),
         precision=Precision(precision, device),
         optimizer=optimizer or torch.optim.SGD(parameters, lr=0.0),
         schedule=None,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -267,8 +266,7 @@ def run_out_of_memory_in_the_backward_pass(text_model: str) -> None:
         model = build(Path(text_model))
         for weight in model.parameters_without_gradient():
             weight.requires_grad_(False)
-        network = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        trainer = make_step_trainer(model, NormSoftmaxLoss(), network)
+        trainer = make_step_trainer(model, NormSoftmaxLoss())
         forward = model.forward
 
         def limited(batch):
