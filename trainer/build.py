@@ -19,10 +19,10 @@ from base.criterion import Criterion
 from base.registry import ARCHITECTURES, DATA_LOADERS, LOSSES, OPTIMIZERS
 from evaluation.evaluator import Evaluator
 from trainer.changes import describe_inputs
-from trainer.optim import ELEMENTWISE, build_schedule
+from trainer.optim import build_schedule
 from trainer.parallel import Parallel
 from trainer.selection import find_selecting_set, get_monitored_loader, list_valid_loaders
-from trainer.sharding import ShardedParallel
+from trainer.sharding import ShardedParallel, check_sharding
 from trainer.tracking import build_tracker
 from trainer.trainer import Trainer, plan_epoch
 from utils.distributed import get_dist_info
@@ -150,8 +150,10 @@ def build_trainer(
 
     Raises:
         UserError: a part can't be built, or ``trainer.monitor`` looks at a shuffled validation set,
-            or at a validation loss that there can't be, or the model has nothing to train.
+            or at a validation loss that there can't be, or the model has nothing to train, or
+            settings don't go together with sharding.
     """
+    check_sharding(config)
     if not ARCHITECTURES.get(config.arch.type).has_weights:
         raise UserError(f"{config.arch.type}: has no weights to train; python test.py -c tests it")
     settings, kept = config.trainer, resolve_config(config)
@@ -241,27 +243,15 @@ def build_optimizer(config: Config, parallel: Parallel) -> torch.optim.Optimizer
 def build_parallel(
     config: Config, model: RetrievalModel, criterion: Criterion, device: torch.device
 ) -> Parallel:
-    """Build what lets the processes train one model; each then draws for itself.
-
-    Raises:
-        UserError: the model is to be sharded, and the optimizer can't step on parts of weights.
-    """
-    info, settings = get_dist_info(), config.trainer
-    parts = model, criterion, device
-    if settings.sharding == "none" or info.world_size == 1:
-        if settings.sharding != "none":
-            logger.info("trainer.sharding: a process alone has nothing to share; it trains without")
+    """Build what lets the processes train one model; each then draws for itself."""
+    info, settings, parts = get_dist_info(), config.trainer, (model, criterion, device)
+    if info.world_size == 1:
+        return Parallel(*parts)
+    if settings.sharding == "none":
         parallel = Parallel(*parts)
     else:
-        if config.optimizer.type not in ELEMENTWISE:
-            raise UserError(
-                f"optimizer.type: {config.optimizer.type} may need whole weights, of which each "
-                f"process has a part with trainer.sharding {settings.sharding}; choose one of "
-                f"{', '.join(ELEMENTWISE)}, or set trainer.sharding to none"
-            )
         parallel = ShardedParallel(*parts, Precision(settings.precision, device))
-    if info.world_size > 1:
-        seed_everything(config.seed + info.rank)
+    seed_everything(config.seed + info.rank)
     return parallel
 
 

@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 # what they hold, batch_size and per_gpu_batch_size by the batch that they come to.
 _TRAINER = (
     "activation_checkpointing early_stop init_val keep_last log_every monitor on_nan rank_timeout "
-    "save_dir save_every_minutes save_every_steps save_period sharding tracker validation_period verbosity"
+    "save_dir save_every_minutes save_every_steps save_period sharding tracker validation_period "
+    "verbosity"
 )
 _LOADER = (
     "annotation_file batch_size cache_dir data_dir item_timeout metadata_dir num_workers ocr_dir "

@@ -27,7 +27,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from base.base_model import RetrievalModel
 from base.batch import Batch
+from base.config import Config
 from base.criterion import Criterion
+from trainer.optim import ELEMENTWISE
 from trainer.optimizer_shards import write_shards
 from trainer.parallel import Named, Parallel
 from utils.distributed import (
@@ -38,7 +40,39 @@ from utils.distributed import (
     broadcast_parameters,
     get_dist_info,
 )
+from utils.errors import UserError
 from utils.precision import Precision, measure_gradient_norms
+
+
+def check_sharding(config: Config) -> None:
+    """Refuse settings that don't go together with sharding.
+
+    Raises:
+        UserError: with each of them.
+    """
+    settings = config.trainer
+    if settings.sharding == "none":
+        return
+    problems = []
+    if settings.precision == "fp16":
+        problems.append(
+            "trainer.precision fp16: processes would skip different steps; use bf16"
+        )
+    if settings.precision == "bf16" and config.evaluation_precision != "bf16":
+        problems.append(
+            f"evaluation.precision {config.evaluation_precision}: weights are gathered as bf16, "
+            "trainer.precision; leave it out, and give it to test.py"
+        )
+    if settings.compile:
+        problems.append("trainer.compile true: set it to false or null")
+    if config.optimizer.type not in ELEMENTWISE:
+        problems.append(
+            f"optimizer.type {config.optimizer.type}: it may need whole weights, of which each "
+            f"process has a part; choose one of {', '.join(ELEMENTWISE)}"
+        )
+    if problems:
+        listed = "\n  ".join(["", *problems])
+        raise UserError(f"trainer.sharding {settings.sharding} does not go together with{listed}")
 
 
 class ShardedNetwork(nn.Module):
@@ -66,7 +100,7 @@ class ShardedParallel(Parallel):
     kept, and the sums of their gradients, are float32.
 
     Args:
-        precision: of training; not fp16, whose processes would leave out different steps.
+        precision: of training; not fp16, whose processes would skip different steps.
     """
 
     can_run_alone = False

@@ -95,7 +95,7 @@ class Trainer(BaseTrainer):
         super().__init__(**course)
         self.parallel = parallel
         self.model = model = parallel.model
-        self.criterion = criterion = parallel.criterion
+        self.criterion = parallel.criterion
         self.precision = precision
         self.optimizer = optimizer
         self.schedule = schedule
