@@ -15,7 +15,14 @@ CPU = torch.device("cpu")
 
 
 def make_step_trainer(
-    model, criterion, parallel=None, optimizer=None, precision="fp32", device=CPU, **settings
+    model,
+    criterion,
+    parallel=None,
+    optimizer=None,
+    precision="fp32",
+    device=CPU,
+    run_dir=None,
+    **settings,
 ):
     """Return a trainer; without an optimizer its steps leave the weights as they are."""
     parameters = [*model.parameters(), *criterion.parameters()]
@@ -28,7 +35,7 @@ def make_step_trainer(
         valid_loaders=[],
         evaluator=Evaluator([], criterion, Precision(precision, device)),
         tracker=Tracker(Path(".")),
-        run_dir=Path("."),
+        run_dir=run_dir or Path("."),
         config={},
         settings=TrainerConfig(epochs=1, **settings),
         epochs=1,

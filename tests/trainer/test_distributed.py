@@ -1,9 +1,6 @@
 """Several real processes (gloo, CPU) compute what one process computes of the joined batch."""
 
 import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +8,8 @@ import torch
 
 from tests.model.small_models import PATCH, RES, VOCABULARY, write_text_model
 from tests.model.small_towers import write_clip
-from tests.trainer.distributed_steps import BATCHES
-from utils.launch import launch
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tests/trainer/distributed_steps.py"
+from tests.ranks import run_ranks
+from tests.trainer.distributed_steps import BATCHES, take_steps
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +24,11 @@ def steps(tmp_path_factory):
     done = {}
 
     def run(count: int, chunk_size: int = 0, **settings: Any) -> dict:
-        key = json.dumps([count, chunk_size, settings])
+        key = json.dumps([count, chunk_size, settings], default=str)
         if key not in done:
             out = folder / f"{len(done)}.pt"
-            command = [sys.executable, str(SCRIPT), str(text_model), str(out), str(chunk_size)]
-            command.append(json.dumps(settings))
-            before = os.environ.get("PYTHONPATH")
-            os.environ["PYTHONPATH"] = str(ROOT)
-            try:
-                assert launch(command, count) == 0
-            finally:
-                os.environ.pop("PYTHONPATH") if before is None else None
+            given = text_model, out, chunk_size, settings
+            run_ranks(count, folder / "stderr", take_steps, *given)
             done[key] = torch.load(out, weights_only=True)
         return done[key]
 
@@ -101,8 +89,8 @@ def test_a_tower_in_several_processes_equals_one(steps, tower, count, chunk_size
     check_equal(one, steps(count, chunk_size, tower=tower), least=10)
 
 
-def check_equal(one: dict, several: dict, least: int = 20) -> None:
-    assert len(one["losses"]) == len(BATCHES) and len(set(one["losses"])) == len(BATCHES)
+def check_equal(one: dict, several: dict, least: int = 20, count: int = len(BATCHES)) -> None:
+    assert len(one["losses"]) == count and len(set(one["losses"])) == count
     assert several["losses"] == pytest.approx(one["losses"], abs=1e-9)
     for expected, found in zip(one["gradients"], several["gradients"], strict=True):
         assert expected.keys() == found.keys() and len(expected) > least

@@ -1,13 +1,126 @@
 """Sharded training (FSDP2 on gloo) computes what one process computes, and is resumed exactly."""
 
+import shutil
+
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.trainer.test_distributed import check_equal, steps  # noqa: F401
+from tests.trainer.test_resume import differences
+from trainer.checkpoint_folder import LAST
+from trainer.sharding import check_sharding
+from utils.checkpoint.files import load_checkpoint
+from utils.errors import UserError
+
+SHARDED = {"sharding": "fsdp2"}
+CLIPPED = {"clip_grad_norm": 0.3}
+slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("count", "chunk_size"),
-    [(2, 0), (3, 2), (2, 2), (3, 0)],
+    [(2, 2), (3, 0), pytest.param(2, 0, marks=slow), pytest.param(3, 1, marks=slow)],
 )
 def test_sharded_processes_equal_one(steps, count, chunk_size):  # noqa: F811
-    check_equal(steps(1), steps(count, chunk_size, sharding="fsdp2"))
+    """With clipping, for which the parts' norms are added up; chunks differ between processes."""
+    one, sharded = steps(1, **CLIPPED), steps(count, chunk_size, **CLIPPED, **SHARDED)
+    check_equal(one, sharded)
+    assert min(norms[0] for norms in one["norms"]) > CLIPPED["clip_grad_norm"]
+    torch.testing.assert_close(sharded["norms"], one["norms"], atol=1e-9, rtol=1e-9)
+
+
+def test_a_process_keeps_its_share_of_the_optimizers_state(steps):  # noqa: F811
+    [whole] = steps(1, **CLIPPED)["kept"]
+    for count, chunk_size in ((2, 2), (3, 0)):
+        kept = steps(count, chunk_size, **CLIPPED, **SHARDED)["kept"]
+        # The loss's temperature has no dimension along which it could be cut.
+        assert sum(kept) == whole + count - 1 and len(kept) == count
+        # Along a first dimension that does not divide, the last process has less.
+        assert max(kept) < 1.1 * whole / count
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "chunk_size"),
+    [
+        ({"tower": {"lora": {"rank": 2}, "freeze": "all"}}, 2, 2),
+        pytest.param({"tower": {}}, 3, 2, marks=slow),
+        pytest.param({"tower": {"modalities": ["vision"]}}, 2, 2, marks=slow),
+        pytest.param({"tower": {}, "activation_checkpointing": True}, 2, 0, marks=slow),
+        pytest.param({"loss": {"type": "SigmoidLoss", "args": {}}}, 3, 2, marks=slow),
+        pytest.param(
+            {"ocr_warmup_steps": 1, "unimodal_losses": {"vision": 1.0, "ocr": 0.5}},
+            2, 2, marks=slow,
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_trained_otherwise_equals_one_process(steps, settings, count, chunk_size):  # noqa: F811
+    check_equal(steps(1, **settings), steps(count, chunk_size, **settings, **SHARDED), least=10)
+
+
+@slow
+def test_bf16_is_near_to_one_process(steps):  # noqa: F811
+    one, sharded = (steps(n, precision="bf16", **more) for n, more in ((1, {}), (2, SHARDED)))
+    assert sharded["losses"] == pytest.approx(one["losses"], abs=2e-2)
+    assert {grad.dtype for grad in sharded["gradients"][0].values()} == {torch.float32}
+
+
+@pytest.fixture(scope="module")
+def saved(steps, tmp_path_factory):  # noqa: F811
+    """Return a function: processes, a new folder -> it holds a run that was saved after two steps.
+
+    In chunks of two videos.
+    """
+    done = {}
+
+    def copy(count: int, folder):
+        if count not in done:
+            done[count] = tmp_path_factory.mktemp("run")
+            steps(count, 2, run_dir=done[count], last=2, **SHARDED)
+        return shutil.copytree(done[count], folder)
+
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(2, 3), (2, 1), pytest.param(3, 2, marks=slow), pytest.param(1, 2, marks=slow)],
+)
+def test_a_run_goes_on_in_another_number_of_processes(steps, saved, before, after, tmp_path):  # noqa: F811
+    """Also from parts to whole weights, and from whole weights to parts."""
+    whole, folder = steps(1), saved(before, tmp_path / "run")
+    resumed = steps(after, 2, run_dir=folder, first=2, **SHARDED)
+    expected = whole | {"losses": whole["losses"][2:], "gradients": whole["gradients"][2:]}
+    check_equal(expected, resumed, count=1)
+
+
+def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(steps, saved, tmp_path):  # noqa: F811
+    whole, resumed = tmp_path / "whole", saved(2, tmp_path / "resumed")
+    steps(2, 2, run_dir=whole, **SHARDED)
+    steps(2, 2, run_dir=resumed, first=2, **SHARDED)
+    states = [read_state(folder) for folder in (whole, resumed)]
+    assert len(states[0]["files"]) == 2 and differences(*states) == []
+    early = read_state(saved(2, tmp_path / "early"))
+    assert {place.split("/")[1] for place in differences(states[0], early)} >= {"files", "step"}
+
+
+def read_state(folder) -> dict:
+    """The last checkpoint, and the tensors of each of its optimizer state's files."""
+    state = load_checkpoint(folder / LAST)
+    files = sorted((folder / state["optimizer"].pop("shards")["folder"]).iterdir())
+    return state | {"files": {file.name: load_file(file) for file in files}}
+
+
+def test_settings_that_do_not_go_together_with_it_are_said_at_once(make_config):
+    check_sharding(make_config("trainer.precision=fp16", "trainer.compile=true"))
+    config = make_config(
+        "trainer.sharding=fsdp2", "trainer.precision=bf16", "evaluation.precision=fp32",
+        "trainer.compile=true",
+    )  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        check_sharding(config)
+    text = str(caught.value)
+    assert text.startswith("trainer.sharding fsdp2 does not go together with\n  evaluation.precis")
+    assert "trainer.compile true" in text and "optimizer.type" not in text
+    with pytest.raises(UserError, match="with\n  trainer.precision fp16: .*; use bf16$"):
+        check_sharding(make_config("trainer.sharding=fsdp2", "trainer.precision=fp16"))
