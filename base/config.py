@@ -173,7 +173,7 @@ class TrainerConfig(ConfigModel):
         default=None,
         description="Compile the video encoder with torch.compile: 10 to 20 seconds at the start, "
         "then faster steps; results follow those without it but for rounding. null: on a GPU "
-        "with a C compiler, unless deterministic.",
+        "with a C compiler, unless deterministic or sharded.",
     )
     deterministic: bool = Field(
         default=False,
