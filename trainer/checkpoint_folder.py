@@ -47,6 +47,7 @@ class CheckpointFolder:
         self._unfinished: list[str] = []  # copies of the last one that could not be made yet
         self._newest = 0  # number of the last checkpoint that the run went on from
         self._replaces_last = False
+        self._shards: dict[tuple[int, int], str | None] = {}  # for remove_unused_shards
 
     def write(self, state: dict[str, Any]) -> None:
         """Write the last checkpoint and its copies.
@@ -60,14 +61,16 @@ class CheckpointFolder:
         if not self.path.is_dir():
             logger.error("%s: the run's folder is gone; it is made anew", self.path)
             make_folder(self.path)
-        self._finish_copies()
-        if not self._replaces_last:
-            self._rotate()
-        save_checkpoint(self.last, state)
-        self._newest, self._replaces_last = 0, state["stopped"]
-        self._unfinished = list(state["copies"])
-        self._finish_copies()
-        remove_unused_shards(self.path)
+        try:
+            self._finish_copies()
+            if not self._replaces_last:
+                self._rotate()
+            save_checkpoint(self.last, state)
+            self._newest, self._replaces_last = 0, state["stopped"]
+            self._unfinished = list(state["copies"])
+            self._finish_copies()
+        finally:
+            remove_unused_shards(self.path, self._shards)
 
     def resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Make what a run that was killed has not made of the checkpoint that it goes on from.
@@ -85,7 +88,7 @@ class CheckpointFolder:
                 copy_checkpoint(checkpoint, self.path / name)
                 logger.info("%s: written now from %s", self.path / name, checkpoint)
         self._restore_best(state)
-        remove_unused_shards(self.path)
+        remove_unused_shards(self.path, self._shards)
 
     def _restore_best(self, state: dict[str, Any]) -> None:
         """Where a run goes back to an earlier epoch, put the one back that was the best then."""

@@ -100,10 +100,10 @@ def join_state(state: dict[str, Any], named: Named, checkpoint: Path) -> dict[st
         ValueError: the state does not fit ``named``.
     """
     joined = {index: dict(values) for index, values in state["state"].items()}
-    for index, values in joined.items():
-        whole = named[index][1]
-        if isinstance(whole, DTensor):
-            values |= {key: _cut_like(value, whole) for key, value in values.items()}
+    for index, (_, whole) in enumerate(named):
+        if isinstance(whole, DTensor) and index in joined:
+            values = joined[index].items()
+            joined[index] = {key: _cut_like(value, whole) for key, value in values}
     if "shards" in state:
         _agree_on_shards(state["shards"], checkpoint)
         numbers = {name: index for index, (name, _) in enumerate(named)}
@@ -132,7 +132,13 @@ def verify_shards(shards: dict[str, Any] | None, checkpoint: Path) -> None:
     """
     if shards is None:
         return
-    if not _FOLDER.fullmatch(shards["folder"]) or not all(map(_FILE.fullmatch, shards["files"])):
+    try:
+        names_files = _FOLDER.fullmatch(shards["folder"]) and all(
+            _FILE.fullmatch(name) and len(check) == 2 for name, check in shards["files"].items()
+        )
+    except (AttributeError, LookupError, TypeError):
+        names_files = False
+    if not names_files:
         raise CheckpointError(f"{checkpoint}: is damaged (it names no optimizer state's files)")
     folder = checkpoint.parent / shards["folder"]
     for name, (size, checksum) in shards["files"].items():
@@ -142,8 +148,8 @@ def verify_shards(shards: dict[str, Any] | None, checkpoint: Path) -> None:
         except OSError as error:
             raise CheckpointError(
                 f"{checkpoint}: can't be resumed, the optimizer's state beside it can't be read: "
-                f"{folder / name} ({error.strerror}). It belongs to the file; its weights alone "
-                "are in the file (arch.args.load_checkpoint)"
+                f"{folder / name} ({error.strerror}). It belongs to the file; to start from its "
+                "weights alone, set arch.args.load_checkpoint"
             ) from error
         if not is_whole:
             raise CheckpointError(f"{folder / name}: is damaged (its checksum does not fit)")
@@ -159,20 +165,26 @@ def read_shards(checkpoint: Path) -> dict[str, Any] | None:
     return optimizer.get("shards") if isinstance(optimizer, dict) else None
 
 
-def remove_unused_shards(run_dir: Path) -> None:
-    """Remove the folders that no checkpoint of a run names; none where one can't be read."""
+def remove_unused_shards(run_dir: Path, known: dict[tuple[int, int], str | None]) -> None:
+    """Remove the folders that no checkpoint of a run names; none where one can't be read.
+
+    Args:
+        known: what checkpoints that were read before name, by file and time; added to.
+    """
     folders = [path for path in run_dir.glob("optimizer-*") if _FOLDER.fullmatch(path.name)]
     if not folders:
         return
-    used, known = set(), set()
+    used = set()
     for path in run_dir.glob("*.pth"):
-        file = path.stat().st_ino
-        if file not in known:  # most checkpoints are second names of one file
+        status = path.stat()
+        file = status.st_ino, status.st_mtime_ns  # most checkpoints are second names of one file
+        if file not in known:
             try:
-                used.add((read_shards(path) or {}).get("folder"))
-            except CheckpointError:
+                known[file] = (read_shards(path) or {}).get("folder")
+            except CheckpointError as error:
+                logger.warning("%s; no optimizer-* folder is removed while it is there", error)
                 return
-            known.add(file)
+        used.add(known[file])
     for path in folders:
         if path.name not in used:
             shutil.rmtree(path, ignore_errors=True)

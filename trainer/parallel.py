@@ -15,12 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from base.base_model import RetrievalModel
 from base.criterion import Criterion
-from trainer.optimizer_shards import join_state
+from trainer.optimizer_shards import Named, join_state
 from utils.checkpoint.weights import fit_weights
 from utils.distributed import average_gradients, broadcast_parameters, get_dist_info
 from utils.precision import measure_gradient_norms
-
-Named = list[tuple[str, Tensor]]
 
 
 class Parallel:

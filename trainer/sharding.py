@@ -30,8 +30,8 @@ from base.batch import Batch
 from base.config import Config
 from base.criterion import Criterion
 from trainer.optim import ELEMENTWISE
-from trainer.optimizer_shards import write_shards
-from trainer.parallel import Named, Parallel
+from trainer.optimizer_shards import Named, write_shards
+from trainer.parallel import Parallel
 from utils.distributed import (
     all_reduce_max,
     all_reduce_sum,
@@ -55,9 +55,7 @@ def check_sharding(config: Config) -> None:
         return
     problems = []
     if settings.precision == "fp16":
-        problems.append(
-            "trainer.precision fp16: processes would skip different steps; use bf16"
-        )
+        problems.append("trainer.precision fp16: processes would skip different steps; use bf16")
     if settings.precision == "bf16" and config.evaluation_precision != "bf16":
         problems.append(
             f"evaluation.precision {config.evaluation_precision}: weights are gathered as bf16, "
@@ -114,13 +112,14 @@ class ShardedParallel(Parallel):
     ) -> None:
         self.precision = precision
         super().__init__(model, criterion, device)
-        # FSDP2 can't cut a weight without a dimension; such ones are whole in every process.
         self._wholes: dict[nn.Parameter, DTensor] = {}  # part of this process -> weight
         self._parts: dict[str, nn.Parameter] = {}
         for name, weight in model.named_parameters():
             if isinstance(weight, DTensor):
                 part = nn.Parameter(weight.to_local().detach(), weight.requires_grad)
                 self._wholes[part], self._parts[name] = weight, part
+        # FSDP2 can't cut a weight without a dimension, and the criterion is every process's own.
+        self._alike = [w for _, w in self.named_parameters() if w not in self._wholes]
 
     def wrap_model(self) -> nn.Module:
         """Cut the weights of the first process; returns ``network``."""
@@ -170,7 +169,7 @@ class ShardedParallel(Parallel):
             part.data = whole.to_local()
             part.grad = None if whole.grad is None else whole.grad.to_local()
             whole.grad = None
-        average_gradients(w for _, w in self.named_parameters() if w not in self._wholes)
+        average_gradients(self._alike)
 
     def measure_gradient_norms(self, parts: Sequence[Sequence[nn.Parameter]]) -> Tensor:
         """Return the norms (parts,) of all processes' gradients together."""

@@ -129,7 +129,7 @@ def gather(rows: Tensor) -> Tensor:
 
     Every process computes the same loss of the same rows. The gradient that reaches the own rows is
     therefore already that of the whole loss; it is multiplied by the number of processes, because
-    DistributedDataParallel takes the mean over them of what is a sum.
+    DistributedDataParallel and FSDP2 take the mean over them of what is a sum.
 
     Args:
         rows: (n, …), n may differ from process to process, 0 included.
