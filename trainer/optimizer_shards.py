@@ -70,7 +70,7 @@ def write_shards(state: dict[str, Any], named: Named, run_dir: Path, step: int) 
         sums = {path.name: [path.stat().st_size, _compute_checksum(path)] for path in own}
         problem = None
     except (CheckpointException, OSError, RuntimeError, SafetensorError) as error:
-        sums, problem = {}, " ".join(str(error).split())[:500]
+        sums, problem = {}, _describe(error)
     found = gather_objects((sums, problem))
     problems = [text for _, text in found if text is not None]
     if get_dist_info().is_main:
@@ -263,8 +263,16 @@ def _read(wanted: dict[str, Tensor], folder: Path) -> None:
                 no_dist=is_alone,
             )
     except (CheckpointException, OSError, RuntimeError, SafetensorError) as error:
-        text = " ".join(str(error).split())[:500]
-        raise CheckpointError(f"{folder}: the optimizer's state can't be read ({text})") from error
+        text = f"{folder}: the optimizer's state can't be read ({_describe(error)})"
+        raise CheckpointError(text) from error
+
+
+def _describe(error: BaseException) -> str:
+    """Return an error in one line; where processes work together, the first one's that failed."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (inner, _) = min(error.failures.items())
+        return f"process {rank}: {_describe(inner)}"
+    return " ".join(str(error).split())[:500]
 
 
 def _compute_checksum(path: Path) -> int:

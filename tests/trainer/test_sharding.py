@@ -1,17 +1,24 @@
 """Sharded training (FSDP2 on gloo) computes what one process computes, and is resumed exactly."""
 
+import resource
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from tests.ranks import run_ranks
 from tests.trainer.test_distributed import check_equal, steps  # noqa: F401
 from tests.trainer.test_resume import differences
 from trainer.checkpoint_folder import LAST
-from trainer.sharding import check_sharding
-from utils.checkpoint.files import load_checkpoint
+from trainer.optimizer_shards import remove_unused_shards
+from trainer.sharding import ShardedParallel, check_sharding
+from utils.checkpoint.files import CheckpointError, load_checkpoint
+from utils.distributed import process_group
 from utils.errors import UserError
+from utils.precision import Precision
 
 SHARDED = {"sharding": "fsdp2"}
 CLIPPED = {"clip_grad_norm": 0.3}
@@ -109,6 +116,47 @@ def read_state(folder) -> dict:
     state = load_checkpoint(folder / LAST)
     files = sorted((folder / state["optimizer"].pop("shards")["folder"]).iterdir())
     return state | {"files": {file.name: load_file(file) for file in files}}
+
+
+def save_without_room(run_dir: Path) -> None:
+    """Be one of two processes, the second of which can't write its part."""
+    with process_group(torch.device("cpu"), timeout_s=60) as place:
+        weight = nn.Parameter(torch.zeros(1000, 2))
+        model = nn.Module()
+        model.weight, model.list_blocks = weight, list
+        parts = model, nn.Module(), torch.device("cpu")
+        parallel = ShardedParallel(*parts, Precision("fp32", torch.device("cpu")))
+        [(_, part)] = parallel.named_parameters()
+        optimizer = torch.optim.AdamW([part])
+        part.grad = torch.ones_like(part)
+        optimizer.step()
+        if place.rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1))
+        with pytest.raises(CheckpointError, match="can't be written .*File too large"):
+            parallel.save_optimizer(optimizer, run_dir, step=1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+        found = parallel.save_optimizer(optimizer, run_dir, step=1)
+        assert found["shards"]["folder"] == "optimizer-00000001"
+
+
+def test_what_one_process_can_not_write_is_said_by_all_and_leaves_nothing(tmp_path):
+    run_ranks(2, tmp_path / "stderr", save_without_room, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["optimizer-00000001", "stderr"]
+
+
+def test_nothing_is_removed_while_a_checkpoint_can_not_be_read(tmp_path, caplog):
+    for name in ("optimizer-00000001", "optimizer-00000002", "optimizer-notes"):
+        (tmp_path / name).mkdir()
+    named = {"optimizer": {"shards": {"folder": "optimizer-00000002"}}}
+    torch.save(named, tmp_path / "model_last.pth")
+    damaged = tmp_path / "model_best.pth"
+    damaged.write_bytes(b"PK")
+    remove_unused_shards(tmp_path, {})
+    assert len(list(tmp_path.iterdir())) == 5 and str(damaged) in caplog.text
+    damaged.unlink()
+    remove_unused_shards(tmp_path, {})
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["model_last.pth", "optimizer-00000002", "optimizer-notes"]
 
 
 def test_settings_that_do_not_go_together_with_it_are_said_at_once(make_config):
