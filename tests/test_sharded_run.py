@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,10 @@ def at_points(demo, tmp_path_factory):
     return argv, folder, read_state(folder), log.read_text().splitlines()
 
 
+def is_running(rank) -> bool:
+    return rank.exitcode is None
+
+
 def kill_and_go_on(at_points, point: KillPoint, fewest_steps: int) -> None:
     """Kill the first process at a point, let the run go on, and compare it with the untouched."""
     argv, folder, whole, _ = at_points
@@ -173,6 +178,32 @@ def test_killed_while_it_saves_and_gone_on_with(at, at_points, tmp_path):
     assert at in nth
     number = 2 if at.startswith("replace") else 1
     kill_and_go_on(at_points, KillPoint(folder, tmp_path / "log", at=at, nth=number), 1)
+
+
+@pytest.mark.slow
+def test_stopped_and_gone_on_with(at_points):
+    argv, folder, whole, _ = at_points
+    stderr = folder.parent / "stderr"
+    shutil.rmtree(folder)
+    ranks = start_ranks(2, stderr, be_training, argv)
+    while not (folder / "model_last.pth").exists() and all(map(is_running, ranks)):
+        time.sleep(0.01)
+    for rank in ranks:
+        os.kill(rank.pid, signal.SIGTERM)
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [143, 143], stderr.read_text()[-3000:]
+    assert load_checkpoint(folder / "model_last.pth")["step"] < whole["step"]
+    run_ranks(2, stderr, be_training, argv)
+    assert differences(whole, read_state(folder)) == []
+
+
+@pytest.mark.slow
+def test_a_profile_of_sharded_steps(demo, tmp_path):
+    argv = [*arguments(demo, tmp_path / "run"), "--profile"]
+    run_ranks(2, tmp_path / "stderr", be_training, argv)
+    table = (tmp_path / "run" / "profile" / "steps.txt").read_text()
+    assert "optimizer" in table and "backward" in table
 
 
 @pytest.mark.slow
