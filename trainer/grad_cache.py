@@ -72,7 +72,8 @@ class GradientCache:
         grads += [tuple(map(torch.zeros_like, grads[0]))] * (len(chunks) - count)
         for number, (chunk, state, grad) in enumerate(zip(chunks, states, grads, strict=True)):
             restore_device_random_states(state)
-            # Gradients add up in the parameters; only the last chunk's pass exchanges them.
+            # Gradients add up in the parameters; only the last chunk's pass exchanges them. Sharded
+            # ones add up in parts, so that every pass does.
             is_last = number == len(chunks) - 1
             with nullcontext() if is_last else getattr(network, "no_sync", nullcontext)():
                 torch.autograd.backward(tuple(self._embed(network, chunk).values()), grad)

@@ -25,7 +25,7 @@ class Parallel:
     """One process alone, or several by DistributedDataParallel.
 
     Args:
-        model: on the device, all but what is trained frozen.
+        model: on the device; what is not trained is frozen.
         criterion: on the device; every process computes it alike.
 
     Attributes:
@@ -51,9 +51,7 @@ class Parallel:
 
     def named_parameters(self) -> Named:
         """Return what an optimizer steps on: the model's parameters, then the criterion's."""
-        learned = (
-            (f"criterion.{name}", value) for name, value in self.criterion.named_parameters()
-        )
+        learned = self.criterion.named_parameters(prefix="criterion")
         return list(chain(self.model.named_parameters(), learned))
 
     def list_branches(self) -> dict[str, list[nn.Parameter]]:
