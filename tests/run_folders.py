@@ -5,9 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from tests.trainer.test_resume import differences
+from trainer.checkpoint_folder import LAST
 from trainer.tracking import TIMINGS
 from utils.checkpoint.files import load_checkpoint
 
@@ -28,6 +30,16 @@ def read_folder(folder: Path) -> dict[str, Any]:
         elif path.name != "train.log":
             found[path.name] = path.read_text().replace(str(folder), "RUN")
     return found
+
+
+def read_sharded_state(folder: Path) -> dict[str, Any]:
+    """Return the last checkpoint, with the tensors of its optimizer state's files as ``files``.
+
+    Not how it names them: the order of the tensors in such a file is not always the same.
+    """
+    state = load_checkpoint(folder / LAST)
+    files = sorted((folder / state["optimizer"].pop("shards")["folder"]).iterdir())
+    return state | {"files": {file.name: load_file(file) for file in files}}
 
 
 def read_events(folder: Path) -> list[tuple[str, int, str]]:

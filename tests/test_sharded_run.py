@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import test
 import train
 from tests.conftest import ROOT, tiny
 from tests.kill_points import KillPoint
 from tests.ranks import run_ranks, start_ranks, wait_for_ranks
+from tests.run_folders import read_sharded_state
 from tests.trainer.test_resume import differences
 from trainer.checkpoint_folder import find_newest_checkpoint
 from trainer.optimizer_shards import read_shards
@@ -54,13 +54,6 @@ def be_training(argv: list[str], point: KillPoint | None = None) -> None:
     except SystemExit as end:
         if end.code:
             raise
-
-
-def read_state(folder: Path) -> dict:
-    """The last checkpoint, and its optimizer state's tensors in place of what names the files."""
-    state = load_checkpoint(folder / "model_last.pth")
-    files = sorted((folder / state["optimizer"].pop("shards")["folder"]).iterdir())
-    return state | {"files": {file.name: load_file(file) for file in files}}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +135,7 @@ def at_points(demo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("points") / "run"
     argv, log = arguments(demo, folder), folder.parent / "log"
     run_ranks(2, folder.parent / "stderr", be_training, argv, KillPoint(folder, log))
-    return argv, folder, read_state(folder), log.read_text().splitlines()
+    return argv, folder, read_sharded_state(folder), log.read_text().splitlines()
 
 
 def is_running(rank) -> bool:
@@ -159,7 +152,7 @@ def kill_and_go_on(at_points, point: KillPoint, fewest_steps: int) -> None:
     newest = find_newest_checkpoint(folder)
     assert (load_checkpoint(newest)["step"] if newest else 0) >= fewest_steps
     run_ranks(2, stderr, be_training, argv)
-    assert differences(whole, read_state(folder)) == []
+    assert differences(whole, read_sharded_state(folder)) == []
     assert not list(folder.glob(".*"))
     named = {read_shards(path)["folder"] for path in folder.glob("*.pth")}
     assert {path.name for path in folder.glob("optimizer-*")} == named
@@ -195,7 +188,7 @@ def test_stopped_and_gone_on_with(at_points):
     assert [rank.exitcode for rank in ranks] == [143, 143], stderr.read_text()[-3000:]
     assert load_checkpoint(folder / "model_last.pth")["step"] < whole["step"]
     run_ranks(2, stderr, be_training, argv)
-    assert differences(whole, read_state(folder)) == []
+    assert differences(whole, read_sharded_state(folder)) == []
 
 
 @pytest.mark.slow

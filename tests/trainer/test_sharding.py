@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from tests.ranks import run_ranks
-from tests.trainer.test_distributed import check_equal, steps  # noqa: F401
+from tests.run_folders import read_sharded_state
+from tests.trainer.test_distributed import check_equal
 from tests.trainer.test_resume import differences
-from trainer.checkpoint_folder import LAST
 from trainer.optimizer_shards import remove_unused_shards
 from trainer.sharding import ShardedParallel, check_sharding
-from utils.checkpoint.files import CheckpointError, load_checkpoint
+from utils.checkpoint.files import CheckpointError
 from utils.distributed import process_group
 from utils.errors import UserError
 from utils.precision import Precision
@@ -29,7 +28,7 @@ slow = pytest.mark.slow
     ("count", "chunk_size"),
     [(2, 2), (3, 0), pytest.param(2, 0, marks=slow), pytest.param(3, 1, marks=slow)],
 )
-def test_sharded_processes_equal_one(steps, count, chunk_size):  # noqa: F811
+def test_sharded_processes_equal_one(steps, count, chunk_size):
     """With clipping, for which the parts' norms are added up; chunks differ between processes."""
     one, sharded = steps(1, **CLIPPED), steps(count, chunk_size, **CLIPPED, **SHARDED)
     check_equal(one, sharded)
@@ -37,7 +36,7 @@ def test_sharded_processes_equal_one(steps, count, chunk_size):  # noqa: F811
     torch.testing.assert_close(sharded["norms"], one["norms"], atol=1e-9, rtol=1e-9)
 
 
-def test_a_process_keeps_its_share_of_the_optimizers_state(steps):  # noqa: F811
+def test_a_process_keeps_its_share_of_the_optimizers_state(steps):
     [whole] = steps(1, **CLIPPED)["kept"]
     for count, chunk_size in ((2, 2), (3, 0)):
         kept = steps(count, chunk_size, **CLIPPED, **SHARDED)["kept"]
@@ -61,19 +60,19 @@ def test_a_process_keeps_its_share_of_the_optimizers_state(steps):  # noqa: F811
         ),
     ],
 )  # fmt: skip
-def test_what_is_trained_otherwise_equals_one_process(steps, settings, count, chunk_size):  # noqa: F811
+def test_what_is_trained_otherwise_equals_one_process(steps, settings, count, chunk_size):
     check_equal(steps(1, **settings), steps(count, chunk_size, **settings, **SHARDED), least=10)
 
 
 @slow
-def test_bf16_is_near_to_one_process(steps):  # noqa: F811
+def test_bf16_is_near_to_one_process(steps):
     one, sharded = (steps(n, precision="bf16", **more) for n, more in ((1, {}), (2, SHARDED)))
     assert sharded["losses"] == pytest.approx(one["losses"], abs=2e-2)
     assert {grad.dtype for grad in sharded["gradients"][0].values()} == {torch.float32}
 
 
 @pytest.fixture(scope="module")
-def saved(steps, tmp_path_factory):  # noqa: F811
+def saved(steps, tmp_path_factory):
     """Return a function: processes, a new folder -> it holds a run that was saved after two steps.
 
     In chunks of two videos.
@@ -93,7 +92,7 @@ def saved(steps, tmp_path_factory):  # noqa: F811
     ("before", "after"),
     [(2, 3), (2, 1), pytest.param(3, 2, marks=slow), pytest.param(1, 2, marks=slow)],
 )
-def test_a_run_goes_on_in_another_number_of_processes(steps, saved, before, after, tmp_path):  # noqa: F811
+def test_a_run_goes_on_in_another_number_of_processes(steps, saved, before, after, tmp_path):
     """Also from parts to whole weights, and from whole weights to parts."""
     whole, folder = steps(1), saved(before, tmp_path / "run")
     resumed = steps(after, 2, run_dir=folder, first=2, **SHARDED)
@@ -101,21 +100,14 @@ def test_a_run_goes_on_in_another_number_of_processes(steps, saved, before, afte
     check_equal(expected, resumed, count=1)
 
 
-def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(steps, saved, tmp_path):  # noqa: F811
+def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(steps, saved, tmp_path):
     whole, resumed = tmp_path / "whole", saved(2, tmp_path / "resumed")
     steps(2, 2, run_dir=whole, **SHARDED)
     steps(2, 2, run_dir=resumed, first=2, **SHARDED)
-    states = [read_state(folder) for folder in (whole, resumed)]
+    states = [read_sharded_state(folder) for folder in (whole, resumed)]
     assert len(states[0]["files"]) == 2 and differences(*states) == []
-    early = read_state(saved(2, tmp_path / "early"))
+    early = read_sharded_state(saved(2, tmp_path / "early"))
     assert {place.split("/")[1] for place in differences(states[0], early)} >= {"files", "step"}
-
-
-def read_state(folder) -> dict:
-    """The last checkpoint, and the tensors of each of its optimizer state's files."""
-    state = load_checkpoint(folder / LAST)
-    files = sorted((folder / state["optimizer"].pop("shards")["folder"]).iterdir())
-    return state | {"files": {file.name: load_file(file) for file in files}}
 
 
 def save_without_room(run_dir: Path) -> None:
