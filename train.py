@@ -9,8 +9,8 @@
 
 A run has a folder of its own, trainer.save_dir/name/date_time, which holds config.json (resolved),
 environment.json (package versions, commit), train.log, metrics.jsonl, tensorboard/,
-data_report.json, model_best.pth, model_last.pth (and those before it), checkpoint-epochN.pth, and with
-trainer.sharding optimizer-STEP/. On several nodes: docs/several_nodes.md.
+data_report.json, model_best.pth, model_last.pth (and those before it), checkpoint-epochN.pth, and
+with trainer.sharding optimizer-STEP/. On several nodes: docs/several_nodes.md.
 SIGTERM and Ctrl-C finish the step, save, and end with code 143 or 130. A run that is resumed with
 other data or settings is refused with a list of them, unless --allow-changes is given.
 """

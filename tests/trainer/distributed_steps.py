@@ -88,13 +88,13 @@ def take_steps(text_model: Path, out: Path, chunk_size: int, settings: dict[str,
             beside ``text_model``, in place of a FrozenInTime; ``loss`` is a block, without which it
             is a learned temperature with equal captions counted as right; ``run_dir`` keeps
             checkpoints; ``first`` and ``last`` say which of the steps, of which the first goes on
-            from that of the step before.
+            from that of the step before; with ``spoiled`` a step whose loss is NaN comes before.
     """
     settings = dict(settings)
     loss = settings.pop("loss", {"type": "SoftmaxLoss", "args": {"positives": "captions"}})
     tower, run_dir = settings.pop("tower", None), settings.pop("run_dir", None)
     first, last = settings.pop("first", 0), settings.pop("last", len(BATCHES))
-    precision = settings.get("precision", "fp32")
+    precision, is_spoiled = settings.get("precision", "fp32"), settings.pop("spoiled", False)
     device = torch.device("cpu")
     torch.set_num_threads(1)
     with process_group(device, timeout_s=60) as place:
@@ -122,6 +122,10 @@ def take_steps(text_model: Path, out: Path, chunk_size: int, settings: dict[str,
             assert trainer.progress.step == first
         done = {"losses": [], "norms": [], "gradients": []}
         done["vectors"] = gather_objects([table.vectors for table in tables])[-1]
+        if is_spoiled:
+            batch = own_part(joined_batch(BATCHES[0], dtype), place)
+            batch.video[0] = torch.nan
+            assert trainer.train_step(batch)[0].isnan()
         for size in BATCHES[first:last]:
             batch = own_part(joined_batch(size, dtype), place)
             numbers = trainer.train_step(batch).tolist()

@@ -64,6 +64,11 @@ def test_what_is_trained_otherwise_equals_one_process(steps, settings, count, ch
     check_equal(steps(1, **settings), steps(count, chunk_size, **settings, **SHARDED), least=10)
 
 
+@pytest.mark.parametrize("chunk_size", [0, pytest.param(2, marks=slow)])
+def test_a_step_without_a_backward_pass_leaves_nothing(steps, chunk_size):
+    check_equal(steps(1), steps(2, chunk_size, spoiled=True, **SHARDED))
+
+
 @slow
 def test_bf16_is_near_to_one_process(steps):
     one, sharded = (steps(n, precision="bf16", **more) for n, more in ((1, {}), (2, SHARDED)))
