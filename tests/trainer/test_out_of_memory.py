@@ -123,6 +123,15 @@ def test_what_the_first_optimizer_step_will_add_is_not_free(make_config, tmp_pat
     assert counts == {"AdamW": 2, "SGD": 0}
 
 
+def test_nothing_is_measured_where_a_process_can_not_run_the_model_alone(make_config, tmp_path):
+    trainer = made(make_config("data_loader.args.batch_size=8", kind="ocr"), tmp_path / "run")
+    memory = MadeUpMemory(trainer, free=2.2)
+    trainer.chunk_finder.memory = None  # as with sharding
+    said = said_by(trainer)
+    assert "in a step with a batch of 8 videos: set trainer.chunk_size below 8, with which" in said
+    assert memory.sizes == [8]
+
+
 def run_out(grad):
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
