@@ -16,7 +16,7 @@ from tests.processes import arguments
 from trainer.optimizer_shards import read_shards
 from utils.checkpoint.files import load_checkpoint
 
-EPOCHS = 30
+EPOCHS = {"2": 30, "1:2": 120}  # alone, one must not be done before the other is back
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"
 }  # fmt: skip
@@ -58,6 +58,10 @@ def wait_until(condition, seconds: float, agents, log: Path) -> None:
         time.sleep(0.1)
 
 
+def read_log(folder: Path) -> str:
+    return (folder / "train.log").read_text()
+
+
 def read_epochs(folder: Path) -> list[int]:
     """The epochs that a run has logged."""
     file = folder / "metrics.jsonl"
@@ -69,8 +73,13 @@ def read_epochs(folder: Path) -> list[int]:
 @pytest.mark.parametrize("nodes", ["2", "1:2"])
 def test_a_node_is_lost_and_comes_back(nodes, sharding, demo, tmp_path):
     """With 2 nodes the other one waits for it; with 1:2 it goes on alone until then."""
-    changes = [f"trainer.sharding={sharding}", f"trainer.epochs={EPOCHS}", "trainer.verbosity=2",
-               "trainer.save_every_steps=1", "trainer.save_period=1000"]  # fmt: skip
+    changes = [
+        f"trainer.sharding={sharding}",
+        f"trainer.epochs={EPOCHS[nodes]}",
+        "trainer.verbosity=2",
+        "trainer.save_every_steps=1",
+        "trainer.save_period=1000",
+    ]
     folder, log = tmp_path / "run", tmp_path / "log"
     argv = arguments(demo, folder, *changes)
     with socket.socket() as free:
@@ -82,15 +91,19 @@ def test_a_node_is_lost_and_comes_back(nodes, sharding, demo, tmp_path):
         agents.append(start_agent(nodes, port, log, argv))
         wait_until(lambda: len(read_epochs(folder)) >= 3, 120, agents, log)
         kill_node(agents.pop())
+        if nodes == "1:2":
+            wait_until(lambda: "this run has 1" in read_log(folder), 120, agents, log)
         agents.append(start_agent(nodes, port, log, argv))
-        wait_until(lambda: all(agent.poll() == 0 for agent in agents), 240, agents, log)
+        wait_until(lambda: all(agent.poll() == 0 for agent in agents), 300, agents, log)
     finally:
         for agent in agents:
             kill_node(agent)
-    state = load_checkpoint(folder / "model_last.pth")
-    assert state["epoch"] == EPOCHS and read_epochs(folder) == list(range(1, EPOCHS + 1))
+    state, epochs = load_checkpoint(folder / "model_last.pth"), EPOCHS[nodes]
+    assert state["epoch"] == epochs and read_epochs(folder) == list(range(1, epochs + 1))
     assert len(state["random_states"]) == 2
     assert (read_shards(folder / "model_last.pth") is not None) == (sharding == "fsdp2")
-    text = (folder / "train.log").read_text()
-    steps = [int(line.rpartition("step ")[2]) for line in text.splitlines() if "resumed" in line]
-    assert steps and steps == sorted(steps) and steps[0] >= 3 * state["step"] // EPOCHS
+    lines = [line for line in read_log(folder).splitlines() if ": resumed " in line]
+    steps = [int(line.rpartition("step ")[2]) for line in lines]
+    assert steps == sorted(steps) and steps[0] >= 3 * state["step"] // epochs
+    if nodes == "1:2":
+        assert len(steps) >= 2 and "was written by 1 processes, this run has 2" in read_log(folder)
