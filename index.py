@@ -5,6 +5,7 @@
     python index.py my_videos/ -r RUN/model_best.pth --ocr my_videos_ocr/ --out my.index/
     python index.py my_videos/ --out my.index/ --dry-run            say what that would do
     python index.py /mnt/v --out my.index/ --relocate /media/v /mnt/v   the folder lies elsewhere
+    python index.py s3://bucket/videos --out my.index/              the videos are in a bucket
     python index.py --verify my.index/                              whether all of it is right
     python index.py my_videos/ --out my.index/ --repair             make anew what is not
     python search.py my.index/ "a red car passes the sign casino"
@@ -20,6 +21,12 @@ command with --model adds a model later, without spotting any text again.
 Files and folders that are hidden or of the system (lost+found, @eaDir) are left out, and so is what
 --exclude PATTERN fits, from then on (--exclude "" ends that); links are followed. A folder that
 can't be read is named, and what the index has of it stays.
+
+The folder may be a URL of fsspec: s3://, gs://, az://, or https:// where the server lists its
+folders. Credentials are those in the environment, as AWS_PROFILE; a URL that holds some is refused.
+A video is then copied to a temporary file (TMPDIR) while it is read; size, time and ETag tell
+whether it has changed, then its content. Where the store can't be reached or listed, the command
+ends with exit code 2 and nothing is dropped. --relocate /media/v s3://bucket/v: they are there now.
 
 A long video is cut into windows, each of them one entry. The text in the videos is taken from --ocr
 (a/b.mp4 has a/b.mp4.json or a/b.json, as spot_text.py writes them, in several processes), or
@@ -73,7 +80,7 @@ from retrieval.index.location import open_store, parse_location
 from retrieval.index.ocr_text import OcrFolder, OcrSource, load_source, spot_anew
 from retrieval.index.relocation import has_followed, relocate_folder
 from retrieval.index.repair import RepairResult, repair_index
-from retrieval.index.roots import ONLY, Roots
+from retrieval.index.roots import ONLY, Folder, Roots, make_absolute, parse_folder
 from retrieval.index.store import IndexStore
 from retrieval.index.vectors import Vectors
 from retrieval.printing import escape, format_plan, format_result
@@ -93,7 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("videos", type=Path, nargs="?", help="folder of videos, and those in it")
+    videos = "folder of videos, and those in it; may be a URL, as s3://bucket/videos"
+    parser.add_argument("videos", type=read_folder, nargs="?", help=videos)
     parser.add_argument("--out", type=parse_location, help="folder of the index")
     check = "only check an index"
     parser.add_argument("--verify", type=parse_location, metavar="INDEX", help=check)
@@ -122,7 +130,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=positive_int, default=16, help="windows a batch")
     parser.add_argument("-d", "--device", help="GPU to use, such as 1")
     relocate = "the folder OLD is NEW now, videos or a folder above them"
-    parser.add_argument("--relocate", type=Path, nargs=2, metavar=("OLD", "NEW"), help=relocate)
+    places = ("OLD", "NEW")
+    parser.add_argument("--relocate", type=read_folder, nargs=2, metavar=places, help=relocate)
     add_exclude_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     arguments = parser.parse_args()
@@ -131,6 +140,14 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.repair and arguments.dry_run:
         parser.error("--repair writes; --verify INDEX says what is damaged")
     return arguments
+
+
+def read_folder(text: str) -> Folder:
+    """Read an argument that is a folder here or a URL (a ``type`` of argparse)."""
+    try:
+        return parse_folder(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def verify(location: str | Path) -> None:
@@ -157,7 +174,7 @@ def repair(out: str | Path) -> RepairResult:
     return result
 
 
-def choose_source(arguments: argparse.Namespace, meta: dict | None) -> OcrSource:
+def choose_source(arguments: argparse.Namespace, roots: Roots, meta: dict | None) -> OcrSource:
     """Return where the text comes from: as is asked for, as before, or spotted."""
     before = dict(meta["ocr"]) if meta is not None and "ocr" in meta else {}
     speech = before.pop("speech", False) or arguments.speech
@@ -173,7 +190,7 @@ def choose_source(arguments: argparse.Namespace, meta: dict | None) -> OcrSource
         if arguments.speech:
             raise UserError("--speech: this index does without text; give --spot or --ocr, too")
         return text
-    return SpokenSource(text, arguments.videos.joinpath, speech)
+    return SpokenSource(text, roots.locate, speech)
 
 
 def choose_model(
@@ -251,13 +268,13 @@ def choose_default(arguments: argparse.Namespace, roots: Roots) -> "ModelFile | 
     return TowerModel(DEFAULT_TOWER, arguments.overrides)
 
 
-def relocate(store: IndexStore, old: Path, new: Path) -> None:
+def relocate(store: IndexStore, old: Folder, new: Folder) -> None:
     """Let an index look for its videos elsewhere; raises ``UserError``."""
     if store.read_meta() is None:
         raise UserError(f"{store.location}: holds no index as yet; leave out --relocate")
     with store.locking(), store.open_writer() as writer:
-        number = relocate_folder(writer, old.absolute(), new.absolute())
-    sys.stdout.write(f"{escape(old)}: is {escape(new)} from now on, {number} videos\n")
+        number = relocate_folder(writer, make_absolute(old), make_absolute(new))
+    sys.stdout.write(f"{escape(str(old))}: is {escape(str(new))} from now on, {number} videos\n")
 
 
 def follow_folder(store: IndexStore, meta: dict, roots: Roots) -> dict:
@@ -295,7 +312,7 @@ def main() -> int:
     roots = Roots.of(arguments.videos, exclude or ())
     if meta is not None and not arguments.dry_run:
         meta = follow_folder(store, meta, roots)
-    source = choose_source(arguments, meta)
+    source = choose_source(arguments, roots, meta)
     is_given = arguments.model is not None or arguments.resume is not None
     if arguments.dry_run:
         has_model = meta is not None and meta.get("model") is not None

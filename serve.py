@@ -21,6 +21,11 @@ group=true; a picture is the body of a POST, with its Content-Type:
 
     curl -H "Content-Type: image/jpeg" --data-binary @photo.jpg "http://127.0.0.1:8000/api/search"
 
+Videos at a URL (s3://bucket/videos) are read from there through this server, just the ranges that
+are played, with the credentials of its environment. --signed-links sends the browser there instead,
+by a link that is good for an hour, or the seconds that are given: whoever has the link may read
+that one video as long. Nothing else of the store is sent or signed.
+
 All is described in /api/openapi.json. The index may be updated by index.py all the while. The
 server answers at once; what needs the model of the index waits until that is loaded. Ctrl-C or
 SIGTERM ends it.
@@ -40,6 +45,7 @@ from retrieval.index.location import parse_location
 from retrieval.index.query_embedder import QUERY_PRECISIONS
 from retrieval.printing import escape
 from retrieval.web.access import LOCAL_NAMES, Access
+from retrieval.web.sending import VideoSender
 from retrieval.web.server import build_app, get_public_name, is_local, open_socket, serve
 from utils.cli import run_cli
 from utils.errors import UserError
@@ -48,6 +54,7 @@ from utils.run_dir import setup_logging
 TOKEN_VARIABLE = "TEXTVR_TOKEN"
 MIN_TOKEN, MIN_DIFFERENT = 16, 6  # characters
 SWITCH_S = 1e-3
+LINK_S, MIN_LINK_S, MAX_LINK_S = 3600, 60, 7 * 24 * 3600
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -71,7 +78,21 @@ def parse_arguments() -> argparse.Namespace:
         help="of the query encoder, on the CPU, whatever that of the index; auto: int8 where it is "
         "near enough to fp32, else fp32 (%(default)s)",
     )
+    parser.add_argument(
+        "--signed-links", type=parse_seconds, nargs="?", const=LINK_S, metavar="SECONDS",
+        help="let browsers read videos at a URL from there, by links that are good so long "
+        f"({LINK_S})",
+    )  # fmt: skip
     return parser.parse_args()
+
+
+def parse_seconds(text: str) -> int:
+    """Read how long a link is good: a minute to a week, as stores have it."""
+    if not text.isdecimal() or not MIN_LINK_S <= int(text) <= MAX_LINK_S:
+        raise argparse.ArgumentTypeError(
+            f"expected seconds, {MIN_LINK_S} to {MAX_LINK_S}, got {text}"
+        )
+    return int(text)
 
 
 def parse_port(text: str) -> int:
@@ -107,6 +128,9 @@ def main() -> None:
     with VideoIndex.open(arguments.index, arguments.precision) as index:
         if arguments.resume is not None:
             index.check_model(arguments.resume)
+        sender = VideoSender()
+        if arguments.signed_links is not None:
+            sender = VideoSender.with_links(index, arguments.signed_links)
         if index.model is None:
             sys.stderr.write(
                 f"{escape(str(arguments.index))}: holds words only, so that only text is found; "
@@ -125,7 +149,8 @@ def main() -> None:
                 f"{len(index):,} entries of {escape(index.roots.describe())} at {link}\n"
             )
             sys.stdout.flush()
-            app = build_app(index, Access(names, token, f"textvr-{number}"))
+            access = Access(names, token, f"textvr-{number}")
+            app = build_app(index, access, sender=sender)
             serve(app, listener, partial(load_model, index))
 
 

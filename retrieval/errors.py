@@ -60,5 +60,9 @@ class MissingFileError(UserError):
     """An entry's file is not there (any more), or lies outside of the indexed folder."""
 
 
+class UnreachableFileError(MissingFileError):
+    """The store that an entry's file is in does not answer, or refuses to give it."""
+
+
 class ModelUnavailableError(UserError):
     """The model of an index, which embeds pictures, is not where it was when the index was made."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MAX_WORDS = 3  # of a hit, in a line
 
 
-def escape(name: str | Path) -> str:
+def escape(name: object) -> str:
     """Return a name or another text as one line that any terminal can show."""
     text = str(name)
     return text if text.isprintable() else ascii(text)
@@ -44,7 +44,7 @@ def _dump_box(box: Box | None) -> dict[str, float] | None:
 
 
 def format_hits(
-    hits: Sequence[Hit], explain: bool = False, locate: Callable[[str], Path] = Path
+    hits: Sequence[Hit], explain: bool = False, locate: Callable[[str], object] = Path
 ) -> str:
     """Return hits as a table; with ``explain``, each is followed by further lines.
 
@@ -52,7 +52,7 @@ def format_hits(
     so.
 
     Args:
-        locate: returns the file of a video, by its path in the index.
+        locate: returns the place of a video, by its path in the index.
     """
     if not hits:
         return "nothing found\n"

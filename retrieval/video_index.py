@@ -13,6 +13,7 @@ from retrieval.errors import IndexFolderError, MissingFileError, WordsOnlyError
 from retrieval.index import identity
 from retrieval.index.location import open_store
 from retrieval.index.records import decode_path
+from retrieval.index.remote_videos import Place, RemoteVideo, RemoteVideos
 from retrieval.index.roots import Roots
 from retrieval.index.store import IndexStore, StoreReader
 from retrieval.results import (
@@ -388,12 +389,14 @@ class VideoIndex:
         ]
         return min(centres)[1]
 
-    def video_file(self, entry_id: int) -> Path:
-        """Return the absolute path of an entry's video file; errors as ``locate_video``."""
+    def video_file(self, entry_id: int) -> Place:
+        """Return the place of an entry's video, and errors, as ``locate_video``."""
         return self.locate_video(self.entry(entry_id))
 
-    def locate_video(self, video: Video | Entry) -> Path:
-        """Return the resolved path of a video's file.
+    def locate_video(self, video: Video | Entry) -> Place:
+        """Return the resolved path of a video's file, or its place at a URL.
+
+        Whether it is still there, only the second has to be asked for.
 
         Raises:
             MissingFileError: the file is gone, or is a link to where no link led when the folder
@@ -405,6 +408,8 @@ class VideoIndex:
         folder = roots.folders.get(root)
         if folder is None:
             raise MissingFileError(f"{name}: its folder is no part of the library any more")
+        if isinstance(folder, RemoteVideos):
+            return RemoteVideo(folder, path)
         try:
             # Links are followed; one that leads to itself stays what it is.
             top = Path(os.path.realpath(folder))

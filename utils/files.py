@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import translate
@@ -480,6 +480,62 @@ def list_files(
     return lister.listing
 
 
+def select_files(
+    names: Iterable[str], extensions: Collection[str], exclude: Iterable[str] = ()
+) -> FileListing:
+    """Return what ``list_files`` does of a folder whose files have these names within it."""
+    listing, rules = FileListing(), _FileRules(extensions, exclude)
+    folders: dict[str, bool] = {"": False}  # whether it, or one above it, is left out
+
+    def is_left_out(folder: str) -> bool:
+        if folder not in folders:
+            above = is_left_out(folder.rpartition("/")[0])
+            folders[folder] = above or rules.leave_out(folder, True, listing)
+        return folders[folder]
+
+    for name in sorted(names):
+        if is_left_out(name.rpartition("/")[0]) or rules.leave_out(name, False, listing):
+            continue
+        if rules.fits(name):
+            listing.names.append(name)
+        else:
+            listing.num_others += 1
+    return listing
+
+
+def make_folder_rule(exclude: Iterable[str], listing: FileListing) -> Callable[[str], bool]:
+    """Return a function: path of a folder -> whether ``list_files`` leaves it out by its name.
+
+    Args:
+        listing: those that are left out are added to it.
+    """
+    rules = _FileRules((), exclude)
+    return lambda path: rules.leave_out(path, True, listing)
+
+
+class _FileRules:
+    """Which files and folders are listed, by their paths within the folder."""
+
+    def __init__(self, extensions: Collection[str], exclude: Iterable[str]) -> None:
+        self._extensions = extensions
+        patterns = (pattern.rstrip("/") for pattern in exclude)
+        self._exclude = [re.compile(translate(pattern)) for pattern in patterns if pattern]
+
+    def fits(self, path: str) -> bool:
+        """Whether a file has one of the extensions."""
+        return os.path.splitext(path)[1].lower() in self._extensions
+
+    def leave_out(self, path: str, is_folder: bool, listing: FileListing) -> bool:
+        """Return whether it is left out by its name, and add it to a listing's counts then."""
+        name = path.rpartition("/")[2]
+        is_hidden = _is_hidden(name, is_folder)
+        if not is_hidden and not any(one.match(path) or one.match(name) for one in self._exclude):
+            return False
+        if is_folder or self.fits(path):
+            (listing.hidden if is_hidden else listing.excluded).append(path)
+        return True
+
+
 class _Folder(NamedTuple):
     prefix: str  # of the names in it
     path: Path
@@ -492,9 +548,7 @@ class _FileLister:
     def __init__(self, folder: Path, extensions: Collection[str], exclude: Iterable[str]) -> None:
         self.listing = FileListing()
         self._root = _Folder("", folder, folder.resolve())
-        self._extensions = extensions
-        patterns = (pattern.rstrip("/") for pattern in exclude)
-        self._exclude = [re.compile(translate(pattern)) for pattern in patterns if pattern]
+        self._rules = _FileRules(extensions, exclude)
         self._targets: dict[Path, None] = {}
         self._seen: set[Path] = set()  # resolved folders
 
@@ -526,17 +580,14 @@ class _FileLister:
         for entry, status in sorted(looked, key=lambda pair: pair[0].name):
             path = folder.prefix + entry.name
             is_folder = status is not None and stat.S_ISDIR(status.st_mode)
-            fits = os.path.splitext(entry.name)[1].lower() in self._extensions
-            if _is_hidden(entry.name, is_folder):
-                self.listing.hidden += [path] if is_folder or fits else []
-            elif any(one.match(path) or one.match(entry.name) for one in self._exclude):
-                self.listing.excluded += [path] if is_folder or fits else []
-            elif is_folder and entry.is_symlink():
+            if self._rules.leave_out(path, is_folder, self.listing):
+                continue
+            if is_folder and entry.is_symlink():
                 target = self._resolve_link(entry)
                 links.append(_Folder(f"{path}/", Path(entry.path), target))
             elif is_folder:
                 inside.append(_Folder(f"{path}/", Path(entry.path), folder.resolved / entry.name))
-            elif not fits:
+            elif not self._rules.fits(path):
                 self.listing.num_others += 1
             elif status is None or stat.S_ISREG(status.st_mode):
                 # A broken link, or one to itself, is an unreadable file, not none.

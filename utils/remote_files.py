@@ -5,6 +5,7 @@ those that fsspec and the storage's own library find, as in ``AWS_ENDPOINT_URL``
 """
 
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,6 +20,10 @@ Span = tuple[int, int]  # from a byte to the one after the last
 
 PAUSES_S = (0.5, 2.0, 8.0)  # between tries
 _TIMEOUT_S = 60.0  # of one try over http, whose client would wait for five minutes
+_URL = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"<>]*)(?:\?[^\s'\"<>)]*)?",
+    re.IGNORECASE,
+)
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)  # another try gives the same
 
 Result = TypeVar("Result")
@@ -162,7 +167,7 @@ class RemoteFolder:
         system, root = self._connect()
         for pause in (*PAUSES_S, None):
             try:
-                return call(system, f"{root}/{name}" if name else root)
+                return call(system, self._locate(root, name))
             except RemoteError:
                 raise
             except (*_FINAL, ValueError) as error:
@@ -176,10 +181,25 @@ class RemoteFolder:
                 time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
+    def _choose_options(self) -> dict[str, Any]:
+        """Return options of the file system beside those of the environment."""
+        protocol = self.url.partition("://")[0]
+        if protocol not in ("http", "https"):
+            return {}
+        aiohttp = import_optional("aiohttp", self.purpose)
+        given = import_optional("fsspec.config", self.purpose).conf.get(protocol, {})
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        return {"client_kwargs": {"timeout": timeout} | given.get("client_kwargs", {})}
+
+    def _locate(self, root: str, name: str) -> str:
+        """Return the path of a file in the file system; without a name, that of the folder."""
+        return f"{root}/{name}" if name else root
+
     def _make_error(self, url: str, what: str, error: Exception, tries: str = "") -> RemoteError:
         reason = str(error)
         if not isinstance(error, _DamagedError):
-            reason = f"{type(error).__name__}: {' '.join(reason.split())[:300]}"
+            reason = " ".join(strip_secrets(reason).split())[:300]
+            reason = f"{type(error).__name__}: {reason}"
         subject = f"{what} can't be read" if what else "can't be read"
         return RemoteError(
             f"{url}: {subject}{tries} ({reason}); mend the connection, or the copy there"
@@ -190,22 +210,30 @@ class RemoteFolder:
         if self._opened is None or self._opened[0] != os.getpid():
             fsspec = import_optional("fsspec", self.purpose)
             try:
-                system, path = fsspec.url_to_fs(self.url, **_choose_options(self.url, self.purpose))
+                system, path = fsspec.url_to_fs(self.url, **self._choose_options())
             except ImportError as error:
-                raise UserError(f"{self.url}: {error}; {INSTALL}") from error
+                raise UserError(f"{self.url}: {error}; S3 and http: {INSTALL}") from error
             except Exception as error:  # an unknown protocol, no credentials
                 raise UserError(
-                    f"{self.url}: can't be opened ({error}); correct the URL"
+                    f"{self.url}: can't be opened ({strip_secrets(str(error))}); correct the URL"
                 ) from error
             self._opened = (os.getpid(), system, path.rstrip("/"))
         return self._opened[1:]
 
 
-def _choose_options(url: str, purpose: str) -> dict[str, Any]:
-    if not url.startswith(("http://", "https://")):
-        return {}
-    aiohttp = import_optional("aiohttp", purpose)
-    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=_TIMEOUT_S)}}
+def strip_url(url: str) -> str:
+    """Return a URL without user, password and query."""
+    scheme, mark, rest = url.partition("?")[0].partition("://")
+    host, stroke, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{stroke}{path}"
+
+
+def strip_secrets(text: str) -> str:
+    """Return a text without what URLs in it hold beside their place: user, password, query.
+
+    Links that are signed, and tokens, are in queries.
+    """
+    return _URL.sub(lambda found: found["scheme"] + found["place"], text)
 
 
 def _check_length(part: bytes, span: Span) -> bytes:

@@ -27,7 +27,7 @@ def check_container(path: str | Path) -> tuple[str, str] | None:
     MPEG-TS consists of packets of one size. What a recorder left behind when it was killed may
     tell no size.
     """
-    return check_file(path, _check_complete)
+    return check_file(path, check_complete)
 
 
 def check_file(
@@ -66,37 +66,49 @@ def list_searchable(folder: Path, exclude: Iterable[str] = ()) -> FileListing:
     return listing
 
 
-def find_other_kind(path: Path) -> str | None:
-    """Return what a file is that shares its extension with videos; None: perhaps a video."""
+def may_be_other_kind(path: str | Path) -> bool:
+    """Whether other files share a file's extension with videos, see ``find_other_kind``."""
+    return os.path.splitext(path)[1].lower() in _OTHER_KINDS
+
+
+def find_other_kind(
+    path: str | Path, open_file: Callable[[], BinaryIO] | None = None
+) -> str | None:
+    """Return what a file is that shares its extension with videos; None: perhaps a video.
+
+    Args:
+        open_file: opens it for reading, where it is none of this machine's.
+    """
+    if not may_be_other_kind(path):
+        return None
     try:
-        if path.suffix.lower() == ".gif":
-            return "a picture" if _is_still_gif(path) else None
-        if path.suffix.lower() in (".ts", ".mts"):
-            return "text" if _is_text(path) else None
+        with Path(path).open("rb") if open_file is None else open_file() as file:
+            return _OTHER_KINDS[os.path.splitext(path)[1].lower()](file)
     except OSError:  # opening it as a video says so
-        pass
-    return None
+        return None
 
 
-def _is_still_gif(path: Path) -> bool:
+def _find_still(file: BinaryIO) -> str | None:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            return not getattr(image, "is_animated", False)
+        with Image.open(file) as image:
+            return None if getattr(image, "is_animated", False) else "a picture"
     except (UnidentifiedImageError, EOFError, SyntaxError, ValueError):
-        return False
+        return None
 
 
-def _is_text(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(_TS_PACKET * 5)
+def _find_text(file: BinaryIO) -> str | None:
+    head = file.read(_TS_PACKET * 5)
     try:  # a character may be cut at the end
         text = head.decode() if len(head) < _TS_PACKET * 5 else head.decode("utf-8", "ignore")
     except UnicodeDecodeError:
-        return False
+        return None
     is_whole = len(text.encode()) > len(head) - 4
-    return bool(head) and is_whole and b"\0" not in head
+    return "text" if head and is_whole and b"\0" not in head else None
+
+
+_OTHER_KINDS = {".gif": _find_still, ".ts": _find_text, ".mts": _find_text}
 
 
 def has_index(path: str | Path) -> bool:
@@ -125,10 +137,11 @@ def _is_cut_short(path: Path) -> bool:
             return int.from_bytes(head[4:8], "little") + 8 > size
         if head.startswith(b"FLV"):
             return not _ends_with_tag(file, size)
-        return _check_complete(file, size) is not None
+        return check_complete(file, size) is not None
 
 
-def _check_complete(file: BinaryIO, size: int) -> str | None:
+def check_complete(file: BinaryIO, size: int) -> str | None:
+    """Return why a file, open at its beginning, was cut short, as ``check_container`` knows it."""
     head = file.read(_TS_PACKET + 1)
     file.seek(0)
     if head.startswith(_MATROSKA_MAGIC):

@@ -8,7 +8,7 @@ through which library it may be, does it by the functions here.
 
 import os
 import re
-from io import FileIO
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ def name_local_file(path: str | Path) -> str:
     return str(Path(path).absolute())
 
 
-def open_container(file: str | Path | FileIO) -> "InputContainer":
+def open_container(file: str | Path | RawIOBase) -> "InputContainer":
     """Open a file, which may be open already, with PyAV; raises its errors.
 
     It is an error, too, where the file names others.
@@ -40,7 +40,7 @@ def open_container(file: str | Path | FileIO) -> "InputContainer":
     import av
 
     name, options = file, OPTIONS
-    if isinstance(file, FileIO):
+    if isinstance(file, RawIOBase):
         options = OPTIONS | {"protocol_whitelist": "none"}  # nothing else is opened
     else:
         name = name_local_file(file)

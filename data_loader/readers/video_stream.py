@@ -4,6 +4,7 @@ All that opens a video asks here, so that readers, search and player show the sa
 """
 
 from contextlib import suppress
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,7 +60,7 @@ class Orientation(NamedTuple):
 
 
 def choose_video_stream(
-    container: "InputContainer", path: str | None = None
+    container: "InputContainer", path: str | RawIOBase | None = None
 ) -> "VideoStream | None":
     """Return the stream that is the film; None: there is none.
 
@@ -67,7 +68,8 @@ def choose_video_stream(
     default, then that with the most frames, then the largest, then the first.
 
     Args:
-        path: by which the file is opened once more where frames have to be counted; None: its own.
+        path: by which the file is opened once more where frames have to be counted, or it opened
+            again already; None: its own.
     """
     films = [stream for stream in container.streams.video if _may_be_film(stream)]
     is_alone = len(films) == 1
@@ -109,7 +111,7 @@ def _get_area(stream: "VideoStream") -> int:
     return stream.codec_context.width * stream.codec_context.height
 
 
-def _count_packets(path: str, streams: list["VideoStream"]) -> list[int]:
+def _count_packets(path: str | RawIOBase, streams: list["VideoStream"]) -> list[int]:
     import av
 
     counts = dict.fromkeys((stream.index for stream in streams), 0)

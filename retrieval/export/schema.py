@@ -50,7 +50,7 @@ TABLES = (
                "several folders it begins with the name of one. What is no UTF-8 is escaped"),
         Column("path_bytes", "binary", "", "the path as it is, where that is no UTF-8; else null"),
         Column("root", "string", "", "name of its folder; empty in an index of one folder"),
-        Column("folder", "string", "", "that folder, absolute, on the machine of the index"),
+        Column("folder", "string", "", "that folder, absolute where the index is, or its URL"),
         Column("duration_s", "double", "s", "until the end of its last frame"),
         Column("width", "int32", "pixel", "of a frame"),
         Column("height", "int32", "pixel", "of a frame"),

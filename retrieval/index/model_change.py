@@ -148,7 +148,7 @@ def embed_anew(
         name
         for name, video in sorted(known.items(), key=lambda item: item[1].id)
         if not done.issuperset(entry.id for entry in entries[video.id])
-        and _has_content(roots.locate(name), video)
+        and _has_content(roots, name, video)
     ]
     params = model.reading_params(*windows)
     open_file = partial(_open_known, writer, roots, params, source, known, entries)
@@ -196,10 +196,10 @@ def _goes_on(writer: StoreWriter, identity: dict[str, Any], vectors: Vectors | N
     return all(before.get(key) == identity.get(key) for key in ("format", "weights", "settings"))
 
 
-def _has_content(file: Path, video: KnownVideo) -> bool:
-    """Whether a file is there and, by size and time or else by content, the one of the index."""
+def _has_content(roots: Roots, name: str, video: KnownVideo) -> bool:
+    """Whether a video is there and, by size and time or else by content, that of the index."""
     try:
-        return video.stamp.find_same(file) is not None
+        return roots.find_same(name, video.stamp) is not None
     except (UserError, OSError):
         return False
 
@@ -215,16 +215,19 @@ def _open_known(
     name: str,
 ) -> Iterator[VideoFile]:
     """Open a video of the index; raises ``UserError`` where its windows are others by now."""
-    path, video = roots.locate(name), known[name]
+    video = known[name]
     # Windows of which nothing can be decoded have no entry.
     before = [entry.start_s for entry in entries[video.id]]
-    with open_tolerantly(path, params.reader) as reader:
+    with (
+        roots.open_video(name) as opened,
+        open_tolerantly(opened.path, params.reader) as reader,
+    ):
         lines: Sequence[OcrLine] = ()
         if params.uses_ocr:
             size = reader.width, reader.height
             stored = partial(writer.read_lines, video.id)
             times = reader.times() + choose_start(reader, before)
-            lines = _read_lines(source, name, path, video, stored, times, size)
+            lines = _read_lines(source, name, opened.path, video, stored, times, size)
         file = VideoFile(name, (video.stamp, video.ocr_stamp), reader, lines, params, before)
         if not file.has_windows_at(before):
             raise UserError(f"{name}: is cut into other windows than when it was indexed")

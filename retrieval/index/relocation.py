@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retrieval.index.records import KnownVideo, decode_path, encode_path
-from retrieval.index.roots import ONLY, Roots
+from retrieval.index.roots import ONLY, Folder, Roots, parse_folder
 from retrieval.index.store import StoreWriter
 from utils.errors import UserError
 from utils.files import FileStamp
@@ -22,22 +22,24 @@ class Relocation(NamedTuple):
     renamed: dict[str, str]  # name of a video afterwards -> before
 
 
-def plan_relocation(roots: Roots, names: Iterable[str], old: Path, new: Path) -> Relocation:
+def plan_relocation(roots: Roots, names: Iterable[str], old: Folder, new: Folder) -> Relocation:
     """Return what changes when the folder ``old`` is ``new`` from now on, both absolute.
 
     ``old`` is a root, a folder above some of them (a disk, the home of a user), or a folder within
-    one.
+    one; where one of the two is at a URL, a root or above one.
 
     Raises:
         UserError: there is nothing of ``old``, or ``new`` is no folder, or holds none of its
             videos.
     """
+    if not isinstance(old, Path) or not isinstance(new, Path):
+        return _plan_to_or_from_url(roots, names, str(old), str(new))
     if not new.is_dir():
         raise UserError(f"{new}: no such folder; give the one that {old} is now")
     moved = {
         name: new / folder.relative_to(old)
         for name, folder in roots.folders.items()
-        if folder.is_relative_to(old)
+        if isinstance(folder, Path) and folder.is_relative_to(old)
     }
     if moved:
         after = replace(roots, folders={**roots.folders, **moved})
@@ -52,10 +54,35 @@ def plan_relocation(roots: Roots, names: Iterable[str], old: Path, new: Path) ->
     return found
 
 
+def _plan_to_or_from_url(roots: Roots, names: Iterable[str], old: str, new: str) -> Relocation:
+    """Do as ``plan_relocation`` where one of the folders is at a URL."""
+    moved = {
+        name: parse_folder(new + str(folder)[len(old) :])
+        for name, folder in roots.folders.items()
+        if f"{folder}/".startswith(f"{old}/")
+    }
+    if not moved:
+        raise UserError(
+            f"{old}: is none of the indexed folders and above none; they are {roots.describe()}"
+        )
+    after = replace(roots, folders={**roots.folders, **moved})
+    concerned = [name for name in names if roots.split(name)[0] in moved]
+    if not set(concerned) & set(after.list_videos().names):
+        raise UserError(
+            f"{new}: holds none of the {len(concerned)} videos that were in {old}; give the folder "
+            "that this one is now"
+        )
+    return Relocation(after, concerned, {})
+
+
 def _plan_within(roots: Roots, names: Iterable[str], old: Path, new: Path) -> Relocation:
     """Return what changes where the folder that has moved is within a root."""
     place = next(
-        ((root, folder) for root, folder in roots.folders.items() if old.is_relative_to(folder)),
+        (
+            (root, folder)
+            for root, folder in roots.folders.items()
+            if isinstance(folder, Path) and old.is_relative_to(folder)
+        ),
         None,
     )
     if place is None:
@@ -73,8 +100,8 @@ def _plan_within(roots: Roots, names: Iterable[str], old: Path, new: Path) -> Re
 
 def relocate_folder(
     writer: StoreWriter,
-    old: Path,
-    new: Path,
+    old: Folder,
+    new: Folder,
     move_documents: Callable[[dict[str, str]], None] | None = None,
 ) -> int:
     """Let an index look for videos in ``new`` that were in ``old``; returns their number.
@@ -97,7 +124,8 @@ def relocate_folder(
         writer.rename_videos(ids)
     values = found.roots.to_meta()
     source = writer.meta.get("ocr") or {}
-    if source.get("kind") == "folder":  # its documents may have moved with it
+    is_here = isinstance(old, Path) and isinstance(new, Path)
+    if source.get("kind") == "folder" and is_here:  # its documents may have moved with it
         documents = decode_path(source["folder"])
         if documents.is_relative_to(old) and (new / documents.relative_to(old)).is_dir():
             moved = encode_path(new / documents.relative_to(old))
@@ -116,11 +144,14 @@ def has_followed(before: Roots, known: Mapping[str, KnownVideo], now: Roots) -> 
         now: the other one.
     """
     is_only = before.folders.keys() == now.folders.keys() == {ONLY}
-    if not is_only or os.path.lexists(before.folders[ONLY]):
+    # Of a copy at a URL the times are others; --relocate says it.
+    if not is_only or not all(isinstance(roots.folders[ONLY], Path) for roots in (before, now)):
+        return False
+    if os.path.lexists(before.folders[ONLY]):
         return False
     found = set()
     for name in now.list_videos().names:
         with suppress(OSError):
-            found.add(FileStamp.of(now.locate(name)))
+            found.add(now.look_at(name))
     stamps = [FileStamp(video.stamp.size, video.stamp.mtime_ns) for video in known.values()]
     return 2 * sum(stamp in found for stamp in stamps) > len(stamps)

@@ -54,7 +54,7 @@ from retrieval.index.integrity import (
 from retrieval.index.layout import thumbnail_file
 from retrieval.index.model_change import restore_line
 from retrieval.index.records import ContentStamp, KnownLine, NewTrack, build_name_track
-from retrieval.index.roots import Roots
+from retrieval.index.roots import Roots, explain_unreachable
 from retrieval.index.video_file import (
     ReadingParams,
     VideoFile,
@@ -128,8 +128,9 @@ def repair_index(folder: Path) -> RepairResult:
     Raises:
         IndexFolderError: another process writes to it, it can't be read or written for another
             reason than damage, or nothing says how it was made.
+        UserError: its videos are at a URL that can't be reached; what is right stays.
     """
-    with lock_index(folder):
+    with lock_index(folder), explain_unreachable():
         shutil.rmtree(folder / REPAIRED, ignore_errors=True)
         result = RepairResult(_describe_damage(folder))
         if not result.damage:
@@ -525,11 +526,14 @@ def _insert_video(connection: sqlite3.Connection, video: _Video) -> None:
 @contextmanager
 def _open_video(roots: Roots, video: _Video) -> Iterator[TolerantReader]:
     """Open the file of a video; raises ``UserError`` where it is another one than it was."""
-    path = roots.locate(video.name)
     stamp: ContentStamp | None = database.parse_stamp(video.row[2])
-    if stamp is None or stamp.find_same(path) is None:
-        raise UserError(f"{path}: is another file than the one that was indexed")
-    with open_tolerantly(path, SEARCH_READER) as reader:
+    if stamp is None or roots.find_same(video.name, stamp) is None:
+        place = roots.locate(video.name)
+        raise UserError(f"{place}: is another file than the one that was indexed")
+    with (
+        roots.open_video(video.name) as opened,
+        open_tolerantly(opened.path, SEARCH_READER) as reader,
+    ):
         yield reader
 
 

@@ -1,23 +1,69 @@
 """Root folders of an index: where its videos lie, and which files those are.
 
+A root is a folder here, or one at a URL; whoever reads a video asks for it by its name.
+
 ``index.py`` has one folder, and a video is named by its path in it. The library of ``find.py`` has
 any number, each with a name, and a video is named ``NAME/PATH``: so a folder that moves, or another
 one that comes, renames no video.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
 from data_loader.readers.container import list_searchable
-from retrieval.index.records import decode_path, encode_path
+from retrieval.index.records import ContentStamp, encode_path
+from retrieval.index.remote_videos import Place, RemoteVideo, RemoteVideos
 from utils.errors import UserError
-from utils.files import FileListing
+from utils.files import FileListing, FileStamp
+from utils.remote_files import is_url
+from utils.remote_store import StoreUnreachableError
 
 ONLY = ""  # the name of a root that is the only one, and part of no video's name
+Folder = Path | RemoteVideos
+
+
+def parse_folder(text: str) -> Folder:
+    """Return the folder that a path or URL names; raises ``UserError``."""
+    return RemoteVideos(text) if is_url(text) else Path(text)
+
+
+def make_absolute(folder: Folder) -> Folder:
+    """Return a folder so that it is the same wherever a program is started."""
+    return folder.absolute() if isinstance(folder, Path) else folder
+
+
+def encode_folder(folder: Folder) -> str:
+    """Return a folder as ``meta`` keeps it."""
+    return encode_path(folder) if isinstance(folder, Path) else os.fsencode(folder.url).hex()
+
+
+def decode_folder(text: str) -> Folder:
+    """Return the folder that ``encode_folder`` was given."""
+    return parse_folder(os.fsdecode(bytes.fromhex(text)))  # no absolute path has "://" in it
+
+
+def is_same_folder(one: Folder, other: Folder) -> bool:
+    """Whether two folders are the same; links are followed."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.resolve() == other.resolve()
+    return one == other
+
+
+class OpenedVideo(NamedTuple):
+    """A video as a file here: its own, or a copy of what is at a URL."""
+
+    path: Path
+    copied: ContentStamp | None  # of what was copied; None: it is the file itself
+
+    def read_stamp(self) -> ContentStamp:
+        """Return the stamp of its content; raises ``UserError``."""
+        return self.copied or ContentStamp.of(self.path)
 
 
 @dataclass
@@ -54,45 +100,88 @@ class VideoListing(FileListing):
 class Roots:
     """The folders of an index by their names, absolute; one that is named ``ONLY`` is alone.
 
+    What is asked about a video at a URL raises ``StoreUnreachableError`` where nothing of that can
+    be had.
+
     ``exclude`` are patterns of what in them is left out, see ``utils.files.list_files``.
     """
 
-    folders: Mapping[str, Path]
+    folders: Mapping[str, Folder]
     exclude: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, folder: "Path | Roots", exclude: Iterable[str] = ()) -> "Roots":
+    def of(cls, folder: "Folder | Roots", exclude: Iterable[str] = ()) -> "Roots":
         """Return the roots of an index of one folder; roots are returned as they are."""
         if isinstance(folder, Roots):
             return folder
-        return cls({ONLY: folder.absolute()}, tuple(exclude))
+        return cls({ONLY: make_absolute(folder)}, tuple(exclude))
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Self:
         """Return the roots that the ``meta`` of an index names."""
         exclude = tuple(meta.get("exclude") or ())
         if "roots" in meta:
-            folders = {name: decode_path(path) for name, path in meta["roots"].items()}
+            folders = {name: decode_folder(path) for name, path in meta["roots"].items()}
             return cls(folders, exclude)
-        return cls({ONLY: decode_path(meta["folder"])}, exclude)
+        return cls({ONLY: decode_folder(meta["folder"])}, exclude)
 
     def to_meta(self) -> dict[str, Any]:
         """Return the values of ``meta`` that ``from_meta`` reads."""
         exclude = {"exclude": list(self.exclude) or None}  # None is no value
         if ONLY in self.folders:
-            return {"folder": encode_path(self.folders[ONLY])} | exclude
-        return {"roots": {name: encode_path(path) for name, path in self.folders.items()}} | exclude
+            return {"folder": encode_folder(self.folders[ONLY])} | exclude
+        roots = {name: encode_folder(folder) for name, folder in self.folders.items()}
+        return {"roots": roots} | exclude
 
     def describe(self) -> str:
         """Return the folders, for messages."""
         return ", ".join(map(str, self.folders.values()))
 
-    def locate(self, video: str) -> Path:
-        """Return the file of a video; raises ``UserError`` where its root is none of these."""
+    def locate(self, video: str) -> Place:
+        """Return where a video is; raises ``UserError`` where its root is none of these."""
         root, path = self.split(video)
         if root not in self.folders:
             raise UserError(f"{video}: {root} is no folder of this library any more")
-        return self.folders[root] / path
+        folder = self.folders[root]
+        return folder / path if isinstance(folder, Path) else RemoteVideo(folder, path)
+
+    def look_at(self, video: str) -> FileStamp:
+        """Return what tells without reading it that a video is unchanged.
+
+        Raises ``UserError`` or ``OSError``.
+        """
+        place = self.locate(video)
+        return FileStamp.of(place) if isinstance(place, Path) else place.get_status().make_stamp()
+
+    def read_stamp(self, video: str) -> ContentStamp:
+        """Read all of a video for the stamp of its content; raises ``UserError``."""
+        place = self.locate(video)
+        if isinstance(place, Path):
+            return ContentStamp.of(place)
+        return place.videos.read_stamp(place.path)
+
+    def find_same(self, video: str, known: ContentStamp) -> ContentStamp | None:
+        """Return the stamp of a video that still has this content; see ``ContentStamp.find_same``.
+
+        Raises ``UserError`` or ``OSError`` where it can't be read.
+        """
+        place = self.locate(video)
+        if isinstance(place, Path):
+            return known.find_same(place)
+        return place.videos.find_same(place.path, known)
+
+    @contextmanager
+    def open_video(self, video: str) -> Iterator[OpenedVideo]:
+        """Give a video as a file for a ``with`` block: its own, or a copy that is removed then.
+
+        Raises ``UserError`` where it can't be copied, or its root is none of these.
+        """
+        place = self.locate(video)
+        if isinstance(place, Path):
+            yield OpenedVideo(place, None)
+            return
+        with place.videos.fetch(place.path) as copy:
+            yield OpenedVideo(copy.path, copy.stamp)
 
     def split(self, video: str) -> tuple[str, str]:
         """Return the name of a video's root, and the path within it."""
@@ -112,6 +201,8 @@ class Roots:
         """
         resolved = path.resolve()
         for name, folder in self.folders.items():
+            if not isinstance(folder, Path):
+                continue
             for inside, outside in ((path.absolute(), folder), (resolved, folder.resolve())):
                 if inside.is_relative_to(outside):
                     return name, inside.relative_to(outside).as_posix()
@@ -128,21 +219,23 @@ class Roots:
         """
         listing = VideoListing()
         if ONLY in self.folders:
-            found = list_searchable(self.folders[ONLY], self.exclude)
+            found = _list_folder(self.folders[ONLY], self.exclude)
             listing.add(found, "")
             if not found.names:
-                said = listing.describe_left_out()
+                said, is_here = listing.describe_left_out(), isinstance(self.folders[ONLY], Path)
+                doubt = "is a disk not there?" if is_here else "is the URL right?"
                 raise UserError(
-                    f"{self.folders[ONLY]}: holds no video; is a disk not there? (An index of it "
+                    f"{self.folders[ONLY]}: holds no video; {doubt} (An index of it "
                     "is left as it is; to be rid of that, delete its folder.)"
                     + (f" {said}" if said else "")
                 )
             return listing
         for root, folder in self.folders.items():
             try:
-                found = list_searchable(folder, self.exclude)
+                found = _list_folder(folder, self.exclude)
             except UserError:
-                listing.absent[root] = "is not there" if not folder.is_dir() else "can't be read"
+                is_gone = isinstance(folder, Path) and not folder.is_dir()
+                listing.absent[root] = "is not there" if is_gone else "can't be read"
                 continue
             if not found.names:
                 listing.absent[root] = "holds no video"
@@ -163,3 +256,19 @@ class Roots:
         """Return these without some of them."""
         left = {name: path for name, path in self.folders.items() if name not in names}
         return replace(self, folders=left)
+
+
+def _list_folder(folder: Folder, exclude: Iterable[str]) -> FileListing:
+    if isinstance(folder, Path):
+        return list_searchable(folder, exclude)
+    with explain_unreachable():
+        return folder.list_searchable(exclude)
+
+
+@contextmanager
+def explain_unreachable() -> Iterator[None]:
+    """Turn ``StoreUnreachableError`` into a ``UserError``, where a run ends."""
+    try:
+        yield
+    except StoreUnreachableError as error:
+        raise UserError(str(error)) from error

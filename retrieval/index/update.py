@@ -20,7 +20,14 @@ from retrieval.index.model_change import EmbeddingProgress, embed_anew, save_mod
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.records import STRIDE_S, WINDOW_S, encode_path
 from retrieval.index.relocation import has_followed
-from retrieval.index.roots import ONLY, Roots, VideoListing
+from retrieval.index.roots import (
+    ONLY,
+    Folder,
+    Roots,
+    VideoListing,
+    explain_unreachable,
+    is_same_folder,
+)
 from retrieval.index.store import MIN_VECTORS, IndexStore, StoreWriter
 from retrieval.index.unfinished import UnfinishedVideos, remove_unfinished
 from retrieval.index.update_plan import UpdatePlan, apply_plan, has_changed, plan_update
@@ -80,8 +87,9 @@ class UpdateResult:
         )
 
 
+@explain_unreachable()
 def preview_update(
-    videos: Path | Roots, out: str | Path, source: OcrSource, changes_model: bool = False
+    videos: Folder | Roots, out: str | Path, source: OcrSource, changes_model: bool = False
 ) -> UpdatePlan:
     """Compare a folder of videos with an index, without writing; raises ``UserError``.
 
@@ -105,7 +113,7 @@ def preview_update(
 
 
 def update_index(
-    videos: Path | Roots,
+    videos: Folder | Roots,
     out: str | Path,
     model: "ModelFile | None",
     source: OcrSource,
@@ -122,8 +130,8 @@ def update_index(
             index holds words only.
 
     Raises:
-        UserError: there are no videos, the model or the windows are not those of the index, the
-            index can't be used, or the disk is full.
+        UserError: there are no videos, the store that they are in can't be reached, the model or
+            the windows are not those of the index, the index can't be used, or the disk is full.
     """
     roots = Roots.of(videos)
     listing = roots.list_videos()
@@ -235,7 +243,7 @@ class IndexUpdate:
     ) -> bool:
         """Replace the text of a video whose file is unchanged; returns whether that could be."""
         known = self._known.get(name)
-        if known is None or has_changed(self._roots.locate(name), known):
+        if known is None or has_changed(self._roots, name, known):
             return False
         try:
             with open_file(name) as file:
@@ -290,7 +298,7 @@ def begin_update(
                 f"{store.location}: {option} is for embeddings, and an index of words only has none"
             )
     store.read_meta()  # before anything is written to what is no index
-    with store.locking():
+    with explain_unreachable(), store.locking():
         meta = store.read_meta()
         if meta is not None:
             store.check_completely()
@@ -388,7 +396,7 @@ def _compare_models(
     return identify_model(model, load_encoder), True
 
 
-def list_videos(folder: Path | Roots) -> VideoListing:
+def list_videos(folder: Folder | Roots) -> VideoListing:
     """List the videos within a folder; raises ``UserError`` where there are none."""
     return Roots.of(folder).list_videos()
 
@@ -414,7 +422,7 @@ def _create_index(
 def _check_roots(roots: Roots, location: str, meta: dict[str, Any]) -> None:
     before = Roots.from_meta(meta)
     if before.folders.keys() == roots.folders.keys() == {ONLY}:
-        if before.folders[ONLY].resolve() != roots.folders[ONLY].resolve():
+        if not is_same_folder(before.folders[ONLY], roots.folders[ONLY]):
             raise IndexFolderError(
                 f"{location}: is the index of {before.describe()}, not of {roots.describe()}; give "
                 f"that folder, or another --out; where it has moved there, give --relocate "

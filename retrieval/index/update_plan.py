@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from retrieval.index.ocr_text import OcrSource
-from retrieval.index.records import ContentStamp, KnownVideo, Stamps
-from retrieval.index.roots import Roots
+from retrieval.index.records import KnownVideo, Stamps
+from retrieval.index.roots import Folder, Roots
 from retrieval.index.store import StoreWriter
 from utils.errors import UserError
+from utils.files import FileStamp
 
 
 @dataclass
@@ -36,7 +36,7 @@ class UpdatePlan:
 
 
 def plan_update(
-    videos: Path | Roots,
+    videos: Folder | Roots,
     names: Sequence[str],
     known: Mapping[str, KnownVideo],
     source: OcrSource,
@@ -67,7 +67,7 @@ def plan_update(
             plan.add.append(name)
             continue
         try:
-            stamps = _compare_video(roots.locate(name), name, before[name], source)
+            stamps = _compare_video(roots, name, before[name], source)
         except (UserError, OSError) as error:
             plan.failed[name] = str(error)
             continue
@@ -112,19 +112,19 @@ def find_moved(
     new = [name for name in names if name not in known]
     there = [name for name in names if name in known and new]
     by_size: dict[int, list[str]] = defaultdict(list)
-    for name in (*gone, *(n for n in there if _is_touched(roots.locate(n), known[n]))):
+    for name in (*gone, *(n for n in there if _is_touched(roots, n, known[n]))):
         by_size[known[name].stamp.size].append(name)
     is_gone, moved = set(gone), {}
     for name in new:
         try:
-            if not by_size.get(roots.locate(name).stat().st_size):
+            if not by_size.get(roots.look_at(name).size):
                 continue
-            found = ContentStamp.of(roots.locate(name))
+            found = roots.read_stamp(name)
         except (UserError, OSError):  # it is reported when it is opened
             continue
         for old in by_size[found.size]:
             if known[old].stamp.sha256 == found.sha256 and (
-                old in is_gone or has_changed(roots.locate(old), known[old])
+                old in is_gone or has_changed(roots, old, known[old])
             ):
                 moved[name] = old
                 by_size[found.size].remove(old)
@@ -132,25 +132,25 @@ def find_moved(
     return moved
 
 
-def _is_touched(file: Path, before: KnownVideo) -> bool:
+def _is_touched(roots: Roots, name: str, before: KnownVideo) -> bool:
     try:
-        return not before.stamp.matches_size_and_time(file)
-    except OSError:
-        return False
-
-
-def has_changed(file: Path, before: KnownVideo) -> bool:
-    """Whether a file that can be read has another content than the index knows."""
-    try:
-        return before.stamp.find_same(file) is None
+        return roots.look_at(name) != FileStamp(before.stamp.size, before.stamp.mtime_ns)
     except (UserError, OSError):
         return False
 
 
-def _compare_video(file: Path, name: str, before: KnownVideo, source: OcrSource) -> Stamps | None:
+def has_changed(roots: Roots, name: str, before: KnownVideo) -> bool:
+    """Whether a video that can be read has another content than the index knows."""
+    try:
+        return roots.find_same(name, before.stamp) is None
+    except (UserError, OSError):
+        return False
+
+
+def _compare_video(roots: Roots, name: str, before: KnownVideo, source: OcrSource) -> Stamps | None:
     """Return the stamps of a video whose content and text are unchanged, otherwise None."""
     ocr = source.get_stamp(name, before.ocr_stamp)
     if (ocr and ocr.sha256) != (before.ocr_stamp and before.ocr_stamp.sha256):
         return None
-    stamp = before.stamp.find_same(file)
+    stamp = roots.find_same(name, before.stamp)
     return None if stamp is None else (stamp, ocr)

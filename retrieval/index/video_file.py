@@ -23,7 +23,7 @@ from data_loader.ocr.ocr_words import OcrLine, OcrParams, normalise_tracks, sele
 from data_loader.readers.image_reader import encode_jpeg
 from data_loader.readers.tolerant_reader import SEARCH_READER, TolerantReader, open_tolerantly
 from retrieval.index.ocr_text import OcrSource
-from retrieval.index.records import ContentStamp, NewEntry, NewTrack, NewVideo, Stamps
+from retrieval.index.records import NewEntry, NewTrack, NewVideo, Stamps
 from retrieval.index.roots import Roots
 from utils.errors import UserError
 from utils.times import LATE_S, LONGEST_S
@@ -244,11 +244,11 @@ def open_video_file(
     Raises:
         UserError: nothing of it can be read, or its OCR document is malformed.
     """
-    path = roots.locate(name)
-    # Taken before the video is read: the next run finds what changes meanwhile.
-    stamps = ContentStamp.of(path), source.get_stamp(name, None)
-    with open_tolerantly(path, params.reader) as reader:
-        yield VideoFile(name, stamps, reader, source.read_lines(name, path), params)
+    with roots.open_video(name) as video:
+        # Taken before the video is read: the next run finds what changes meanwhile.
+        stamps = video.read_stamp(), source.get_stamp(name, None)
+        with open_tolerantly(video.path, params.reader) as reader:
+            yield VideoFile(name, stamps, reader, source.read_lines(name, video.path), params)
 
 
 def choose_start(reader: TolerantReader, starts: Sequence[float] | None = None) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from data_loader.ocr.ocr_words import OcrLine, parse_document
 from retrieval.index.ocr_text import OcrSource
 from retrieval.index.records import ContentStamp
+from retrieval.index.remote_videos import Place
 from retrieval.spoken.embedded import read_embedded_subtitles
 from retrieval.spoken.subtitles import SpokenLine, find_subtitle_files, read_subtitle_file
 from retrieval.spoken.timeline import read_start_times
@@ -35,17 +36,17 @@ class SpokenSource(OcrSource):
 
     Args:
         text: where the other lines come from, those of documents that hold speech among them.
-        locate: gives the file of a video.
+        locate: gives the place of a video.
         speech: whether videos without subtitles and without speech in their documents are
             transcribed.
     """
 
     def __init__(
-        self, text: OcrSource, locate: Callable[[str], Path], speech: bool = False
+        self, text: OcrSource, locate: Callable[[str], Place], speech: bool = False
     ) -> None:
         self.text, self.speech, self._locate = text, speech, locate
         self.kind, self.is_costly = text.kind, text.is_costly or speech
-        self._files: dict[str, list[Path]] = {}
+        self._files: dict[str, list[Place]] = {}
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
         return self.text.settings() | ({"speech": True} if self.speech else {})
@@ -86,19 +87,25 @@ class SpokenSource(OcrSource):
         return lines + parse_document(dict(enumerate(spoken)), str(file))
 
 
-def hash_files(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of files' names and contents; one that can't be read counts as empty."""
+def hash_files(files: Sequence[Place]) -> str:
+    """Return the SHA-256 of files' names and contents; one that can't be read counts as empty.
+
+    Of files at a URL size, time and ETag stand for the content, so that nothing is read for it.
+    """
     checksum = hashlib.sha256()
     for file in files:
         try:
-            content = file.read_bytes()
-        except OSError:
+            if isinstance(file, Path):
+                content = file.read_bytes()
+            else:
+                content = repr(file.get_status().make_stamp()).encode()
+        except (UserError, OSError):
             content = b""
         checksum.update(f"{file.name!a} {len(content)}\n".encode() + content)
     return checksum.hexdigest()
 
 
-def read_subtitles(video: Path, files: Sequence[Path]) -> list[SpokenLine]:
+def read_subtitles(video: Path, files: Sequence[Place]) -> list[SpokenLine]:
     """Return what a video's subtitles say, each line once, in seconds from its first frame.
 
     What can't be read is named in the log; what is said before the first frame is left out.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from retrieval.index.remote_videos import Place, RemoteFolderPlace
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,17 +48,21 @@ class SpokenLine(NamedTuple):
     score: float = 1.0  # confidence of a transcription, in [0, 1]; subtitles were written by people
 
 
-def find_subtitle_files(videos: Mapping[str, Path]) -> dict[str, list[Path]]:
+def find_subtitle_files(videos: Mapping[str, Place]) -> dict[str, list[Place]]:
     """Return the subtitle files of each video (name -> file), sorted by name.
+
+    Beside a video at a URL they are those that were there when its folder was last listed.
 
     A file belongs to the videos whose name, with or without extension, is the longest part of its
     own: ``talk.2.srt`` to ``talk.2.mp4`` and not to ``talk.mp4``.
     """
-    owners: dict[Path, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    owners: dict[Path | RemoteFolderPlace, dict[str, list[str]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for video, path in videos.items():
         for name in (path.name, path.stem):
             owners[path.parent][name].append(video)
-    found: dict[str, list[Path]] = {video: [] for video in videos}
+    found: dict[str, list[Place]] = {video: [] for video in videos}
     for folder, names in owners.items():
         for file in _list_subtitles(folder):
             part = file.stem
@@ -68,7 +73,9 @@ def find_subtitle_files(videos: Mapping[str, Path]) -> dict[str, list[Path]]:
     return found
 
 
-def _list_subtitles(folder: Path) -> list[Path]:
+def _list_subtitles(folder: Path | RemoteFolderPlace) -> list[Place]:
+    if isinstance(folder, RemoteFolderPlace):
+        return folder.list_files(SUBTITLE_EXTENSIONS)
     try:
         files = [path for path in folder.iterdir() if path.suffix.lower() in SUBTITLE_EXTENSIONS]
         return sorted(path for path in files if path.is_file())
@@ -76,14 +83,15 @@ def _list_subtitles(folder: Path) -> list[Path]:
         return []
 
 
-def read_subtitle_file(file: Path) -> list[SpokenLine]:
+def read_subtitle_file(file: Place) -> list[SpokenLine]:
     """Return what is said by a subtitle file, by its own times.
 
     Raises:
         UserError: it can't be read, or holds no subtitles.
     """
     try:
-        if file.stat().st_size > MAX_BYTES:
+        size = file.stat().st_size if isinstance(file, Path) else file.get_status().size
+        if size > MAX_BYTES:
             raise UserError(
                 f"{file}: is larger than {MAX_BYTES // 1_000_000} MB, so no subtitle file; give it "
                 "another name"
@@ -101,7 +109,7 @@ def read_subtitle_file(file: Path) -> list[SpokenLine]:
     return merge_captions(captions)
 
 
-def decode_subtitles(content: bytes, file: Path) -> str:
+def decode_subtitles(content: bytes, file: Place) -> str:
     """Return the text of a subtitle file; what is not Unicode is guessed, which is said."""
     for mark, encoding in _BOMS.items():
         if content.startswith(mark):
@@ -132,7 +140,7 @@ def _guess_encoding(content: bytes) -> str:
     return "cp1252" if best is None else best.encoding
 
 
-def parse_captions(text: str, file: Path) -> list[Caption]:
+def parse_captions(text: str, file: Place) -> list[Caption]:
     """Return the captions of a subtitle file's text, by time; raises ``UserError``."""
     import pysubs2
 

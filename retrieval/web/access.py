@@ -2,6 +2,7 @@
 
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlencode
@@ -12,8 +13,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_POLICY = "Content-Security-Policy"
 HEADERS = {
-    "Content-Security-Policy": (
+    _POLICY: (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -43,17 +45,25 @@ class Access:
 
 
 class AccessControl:
-    """An ASGI application around another: refuses requests, and sets headers on all answers."""
+    """An ASGI application around another: refuses requests, and sets headers on all answers.
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    Args:
+        media_origins: other servers that the page may play videos from.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, media_origins: Sequence[str] = ()) -> None:
         self._app, self._access = app, access
+        policy = HEADERS[_POLICY]
+        for origin in media_origins:
+            policy = policy.replace("media-src 'self'", f"media-src 'self' {origin}")
+        self._headers = HEADERS | {_POLICY: policy}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
         answer = self._intercept(Request(scope)) or self._app

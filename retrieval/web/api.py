@@ -8,7 +8,7 @@ that is, and that it lies in the indexed folder or in one that a link led to whe
 import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, fail_after, to_thread
@@ -31,7 +31,8 @@ from retrieval.results import MatchKind, Mode, TrackKind, rename_mode
 from retrieval.search.example import MAX_EXAMPLES, MAX_PICTURE_BYTES
 from retrieval.search.grouping import NEAR_DUPLICATE
 from retrieval.search.hybrid import MAX_QUERY
-from retrieval.web.files import FileAnswer, get_media_type, route_file, send_content, send_file
+from retrieval.web.files import FileAnswer, get_media_type, route_file, send_content
+from retrieval.web.sending import VideoSender
 from utils.unicode_text import replace_surrogates
 
 MAX_HITS = 100
@@ -242,8 +243,12 @@ REFUSED = UNKNOWN | {
 }
 
 
-def build_api(index: VideoIndex) -> APIRouter:
-    """Return the routes for an index that is open."""
+def build_api(index: VideoIndex, sender: VideoSender) -> APIRouter:
+    """Return the routes for an index that is open.
+
+    Args:
+        sender: answers with the videos.
+    """
     router = APIRouter(prefix="/api", responses=PROBLEMS)
     _add_searches(router, index)
 
@@ -260,7 +265,7 @@ def build_api(index: VideoIndex) -> APIRouter:
         found = vars(index.entry(entry_id)) | {"tracks": index.tracks(entry_id)}
         return EntryAnswer.model_validate(found, from_attributes=True)
 
-    _add_files(router, index)
+    _add_files(router, index, sender)
     return router
 
 
@@ -292,7 +297,7 @@ def _add_searches(router: APIRouter, index: VideoIndex) -> None:
         return await gate.run_with_picture(run_search, asked, request)
 
 
-def _add_files(router: APIRouter, index: VideoIndex) -> None:
+def _add_files(router: APIRouter, index: VideoIndex, sender: VideoSender) -> None:
     """Add the routes that send an entry's picture and its video."""
 
     @route_file(router, "/entries/{entry_id}/thumbnail", "image/jpeg", UNKNOWN)
@@ -302,11 +307,11 @@ def _add_files(router: APIRouter, index: VideoIndex) -> None:
 
     @route_file(router, "/entries/{entry_id}/video.{ending}", "video/*", UNKNOWN)
     @route_file(router, "/entries/{entry_id}/video", "video/*", UNKNOWN)
-    def video(entry_id: int, ending: str | None = None) -> FileAnswer:
+    def video(request: Request, entry_id: int, ending: str | None = None) -> Response:
         """Send the whole file that an entry is a part of, or the range that is asked for."""
         name = index.entry(entry_id).video
         check_ending(name, ending)
-        return send_video(index.video_file(entry_id), get_media_type(name), name)
+        return sender.send(request, index.video_file(entry_id), get_media_type(name), name)
 
 
 def check_ending(video: str, ending: str | None) -> None:
@@ -316,11 +321,6 @@ def check_ending(video: str, ending: str | None) -> None:
     """
     if ending is not None and f".{ending}".lower() != PurePosixPath(video).suffix.lower():
         raise HTTPException(404, "the video's name has another ending")
-
-
-def send_video(file: Path, kind: str, video: str) -> FileAnswer:
-    """Return the answer that sends a video; raises ``MissingFileError``."""
-    return send_file(file, kind, replace_surrogates(PurePosixPath(video).name))
 
 
 def restore_folder(index: VideoIndex, folder: str) -> str | None:

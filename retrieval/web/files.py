@@ -1,6 +1,7 @@
 """Files over HTTP: conditional requests and ranges of bytes (RFC 9110, sections 13 and 14).
 
-A file is opened once, and what is sent is what was opened, whatever has its name by then.
+A file is opened once, and what is sent is what was opened, whatever has its name by then. Just the
+ranges are read that are asked for, a bounded part at a time.
 """
 
 import hashlib
@@ -13,10 +14,10 @@ from datetime import datetime, timezone
 from email.utils import formatdate, parsedate_to_datetime
 from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from starlette.background import BackgroundTask
@@ -46,8 +47,8 @@ MEDIA_TYPES = {
 }
 _TYPE_OF = {ending: kind for kind, endings in MEDIA_TYPES.items() for ending in endings.split()}
 MAX_RANGES = 64  # of one request; of one that asks for more the whole file is sent
-_CHUNK = 64 * 1024  # bytes read at a time
-_LAST_DATE_S = int(datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp())
+CHUNK = 64 * 1024  # bytes read at a time
+LAST_DATE_S = int(datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp())
 _LONGEST = 18  # digits of a position; more are beyond the end of any file
 _TAG = re.compile(r'(?:W/)?"[^"]*"')
 _RANGE = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
@@ -70,7 +71,20 @@ def identify_file(file: FileIO) -> Version:
     """Return the version of a file that is open."""
     status = os.fstat(file.fileno())
     tag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
-    return Version(status.st_size, tag, min(max(0, int(status.st_mtime)), _LAST_DATE_S))
+    return Version(status.st_size, tag, min(max(0, int(status.st_mtime)), LAST_DATE_S))
+
+
+class Readable(Protocol):
+    """A file that is open."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a place."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read some bytes, as many or fewer; raises ``OSError``."""
+
+    def close(self) -> None:
+        """Close it."""
 
 
 class Piece(NamedTuple):
@@ -90,18 +104,23 @@ class FileAnswer(Response):
         name: by which it is saved.
         shown: in the browser; False: saved.
         background: called at the end, whatever that is.
+        chunk: bytes that are read at a time.
+        limiter: of the threads that read; None: that of all answers.
     """
 
     def __init__(
         self,
-        file: FileIO | BytesIO,
+        file: Readable,
         version: Version,
         media_type: str,
         name: str,
         headers: Mapping[str, str] | None = None,
         shown: bool = True,
         background: BackgroundTask | None = None,
+        chunk: int = CHUNK,
+        limiter: CapacityLimiter | None = None,
     ) -> None:
+        self._chunk, self._limiter = chunk, limiter
         self._file, self.size, self._changed_s = file, version.size, version.changed_s
         self.status_code, self.media_type, self.background = 200, media_type, background
         quoted = quote(name)
@@ -172,7 +191,9 @@ class FileAnswer(Response):
         await send({"type": "http.response.start"} | start)
         if request.method != "HEAD":
             for body in self._read(pieces):
-                content = body if isinstance(body, bytes) else await to_thread.run_sync(body)
+                content = body
+                if not isinstance(body, bytes):
+                    content = await to_thread.run_sync(body, limiter=self._limiter)
                 if await request.is_disconnected() or not content:
                     return  # the file is shorter by now: the connection ends, and says so
                 await send({"type": "http.response.body", "body": content, "more_body": True})
@@ -184,7 +205,7 @@ class FileAnswer(Response):
             if head:
                 yield head
             while first < end:
-                number = min(_CHUNK, end - first)
+                number = min(self._chunk, end - first)
                 yield lambda first=first, number=number: self._read_exactly(first, number)
                 first += number
 

@@ -24,6 +24,7 @@ from retrieval.errors import (
     MissingFileError,
     ModelUnavailableError,
     UnknownEntryError,
+    UnreachableFileError,
 )
 from retrieval.web.access import Access, AccessControl
 from retrieval.web.api import build_api, replace_surrogates
@@ -36,13 +37,17 @@ from retrieval.web.connections import (
 from retrieval.web.files import FileAnswer, send_file
 from retrieval.web.playback.cache import DiskCache
 from retrieval.web.playback.routes import Playback, build_playback_api
+from retrieval.web.sending import VideoSender
 from retrieval.web.videos import GetWork, build_videos_api
 from utils.errors import UserError
 from utils.files import get_cache_folder
 
 STATIC = Path(__file__).resolve().parent / "static"
 GRACE_S = 1.0  # for answers that are being sent
-_LOGGERS = ("uvicorn.error", "asyncio", __name__, "retrieval.web.playback.routes")
+_LOGGERS = (
+    "uvicorn.error", "asyncio", __name__, "retrieval.web.playback.routes", "retrieval.web.sending",
+    "utils.remote_store",
+)  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -51,6 +56,7 @@ def build_app(
     access: Access,
     cache: DiskCache | None = None,
     get_work: GetWork | None = None,
+    sender: VideoSender | None = None,
 ) -> AccessControl:
     """Return the application for an open index, which may be updated while it is served.
 
@@ -58,7 +64,9 @@ def build_app(
         cache: of what is made for players; None: the folder ``playback`` of the cache folder, if
             there is one.
         get_work: says what the work on the library is at (``work`` of ``/api/library``).
+        sender: answers with videos; None: through this server, wherever they are.
     """
+    sender = sender or VideoSender()
     if cache is None:
         folder = get_cache_folder(None)
         cache = DiskCache(None if folder is None else folder / "playback")
@@ -71,9 +79,9 @@ def build_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(build_api(index))
+    app.include_router(build_api(index, sender))
     app.include_router(build_videos_api(index, get_work))
-    app.include_router(build_playback_api(Playback(index, cache)))
+    app.include_router(build_playback_api(Playback(index, cache, sender)))
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.head("/", include_in_schema=False)
@@ -82,7 +90,7 @@ def build_app(
         return send_file(STATIC / "index.html", "text/html", "index.html")
 
     _handle_errors(app)
-    return AccessControl(app, access)
+    return AccessControl(app, access, sender.link_origins)
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -105,6 +113,11 @@ def _handle_errors(app: FastAPI) -> None:
     def answer_missing_file(request: Request, error: MissingFileError) -> JSONResponse:
         logger.warning("%s", error)
         return answer(404, "the file of this entry is not there any more; run index.py again")
+
+    @app.exception_handler(UnreachableFileError)
+    def answer_unreachable_file(request: Request, error: UnreachableFileError) -> JSONResponse:
+        logger.warning("%s", error)
+        return answer(502, "the store of this video gives nothing; see what the server says")
 
     @app.exception_handler(ModelUnavailableError)
     def answer_without_model(request: Request, error: ModelUnavailableError) -> JSONResponse:

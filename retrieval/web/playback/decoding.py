@@ -15,8 +15,7 @@ import numpy as np
 
 from data_loader.readers.image_reader import encode_jpeg
 from data_loader.readers.opening import open_container
-from retrieval.web.playback.media import Media, get_identity
-from utils.files import open_resolved
+from retrieval.web.playback.media import Media, get_identity, open_media
 
 MAX_GOP_S = 30  # key frames farther apart are not looked for
 INSTANT = 1e-3  # seconds; times have been through floats
@@ -53,7 +52,7 @@ def open_stream(media: Media, number: int, num_threads: int = 1) -> Iterator[tup
         NoPictureError: it is another file than the one that was probed.
         OSError: it can't be opened.
     """
-    with open_resolved(media.path) as file, open_container(file) as container:
+    with open_media(media.path) as file, open_container(file) as container:
         if get_identity(file) != media.identity:
             raise NoPictureError("the file has just been replaced; try again")
         stream = container.streams[number]

@@ -3,18 +3,22 @@
 Times are those of the index, of the clock of ``utils.times``.
 """
 
+import errno
+import io
 import os
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from io import FileIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import av
 
-from data_loader.readers.container import check_container, check_file
+from data_loader.readers.container import check_complete, check_file
 from data_loader.readers.opening import open_container
 from data_loader.readers.video_stream import (
     Orientation,
@@ -22,7 +26,10 @@ from data_loader.readers.video_stream import (
     describe_missing_film,
     read_orientation,
 )
+from retrieval.index.remote_videos import Place
 from utils.files import FileStamp, open_resolved
+from utils.remote_files import RemoteError
+from utils.remote_store import RemoteReader, StoreUnreachableError
 from utils.times import LATE_S
 
 PlaybackKind = Literal["file", "stream", "pictures", "missing"]
@@ -57,7 +64,7 @@ class Media:
     """What a file holds, and how it is played.
 
     Attributes:
-        path: resolved.
+        path: resolved, or a place at a URL.
         identity: of the file that was opened, see ``get_identity``.
         audio: number of the stream; None: it has no sound that can be decoded.
         start: time stamp at time 0, seconds.
@@ -70,8 +77,8 @@ class Media:
         codecs: of what a ``SourceBuffer`` is given.
     """
 
-    path: Path
-    identity: tuple[int, int]
+    path: Place
+    identity: tuple[Hashable, ...]
     container: str
     video: int
     audio: int | None
@@ -101,11 +108,11 @@ class Media:
 
 
 @lru_cache(maxsize=512)
-def probe_media(path: Path, stamp: FileStamp, duration_s: float, first_s: float = 0.0) -> Media:
+def probe_media(path: Place, stamp: FileStamp, duration_s: float, first_s: float = 0.0) -> Media:
     """Look at a file's streams and decode its first frame.
 
     Args:
-        path: resolved, see ``utils.files.open_resolved``.
+        path: resolved, see ``utils.files.open_resolved``, or a place at a URL.
         stamp: of the file as it is now.
         duration_s: as the index has it; 0: not known.
         first_s: when the first frame is shown by the index's times.
@@ -114,27 +121,46 @@ def probe_media(path: Path, stamp: FileStamp, duration_s: float, first_s: float 
         UnplayableError: no frame can be decoded.
     """
     try:
-        with open_resolved(path) as file:
-            if FileStamp.of(file.fileno()) != stamp:
+        with open_media(path) as file, open_again(file) as again:
+            if stamp_opened(file) != stamp:
                 raise UnplayableError("the file has just changed; try again")
-            name = name_opened(file)
-            wrong = check_file(name)
+            wrong = _check_opened(file)
             if wrong is not None:
-                raise UnplayableError(f"the file {wrong[0]}")
+                raise UnplayableError(f"the file {wrong}")
             try:
                 with open_container(file) as container:
-                    video = choose_video_stream(container, name)
+                    video = choose_video_stream(container, again)
                     if video is None:
                         raise UnplayableError(f"the file {describe_missing_film(container)}")
                     known = duration_s, first_s
                     return _describe(path, get_identity(file), container, video, *known)
             except av.FFmpegError as error:
-                wrong = check_container(name)
+                wrong = _check_opened(file, check_complete)
                 if wrong is None:
                     raise
-                raise UnplayableError(f"the file {wrong[0]}") from error
+                raise UnplayableError(f"the file {wrong}") from error
     except (av.FFmpegError, OSError) as error:
         raise UnplayableError(f"the file can't be read ({error.strerror})") from error
+
+
+def open_media(place: Place) -> FileIO | RemoteReader:
+    """Open a video by a path as ``resolve`` gives it, or at a URL; raises ``OSError``."""
+    if isinstance(place, Path):
+        return open_resolved(place)
+    try:
+        return place.open_reader()
+    except (RemoteError, StoreUnreachableError) as error:
+        raise OSError(errno.EIO, "its store gives nothing") from error
+
+
+@contextmanager
+def open_again(file: FileIO | RemoteReader) -> Iterator[str | RemoteReader]:
+    """Give what an open file can be opened by once more, whatever has its name by now."""
+    if isinstance(file, RemoteReader):
+        with RemoteReader(file.file) as again:
+            yield again
+    else:
+        yield name_opened(file)
 
 
 def name_opened(file: FileIO) -> str:
@@ -143,15 +169,37 @@ def name_opened(file: FileIO) -> str:
     return path if os.path.exists(path) else str(file.name)
 
 
-def get_identity(file: FileIO) -> tuple[int, int]:
-    """Return what tells an open file from all others: its device, and its number there."""
+def _check_opened(
+    file: FileIO | RemoteReader, check: Callable[[BinaryIO, int], str | None] | None = None
+) -> str | None:
+    """Return what is wrong with an open file, see ``data_loader.readers.container.check_file``."""
+    if isinstance(file, RemoteReader):
+        if file.size == 0:
+            return "is empty (0 bytes)"
+        file.seek(0)
+        return None if check is None else check(io.BufferedReader(file), file.size)
+    wrong = check_file(name_opened(file), check)
+    return None if wrong is None else wrong[0]
+
+
+def get_identity(file: FileIO | RemoteReader) -> tuple[Hashable, ...]:
+    """Return what tells an open file from all others: its device and number, or its version."""
+    if isinstance(file, RemoteReader):
+        return (file.file.status,)
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino
 
 
+def stamp_opened(file: FileIO | RemoteReader) -> FileStamp:
+    """Return the stamp of an open file."""
+    if isinstance(file, RemoteReader):
+        return file.file.status.make_stamp()
+    return FileStamp.of(file.fileno())
+
+
 def _describe(
-    path: Path,
-    identity: tuple[int, int],
+    path: Place,
+    identity: tuple[Hashable, ...],
     container: Any,
     video: Any,
     duration_s: float,

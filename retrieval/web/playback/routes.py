@@ -24,7 +24,7 @@ from starlette.background import BackgroundTask
 from starlette.convertors import IntegerConvertor, register_url_convertor
 
 from retrieval import VideoIndex
-from retrieval.errors import MissingFileError, UnknownEntryError
+from retrieval.errors import MissingFileError, UnknownEntryError, UnreachableFileError
 from retrieval.results import Video
 from retrieval.web.api import (
     PROBLEMS,
@@ -34,7 +34,6 @@ from retrieval.web.api import (
     TrackAnswer,
     check_ending,
     replace_surrogates,
-    send_video,
 )
 from retrieval.web.files import (
     FileAnswer,
@@ -53,8 +52,10 @@ from retrieval.web.playback.media import (
     PlaybackKind,
     UnplayableError,
     probe_media,
+    stamp_opened,
 )
 from retrieval.web.playback.segments import make_segment
+from retrieval.web.sending import VideoSender, explain_remote_errors
 from retrieval.web.videos import VideoAnswer
 from utils.files import FileStamp, open_resolved
 from utils.times import LONGEST_S
@@ -174,18 +175,25 @@ class Playback:
         pictures: jobs that decode one frame, so that no picture has to wait for a film.
     """
 
-    def __init__(self, index: VideoIndex, cache: DiskCache) -> None:
-        self.index, self.cache = index, cache
+    def __init__(
+        self, index: VideoIndex, cache: DiskCache, sender: VideoSender | None = None
+    ) -> None:
+        self.index, self.cache, self.sender = index, cache, sender or VideoSender()
         self.jobs, self.pictures = JobRunner(), JobRunner()
 
     def open(self, video: Video) -> tuple[Media, str]:
         """Return a video's media, and a key of what is made of it; raises ``UnplayableError``."""
         file = self.index.locate_video(video)
-        try:
-            with open_resolved(file) as opened:
-                stamp = FileStamp.of(opened.fileno())
-        except OSError as error:
-            raise MissingFileError(f"{video.video}: can't be read ({error.strerror})") from error
+        if isinstance(file, Path):
+            try:
+                with open_resolved(file) as opened:
+                    stamp = FileStamp.of(opened.fileno())
+            except OSError as error:
+                text = f"{video.video}: can't be read ({error.strerror})"
+                raise MissingFileError(text) from error
+        else:
+            with explain_remote_errors(file), file.open_reader() as opened:
+                stamp = stamp_opened(opened)
         first_s, duration_s = self.index.first_time(video.id), video.duration_s
         key = f"{_FORM} {file} {stamp.size} {stamp.mtime_ns} {first_s} {duration_s}"
         return probe_media(file, stamp, duration_s, first_s), key
@@ -201,7 +209,9 @@ class Playback:
             )  # fmt: skip
         except MissingFileError as error:
             logger.warning("%s", error)
-            playback = PlaybackAnswer(kind="missing")
+            is_there = isinstance(error, UnreachableFileError)
+            reason = "its store gives nothing; see what the server says" if is_there else None
+            playback = PlaybackAnswer(kind="missing", reason=reason)
         except UnplayableError as error:
             playback = PlaybackAnswer(kind="pictures", reason=str(error))
         found = vars(video) | {
@@ -261,15 +271,16 @@ def build_playback_api(playback: Playback) -> APIRouter:
 
     @route_file(router, "/videos/{video_id:number}/file.{ending}", "video/*", UNKNOWN)
     @route_file(router, "/videos/{video_id:number}/file", "video/*", UNKNOWN)
-    def file(video_id: int, ending: str | None = None) -> FileAnswer:
+    def file(request: Request, video_id: int, ending: str | None = None) -> Response:
         """Send the whole file, or the range that is asked for."""
         found = index.video(video_id)
         check_ending(found.video, ending)
-        kind = get_media_type(found.video)
-        with suppress(UnplayableError):  # it can be saved nevertheless
-            media, _ = playback.open(found)
-            kind = media.media_type if media.kind == "file" else kind
-        return send_video(index.locate_video(found), kind, found.video)
+        kind, place = get_media_type(found.video), index.locate_video(found)
+        if not playback.sender.sends_link(request, place):
+            with suppress(UnplayableError):  # it can be saved nevertheless
+                media, _ = playback.open(found)
+                kind = media.media_type if media.kind == "file" else kind
+        return playback.sender.send(request, place, kind, found.video)
 
     _add_media(router, playback)
     return router

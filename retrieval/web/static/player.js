@@ -171,8 +171,11 @@ export class Player {
     if (!this.entry) return; // closed meanwhile
     const { reason: given } = this.entry.playback;
     const reason = given ? ` (${given})` : "";
+    if (problem === "missing" && given) {
+      return this.showError(`This video can’t be read now${reason}.`);
+    }
     if (problem === "missing") {
-      return this.showError(`The file of this video is missing${reason}: it was moved, renamed or `
+      return this.showError("The file of this video is missing: it was moved, renamed or "
         + "deleted. It is found again when the library is next brought up to date.");
     }
     if (problem === "pictures") {
