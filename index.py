@@ -8,6 +8,7 @@
     python index.py s3://bucket/videos --out my.index/              the videos are in a bucket
     python index.py --verify my.index/                              whether all of it is right
     python index.py my_videos/ --out my.index/ --repair             make anew what is not
+    python index.py my_videos/ --out s3://bucket/videos.lance       in LanceDB: see docs/lance.md
     python search.py my.index/ "a red car passes the sign casino"
 
 What is shown is found by a model. --model takes an image-text tower as it is: a name of the Hugging
@@ -56,6 +57,10 @@ it, and what is damaged is said and not searched. --repair keeps the videos that
 their text, and makes the others anew; where vectors are damaged, only those are embedded again.
 Until that is done the index holds words only. It may be stopped, and is then given again.
 
+A URL of object storage, or a local folder that ends in .lance, as --out is an index in LanceDB
+(pip install -r requirements-scale.txt), whose files --optimize merges; updates do so at their end.
+--repair is for folders.
+
 Videos are embedded in evaluation.precision of the configuration, by default that of training; with
 -r or --model another one can be chosen: --set evaluation.precision=bf16, and with --model how many
 frames of a window are seen: --set data_loader.args.video_params.num_frames=4. Embeddings of several
@@ -103,8 +108,9 @@ def parse_arguments() -> argparse.Namespace:
     videos = "folder of videos, and those in it; may be a URL, as s3://bucket/videos"
     parser.add_argument("videos", type=read_folder, nargs="?", help=videos)
     parser.add_argument("--out", type=parse_location, help="folder of the index")
-    check = "only check an index"
+    check, tidy = "only check an index", "only tidy an index in LanceDB up"
     parser.add_argument("--verify", type=parse_location, metavar="INDEX", help=check)
+    parser.add_argument("--optimize", type=parse_location, metavar="INDEX", help=tidy)
     parser.add_argument("--repair", action="store_true", help="make anew what is damaged")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--model", metavar="TOWER", help="name or folder of an image-text tower")
@@ -123,7 +129,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--speech", action="store_true", help=speech)
     parser.add_argument("--engine", default="rapidocr", help="that spots text (%(default)s)")
     parser.add_argument("--script", help="of the text, as for spot_text.py (latin)")
-    parser.add_argument("--ann", action="store_true", help="FAISS index for a million entries")
+    near = "index of nearest neighbours, for a million entries"
+    parser.add_argument("--ann", action="store_true", help=near)
     parser.add_argument(
         "--vectors", choices=get_args(Vectors), help="a vector a window, or also one a frame"
     )
@@ -135,7 +142,8 @@ def parse_arguments() -> argparse.Namespace:
     add_exclude_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     arguments = parser.parse_args()
-    if arguments.verify is None and None in (arguments.videos, arguments.out):
+    is_alone = arguments.verify is not None or arguments.optimize is not None
+    if not is_alone and None in (arguments.videos, arguments.out):
         parser.error("give a folder of videos, and that of the index as --out")
     if arguments.repair and arguments.dry_run:
         parser.error("--repair writes; --verify INDEX says what is damaged")
@@ -152,14 +160,31 @@ def read_folder(text: str) -> Folder:
 
 def verify(location: str | Path) -> None:
     """Say whether all of an index is right; raises ``UserError`` where it is not."""
-    found = open_store(location).verify()
+    store = open_store(location)
+    found = store.verify()
     for damage in found or ():
         sys.stdout.write(f"{escape(f'{location}/{damage.file}')}: {escape(damage.what)}\n")
+    if found and isinstance(store, FolderStore):
+        raise DamagedIndexError(store.folder, *found[0])
     if found:
-        raise DamagedIndexError(Path(location), *found[0])
+        raise UserError(
+            f"{location}: {found[0].file}: {found[0].what}; the index is damaged: put it back from "
+            "a copy, or remove it and make it anew"
+        )
     has_none = found is None
     said = "has no checksums as yet: an update adds them" if has_none else "all of it is right"
     sys.stdout.write(f"{escape(str(location))}: {said}\n")
+
+
+def optimize(location: str | Path) -> None:
+    """Merge the files of an index in LanceDB, and remove what is of no use any more."""
+    store = open_store(location)
+    if isinstance(store, FolderStore):
+        raise UserError(f"{location}: --optimize is for LanceDB; each update tidies a folder up")
+    if store.read_meta() is None:
+        raise UserError(f"{location}: holds no index as yet; leave out --optimize")
+    store.optimize()
+    sys.stdout.write(f"{escape(str(location))}: is optimized\n")
 
 
 def repair(out: str | Path) -> RepairResult:
@@ -292,6 +317,9 @@ def main() -> int:
     arguments = parse_arguments()
     if arguments.verify is not None:
         verify(arguments.verify)
+        return 0
+    if arguments.optimize is not None:
+        optimize(arguments.optimize)
         return 0
     import torch
 

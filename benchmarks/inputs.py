@@ -394,7 +394,7 @@ def make_index(
     IndexWriter.create(folder, width, (), meta)
     _append_vectors(folder, size, width)
     rows = map_rows(array_file(folder, EMBEDDINGS, 1), np.float32, size, (width,))
-    contents = IndexContents(rows, _draw_words(size, vocabulary), make_vocabulary(vocabulary))
+    contents = IndexContents(rows, draw_words(size, vocabulary), make_vocabulary(vocabulary))
     counts = {"num_rows": size, "commits": 1}
     if vectors == "frames":
         counts["num_frames"] = _append_frames(folder, rows)
@@ -443,7 +443,7 @@ def _append_frames(folder: Path, rows: NDArray) -> int:
     return ENTRY_FRAMES * len(rows)
 
 
-def _draw_words(size: int, vocabulary: int) -> NDArray:
+def draw_words(size: int, vocabulary: int) -> NDArray:
     """Return the numbers (size, ENTRY_WORDS) int32 of the words of each entry."""
     limits = np.cumsum(1 / np.arange(1, vocabulary + 1))
     limits /= limits[-1]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from retrieval.index.folder_store import FolderStore
 from retrieval.index.store import IndexStore
-from utils.errors import UserError
 
 _LANCE = ".lance"  # ending of a table's name
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -20,7 +19,9 @@ def open_store(location: str | Path) -> IndexStore:
         UserError: what that kind of store needs is not installed.
     """
     if is_url(location) or Path(location).suffix == _LANCE:
-        raise UserError(f"{location}: only a folder can hold an index as yet; give one")
+        from retrieval.lance.store import LanceStore  # needs packages that are not always there
+
+        return LanceStore(str(location))
     return FolderStore(Path(location))
 
 

@@ -250,6 +250,8 @@ class IndexUpdate:
                 if not file.has_windows_at(self._writer.read_starts(known.id)):
                     return False
                 self._writer.replace_tracks(known.id, file.video)
+        except IndexFolderError:
+            raise
         except UserError:  # it is said when the video is read
             return False
         return True

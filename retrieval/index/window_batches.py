@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from numpy.typing import NDArray
 
+from retrieval.errors import IndexFolderError
 from retrieval.index.records import NewEntry, NewVideo
 from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.video_file import VideoFile
@@ -87,7 +88,7 @@ def embed_videos(
                     if report is not None:
                         report(name, number / len(file.windows))
             are_read.append(current)
-        except BrokenModelError:
+        except (BrokenModelError, IndexFolderError):  # not the video is to blame
             raise
         except UserError as error:
             waiting[:] = [pair for pair in waiting if pair[0] is not current]
