@@ -4,6 +4,7 @@
     python index.py my_videos/ --model google/siglip2-base-patch16-224 --out my.index/
     python index.py my_videos/ -r RUN/model_best.pth --ocr my_videos_ocr/ --out my.index/
     python index.py my_videos/ --out my.index/ --dry-run            say what that would do
+    python index.py /mnt/videos --out /mnt/my.index --ray           on a Ray cluster: docs/ray.md
     python index.py /mnt/v --out my.index/ --relocate /media/v /mnt/v   the folder lies elsewhere
     python index.py s3://bucket/videos --out my.index/              the videos are in a bucket
     python index.py --verify my.index/                              whether all of it is right
@@ -72,6 +73,7 @@ import argparse
 import logging
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -92,6 +94,7 @@ from retrieval.printing import escape, format_plan, format_result
 from retrieval.spoken.source import SpokenSource
 from utils.cli import add_exclude_argument, positive_int, run_cli
 from utils.errors import UserError
+from utils.ray_pool import add_ray_arguments, open_pool
 from utils.run_dir import setup_logging
 
 if TYPE_CHECKING:  # what imports torch is imported where it is used, for --help comes first
@@ -140,6 +143,7 @@ def parse_arguments() -> argparse.Namespace:
     places = ("OLD", "NEW")
     parser.add_argument("--relocate", type=read_folder, nargs=2, metavar=places, help=relocate)
     add_exclude_argument(parser)
+    add_ray_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     arguments = parser.parse_args()
     is_alone = arguments.verify is not None or arguments.optimize is not None
@@ -357,7 +361,8 @@ def main() -> int:
         precision = model.config.evaluation_precision
     elif arguments.repair and model is not None and meta.get("model") is None:
         precision = meta["successor"].get("precision", "fp32")
-    device = choose_devices(n_gpu, arguments.device)[0]
+    is_shared = arguments.ray is not None  # then the workers use the GPUs
+    device = choose_devices(0 if is_shared else n_gpu, arguments.device)[0]
     options = IndexOptions(
         window_s=arguments.window,
         stride_s=arguments.stride,
@@ -368,7 +373,8 @@ def main() -> int:
         replace_model=arguments.replace_model,
         vectors=arguments.vectors,
     )
-    result = update_index(roots, arguments.out, model, source, options)
+    with open_pool(arguments, uses_model=model is not None) as pool:
+        result = update_index(roots, arguments.out, model, source, replace(options, pool=pool))
     sys.stdout.write(format_result(result, arguments.out))
     return 1 if result.failed else 0
 

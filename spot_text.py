@@ -4,6 +4,7 @@
     python spot_text.py my_videos/ --out my_ocr/ --workers 8 --every 1
     python spot_text.py my_videos/ --out my_ocr/ --script chinese
     python spot_text.py my_videos/ --out my_ocr/ --rec_model cyrillic.onnx --rec_keys keys.txt
+    python spot_text.py /mnt/videos --out /mnt/ocr --ray           on a Ray cluster, see docs/ray.md
 
 Writes one OCR document for each video, in the form of TextVR's Kwai_VideoOCR: my_videos/a/b.mp4
 has my_ocr/a/b.mp4.json. train.py and test.py read them with data_loader.args.ocr_dir. Linked files
@@ -38,10 +39,11 @@ from retrieval.spoken.folder import transcribe_folder
 from retrieval.spoken.transcription import identify_recogniser
 from retrieval.spotting.folder import spot_folder
 from retrieval.spotting.scripts import SCRIPTS
-from retrieval.spotting.text_spotter import build_spotter
+from retrieval.spotting.text_spotter import TextSpotter, build_spotter
 from retrieval.spotting.video import EVERY_S, READER
 from utils.cli import add_exclude_argument, positive_int, run_cli
-from utils.processes import count_cpus
+from utils.processes import RunTasks, count_cpus
+from utils.ray_pool import add_ray_arguments, open_pool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -54,8 +56,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", type=Path, required=True, help="the folder for the documents")
     every = "seconds between two frames that are looked at (default: %(default)s)"
     add("--every", type=parse_seconds, default=EVERY_S, metavar="S", help=every)
-    workers = "processes (default: %(default)s)"
-    add("--workers", type=positive_int, default=count_cpus(), help=workers)
+    workers = f"processes (default: {count_cpus()}, or as many as a cluster has room for)"
+    add("--workers", type=positive_int, metavar="N", help=workers)
+    add_ray_arguments(parser)
     engine = "what reads the text (default: %(default)s)"
     add("--engine", default="rapidocr", metavar="NAME", help=engine)
     script = f"letters that may be read: {', '.join(SCRIPTS)} (default: latin)"
@@ -97,33 +100,43 @@ def _parse_number(text: str, low: float, high: float, expected: str) -> float:
 def main() -> int:
     """Run the command."""
     arguments = parse_arguments()
-    speech = arguments.speech or arguments.force_speech
-    if speech:
+    if arguments.speech or arguments.force_speech:
         identify_recogniser()  # before hours are spent on what can be seen
     names = ("script", "rec_model", "rec_keys", "min_score", "max_side")
     spotter = build_spotter(arguments.engine, {name: getattr(arguments, name) for name in names})
+    with open_pool(arguments, arguments.workers) as pool:
+        return write_documents(arguments, spotter, None if pool is None else pool.run_tasks)
+
+
+def write_documents(
+    arguments: argparse.Namespace, spotter: TextSpotter, run: RunTasks | None
+) -> int:
+    """Do what the command line asks for; returns the exit code."""
+    workers = arguments.workers or count_cpus()
     outcome = spot_folder(
         arguments.videos,
         arguments.out,
         spotter,
         every=arguments.every,
         reader=arguments.reader,
-        workers=arguments.workers,
+        workers=workers,
         overwrite=arguments.overwrite,
         exclude=arguments.exclude or (),
+        run=run,
     )
     text = f"{outcome.num_spotted} videos spotted, {outcome.num_lines} lines of text"
     text += f"; {outcome.num_kept} kept" if outcome.num_kept else ""
     text += f"; {outcome.num_failed} failed" if outcome.num_failed else ""
     sys.stdout.write(f"{arguments.out}: {text}\n")
     num_failed = outcome.num_failed
-    if speech:
+    if arguments.speech or arguments.force_speech:
         heard = transcribe_folder(
             arguments.videos,
             arguments.out,
-            arguments.workers,
+            workers,
             arguments.force_speech,
             arguments.exclude or (),
+            run,
         )
         sys.stdout.write(f"{arguments.out}: {heard.summarize()}\n")
         num_failed += heard.num_failed

@@ -3,6 +3,7 @@
     python test.py -r RUN/model_best.pth --sim_path out/sim_matrix.npy
     python test.py -r RUN/model_best.pth -c configs/TextVR_fusion.json --save_feats feats/
     python test.py -r RUN/model_best.pth --save_feats feats/ --no_matrix    # metrics in blocks
+    python test.py -r RUN/model_best.pth --save_feats feats/ --ray          # see docs/ray.md
     python test.py -c configs/TextVR_word_overlap.json         # a model without weights
     python test.py -c configs/zero_shot.json                   # a pretrained tower as it is
 
@@ -48,7 +49,13 @@ from evaluation.results import (
     write_evaluation,
 )
 from evaluation.similarity_blocks import plan_matrix
-from parse_config import add_config_arguments, load_config, load_run_config
+from parse_config import (
+    add_config_arguments,
+    config_from_dict,
+    load_config,
+    load_run_config,
+    resolve_config,
+)
 from trainer.build import (
     build_criterion,
     build_loader,
@@ -57,12 +64,14 @@ from trainer.build import (
     open_split,
 )
 from trainer.checkpointing import load_model
+from trainer.encoding_work import TestedModel, encode_by_workers
 from trainer.selection import find_selection
 from utils.cli import positive_int, run_cli
 from utils.distributed import gather_objects, get_dist_info
 from utils.errors import UserError
 from utils.launch import choose_devices, join_run, must_launch, relaunch_for_each
 from utils.precision import Precision
+from utils.ray_pool import add_ray_arguments, open_pool
 from utils.run_dir import setup_logging
 
 logger = logging.getLogger("test")
@@ -102,6 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     text = "one of valid_data_loader in place of data_loader"
     which.add_argument("--valid_loader", type=int, metavar="NUMBER", help=text)
     add_postprocess_arguments(parser)
+    add_ray_arguments(parser)
     arguments = parser.parse_args()
     if arguments.resume is None and arguments.config is None:
         parser.error(
@@ -163,7 +173,9 @@ def main() -> int:
     else:
         config = load_run_config(arguments.resume, arguments.config, overrides)
     checkpoint = find_tested_checkpoint(config, arguments.resume)
-    devices = choose_devices(config.n_gpu, arguments.device)
+    # The workers of a cluster are the parallelism.
+    n_gpu = config.n_gpu if arguments.ray is None else min(1, config.n_gpu)
+    devices = choose_devices(n_gpu, arguments.device)
     if must_launch(devices):
         return relaunch_for_each(devices)
     with join_run(devices, config.trainer.rank_timeout) as device:
@@ -189,9 +201,20 @@ def main() -> int:
             name = name_embeddings(config, checkpoint, arguments.split, which)
             options = identity, arguments.shard_size, arguments.overwrite
             kept = EmbeddingFiles.open(arguments.save_feats, name, *options)
-        with kept as files:
+        with kept as files, open_pool(arguments, uses_model=True) as pool:
+            elsewhere = None
+            if pool is not None:
+                place = which | {"split": arguments.split}
+                load = partial(config_from_dict, resolve_config(config), config.name)
+                tested = TestedModel.of(load, checkpoint, place, model, loader)
+                elsewhere = encode_by_workers(pool, tested)
             evaluation = Evaluator(config.metrics, criterion, precision).run(
-                model, loader, files=files, with_matrix=with_matrix, only_main=True
+                model,
+                loader,
+                files=files,
+                with_matrix=with_matrix,
+                only_main=True,
+                elsewhere=elsewhere,
             )
         if get_dist_info().is_main:
             after = arguments.postprocess, arguments.temperature

@@ -34,11 +34,16 @@ class DataReport:
         for video in batch.unreadable:
             self._add_unreadable(video)
         for path in batch.ocr_missing:
-            if path not in self.ocr_missing:
-                self.ocr_missing.add(path)
-                text = "no OCR document: %s; its video has no words"
-                self._warn(len(self.ocr_missing), text, path)
+            self._add_missing(path)
         self.ocr_skipped |= batch.ocr_skipped
+
+    def take(self, other: "SilentReport") -> None:
+        """Take in a report of which nothing was logged; what is new is logged now."""
+        for path, reason in other.unreadable.items():
+            self._add_unreadable(Unreadable(path, reason))
+        for path in sorted(other.ocr_missing):
+            self._add_missing(path)
+        self.ocr_skipped |= other.ocr_skipped
 
     def merge(self, other: "DataReport") -> None:
         """Take in another report."""
@@ -68,6 +73,12 @@ class DataReport:
             text = "%s: %s; a black clip stands in"
             self._warn(len(self.unreadable), text, video.path, video.reason)
 
+    def _add_missing(self, path: str) -> None:
+        if path not in self.ocr_missing:
+            self.ocr_missing.add(path)
+            text = "no OCR document: %s; its video has no words"
+            self._warn(len(self.ocr_missing), text, path)
+
     @staticmethod
     def _warn(number: int, text: str, *values: str) -> None:
         """Log the first of a kind; thousands of lines would hide everything else."""
@@ -95,3 +106,11 @@ class DataReport:
             write_json(path, value)
         except OSError as error:
             logger.error("NOT WRITTEN: %s (%s)", path, error.strerror)
+
+
+class SilentReport(DataReport):
+    """A report of which nothing is logged: whoever it is sent to says it (``DataReport.take``)."""
+
+    @staticmethod
+    def _warn(number: int, text: str, *values: str) -> None:
+        """Say nothing."""

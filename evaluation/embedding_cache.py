@@ -8,6 +8,7 @@ Shapes: N distinct texts, T tokens, D width of their vectors.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
@@ -53,6 +54,12 @@ class EmbeddingCache:
     def __init__(self, texts: Sequence[TokenIds], vectors: Tensor) -> None:
         self.vectors = vectors
         self._row = {text: row for row, text in enumerate(texts)}
+
+    def to(self, device: torch.device) -> "EmbeddingCache":
+        """Return the same with its vectors on another device."""
+        moved = copy(self)
+        moved.vectors = self.vectors.to(device)
+        return moved
 
     def find_rows(self, texts: Iterable[TokenIds]) -> Tensor:
         """Return the row of each text, int64 on the CPU; raises ``KeyError``."""

@@ -4,7 +4,8 @@ Shapes: Q captions, V videos, E width of the common space.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -22,7 +23,7 @@ from base.base_dataset import BaseTextVideoDataset
 from base.base_model import RetrievalModel
 from base.criterion import Criterion
 from base.registry import METRICS
-from evaluation.data_report import DataReport
+from evaluation.data_report import DataReport, SilentReport
 from evaluation.embedding_cache import EmbeddingCache, MustStop, encode_texts
 from evaluation.embedding_files import EmbeddingFiles
 from evaluation.prefetch import move_to_device, prefetch_to_device
@@ -72,7 +73,7 @@ class Evaluation:
     shuffled: bool
 
 
-class _Captions:
+class Captions:
     """The captions of a data set, each distinct one encoded once."""
 
     def __init__(self, loader: BaseDataLoader, cache: EmbeddingCache) -> None:
@@ -84,6 +85,12 @@ class _Captions:
         self._first = counts.cumsum(0) - counts  # (V,)
         # The further windows of a video are samples without a caption.
         self._one_each = len(loader.dataset) == len(entries) and bool((counts > 0).all())
+
+    def to(self, device: torch.device) -> "Captions":
+        """Return the same with its vectors on another device."""
+        moved = copy(self)
+        moved.vectors = self.vectors.to(device)
+        return moved
 
     def get_first(self, video_index: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the first captions of videos, (B, E), and their ids, (B,), equal for equal texts.
@@ -97,8 +104,8 @@ class _Captions:
 
 
 @dataclass
-class _EncodedBatch:
-    """The videos of a batch.
+class EncodedBatch:
+    """The videos of a batch, as they are encoded.
 
     Attributes:
         number: of the batch, over all processes.
@@ -113,6 +120,13 @@ class _EncodedBatch:
     loss_sum: float | None
 
 
+# Encodes the batches of a loader elsewhere, in their order: captions, words, first batch, and one
+# more than the last -> some batches at a time, with what of their data could not be used.
+EncodeElsewhere = Callable[
+    [Captions, EmbeddingCache | None, int, int], Iterator[tuple[list[EncodedBatch], SilentReport]]
+]
+
+
 class _EncodedVideos:
     """The videos of batches of all processes.
 
@@ -120,7 +134,7 @@ class _EncodedVideos:
         batches: which together have all samples of the videos first … stop - 1, and maybe others.
     """
 
-    def __init__(self, batches: Iterable[_EncodedBatch]) -> None:
+    def __init__(self, batches: Iterable[EncodedBatch]) -> None:
         self.batches = sorted(batches, key=lambda batch: batch.number)
 
     def videos(self, first: int, stop: int) -> Tensor:
@@ -193,6 +207,7 @@ class Evaluator:
         files: EmbeddingFiles | None = None,
         with_matrix: bool = True,
         only_main: bool = False,
+        elsewhere: EncodeElsewhere | None = None,
     ) -> Evaluation | None:
         """Evaluate; deterministic, and the model's mode is left as it was.
 
@@ -206,6 +221,7 @@ class Evaluator:
                 computed again. The first process alone has them in the end.
             with_matrix: whether the whole similarity matrix is made.
             only_main: only the first process needs the evaluation; it alone makes a matrix.
+            elsewhere: encodes the videos in the place of this process, which is the only one.
 
         Returns:
             None where some process was told to stop, and in all but the first process with
@@ -234,11 +250,13 @@ class Evaluator:
             queries = encode_texts(*texts, must_stop, "captions", files if has_captions else None)
             if queries is None:
                 return None
-            captions = _Captions(loader, queries)
+            captions = Captions(loader, queries)
             if files is not None:
                 ids = [entry.id for entry in loader.dataset.entries]
                 files.write_order(ids, captions.rows.numpy(), captions.video_of_query.numpy())
-            videos = self._encode_videos(model, loader, captions, words, must_stop, files)
+            videos = self._encode_videos(
+                model, loader, captions, words, must_stop, files, elsewhere
+            )
         finally:
             model.train(was_training)
             self.criterion.train(was_training)
@@ -250,15 +268,19 @@ class Evaluator:
         self,
         model: RetrievalModel,
         loader: BaseDataLoader,
-        captions: _Captions,
+        captions: Captions,
         words: EmbeddingCache | None,
         must_stop: MustStop,
         files: EmbeddingFiles | None,
+        elsewhere: EncodeElsewhere | None,
     ) -> _Videos | None:
         """Encode the videos that are not in files yet; None where some process must stop."""
         info, report = get_dist_info(), DataReport()
         first, ends = _plan_rounds(loader, files)
-        batches = self._encode_batches(model, loader, captions, words, must_stop, first, report)
+        if elsewhere is None:
+            batches = self._encode_batches(model, loader, captions, words, must_stop, first, report)
+        else:
+            batches = _receive_batches(elsewhere, captions, words, first, loader, report)
         collected, num_taken = _EncodedVideos(()), 0  # what is not complete yet
         for end in ends:
             num_own = len(range(first + info.rank, end, info.world_size))
@@ -292,17 +314,17 @@ class Evaluator:
         self,
         model: RetrievalModel,
         loader: BaseDataLoader,
-        captions: _Captions,
+        captions: Captions,
         words: EmbeddingCache | None,
         must_stop: MustStop,
         first: int,
         report: DataReport,
-    ) -> Iterator[_EncodedBatch]:
+        with_bar: bool = True,
+    ) -> Iterator[EncodedBatch]:
         """Encode this process's batches from number ``first`` on, until it must stop."""
         info = get_dist_info()
-        bar = tqdm(
-            loader, desc=loader.name, unit="batch", dynamic_ncols=True, disable=not info.is_main
-        )
+        is_silent = not (info.is_main and with_bar)
+        bar = tqdm(loader, desc=loader.name, unit="batch", dynamic_ncols=True, disable=is_silent)
         move = partial(move_to_device, loader=loader, words=words, device=self.device)
         for number, (read, batch) in enumerate(prefetch_to_device(bar, move, self.device)):
             if must_stop():
@@ -316,7 +338,28 @@ class Evaluator:
                 text, caption_ids = caption
                 loss_sum = float(self.criterion(text, video, caption_ids)[0]) * len(batch)
             number = first + info.rank + number * info.world_size
-            yield _EncodedBatch(number, video.cpu(), read.video_index, loss_sum)
+            yield EncodedBatch(number, video.cpu(), read.video_index, loss_sum)
+
+    @torch.no_grad()
+    def encode_range(
+        self,
+        model: RetrievalModel,
+        loader: BaseDataLoader,
+        captions: Captions,
+        words: EmbeddingCache | None,
+        first: int,
+        stop: int,
+    ) -> tuple[list[EncodedBatch], SilentReport]:
+        """Encode the batches ``first`` to ``stop`` - 1 of a loader, as a part of ``run`` elsewhere.
+
+        Args:
+            model: in evaluation mode.
+            captions, words: of the whole data set, on the device of the model.
+        """
+        report = SilentReport()
+        loader.set_epoch(0, stop, first)
+        parts = model, loader, captions, words, lambda: False
+        return list(self._encode_batches(*parts, first, report, with_bar=False)), report
 
     def _compare(self, text: Tensor, video: Tensor, device: torch.device | None = None) -> Tensor:
         """Return the similarities; computed on the CPU, unless the criterion learns them."""
@@ -325,7 +368,7 @@ class Evaluator:
 
     def _make_evaluation(
         self,
-        captions: _Captions,
+        captions: Captions,
         videos: _Videos,
         loader: BaseDataLoader,
         with_matrix: bool,
@@ -368,6 +411,24 @@ class Evaluator:
             "use an earlier checkpoint, and lower optimizer.args.lr if it came from training"
             f"{self.precision.explain_overflow()}"
         )
+
+
+def _receive_batches(
+    elsewhere: EncodeElsewhere,
+    captions: Captions,
+    words: EmbeddingCache | None,
+    first: int,
+    loader: BaseDataLoader,
+    report: DataReport,
+) -> Iterator[EncodedBatch]:
+    """Yield the batches that are encoded elsewhere, from number ``first`` on."""
+    total = -(-len(loader.dataset) // loader.batch_size)
+    with tqdm(total=total - first, desc=loader.name, unit="batch", dynamic_ncols=True) as bar:
+        for batches, other in elsewhere(captions, words, first, total):
+            report.take(other)
+            for batch in batches:
+                yield batch
+                bar.update()
 
 
 def _plan_rounds(loader: BaseDataLoader, files: EmbeddingFiles | None) -> tuple[int, list[int]]:

@@ -2,6 +2,7 @@
 
     python -m tools.cache_frames -c CONFIG                      what train.py reads
     python -m tools.cache_frames -c CONFIG --split test         what test.py reads
+    python -m tools.cache_frames -c CONFIG --ray                on a Ray cluster, see docs/ray.md
     python -m tools.cache_frames -c CONFIG --verify             compare with the checksums
     python -m tools.cache_frames -c CONFIG --to_tars DIR        write webdataset tars of the cache
     python -m tools.cache_frames -c CONFIG --from_tars TAR ...  read such tars, files or URLs
@@ -37,6 +38,7 @@ from utils.cli import positive_int, run_cli
 from utils.distributed import show_progress
 from utils.errors import UserError, escape_unprintable
 from utils.processes import count_cpus
+from utils.ray_pool import RayPool, add_ray_arguments, open_pool
 from utils.remote_files import Location, RemoteError, expand_location, join_location
 
 PER_INTERVAL = 4  # candidates of training
@@ -65,8 +67,10 @@ def parse_arguments() -> argparse.Namespace:
         "which changes them",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=positive_int, default=count_cpus(), help="(default: %(default)s)"
-    )
+        "--workers", type=positive_int, metavar="N",
+        help=f"processes (default: {count_cpus()}, or as many as a cluster has room for)",
+    )  # fmt: skip
+    add_ray_arguments(parser)
     parser.add_argument(
         "--shard_mb", type=positive_int, default=SHARD_BYTES // 10**6, metavar="MB",
         help="size of the files of frames (default: %(default)s)",
@@ -111,10 +115,16 @@ def choose_format(spec: FrameSpec, arguments: argparse.Namespace) -> StorageForm
     return StorageFormat(arguments.format, quality, per_interval, size)
 
 
-def fill(dataset: TextVideoDataset, root: Path, arguments: argparse.Namespace) -> int:
+def fill(
+    dataset: TextVideoDataset, root: Path, arguments: argparse.Namespace, pool: RayPool | None
+) -> int:
     """Make what a data set's cache lacks; returns the number of unreadable videos."""
     storage = choose_format(FrameSpec.of(dataset), arguments)
-    result = fill_cache(dataset, root, storage, arguments.workers, get_shard_bytes(arguments))
+    if pool is None:
+        workers, run = arguments.workers or count_cpus(), None
+    else:
+        workers, run = pool.count_workers(), pool.run_tasks
+    result = fill_cache(dataset, root, storage, workers, get_shard_bytes(arguments), run)
     readable = result.num_videos - len(result.errors)
     sys.stdout.write(
         f"{result.store.folder}: {readable} of {result.num_videos} videos, {result.num_read} of "
@@ -166,6 +176,12 @@ def main() -> int:
     config = load_config(arguments.config, arguments.overrides)
     if not describe_model_input(config.arch).uses_vision:
         raise UserError(f"{arguments.config}: its model uses no frames, so none are cached")
+    with open_pool(arguments, arguments.workers) as pool:
+        return 1 if do_splits(config, arguments, pool) else 0
+
+
+def do_splits(config: Config, arguments: argparse.Namespace, pool: RayPool | None) -> int:
+    """Do what the command line asks for with each split; returns the number of errors."""
     num_errors = 0
     for split, place in list_places(config, arguments):
         key = place["key"]
@@ -192,8 +208,8 @@ def main() -> int:
             tars, spec = expand_tars(arguments.from_tars), FrameSpec.of(dataset)
             num_errors += tell(import_tars(spec, tars, root, get_shard_bytes(arguments)))
         else:
-            num_errors += fill(dataset, root, arguments)
-    return 1 if num_errors else 0
+            num_errors += fill(dataset, root, arguments, pool)
+    return num_errors
 
 
 def list_places(

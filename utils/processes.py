@@ -64,10 +64,16 @@ class TaskFailed(NamedTuple):
     traceback: str | None = None
 
 
-class _Abort(NamedTuple):
+class Abort(NamedTuple):
     """No task can be done: the run ends."""
 
     reason: str
+
+
+# What does the same as ``run_tasks`` elsewhere (``utils.ray_pool``), of make_work and tasks.
+RunTasks = Callable[
+    [Callable[[], Work], Sequence[Any]], Iterator[TaskProgress | TaskDone | TaskFailed]
+]
 
 
 def count_cpus() -> int:
@@ -85,6 +91,7 @@ def map_tasks(
     chunk: int = 1,
     remedy: str = "Give fewer --workers, or choose another video reader",
     unit: str = " files",
+    run: RunTasks | None = None,
 ) -> list[Result]:
     """Apply a function to every task, with a progress bar; the results are in the tasks' order.
 
@@ -92,6 +99,7 @@ def map_tasks(
         function: raises ``UserError`` for what the user can mend, which ends the run.
         chunk: tasks that a process is handed at a time.
         remedy: what may help where a process dies.
+        run: does the work in the place of processes of this machine.
 
     Raises:
         UserError: a task failed, or its process died, for want of memory or in a decoder.
@@ -106,14 +114,19 @@ def map_tasks(
     )
     results: list[Any] = [None] * len(tasks)
     with bar:
-        if min(workers, len(tasks)) <= 1:
+        if run is None and min(workers, len(tasks)) <= 1:
             for number, task in enumerate(tasks):
                 results[number] = function(task)
                 bar.update()
             return results
         starts = range(0, len(tasks), chunk)
         chunks = [tasks[start : start + chunk] for start in starts]
-        for event in run_tasks(partial(_map_work, function), chunks, min(workers, len(chunks))):
+        make_work = partial(_map_work, function)
+        if run is None:
+            events = run_tasks(make_work, chunks, min(workers, len(chunks)))
+        else:
+            events = run(make_work, chunks)
+        for event in events:
             if isinstance(event, TaskFailed) and event.traceback is not None:
                 raise RuntimeError(f"{label}, in a process: {event.traceback}")
             if isinstance(event, TaskFailed):
@@ -169,7 +182,7 @@ def run_tasks(
                 if worker.connection not in ready and worker.process.sentinel not in ready:
                     continue
                 event = _receive_event(worker)
-                if isinstance(event, _Abort):
+                if isinstance(event, Abort):
                     raise UserError(event.reason)
                 yield event
                 if isinstance(event, TaskProgress):
@@ -185,6 +198,22 @@ def run_tasks(
     finally:
         for worker in team:
             _end_worker(worker)
+
+
+def run_in_order(
+    events: Iterator[TaskProgress | TaskDone | TaskFailed],
+) -> Iterator[TaskProgress | TaskDone | TaskFailed]:
+    """Pass on what became of tasks in the order of the tasks; what comes early is held back."""
+    held: dict[int, TaskDone | TaskFailed] = {}
+    following = 0
+    for event in events:
+        if isinstance(event, TaskProgress):
+            yield event
+            continue
+        held[event.number] = event
+        while following in held:
+            yield held.pop(following)
+            following += 1
 
 
 def _start_worker(make_work: Callable[[], Work], number: int, task: Any) -> _Worker:
@@ -214,7 +243,7 @@ def _end_worker(worker: _Worker) -> None:
     worker.connection.close()
 
 
-def _receive_event(worker: _Worker) -> TaskProgress | TaskDone | TaskFailed | _Abort:
+def _receive_event(worker: _Worker) -> TaskProgress | TaskDone | TaskFailed | Abort:
     """Return what a worker has to say, or what its death says."""
     try:
         if worker.connection.poll():
@@ -238,7 +267,7 @@ def _serve_tasks(make_work: Callable[[], Work], connection: Connection, parent: 
     try:
         work = make_work()
     except UserError as error:
-        connection.send(_Abort(str(error)))
+        connection.send(Abort(str(error)))
         return
     while True:
         while not connection.poll(_POLL_S):
@@ -249,22 +278,23 @@ def _serve_tasks(make_work: Callable[[], Work], connection: Connection, parent: 
             _end_if_orphaned(parent)
             connection.send(TaskProgress(number, share))
 
-        connection.send(_run_task(work, number, task, tell))
+        connection.send(run_task(work, number, task, tell))
 
 
-def _run_task(
+def run_task(
     work: Work, number: int, task: Any, tell: Callable[[float], None]
-) -> TaskDone | TaskFailed | _Abort:
+) -> TaskDone | TaskFailed | Abort:
+    """Do a task, and return what became of it."""
     try:
         return TaskDone(number, work(task, tell))
     except UserError as error:
-        return _Abort(str(error))
+        return Abort(str(error))
     except TaskError as error:
         return TaskFailed(number, str(error))
     except OSError as error:
         if error.errno in _DISK_FULL:
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-            return _Abort(f"{where}{error.strerror}: free some space, or write to another folder")
+            return Abort(f"{where}{error.strerror}: free some space, or write to another folder")
         return TaskFailed(number, str(error))
     except Exception as error:  # whatever a library makes of a strange file; it is told, not hidden
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -14,7 +14,7 @@ a URL by ranges of bytes. The videos need not be there; one that is, and differs
 was cached, is an error.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +41,8 @@ from data_loader.readers.base_reader import VideoError, VideoReader
 from data_loader.readers.video_readers import open_video
 from data_loader.transforms import resize
 from utils.errors import UserError
-from utils.processes import map_tasks
+from utils.processes import RunTasks, map_tasks
+from utils.ray_pool import check_shared
 from utils.remote_files import Location, join_location
 
 COMMAND = "python -m tools.cache_frames -c CONFIG"
@@ -64,11 +65,14 @@ def fill_cache(
     storage: StorageFormat,
     workers: int,
     shard_bytes: int = SHARD_BYTES,
+    run: RunTasks | None = None,
 ) -> FillResult:
     """Store the frames of a data set's videos that a cache lacks, or that were changed since.
 
     Args:
+        workers: processes; as many parts are made of what is missing, at least.
         shard_bytes: how large a shard becomes; a video's frames are never in two of them.
+        run: does the work in the place of processes of this machine.
 
     Raises:
         UserError: the cache is of another kind, or in use; a process died, or the reader's library
@@ -94,7 +98,9 @@ def fill_cache(
             _write_shards, store, dataset.options.reader, _Shards(shard_bytes, step=len(parts))
         )
         try:
-            map_tasks(write, tasks, workers, spec.name, unit=" shards")
+            if run is not None:
+                write = partial(_write_elsewhere, [store.folder, dataset.data_dir], write)
+            map_tasks(write, tasks, workers, spec.name, unit=" shards", run=run)
         finally:
             store.write_shard_list()
     cached = store.read_videos()
@@ -107,6 +113,11 @@ class _Shards(NamedTuple):
 
     max_bytes: int  # of a shard of more than one video
     step: int  # from the number of one of a task's shards to the next
+
+
+def _write_elsewhere(paths: list[Path], write: Callable[[Any], None], task: Any) -> None:
+    check_shared(paths)  # a machine without the videos would take them all for unreadable
+    write(task)
 
 
 def _write_shards(

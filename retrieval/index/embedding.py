@@ -60,6 +60,10 @@ class ModelFile:
         """What the model is called in messages."""
         return self.config.name
 
+    def list_files(self) -> list[Path]:
+        """Return the files and folders that the weights are read from, as far as they are known."""
+        return [] if self.path is None else [self.path]
+
     def resolve_config(self) -> dict[str, Any]:
         """Return the configuration as an index keeps it, which holds from any current folder."""
         tokenizers = self.model_input.tokenizer_name, self.model_input.word_tokenizer_name

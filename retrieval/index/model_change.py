@@ -13,6 +13,7 @@ update that follows takes such a file for a new one, and reports it where it can
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,12 +35,14 @@ from retrieval.index.store import IndexStore, StoreWriter
 from retrieval.index.unfinished import UnfinishedVideos
 from retrieval.index.vectors import Vectors
 from retrieval.index.video_file import ReadingParams, VideoFile, choose_start
+from retrieval.index.video_work import VideoTask, VideoWork, WorkerModel, read_by_workers
 from retrieval.index.window_batches import embed_videos
 from utils.errors import UserError
 from utils.files import write_json
 
 if TYPE_CHECKING:
     from retrieval.index.embedding import ModelFile, WindowEncoder
+    from utils.ray_pool import RayPool
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +119,7 @@ def embed_anew(
     batch_size: int,
     vectors: Vectors | None = None,
     progress: EmbeddingProgress | None = None,
+    pool: "RayPool | None" = None,
 ) -> int:
     """Embed all entries of an index by another model, and switch to it.
 
@@ -125,6 +129,7 @@ def embed_anew(
         source: that has found the documents of the folders' videos.
         vectors: as in ``save_model``.
         progress: told what is embedded, in the place of a bar.
+        pool: reads and embeds the videos, in the place of this process.
 
     Returns:
         How many videos have their embeddings.
@@ -150,24 +155,44 @@ def embed_anew(
         if not done.issuperset(entry.id for entry in entries[video.id])
         and _has_content(roots, name, video)
     ]
-    params = model.reading_params(*windows)
-    open_file = partial(_open_known, writer, roots, params, source, known, entries)
-    bar = tqdm(left, desc="embedding", unit="video", dynamic_ncols=True, disable=bool(progress))
+    params, encoder = model.reading_params(*windows), load_encoder()
+    describe = partial(_describe_known, writer, known, entries)
     if progress is not None:
         progress.begin(left)
     reasons: dict[str, str] = {}
-    frames, precision = keeps_frames(writer.meta["successor"]), load_encoder().precision.name
-    settings = [windows, precision, frames]
+    frames = keeps_frames(writer.meta["successor"])
+    settings = [windows, encoder.precision.name, frames]
     unfinished = UnfinishedVideos(store.work_folder, identity, settings, params.uses_ocr)
-    for complete, failed in embed_videos(
-        bar,
-        open_file,
-        load_encoder(),
-        batch_size,
-        frames,
-        unfinished,
-        progress and progress.advance,
-    ):
+    if pool is None:
+        bar = tqdm(left, desc="embedding", unit="video", dynamic_ncols=True, disable=bool(progress))
+        embedded = embed_videos(
+            bar,
+            lambda name: describe(name).open(roots, params, source),
+            encoder,
+            batch_size,
+            frames,
+            unfinished,
+            progress and progress.advance,
+        )
+    else:
+        work = VideoWork(
+            roots,
+            store.work_folder.absolute(),
+            params,
+            source,
+            WorkerModel.of(model, encoder, pool),
+            batch_size,
+            frames,
+            unfinished,
+            spots_text=False,
+        )
+        tasks = _KnownVideos(left, partial(describe, sent_with=params.uses_ocr))
+        read = read_by_workers(pool, work, tasks, "embedding")
+        embedded = (
+            ([], {name: found}) if isinstance(found, str) else ([found.video], {})
+            for name, found in zip(left, read, strict=True)
+        )
+    for complete, failed in embedded:
         reasons |= failed
         for video in complete:
             ids = (entry.id for entry in entries[known[video.path].id])
@@ -204,34 +229,74 @@ def _has_content(roots: Roots, name: str, video: KnownVideo) -> bool:
         return False
 
 
-@contextmanager
-def _open_known(
+@dataclass(frozen=True)
+class _KnownVideo(VideoTask):
+    """A video of the index; the windows of its file are embedded that it has entries of.
+
+    Attributes:
+        known: what the index has of it.
+        before: when its entries begin, in seconds.
+        read_stored: gives the lines of text that the index has of it.
+    """
+
+    known: KnownVideo
+    before: list[float]
+    read_stored: Callable[[], list[KnownLine]]
+
+    @contextmanager
+    def open(self, roots: Roots, params: ReadingParams, source: OcrSource) -> Iterator[VideoFile]:
+        """Open its file; raises ``UserError`` where its windows are others by now."""
+        video = self.known
+        with (
+            roots.open_video(self.name) as opened,
+            open_tolerantly(opened.path, params.reader) as reader,
+        ):
+            lines: Sequence[OcrLine] = ()
+            if params.uses_ocr:
+                size = reader.width, reader.height
+                times = reader.times() + choose_start(reader, self.before)
+                stored = self.read_stored
+                lines = _read_lines(source, self.name, opened.path, video, stored, times, size)
+            stamps = video.stamp, video.ocr_stamp
+            file = VideoFile(self.name, stamps, reader, lines, params, self.before)
+            if not file.has_windows_at(self.before):
+                raise UserError(f"{self.name}: is cut into other windows than when it was indexed")
+            yield file
+
+
+def _describe_known(
     writer: StoreWriter,
-    roots: Roots,
-    params: ReadingParams,
-    source: OcrSource,
     known: Mapping[str, KnownVideo],
     entries: Mapping[int, Sequence[KnownEntry]],
     name: str,
-) -> Iterator[VideoFile]:
-    """Open a video of the index; raises ``UserError`` where its windows are others by now."""
+    sent_with: bool | None = None,
+) -> _KnownVideo:
+    """Describe a video of the index.
+
+    Args:
+        sent_with: whether its lines are sent with it to another process; None: it stays here, and
+            they are read where they are needed.
+    """
     video = known[name]
     # Windows of which nothing can be decoded have no entry.
     before = [entry.start_s for entry in entries[video.id]]
-    with (
-        roots.open_video(name) as opened,
-        open_tolerantly(opened.path, params.reader) as reader,
-    ):
-        lines: Sequence[OcrLine] = ()
-        if params.uses_ocr:
-            size = reader.width, reader.height
-            stored = partial(writer.read_lines, video.id)
-            times = reader.times() + choose_start(reader, before)
-            lines = _read_lines(source, name, opened.path, video, stored, times, size)
-        file = VideoFile(name, (video.stamp, video.ocr_stamp), reader, lines, params, before)
-        if not file.has_windows_at(before):
-            raise UserError(f"{name}: is cut into other windows than when it was indexed")
-        yield file
+    read_stored = partial(writer.read_lines, video.id)
+    if sent_with is not None:
+        read_stored = partial(list, read_stored() if sent_with else ())
+    return _KnownVideo(name, None, video, before, read_stored)
+
+
+class _KnownVideos(Sequence[_KnownVideo]):
+    """Videos of the index that are described when they are sent: all their lines would be many."""
+
+    def __init__(self, names: Sequence[str], describe: Callable[[str], _KnownVideo]) -> None:
+        self._names, self._describe = names, describe
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, number: int) -> _KnownVideo:
+        return self._describe(self._names[number])
 
 
 def _read_lines(

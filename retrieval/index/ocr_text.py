@@ -13,7 +13,7 @@ from data_loader.ocr.ocr_words import OcrLine, load_ocr_document, parse_document
 from data_loader.ocr.paths import find_documents
 from retrieval.errors import IndexFolderError
 from retrieval.index.records import ContentStamp, decode_path, encode_path
-from retrieval.spotting.text_spotter import build_spotter, describe_identity
+from retrieval.spotting.text_spotter import build_spotter, check_engine, describe_identity
 from retrieval.spotting.video import EVERY_S, spot_video
 from utils.errors import UserError
 
@@ -49,6 +49,10 @@ class OcrSource:
 
     def prepare(self) -> None:
         """Load what ``read_lines`` needs; a ``UserError`` concerns all videos."""
+
+    def prepare_elsewhere(self) -> None:
+        """Prepare on another machine; a ``UserError``, too, where its engine is another one."""
+        self.prepare()
 
     def get_stamp(self, video: str, known: ContentStamp | None) -> ContentStamp | None:
         """Return what identifies a video's text now; None: it has none.
@@ -140,6 +144,10 @@ class SpottedText(OcrSource):
 
     def prepare(self) -> None:  # noqa: D102
         self._spotter.load()
+
+    def prepare_elsewhere(self) -> None:  # noqa: D102
+        check_engine(self._spotter, self.identity)
+        self.prepare()
 
     def read_lines(self, video: str, file: Path) -> list[OcrLine]:  # noqa: D102
         return parse_document(spot_video(file, self._spotter, self.every), str(file))

@@ -70,6 +70,10 @@ class TowerModel(ModelFile):
             ) from error
         return build_config(data, str(self._kept), (), problems, made_with=data)
 
+    def list_files(self) -> list[Path]:  # noqa: D102
+        place = Path(self._locate())
+        return [place] if place.is_dir() else []
+
     def _locate(self) -> str:
         """Return the folder of the tower's files, or what open_clip finds them by."""
         remedy = "give a folder with its files: --model FOLDER"

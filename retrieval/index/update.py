@@ -38,6 +38,13 @@ from retrieval.index.video_file import (
     check_windows,
     open_video_file,
 )
+from retrieval.index.video_work import (
+    VideoTask,
+    VideoWork,
+    WorkerModel,
+    read_by_workers,
+    read_text,
+)
 from retrieval.index.window_batches import NoEncoder, embed_videos
 from utils.errors import UserError
 
@@ -45,6 +52,7 @@ if TYPE_CHECKING:  # without a model nothing needs torch
     import torch
 
     from retrieval.index.embedding import ModelFile, WindowEncoder
+    from utils.ray_pool import RayPool
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +71,7 @@ class IndexOptions:
     precision: PrecisionName | None = None  # of the model; a new one: that of its configuration
     replace_model: bool = False  # whether a model that is not the index's takes its place
     vectors: Vectors | None = None  # of a new one: ``frames`` where it embeds frames
+    pool: "RayPool | None" = None  # reads and embeds the videos, in the place of this process
 
 
 @dataclass
@@ -140,8 +149,11 @@ def update_index(
     with begin_update(roots, listing, open_store(out), model, source, options) as update:
         plan = update.result.plan
         if names := sorted(plan.add + plan.update):
-            source.prepare()
-            update.index_videos(_show_progress(names))
+            if options.pool is None:
+                source.prepare()
+                update.index_videos(_show_progress(names))
+            else:
+                update.index_videos_by(options.pool, names)
         update.finish()
     return update.result
 
@@ -174,7 +186,7 @@ class IndexUpdate:
     ) -> None:
         self._store, self._writer = store, writer
         self._roots, self._source, self._options = roots, source, options
-        self._load_encoder = load_encoder
+        self._model, self._load_encoder = model, load_encoder
         self._had_ann = writer.meta.get("ann") is not None
         self._params = partial(_choose_reading, model, tuple(writer.meta["windows"]))
         self.has_model = model is not None
@@ -214,12 +226,7 @@ class IndexUpdate:
         """
         writer, params = self._writer, self._params()
         encoder, frames = self._load_encoder(), keeps_frames(writer.meta)
-        unfinished = None
-        if not isinstance(encoder, NoEncoder):
-            settings = [writer.meta["windows"], encoder.precision.name, frames]
-            unfinished = UnfinishedVideos(
-                self._store.work_folder, writer.meta["model"], settings, params.uses_ocr
-            )
+        unfinished = self._find_unfinished(encoder, params)
         open_file = partial(open_video_file, self._roots, params, self._source)
         if not params.uses_ocr:  # embeddings do not depend on the text
             names = (name for name in names if not self._replace_text(name, open_file))
@@ -232,6 +239,56 @@ class IndexUpdate:
             for video in complete if unfinished is not None else ():
                 unfinished.remove(video)
 
+    def index_videos_by(self, pool: "RayPool", names: Sequence[str]) -> None:
+        """Do the same by the workers of a pool; only this process writes, in the order of names.
+
+        So entries have the ids that ``index_videos`` gives them. What a run that is stopped has not
+        written is done again, but for the parts of long videos that workers have kept.
+        """
+        writer, params, encoder = self._writer, self._params(), self._load_encoder()
+        unfinished = self._find_unfinished(encoder, params)
+        work = VideoWork(
+            self._roots,
+            self._store.work_folder.absolute(),
+            params,
+            self._source,
+            WorkerModel.of(self._model, encoder, pool),
+            self._options.batch_size,
+            keeps_frames(writer.meta),
+            unfinished,
+        )
+        starts = {} if params.uses_ocr else self._find_starts(names)
+        tasks = [VideoTask(name, starts.get(name)) for name in names]
+        found_videos = read_by_workers(pool, work, tasks, "indexing")
+        for name, found in zip(names, found_videos, strict=True):
+            if isinstance(found, str):
+                self.fail(name, found)
+            elif found.only_text:
+                writer.replace_tracks(self._known[name].id, found.video)
+            else:
+                writer.write([found.video])
+                if unfinished is not None:
+                    unfinished.remove(found.video)
+
+    def _find_unfinished(
+        self, encoder: "WindowEncoder | NoEncoder", params: ReadingParams
+    ) -> UnfinishedVideos | None:
+        """Return where the parts of long videos are kept; None: nothing is embedded."""
+        if isinstance(encoder, NoEncoder):
+            return None
+        meta = self._writer.meta
+        settings = [meta["windows"], encoder.precision.name, keeps_frames(meta)]
+        return UnfinishedVideos(self._store.work_folder, meta["model"], settings, params.uses_ocr)
+
+    def _find_starts(self, names: Iterable[str]) -> dict[str, list[float]]:
+        """Return when the entries begin of those videos whose files the index has."""
+        return {
+            name: self._writer.read_starts(known.id)
+            for name in names
+            if (known := self._known.get(name)) is not None
+            and not has_changed(self._roots, name, known)
+        }
+
     def fail(self, name: str, reason: str) -> None:
         """Take note that a video can't be read; what the index has of it is dropped."""
         self.result.failed[name] = reason
@@ -242,18 +299,11 @@ class IndexUpdate:
         self, name: str, open_file: Callable[[str], AbstractContextManager[VideoFile]]
     ) -> bool:
         """Replace the text of a video whose file is unchanged; returns whether that could be."""
-        known = self._known.get(name)
-        if known is None or has_changed(self._roots, name, known):
+        starts = self._find_starts([name]).get(name)
+        video = None if starts is None else read_text(name, starts, open_file)
+        if video is None:
             return False
-        try:
-            with open_file(name) as file:
-                if not file.has_windows_at(self._writer.read_starts(known.id)):
-                    return False
-                self._writer.replace_tracks(known.id, file.video)
-        except IndexFolderError:
-            raise
-        except UserError:  # it is said when the video is read
-            return False
+        self._writer.replace_tracks(self._known[name].id, video)
         return True
 
     def finish(self) -> None:
@@ -326,7 +376,7 @@ def begin_update(
                 update.apply(listing, {})
                 update.result.num_anew = embed_anew(
                     store, writer, roots, model, identity, source, windows, load_encoder,
-                    options.batch_size, options.vectors, progress,
+                    options.batch_size, options.vectors, progress, options.pool,
                 )  # fmt: skip
             elif meta is not None and model is not None:
                 _warn_of_precision(store.location, meta, precision)

@@ -20,7 +20,8 @@ from retrieval.spoken.transcription import identify_recogniser, name_journal, tr
 from retrieval.spotting.folder import estimate_looks, show_progress
 from utils.errors import UserError
 from utils.files import write_text
-from utils.processes import TaskDone, TaskError, Work, run_tasks
+from utils.processes import RunTasks, TaskDone, TaskError, Work, run_tasks
+from utils.ray_pool import check_shared
 
 # Stands in a document that has been listened to, where nothing is said; it is no line of an index.
 _SILENCE = {"text": "", "score": 1.0, "kind": "spoken", "start_s": 0.0, "end_s": 0.0}
@@ -52,6 +53,7 @@ def transcribe_folder(
     workers: int = 1,
     forced: bool = False,
     exclude: Iterable[str] = (),
+    run: RunTasks | None = None,
 ) -> SpeechOutcome:
     """Add what is said to the documents of the videos below a folder.
 
@@ -65,6 +67,7 @@ def transcribe_folder(
         workers: processes, at least 1.
         forced: whether videos that have subtitles are listened to, too.
         exclude: patterns of what is left out, see ``utils.files.list_files``.
+        run: does the work in the place of processes of this machine.
 
     Raises:
         UserError: Moonshine is not installed, or the disk is full.
@@ -84,8 +87,10 @@ def transcribe_folder(
             outcome.num_subtitled += 1
         else:
             unfinished.append(name)
-    make_work = partial(_make_work, folder, out, documents)
-    events = run_tasks(make_work, unfinished, workers)
+    if run is None:
+        events = run_tasks(partial(_make_work, folder, out, documents), unfinished, workers)
+    else:
+        events = run(partial(_make_work_elsewhere, folder, out, documents), unfinished)
     seconds = estimate_looks([folder / name for name in unfinished], every=1.0)
     for event in show_progress(events, unfinished, seconds, "speech"):
         if isinstance(event, TaskDone):
@@ -120,6 +125,12 @@ def add_speech(
     first = 1 + max((int(key) for key in kept if key.isdecimal()), default=-1)
     spoken = {str(number): record for number, record in enumerate(records or [_SILENCE], first)}
     return kept | spoken
+
+
+def _make_work_elsewhere(folder: Path, out: Path, documents: dict[str, Path | None]) -> Work:
+    check_shared([folder, out])
+    identify_recogniser()
+    return _make_work(folder, out, documents)
 
 
 def _make_work(folder: Path, out: Path, documents: dict[str, Path | None]) -> Work:

@@ -66,6 +66,10 @@ class SpokenSource(OcrSource):
         if self.speech:
             find_model()
 
+    def prepare_elsewhere(self) -> None:  # noqa: D102
+        self.text.prepare_elsewhere()
+        self.prepare()
+
     def get_stamp(self, video: str, known: ContentStamp | None) -> ContentStamp | None:  # noqa: D102
         if known is not None:  # what the other source knows is without the subtitles
             known = replace(known, sha256=known.sha256.partition(_SEPARATOR)[0])

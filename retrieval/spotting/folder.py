@@ -24,12 +24,13 @@ from data_loader.readers.opening import open_container
 from data_loader.readers.video_stream import choose_video_stream
 from retrieval.printing import escape
 from retrieval.spotting.journal import name_journal
-from retrieval.spotting.text_spotter import TextSpotter, describe_identity
+from retrieval.spotting.text_spotter import TextSpotter, check_engine, describe_identity
 from retrieval.spotting.video import EVERY_S, READER, spot_video
 from utils.errors import UserError
 from utils.files import write_json, write_text
 from utils.processes import (
     BAR_DELAY_S,
+    RunTasks,
     TaskDone,
     TaskError,
     TaskFailed,
@@ -37,6 +38,7 @@ from utils.processes import (
     Work,
     run_tasks,
 )
+from utils.ray_pool import check_shared
 
 IDENTITY_FILE = ".spotting.json"  # TextSpotter.identity; hidden: it is no video's document
 _MIXED = {"engine": "several, since a run with --overwrite was stopped"}
@@ -73,6 +75,7 @@ def spot_folder(
     workers: int = 1,
     overwrite: bool = False,
     exclude: Iterable[str] = (),
+    run: RunTasks | None = None,
 ) -> Outcome:
     """Write a document for each video below a folder, in a mirror of its folders.
 
@@ -90,6 +93,7 @@ def spot_folder(
         workers: processes, at least 1.
         overwrite: spot everything anew.
         exclude: patterns of what is left out, see ``utils.files.list_files``.
+        run: does the work in the place of processes of this machine.
 
     Raises:
         UserError: there are no videos, another engine has spotted ``out``, the engine can't be
@@ -111,9 +115,11 @@ def spot_folder(
     for name in names if overwrite else set(names) - set(unfinished):
         name_journal(out / name_document(name)).unlink(missing_ok=True)
     outcome = Outcome(num_kept=len(names) - len(unfinished))
-    events = run_tasks(
-        partial(_make_work, spotter, folder, out, every, reader), unfinished, workers
-    )
+    arguments = spotter, folder, out, every, reader
+    if run is None:
+        events = run_tasks(partial(_make_work, *arguments), unfinished, workers)
+    else:
+        events = run(partial(_make_work_elsewhere, identity, *arguments), unfinished)
     num_looks = estimate_looks([folder / name for name in unfinished], every)
     for event in show_progress(events, unfinished, num_looks, "text"):
         if isinstance(event, TaskDone):
@@ -234,6 +240,14 @@ def _get_size(video: Path) -> int:
         return max(1, video.stat().st_size)
     except OSError:  # a broken link, for one: opening it says so
         return 1
+
+
+def _make_work_elsewhere(
+    identity: dict[str, str], spotter: TextSpotter, folder: Path, out: Path, *how: Any
+) -> Work:
+    check_shared([folder, out])
+    check_engine(spotter, identity)
+    return _make_work(spotter, folder, out, *how)
 
 
 def _make_work(spotter: TextSpotter, folder: Path, out: Path, every: float, reader: str) -> Work:

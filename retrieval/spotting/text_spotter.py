@@ -77,6 +77,16 @@ def build_spotter(engine: str, options: Mapping[str, Any]) -> TextSpotter:
     return make(**given)
 
 
+def check_engine(spotter: TextSpotter, identity: Mapping[str, str] | None) -> None:
+    """Raise ``UserError`` where the engine on this machine is another one than elsewhere."""
+    found = spotter.identity()
+    if found != identity:
+        raise UserError(
+            f"its text engine is another one ({describe_identity(found)}) than where the command "
+            f"was given ({describe_identity(identity or {})}); install the same version there"
+        )
+
+
 def describe_identity(identity: Mapping[str, str]) -> str:
     """Return an engine's identity in one line, with as much of a checksum as people compare."""
     parts = {key: value[:12] if len(value) == 64 else value for key, value in identity.items()}
