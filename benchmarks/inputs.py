@@ -414,8 +414,8 @@ def make_index(
     return contents
 
 
-def _append_vectors(folder: Path, size: int, width: int) -> None:
-    """Write the embeddings of all entries, a part at a time."""
+def make_rows(size: int, width: int) -> Iterator[tuple[int, NDArray]]:
+    """Yield the embeddings of all entries, a part at a time, with the first one's number."""
     rng = np.random.default_rng(0)
     num_clusters = max(1, size // ENTRIES_PER_CLUSTER)
     centres = normalize_rows(rng.standard_normal((num_clusters, width), np.float32))
@@ -423,9 +423,15 @@ def _append_vectors(folder: Path, size: int, width: int) -> None:
         count = min(_CHUNK, size - first)
         own = centres[rng.integers(num_clusters, size=count)]
         noise = normalize_rows(rng.standard_normal((count, width), dtype=np.float32))
-        part = normalize_rows(own + CLUSTER_SPREAD * noise)
+        yield first, normalize_rows(own + CLUSTER_SPREAD * noise)
+
+
+def _append_vectors(folder: Path, size: int, width: int) -> None:
+    """Write the embeddings of all entries, a part at a time."""
+    for first, part in make_rows(size, width):
+        ids = np.arange(first + 1, first + 1 + len(part))
         append_rows(array_file(folder, EMBEDDINGS, 1), first, part)
-        append_rows(array_file(folder, IDS, 1), first, np.arange(first + 1, first + 1 + count))
+        append_rows(array_file(folder, IDS, 1), first, ids)
 
 
 def _append_frames(folder: Path, rows: NDArray) -> int:

@@ -1,14 +1,15 @@
 """Stores of an index side by side: a folder, and LanceDB on the local disk.
 
     python -m benchmarks.stores                                    # 100,000 entries
-    python -m benchmarks.stores --entries 1e6 --thumbnail 0
+    python -m benchmarks.stores --entries 1e6 --thumbnail 0 --bulk
     python -m benchmarks.stores --entries 2000 --s3         # LanceDB in an S3 server (moto), too
 
 The entries are made up as those of ``benchmarks.search_scale`` (embeddings in clusters, words with
 Zipf's frequencies, of which there are as many as in a real library), and both stores are written to
-by their own writers, some videos a commit, as an update writes them. Each step is a process of its
-own, which opens the index anew; its first query also reads what later ones keep. Times are by the
-clock. Memory is what a process has taken for itself, beside mapped files: the most.
+by their own writers, some videos a commit, as an update writes them. With ``--bulk`` the folder is
+written past its writer, which syncs a file for each thumbnail. Each step is a process of its own,
+which opens the index anew; its first query also reads what later ones keep. Times are by the clock.
+Memory is what a process has taken for itself, beside mapped files: the most.
 """
 
 import argparse
@@ -25,16 +26,15 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import measuring
 from benchmarks.inputs import (
-    CLUSTER_SPREAD,
-    ENTRIES_PER_CLUSTER,
     ENTRIES_PER_VIDEO,
     ENTRY_WORDS,
     IndexContents,
     draw_words,
+    make_index,
+    make_rows,
     make_vocabulary,
 )
 from benchmarks.scale_estimate import count_distinct_words
@@ -43,8 +43,8 @@ from benchmarks.shards import BUCKET, serve_bucket
 from benchmarks.simulate_index import make_texts, sample_memory
 from retrieval import VideoIndex
 from retrieval.index.arrays import EMBEDDINGS
+from retrieval.index.folder_store import FolderStore
 from retrieval.index.location import open_store
-from retrieval.index.query_embedder import normalize_rows
 from retrieval.index.records import ContentStamp, NewEntry, NewTrack, NewVideo
 from retrieval.index.store import MIN_VECTORS
 from retrieval.lance.store import LanceStore
@@ -92,18 +92,6 @@ class Contents(IndexContents):
             yield NewVideo(name, ContentStamp(1, 0, ""), None, 600.0, 640, 360, entries, tracks)
 
 
-def make_rows(size: int, width: int, chunk: int = 50_000) -> Iterator[tuple[int, NDArray]]:
-    """Yield the embeddings of all entries, a part at a time, with the first one's number."""
-    rng = np.random.default_rng(0)
-    num_clusters = max(1, size // ENTRIES_PER_CLUSTER)
-    centres = normalize_rows(rng.standard_normal((num_clusters, width), dtype=np.float32))
-    for first in range(0, size, chunk):
-        count = min(chunk, size - first)
-        noise = normalize_rows(rng.standard_normal((count, width), dtype=np.float32))
-        own = centres[rng.integers(num_clusters, size=count)]
-        yield first, normalize_rows(own + CLUSTER_SPREAD * noise)
-
-
 def main() -> None:
     """Run the command."""
     parser = measuring.make_parser(__doc__)
@@ -112,6 +100,7 @@ def main() -> None:
     parser.add_argument("--queries", type=positive_int, default=20, help="of each kind")
     parser.add_argument("--commit", type=positive_int, default=COMMIT, help="videos a commit")
     parser.add_argument("--thumbnail", type=int, default=4000, help="bytes of a picture")
+    parser.add_argument("--bulk", action="store_true", help="make the folder in bulk, untimed")
     parser.add_argument("--s3", action="store_true", help="LanceDB in moto's S3 server, too")
     parser.add_argument("--folder", type=Path, help="where the indexes are made (default: /tmp)")
     asked = parser.parse_args()
@@ -134,8 +123,11 @@ def main() -> None:
 def measure_case(case: measuring.Result, location: str, asked: argparse.Namespace) -> None:
     """Make an index and search it; what is found is told on the standard error, too."""
     contents = case["entries"], asked.width
+    build = partial(build_index, location, *contents, asked.commit, asked.thumbnail)
+    if asked.bulk and isinstance(open_store(location), FolderStore):
+        build = partial(make_folder, location, *contents)
     steps: list[Callable[[], measuring.Result]] = [
-        partial(build_index, location, *contents, asked.commit, asked.thumbnail),
+        build,
         partial(measure_searches, location, *contents, asked.queries),
     ]
     if case["entries"] >= MIN_VECTORS:
@@ -169,16 +161,26 @@ def build_index(
             writer.compact()
             writer.remove_leftovers()
             taken += time.perf_counter() - start
-    folder = Path(location)
-    told: measuring.Result = {"build, s": taken}
     if isinstance(store, LanceStore):  # without the versions that are kept for readers
         for _ in range(2):
             time.sleep(KEPT_S)
             store.optimize(kept_s=0)
-    if folder.is_dir():
-        told["disk, MB"] = measure_disk(folder)
-        told["files"] = sum(path.is_file() for path in folder.rglob("*"))
-    return told
+    return {"build, s": taken} | _measure_files(Path(location))
+
+
+def make_folder(location: str, size: int, width: int) -> measuring.Result:
+    """Make an index folder in bulk, without thumbnails; how long that takes says nothing."""
+    vocabulary = round(count_distinct_words(ENTRY_WORDS * size))
+    make_index(Path(location), size, width=width, vocabulary=vocabulary)
+    return _measure_files(Path(location))
+
+
+def _measure_files(folder: Path) -> measuring.Result:
+    """Return what an index takes on the disk; nothing where it is elsewhere."""
+    if not folder.is_dir():
+        return {}
+    files = sum(path.is_file() for path in folder.rglob("*"))
+    return {"disk, MB": measure_disk(folder), "files": files}
 
 
 def measure_searches(location: str, size: int, width: int, count: int) -> measuring.Result:
