@@ -451,6 +451,8 @@ def _connect(ray: ModuleType, address: str) -> None:
         "logging_level": "ERROR",
     }
     start = options | {"num_cpus": count_cpus(), "include_dashboard": False}
+    # Of a cluster of its own: by default (15) all else on the machine would go before the work.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if address == AUTO:
         address = os.environ.get("RAY_ADDRESS") or AUTO
     with _keep_signal_handlers():
