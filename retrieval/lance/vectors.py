@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 MEMORY_VARIABLE = "TEXTVR_VECTORS_GB"  # of memory that the vectors of an index may take
 MAX_RESIDENT = 2 << 30  # bytes of vectors that are kept in memory
-PROBES = 64  # partitions of the index of nearest neighbours that a query looks into
+# Partitions of the index of nearest neighbours that a query looks into. Of the 1,000 of a million
+# vectors 64 have 0.97 of its ten nearest, 256 have 0.995.
+PROBES = 256
 _ROWS = 4096  # that are read at a time
 _MOST_TAKEN = 0.5  # share of the rows from which on all are read, which is faster
 WINDOW_INDEX, FRAME_INDEX = "ann_windows", "ann_frames"
