@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from utils.checkpoint.files import CheckpointError, load_values
 from utils.distributed import gather_objects, get_dist_info
-from utils.files import sync_file
+from utils.files import compute_crc32, sync_file
 
 logger = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"optimizer-\d{1,18}(-\d{1,9})?")
 _FILE = re.compile(r"shard-\d{5,9}-model-00001-of-00001\.safetensors")
-_CHUNK = 2**20  # bytes read at a time
 
 Named = Sequence[tuple[str, Tensor]]  # of each weight that the optimizer steps on, in its order
 
@@ -67,7 +65,7 @@ def write_shards(state: dict[str, Any], named: Named, run_dir: Path, step: int) 
         writer = dcp.HuggingFaceStorageWriter(str(run_dir / temporary), save_distributed=True)
         dcp.save(parts, storage_writer=writer)
         own = list((run_dir / temporary).glob(f"shard-{get_dist_info().rank + 1:05d}-*"))
-        sums = {path.name: [path.stat().st_size, _compute_checksum(path)] for path in own}
+        sums = {path.name: [path.stat().st_size, compute_crc32(path)] for path in own}
         problem = None
     except (CheckpointException, OSError, RuntimeError, SafetensorError) as error:
         sums, problem = {}, _describe(error)
@@ -144,7 +142,7 @@ def verify_shards(shards: dict[str, Any] | None, checkpoint: Path) -> None:
     for name, (size, checksum) in shards["files"].items():
         try:
             is_whole = (folder / name).stat().st_size == size
-            is_whole = is_whole and _compute_checksum(folder / name) == checksum
+            is_whole = is_whole and compute_crc32(folder / name) == checksum
         except OSError as error:
             raise CheckpointError(
                 f"{checkpoint}: can't be resumed, the optimizer's state beside it can't be read: "
@@ -273,11 +271,3 @@ def _describe(error: BaseException) -> str:
         rank, (inner, _) = min(error.failures.items())
         return f"process {rank}: {_describe(inner)}"
     return " ".join(str(error).split())[:500]
-
-
-def _compute_checksum(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as file:
-        while content := file.read(_CHUNK):
-            checksum = zlib.crc32(content, checksum)
-    return checksum

@@ -1,4 +1,4 @@
-"""How the processes of a run train one model: each has all of it, and they exchange gradients.
+"""Processes of a run that train one model: each has all of it, and they exchange gradients.
 
 ``trainer/sharding.py`` has the other way, in which each keeps a part.
 """

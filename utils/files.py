@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import stat
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -348,6 +349,15 @@ def hash_file(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def compute_crc32(path: Path) -> int:
+    """Return the CRC-32 of a file's content; raises ``OSError``."""
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 class FileFinder:

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.files import compute_crc32
+
 # Keys of ``meta``.
 TABLES = "table_checksums"  # table -> number of rows, sum
 VALUES = "meta_checksums"  # each other key -> checksum of its value
@@ -90,19 +92,10 @@ def hash_array(rows: NDArray, checksum: int = 0) -> int:
     return checksum
 
 
-def hash_content(file: Path) -> int:
-    """Return the checksum of a file's content; raises ``OSError``."""
-    checksum = 0
-    with file.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
-
-
 def hash_files(folder: Path, files: Iterable[Path]) -> dict[str, list[int]]:
     """Return size and checksum of those files in a folder that are there, by their names in it."""
     return {
-        file.relative_to(folder).as_posix(): [file.stat().st_size, hash_content(file)]
+        file.relative_to(folder).as_posix(): [file.stat().st_size, compute_crc32(file)]
         for file in sorted(files)
         if file.is_file()
     }

@@ -32,6 +32,7 @@ from retrieval.index.arrays import (
 from retrieval.index.database import DATABASE, open_database, read_meta
 from retrieval.index.layout import THUMBNAILS, thumbnail_file
 from retrieval.index.records import Damage
+from utils.files import compute_crc32
 
 ID = "id"  # key of ``meta``: by it the files of an index know each other
 # Copy of how the index was made, for the repair of one whose database is lost.
@@ -264,7 +265,7 @@ def _describe_file(folder: Path, name: str, size: int, checksum: int, complete: 
             return "is gone" if not file.exists() else "is no file"
         if found != size:
             return f"has {found} bytes and not {size}"
-        if complete and checksums.hash_content(file) != checksum:
+        if complete and compute_crc32(file) != checksum:
             return "holds something else than was written"
     except OSError as error:
         raise explain_file_error(folder, name, error) from error
@@ -308,7 +309,7 @@ def find_other_thumbnails(
 def hash_thumbnail(file: Path) -> int:
     """Return the checksum of a thumbnail; 0 where there is none."""
     try:
-        return checksums.hash_content(file)
+        return compute_crc32(file)
     except OSError:
         return 0
 

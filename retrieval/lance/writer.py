@@ -210,10 +210,13 @@ class LanceWriter:
 
     def _load_paths(self) -> dict[bytes, int]:
         if self._paths is None:
-            found = self._tables[VIDEOS].read(["path", "id"])
-            values = found["path"].to_pylist(), found["id"].to_pylist()
-            self._paths = dict(zip(*values, strict=True))
+            self._paths = self._read_ids(VIDEOS, "path")
         return self._paths
+
+    def _read_ids(self, name: str, column: str) -> dict[Any, int]:
+        """Return the ids of a table's rows by a column whose values are distinct."""
+        found = self._tables[name].read([column, "id"])
+        return dict(zip(found[column].to_pylist(), found["id"].to_pylist(), strict=True))
 
     # Dead rows are deleted at once
 
@@ -494,9 +497,7 @@ class LanceWriter:
     def _load_words(self) -> dict[str, int]:
         """Return the ids of all words, by their texts."""
         if self._word_ids is None:
-            found = self._tables[WORDS].read(["text", "id"])
-            values = found["text"].to_pylist(), found["id"].to_pylist()
-            self._word_ids = dict(zip(*values, strict=True))
+            self._word_ids = self._read_ids(WORDS, "text")
         return self._word_ids
 
     def _delete_videos(self, change: _Change, videos: Sequence[int]) -> None:

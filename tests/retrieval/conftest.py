@@ -1,7 +1,9 @@
 """A small fusion model's checkpoint and an index of the demonstration's test videos."""
 
 import json
+import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.conftest import ROOT, tiny
 from tests.retrieval.frame_colours import FrameColours, write_colour_model, write_colours
 from trainer.build import build_model
 from utils.checkpoint.files import save_checkpoint
+from utils.cli import run_cli
 from utils.files import write_json
 
 CPU = torch.device("cpu")
@@ -121,3 +124,18 @@ def colours(demo, tmp_path_factory) -> Iterator[tuple[Path, ModelFile]]:
     write_colours(folder / "videos/short.mp4", ("cyan", 0.5))
     yield folder / "videos", write_colour_model(folder / "run", demo)
     ARCHITECTURES._entries = registered
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Return a function that runs a script here; it gives the exit code, stdout and stderr."""
+
+    def run(script, *command: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, command)])
+        with pytest.raises(SystemExit) as caught:
+            run_cli(script.main)
+        captured = capsys.readouterr()
+        logging.getLogger().handlers.clear()
+        return caught.value.code, captured.out, captured.err
+
+    return run

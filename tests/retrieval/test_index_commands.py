@@ -1,7 +1,6 @@
 """``index.py`` and ``search.py`` as they are called."""
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -17,22 +16,6 @@ from retrieval.printing import format_hits
 from retrieval.results import Box, Explanation, Hit, WordMatch
 from retrieval.spotting.rapid_ocr import RapidOcrSpotter
 from tests.conftest import ROOT
-from utils.cli import run_cli
-
-
-@pytest.fixture
-def run_script(monkeypatch, capsys):
-    """Return a function that runs a script here; it gives the exit code, stdout and stderr."""
-
-    def run(script, *command: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, command)])
-        with pytest.raises(SystemExit) as caught:
-            run_cli(script.main)
-        captured = capsys.readouterr()
-        logging.getLogger().handlers.clear()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 def test_a_folder_that_is_nobody_s(library, tmp_path, test_names, run_script, monkeypatch):

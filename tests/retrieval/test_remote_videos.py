@@ -4,7 +4,6 @@ The store is moto's server of S3, on this machine.
 """
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -33,7 +32,6 @@ from tests.object_store import SECRET, Store, leading_to, refusing_store, runnin
 from tests.range_server import serve_folder
 from tests.retrieval.frame_colours import write_colours
 from utils import remote_files
-from utils.cli import run_cli
 from utils.errors import UserError
 from utils.files import list_files, select_files
 from utils.remote_files import strip_secrets
@@ -325,21 +323,6 @@ def test_lost_pictures_are_made_anew_from_the_store(url, made, tmp_path):
     file.write_bytes(b"damaged")
     assert repair_index(out).damage
     assert file.read_bytes() == content
-
-
-@pytest.fixture
-def run_script(monkeypatch, capsys):
-    """Return a function that runs a script here; it gives the exit code, stdout and stderr."""
-
-    def run(script, *command: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, command)])
-        with pytest.raises(SystemExit) as caught:
-            run_cli(script.main)
-        captured = capsys.readouterr()
-        logging.getLogger().handlers.clear()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 def test_commands_and_their_exit_codes_and_no_secret_anywhere(
